@@ -1,0 +1,1 @@
+"""The link emulator: a pure channel and a UDP proxy around it. Electrical ground support equipment (EGSE)."""

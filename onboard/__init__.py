@@ -1,0 +1,1 @@
+"""The satellite: receives, stores, installs and serves releases. Never imports torch outside an engine worker."""

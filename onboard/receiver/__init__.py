@@ -1,0 +1,1 @@
+"""The receiver: frames in, durable symbols and decoded objects out."""

@@ -1,0 +1,1 @@
+"""The only thing both ends share: wire formats, coding, trust rules. Pure: no I/O, clock or randomness."""
