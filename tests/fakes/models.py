@@ -64,9 +64,15 @@ def make_tiny_qwen2(
     directory.mkdir(parents=True, exist_ok=True)
     tokenizer = write_tiny_tokenizer(directory)
     vocabulary = tokenizer.get_vocab_size()
-    write_json(
-        directory / "config.json", _qwen2_config(vocabulary, hidden, layers, heads, kv_heads, intermediate)
+    config = _qwen2_config(
+        vocabulary=vocabulary,
+        hidden=hidden,
+        layers=layers,
+        heads=heads,
+        kv_heads=kv_heads,
+        intermediate=intermediate,
     )
+    write_json(directory / "config.json", config)
     end_id, im_end_id = tokenizer.token_to_id(END_OF_TEXT), tokenizer.token_to_id(IM_END)
     write_json(
         directory / "generation_config.json",
@@ -112,10 +118,16 @@ def make_synthetic_release(
     num_tensors = max(1, round(size_bytes / per_tensor))
     per_shard = max(1, shard_bytes // per_tensor)
     num_shards = math.ceil(num_tensors / per_shard)
-    config = _qwen2_config(tokenizer.get_vocab_size(), columns, num_tensors, 8, 8, rows)
-    write_json(
-        directory / "config.json", config | {"quantization_config": {"quant_method": "compressed-tensors"}}
+    config = _qwen2_config(
+        vocabulary=tokenizer.get_vocab_size(),
+        hidden=columns,
+        layers=num_tensors,
+        heads=8,
+        kv_heads=8,
+        intermediate=rows,
     )
+    config["quantization_config"] = {"quant_method": "compressed-tensors"}
+    write_json(directory / "config.json", config)
     blocks = _int8_blocks(np.random.default_rng(seed))
     weight_map: dict[str, str] = {}
     for shard in range(num_shards):
