@@ -1,1 +1,1 @@
-"""The ground: packs, signs, plans, sends and watches updates; also the link emulator, which is test equipment."""
+"""The ground: packs, signs, plans, sends and watches updates. The link emulator is its test equipment."""

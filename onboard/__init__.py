@@ -1,1 +1,1 @@
-"""The satellite: receives, stores, installs and serves releases. Never imports torch outside an engine worker."""
+"""The satellite: receives, stores, installs, serves releases. Imports torch only in an engine worker."""
