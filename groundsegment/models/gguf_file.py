@@ -1,8 +1,8 @@
 """GGUF files, read by header in bounded memory: metadata and where each tensor lies.
 
-Versions 2 and 3, little-endian. Every length is checked against what is left of the file before anything is
-allocated, so a truncated or hostile file costs an error and no memory. The values of tensors are read by whoever
-needs them.
+Versions 2 and 3, little-endian. Every length is checked against what is left of the file before anything
+is allocated, so a truncated or hostile file costs an error and no memory. The values of tensors are read
+by whoever needs them.
 """
 
 import math
@@ -90,9 +90,7 @@ class _Reader:
 
     def take(self, count: int) -> bytes:
         if count > self._left:
-            raise self.broken(
-                f"ends in the middle of its header (or the header passes {_HEADER_BYTES_MAX} bytes)"
-            )
+            raise self.broken(f"ends in the middle of its header (or the header passes {_HEADER_BYTES_MAX} bytes)")
         self._left -= count
         raw = self._file.read(count)
         if len(raw) != count:

@@ -1,7 +1,8 @@
 """A release on disk as its owner has it, checked and listed: what will fly, what will not, and why.
 
-`scan_release` takes a Hugging Face model directory or one GGUF file, reads headers only, and either refuses with
-words or returns a `ReleaseSource`. Nothing in it ever unpickles or runs anything. It does not know bundles or links.
+`scan_release` takes a Hugging Face model directory or one GGUF file, reads headers only, and either
+refuses with words or returns a `ReleaseSource`. Nothing in it ever unpickles or runs anything. It does
+not know bundles or links.
 """
 
 import hashlib
@@ -113,9 +114,7 @@ def scan_release(path: Path) -> ReleaseSource:
     return _scan_gguf(path)
 
 
-def digest_files(
-    source: ReleaseSource, progress: Callable[[int], None] | None = None
-) -> list[tuple[str, int, str]]:
+def digest_files(source: ReleaseSource, progress: Callable[[int], None] | None = None) -> list[tuple[str, int, str]]:
     """Return (name, size, SHA-256 in hex) of every file, in order of names.
 
     Args:
@@ -141,9 +140,7 @@ def _scan_gguf(path: Path) -> ReleaseSource:
         hint = "give the model's directory, with config.json and tokenizer, or a GGUF file"
         raise InputError(f"{path}: not a GGUF file", hint=hint)
     if not _NAME.fullmatch(path.name):
-        raise InputError(
-            f"{path}: unsafe file name", hint="rename it to letters, digits, dot, dash, underscore"
-        )
+        raise InputError(f"{path}: unsafe file name", hint="rename it to letters, digits, dot, dash, underscore")
     parsed = gguf_file.read_gguf(path)
     if parsed.metadata.get("split.count", 0) > 1:
         raise InputError(
@@ -169,9 +166,7 @@ def _scan_directory(path: Path) -> ReleaseSource:
     weights = {name: file for name, file in kept.items() if name.endswith(".safetensors")}
     used = _check_weights(path, weights, kept.get(INDEX_NAME))
     for name in sorted(set(weights) - used):
-        skipped.append(
-            SkippedFile(name=name, reason="not part of the model that config.json and index describe")
-        )
+        skipped.append(SkippedFile(name=name, reason="not part of the model that config.json and index describe"))
         del kept[name]
     if used == {"model.safetensors"} and INDEX_NAME in kept:
         del kept[INDEX_NAME]

@@ -1,9 +1,9 @@
 """safetensors files, read by header and written tensor by tensor, in bounded memory.
 
-Layout: 8 bytes little-endian header length, a JSON header of name -> {dtype, shape, data_offsets}, then the data.
-The reader accepts only what the format promises: known types, no duplicate keys, offsets that cover the data exactly
-once. The writer knows all shapes first and takes values in any order, a block of rows at a time; it never holds a
-tensor. It does not know what the tensors mean.
+Layout: 8 bytes little-endian header length, a JSON header of name -> {dtype, shape, data_offsets}, then
+the data. The reader accepts only what the format promises: known types, no duplicate keys, offsets that
+cover the data exactly once. The writer knows all shapes first and takes values in any order, a block of
+rows at a time; it never holds a tensor. It does not know what the tensors mean.
 """
 
 import json
@@ -85,7 +85,8 @@ class SafetensorsWriter:
     """
 
     def __init__(self, path: Path, specs: Iterable[TensorSpec]) -> None:
-        # Widest types first, as the reference writer does: a reader that maps the file finds every tensor aligned.
+        # Widest types first, as the reference writer does: a reader that maps the file finds every tensor
+        # aligned.
         ordered = sorted(specs, key=lambda spec: (-DTYPE_BITS[spec.dtype], spec.name))
         header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
         self._next: dict[str, int] = {}
@@ -199,9 +200,7 @@ def _tensor(path: Path, name: str, entry: object, start: int) -> TensorInfo:
     begin, end = offsets
     bits = math.prod(shape) * DTYPE_BITS[dtype]
     if bits % 8 or end - begin != bits // 8:
-        raise _broken(
-            path, f"tensor {name!r} of {dtype} {shape} spans {end - begin} bytes, expected {bits / 8:g}"
-        )
+        raise _broken(path, f"tensor {name!r} of {dtype} {shape} spans {end - begin} bytes, expected {bits / 8:g}")
     return TensorInfo(
         name=name,
         dtype=dtype,
