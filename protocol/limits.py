@@ -1,0 +1,34 @@
+"""Every maximum of the protocol, one line each, with its reason."""
+
+KIB = 1024
+MIB = 1024 * 1024
+
+SYMBOL_SIZE_DEFAULT = 1280  # frame of 1312 B + 28 B UDP/IP crosses any IPv6-capable path unfragmented
+SYMBOL_SIZE_MAX = 8192  # larger than the frames of any link we adapt to; bounds one datagram
+SYMBOL_ALIGNMENT = 8  # raptorq rounds symbol sizes down to a multiple of 8
+BLOCK_SYMBOLS_MAX = 8000  # a solve takes about 0.1 s and 50 MB; more gains nothing in overhead
+BLOCK_SIZE_MAX = 10 * MIB  # above this raptorq sub-blocks, and source symbols stop being file slices
+BLOCKS_MAX = 255  # the block number is one byte
+ESI_MAX = 2**24 - 1  # RFC 6330, 3.2
+
+OBJECT_SIZE_MAX = 64 * MIB  # CFDP stacks stop at 100 MB to 2 GiB; a bundle must pass through all of them
+BUNDLE_SIZE_DEFAULT = 16 * MIB  # some minutes of S-band: a lost contact costs little
+MESSAGE_SIZE_MAX = 64 * KIB  # commands, answers, receipts
+
+SEGMENT_SIZE_MAX = 4 * MIB  # raw bytes of one segment: bounds decoder memory
+SEGMENTS_PER_BUNDLE_MAX = 65536
+SEGMENTS_MAX = 2**32 - 1  # the nonce of a segment is its 32-bit number
+ZSTD_WINDOW_MAX = 8 * MIB  # bounds decompressor memory; the packer must not exceed it
+
+MANIFEST_SIZE_MAX = 64 * KIB  # msgpack of empty maps can take 70x its size in memory
+METADATA_SIZE_MAX = 256 * KIB  # decompressed metadata of one update, roots included
+ROOTS_MAX = 32  # missed root rotations that one update may carry
+ROOT_SIZE_MAX = 64 * KIB
+FILES_MAX = 1024  # files of one release
+BUNDLES_MAX = 1600  # what fits a manifest of MANIFEST_SIZE_MAX; 25-100 GB
+NAME_LENGTH_MAX = 128  # one path component
+CANARY_PROMPTS_MAX = 32
+CANARY_TOKENS_MAX = 256  # expected tokens of one prompt
+PROMPT_SIZE_MAX = 16 * KIB
+
+REPORT_SIZE_MAX = 1280  # one frame, always

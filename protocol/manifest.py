@@ -1,0 +1,282 @@
+"""The manifest of one update: what is to be on board afterwards, and how the satellite can tell that it is good.
+
+One msgpack map, at most 64 kB. Its bytes are a TUF target: they are hashed as they came and never re-encoded.
+
+    v          1
+    sequence   int          number of this update; a release is never older than the floor it was sent with
+    satellites [str]        who may install it
+    release    {name: str, digest: bin32, files: [[name: str, size: int, sha256: bin32], ...]}  rising by name
+    base       bin32 | nil  digest of the release that segments may refer to
+    bundles    [[size: int, sha256: bin32, segments: int], ...]   in order; segment numbers count on through them
+    keys       {satellite: bin}    the release key, wrapped for each satellite (`link_keys`)
+    floor      int          no release with a smaller sequence may serve once this one is confirmed
+    engine     {format: "huggingface" | "gguf", memory_bytes: int}
+    canary     {max_tokens: int, timeout_s: int, agreement_permille: int,
+                prompts: [[text: str, expected: [int]], ...]}
+
+The digest of a release is the SHA-256 over its file list in the form `sha256sum` prints it, sorted by name:
+anybody can check it with `sha256sum * | sha256sum`.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from protocol.errors import DecodeError, UnsupportedVersionError
+from protocol.limits import (
+    BUNDLES_MAX,
+    CANARY_PROMPTS_MAX,
+    CANARY_TOKENS_MAX,
+    FILES_MAX,
+    MANIFEST_SIZE_MAX,
+    OBJECT_SIZE_MAX,
+    PROMPT_SIZE_MAX,
+    SEGMENTS_PER_BUNDLE_MAX,
+)
+from protocol.names import check_name
+from protocol.packing import Fields, pack_map, unpack_map
+
+VERSION = 1
+DIGEST_SIZE = 32
+_UNIT = "manifest"
+_FILE_SIZE_MAX = 2**47  # segment offsets are 48 bits
+_FORMATS = ("huggingface", "gguf")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileEntry:
+    """One file of a release.
+
+    Attributes:
+        name: one safe path component.
+        size_bytes: its size.
+        sha256: digest of its bytes, 32 bytes.
+    """
+
+    name: str
+    size_bytes: int
+    sha256: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BundleEntry:
+    """One bundle of an update.
+
+    Attributes:
+        size_bytes: of the whole bundle object.
+        sha256: of the whole bundle object; its first 8 bytes are the object's handle on the link.
+        num_segments: how many segments it holds.
+    """
+
+    size_bytes: int
+    sha256: bytes
+    num_segments: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CanaryPrompt:
+    """One canary prompt and the greedy tokens that the twin answered.
+
+    Attributes:
+        text: sent as one user message.
+        expected: token ids, in order.
+    """
+
+    text: str
+    expected: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Canary:
+    """The signed trial that decides CONFIRMED or REJECTED.
+
+    Attributes:
+        prompts: what is asked; none means that loading is the whole trial.
+        max_tokens: tokens to generate for each prompt.
+        timeout_s: for loading and answering together.
+        agreement_permille: leading tokens that must agree, over all prompts, in thousandths.
+    """
+
+    prompts: tuple[CanaryPrompt, ...] = ()
+    max_tokens: int = 16
+    timeout_s: int = 600
+    agreement_permille: int = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """A decoded manifest. Decoded is not trusted: see `trust.TrustedUpdate`."""
+
+    sequence: int
+    satellites: tuple[str, ...]
+    release_name: str
+    release_digest: bytes
+    files: tuple[FileEntry, ...]
+    base: bytes | None
+    bundles: tuple[BundleEntry, ...]
+    keys: Mapping[str, bytes]
+    floor: int = 0
+    engine_format: str = "huggingface"
+    memory_bytes: int = 0
+    canary: Canary = field(default_factory=Canary)
+
+    @property
+    def installed_bytes(self) -> int:
+        """Bytes of the release on disk."""
+        return sum(entry.size_bytes for entry in self.files)
+
+    @property
+    def payload_bytes(self) -> int:
+        """Bytes of all bundles: what has to cross the link."""
+        return sum(entry.size_bytes for entry in self.bundles)
+
+    @property
+    def num_segments(self) -> int:
+        """Segments of the whole update."""
+        return sum(entry.num_segments for entry in self.bundles)
+
+    def first_segment(self, bundle: int) -> int:
+        """The number of the first segment of a bundle."""
+        return sum(entry.num_segments for entry in self.bundles[:bundle])
+
+    def encode(self) -> bytes:
+        """Return the manifest's bytes.
+
+        Raises:
+            DecodeError: it would not be accepted (too many files or bundles, unsafe names, ...).
+        """
+        data = pack_map(
+            {
+                "v": VERSION,
+                "sequence": self.sequence,
+                "satellites": list(self.satellites),
+                "release": {
+                    "name": self.release_name,
+                    "digest": self.release_digest,
+                    "files": [[entry.name, entry.size_bytes, entry.sha256] for entry in self.files],
+                },
+                "base": self.base,
+                "bundles": [[entry.size_bytes, entry.sha256, entry.num_segments] for entry in self.bundles],
+                "keys": dict(self.keys),
+                "floor": self.floor,
+                "engine": {"format": self.engine_format, "memory_bytes": self.memory_bytes},
+                "canary": {
+                    "max_tokens": self.canary.max_tokens,
+                    "timeout_s": self.canary.timeout_s,
+                    "agreement_permille": self.canary.agreement_permille,
+                    "prompts": [[prompt.text, list(prompt.expected)] for prompt in self.canary.prompts],
+                },
+            }
+        )
+        self.decode(data)  # what we make must pass our own gate
+        return data
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Parse and validate a manifest.
+
+        Raises:
+            DecodeError: it is not valid; nothing of it may be used.
+        """
+        fields = Fields(unpack_map(data, unit=_UNIT, size_max=MANIFEST_SIZE_MAX), unit=_UNIT)
+        version = fields.integer("v")
+        if version != VERSION:
+            raise UnsupportedVersionError(_UNIT, version=version)
+        name, digest, files = _decode_release(fields.mapping("release"))
+        engine = Fields(fields.mapping("engine"), unit=f"{_UNIT} engine")
+        engine_format = engine.text("format", length_max=32)
+        if engine_format not in _FORMATS:
+            raise DecodeError(f"{_UNIT}: engine format {engine_format!r} is not one of {_FORMATS}")
+        satellites = tuple(check_name(item, unit=_UNIT) for item in fields.items("satellites", length_max=4096))
+        manifest = cls(
+            sequence=fields.integer("sequence", lowest=1, highest=2**32 - 1),
+            satellites=satellites,
+            release_name=name,
+            release_digest=digest,
+            files=files,
+            base=None if fields.is_none("base") else fields.data("base", size=DIGEST_SIZE),
+            bundles=tuple(_decode_bundle(item) for item in fields.items("bundles", length_max=BUNDLES_MAX)),
+            keys=_decode_keys(fields.mapping("keys"), satellites),
+            floor=fields.integer("floor", highest=2**32 - 1),
+            engine_format=engine_format,
+            memory_bytes=engine.integer("memory_bytes"),
+            canary=_decode_canary(fields.mapping("canary")),
+        )
+        engine.finish()
+        fields.finish()
+        if manifest.floor > manifest.sequence:
+            raise DecodeError(f"{_UNIT}: floor {manifest.floor} is above its own sequence {manifest.sequence}")
+        return manifest
+
+
+def release_digest(files: Iterable[FileEntry]) -> bytes:
+    """Return the digest of a release: SHA-256 over the sorted `sha256sum` listing of its files."""
+    listing = hashlib.sha256()
+    for entry in sorted(files, key=lambda entry: entry.name):
+        listing.update(f"{entry.sha256.hex()}  {entry.name}\n".encode())
+    return listing.digest()
+
+
+def _decode_release(value: dict[str, Any]) -> tuple[str, bytes, tuple[FileEntry, ...]]:
+    fields = Fields(value, unit=f"{_UNIT} release")
+    name = check_name(fields.text("name"), unit=_UNIT)
+    digest = fields.data("digest", size=DIGEST_SIZE)
+    files = tuple(_decode_file(item) for item in fields.items("files", length_max=FILES_MAX))
+    fields.finish()
+    names = [entry.name for entry in files]
+    if not files or names != sorted(set(names)):
+        raise DecodeError(f"{_UNIT}: files must be there, unique and sorted by name")
+    if release_digest(files) != digest:
+        raise DecodeError(f"{_UNIT}: the release digest does not go with its files")
+    return name, digest, files
+
+
+def _decode_file(item: object) -> FileEntry:
+    fields = _row(item, ("name", "size", "sha256"), unit=f"{_UNIT} file")
+    return FileEntry(
+        name=check_name(fields.text("name"), unit=_UNIT),
+        size_bytes=fields.integer("size", highest=_FILE_SIZE_MAX),
+        sha256=fields.data("sha256", size=DIGEST_SIZE),
+    )
+
+
+def _decode_bundle(item: object) -> BundleEntry:
+    fields = _row(item, ("size", "sha256", "segments"), unit=f"{_UNIT} bundle")
+    return BundleEntry(
+        size_bytes=fields.integer("size", lowest=1, highest=OBJECT_SIZE_MAX),
+        sha256=fields.data("sha256", size=DIGEST_SIZE),
+        num_segments=fields.integer("segments", lowest=1, highest=SEGMENTS_PER_BUNDLE_MAX),
+    )
+
+
+def _decode_keys(value: dict[str, Any], satellites: tuple[str, ...]) -> dict[str, bytes]:
+    if set(value) - set(satellites):
+        raise DecodeError(f"{_UNIT}: keys for satellites it is not for")
+    fields = Fields(value, unit=f"{_UNIT} keys")
+    return {name: fields.data(name, size_max=2048) for name in value}
+
+
+def _decode_canary(value: dict[str, Any]) -> Canary:
+    fields = Fields(value, unit=f"{_UNIT} canary")
+    prompts = []
+    for item in fields.items("prompts", length_max=CANARY_PROMPTS_MAX):
+        row = _row(item, ("text", "expected"), unit=f"{_UNIT} canary prompt")
+        expected = row.items("expected", length_max=CANARY_TOKENS_MAX)
+        if not all(type(token) is int and 0 <= token < 2**31 for token in expected):
+            raise DecodeError(f"{_UNIT}: expected tokens must be integers in 0..{2**31 - 1}")
+        prompts.append(CanaryPrompt(text=row.text("text", length_max=PROMPT_SIZE_MAX), expected=tuple(expected)))
+    canary = Canary(
+        prompts=tuple(prompts),
+        max_tokens=fields.integer("max_tokens", lowest=1, highest=CANARY_TOKENS_MAX),
+        timeout_s=fields.integer("timeout_s", lowest=1, highest=86400),
+        agreement_permille=fields.integer("agreement_permille", highest=1000),
+    )
+    fields.finish()
+    return canary
+
+
+def _row(item: object, names: tuple[str, ...], *, unit: str) -> Fields:
+    if not isinstance(item, list) or len(item) != len(names):
+        raise DecodeError(f"{unit}: expected {len(names)} items ({', '.join(names)})")
+    return Fields(dict(zip(names, item, strict=True)), unit=unit)

@@ -1,0 +1,93 @@
+"""The metadata object: all that must be trusted about one update, in one piece, so nothing arrives by halves.
+
+    offset  size  field
+    0       8     object prefix: SKM1, total size (`objects`)
+    8       n     zstd frame (content size stated, window at most 8 MiB) of one msgpack map:
+                  roots      [bin]   root metadata that follow the satellite's own, oldest first; usually none
+                  timestamp  bin     TUF metadata as compact JSON, raw bytes
+                  snapshot   bin
+                  targets    bin
+                  manifest   bin     the TUF target, see `manifest`
+
+Decoding says nothing of trust: `trust.accept_update` does.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+import zstandard
+
+from protocol.errors import DecodeError
+from protocol.limits import MANIFEST_SIZE_MAX, METADATA_SIZE_MAX, ROOT_SIZE_MAX, ROOTS_MAX, ZSTD_WINDOW_MAX
+from protocol.objects import PREFIX_SIZE, ObjectKind, object_prefix, unpack_object
+from protocol.packing import Fields, pack_map, unpack_map
+
+_ROLE_SIZE_MAX = 64 * 1024
+_LEVEL = 19
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetadataBundle:
+    """The raw, unverified parts of a metadata object.
+
+    Attributes:
+        roots: newer root metadata, oldest first.
+        timestamp: signed timestamp metadata.
+        snapshot: signed snapshot metadata.
+        targets: signed targets metadata.
+        manifest: the manifest's bytes.
+    """
+
+    roots: tuple[bytes, ...] = ()
+    timestamp: bytes
+    snapshot: bytes
+    targets: bytes
+    manifest: bytes
+
+    def encode(self) -> bytes:
+        """Return the metadata object."""
+        packed = pack_map(
+            {
+                "roots": list(self.roots),
+                "timestamp": self.timestamp,
+                "snapshot": self.snapshot,
+                "targets": self.targets,
+                "manifest": self.manifest,
+            }
+        )
+        body = zstandard.ZstdCompressor(level=_LEVEL).compress(packed)
+        return object_prefix(ObjectKind.METADATA, PREFIX_SIZE + len(body)) + body
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Parse a metadata object.
+
+        Raises:
+            DecodeError: not one, or a part is over its limit.
+        """
+        body = unpack_object(data, ObjectKind.METADATA)
+        fields = Fields(unpack_map(_decompress(body), unit="metadata", size_max=METADATA_SIZE_MAX), unit="metadata")
+        roots = fields.items("roots", length_max=ROOTS_MAX)
+        if not all(isinstance(root, bytes) and len(root) <= ROOT_SIZE_MAX for root in roots):
+            raise DecodeError(f"metadata: roots must be bytes, at most {ROOT_SIZE_MAX} each")
+        bundle = cls(
+            roots=tuple(roots),
+            timestamp=fields.data("timestamp", size_max=_ROLE_SIZE_MAX),
+            snapshot=fields.data("snapshot", size_max=_ROLE_SIZE_MAX),
+            targets=fields.data("targets", size_max=_ROLE_SIZE_MAX),
+            manifest=fields.data("manifest", size_max=MANIFEST_SIZE_MAX),
+        )
+        fields.finish()
+        return bundle
+
+
+def _decompress(body: bytes) -> bytes:
+    try:
+        # The stated size is checked first: `decompress` trusts it and would allocate whatever it says.
+        size = zstandard.get_frame_parameters(body).content_size
+        if not 0 < size <= METADATA_SIZE_MAX:
+            raise DecodeError(f"metadata: {size} decompressed bytes are not in 1..{METADATA_SIZE_MAX}")
+        decompressor = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW_MAX)
+        return decompressor.decompress(body, max_output_size=METADATA_SIZE_MAX, allow_extra_data=False)
+    except (zstandard.ZstdError, MemoryError) as error:
+        raise DecodeError(f"metadata: zstd refused it: {error}") from None
