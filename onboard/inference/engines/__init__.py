@@ -1,0 +1,1 @@
+"""Engines behind the seam of onboard/inference/engine.py. Only worker processes import them."""

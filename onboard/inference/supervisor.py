@@ -1,0 +1,505 @@
+"""The supervisor: which release answers, from which worker, and what happens when one dies.
+
+Requests come in through `answer`; the control server calls load, probe, flip, drain, unload. What it promises:
+
+- A request that was admitted is answered by the release it started on, also across a flip: a flip moves only
+  requests that have not started. Waiting requests are handed to whoever serves, in order of arrival.
+- When a worker dies, its requests are taken up again, once: from the start by whoever serves if nothing has
+  left this process yet, otherwise by the same release, whose answer is the same (greedy, or drawn with a seed
+  that was fixed on arrival), and what was already sent is left out.
+- The serving release is restarted for ever, with growing pauses; requests wait meanwhile, for a bounded time.
+  Every death is told to `on_event`, so that the daemon may revert.
+
+It does not know HTTP, trust, or whether a release is good.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import enum
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from onboard.inference.children import set_oom_score
+from onboard.inference.engine import Delta, Done, Prompt, Sampling
+from onboard.inference.errors import ServingError, WorkerLostError
+from onboard.inference.workers import SERVING_OOM_SCORE, TRIAL_OOM_SCORE, EngineWorker, Generation, WorkerSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Every maximum of serving.
+
+    Attributes:
+        num_parallel: answers one worker computes in turn.
+        max_waiting: requests that wait for a place; one more is refused.
+        max_workers: releases loaded at the same time.
+        request_timeout_s: longest time from admission to the last token.
+        wait_timeout_s: longest wait for a model that serves.
+        health_interval_s: between two questions after a worker's health.
+        health_timeout_s: a worker that does not answer for this long is killed.
+        stall_timeout_s: so is one whose engine makes no progress for this long.
+        restart_pause_s: first pause before a restart; doubles each time.
+        restart_pause_max_s: longest pause.
+    """
+
+    num_parallel: int = 4
+    max_waiting: int = 64
+    max_workers: int = 3
+    request_timeout_s: float = 300.0
+    wait_timeout_s: float = 60.0
+    health_interval_s: float = 5.0
+    health_timeout_s: float = 30.0
+    stall_timeout_s: float = 120.0
+    restart_pause_s: float = 0.1
+    restart_pause_max_s: float = 30.0
+
+
+class ModelState(enum.StrEnum):
+    """Where a loaded release stands."""
+
+    LOADING = "loading"
+    READY = "ready"
+    RESTARTING = "restarting"
+    FAILED = "failed"
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Model:
+    """A release the supervisor was told to load."""
+
+    release: str
+    name: str
+    spec: WorkerSpec
+    state: ModelState = ModelState.LOADING
+    worker: EngineWorker | None = None
+    num_restarts: int = 0
+    num_failures: int = 0
+    """Deaths since it last answered a request."""
+    watcher: asyncio.Task[None] | None = None
+
+    @property
+    def num_active(self) -> int:
+        """Answers in the making."""
+        return self.worker.num_active if self.worker is not None else 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """The first item of an answer: who answers."""
+
+    release: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """One greedy answer of a release that need not serve."""
+
+    tokens: tuple[int, ...]
+    text: str
+    seconds: float
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    prompt: Prompt
+    sampling: Sampling
+    handed: asyncio.Future[tuple[Model, Generation]] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
+
+
+class Supervisor:
+    """Owns the engine workers of one serving process."""
+
+    def __init__(
+        self,
+        *,
+        command: tuple[str, ...],
+        run_directory: Path,
+        num_threads: int,
+        limits: Limits,
+        on_event: Callable[[dict[str, Any]], None] = lambda event: None,
+        start_worker: Callable[[WorkerSpec], Awaitable[EngineWorker]] = EngineWorker.start,
+    ) -> None:
+        self.limits = limits
+        self.on_event = on_event
+        self.swap_ms: float | None = None
+        self.num_swaps = 0
+        self.num_worker_failures = 0
+        self._command = command
+        self._run_directory = run_directory
+        self._num_threads = num_threads
+        self._start_worker = start_worker
+        self._models: dict[str, Model] = {}
+        self._serving: Model | None = None
+        self._waiting: collections.deque[_Waiting] = collections.deque()
+        self._changed = asyncio.Event()
+
+    @property
+    def serving(self) -> Model | None:
+        """The release that new requests go to, also while its worker restarts."""
+        return self._serving
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether a request would be answered now."""
+        return self._serving is not None and self._serving.state is ModelState.READY
+
+    @property
+    def models(self) -> list[Model]:
+        """All loaded releases, oldest first."""
+        return list(self._models.values())
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait for a place."""
+        return len(self._waiting)
+
+    # -- releases ------------------------------------------------------------------------------------------
+
+    async def load(self, release: str, *, directory: Path, name: str, timeout_s: float) -> Model:
+        """Start a worker for a release, beside what serves.
+
+        Raises:
+            ServingError: load_failed, with the reason; busy if too many releases are loaded.
+        """
+        known = self._models.get(release)
+        if known is not None and known.state is not ModelState.FAILED:
+            if known.state is ModelState.READY:
+                return known
+            raise ServingError(f"release {release[:12]} is {known.state} already", kind="busy")
+        if known is not None:
+            await self._forget(known)
+        if len(self._models) >= self.limits.max_workers:
+            raise ServingError(f"{len(self._models)} releases are loaded; unload one first", kind="busy")
+        spec = WorkerSpec(
+            release=release,
+            directory=directory,
+            command=self._command,
+            run_directory=self._run_directory,
+            num_threads=self._num_threads,
+            load_timeout_s=timeout_s,
+        )
+        model = Model(release=release, name=name, spec=spec)
+        self._models[release] = model
+        try:
+            self._attach(model, await self._start_worker(spec))
+        except BaseException:
+            del self._models[release]
+            raise
+        model.watcher = asyncio.create_task(self._watch(model))
+        return model
+
+    def _attach(self, model: Model, worker: EngineWorker) -> None:
+        worker.on_change = self._on_change
+        model.worker, model.state = worker, ModelState.READY
+        if model is self._serving:
+            set_oom_score(worker.pid, SERVING_OOM_SCORE)
+        self._on_change()
+
+    async def probe(self, release: str, prompts: list[Prompt], *, max_tokens: int) -> list[Probe]:
+        """Answer prompts greedily with a loaded release, one after the other.
+
+        Raises:
+            ServingError: the release is unknown or not ready, or cannot answer.
+        """
+        model = self._ready(release)
+        assert model.worker is not None
+        return [
+            await greedy_answer(model.worker, prompt, max_tokens=max_tokens, timeout_s=self.limits.request_timeout_s)
+            for prompt in prompts
+        ]
+
+    async def flip(self, release: str) -> float:
+        """Make a loaded release the one that new requests go to; returns how long that took, in ms.
+
+        Raises:
+            ServingError: the release is unknown, or its worker cannot answer now; nothing has changed then.
+        """
+        model = self._ready(release)
+        assert model.worker is not None
+        started_at = time.perf_counter()
+        try:
+            await model.worker.health(timeout_s=self.limits.health_timeout_s)
+        except TimeoutError:
+            raise ServingError("its worker does not answer", kind="not_ready") from None
+        except WorkerLostError as error:
+            raise ServingError(f"its worker is lost: {error}", kind="not_ready") from None
+        old, self._serving = self._serving, model
+        set_oom_score(model.worker.pid, SERVING_OOM_SCORE)
+        if old is not None and old is not model and old.worker is not None:
+            set_oom_score(old.worker.pid, TRIAL_OOM_SCORE)
+        self._on_change()
+        self.swap_ms = (time.perf_counter() - started_at) * 1000
+        self.num_swaps += 1
+        return self.swap_ms
+
+    async def drain(self, release: str, *, timeout_s: float) -> None:
+        """Wait until a release that no longer serves has finished its answers, then stop its worker.
+
+        Raises:
+            ServingError: it serves, or is not finished in time; its worker goes on then.
+        """
+        model = self._not_serving(release)
+        try:
+            async with asyncio.timeout(timeout_s):
+                while model.num_active:
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            raise ServingError(f"{model.num_active} answers are not finished", kind="timeout") from None
+        await self._forget(self._not_serving(release))
+
+    async def unload(self, release: str) -> None:
+        """Stop a release's worker now; its unfinished answers are taken up by whoever serves.
+
+        Raises:
+            ServingError: it serves, or is unknown.
+        """
+        await self._forget(self._not_serving(release))
+
+    async def close(self) -> None:
+        """Stop all workers; what waits is refused."""
+        self._serving = None
+        for waiting in self._waiting:
+            if not waiting.handed.done():
+                waiting.handed.set_exception(ServingError("serving shuts down", kind="unavailable"))
+        self._waiting.clear()
+        for model in self.models:
+            await self._forget(model)
+
+    def _known(self, release: str) -> Model:
+        if release not in self._models:
+            raise ServingError(f"release {release[:12]} is not loaded", kind="unknown_release")
+        return self._models[release]
+
+    def _ready(self, release: str) -> Model:
+        model = self._known(release)
+        if model.state is not ModelState.READY:
+            raise ServingError(f"release {release[:12]} is {model.state}", kind="not_ready")
+        return model
+
+    def _not_serving(self, release: str) -> Model:
+        model = self._known(release)
+        if model is self._serving:
+            raise ServingError(f"release {release[:12]} serves; flip to another first", kind="serving")
+        return model
+
+    async def _forget(self, model: Model) -> None:
+        self._models.pop(model.release, None)
+        if model.watcher is not None:
+            model.watcher.cancel()
+            await asyncio.wait({model.watcher})
+        if model.worker is not None:
+            await model.worker.stop()
+        self._on_change()
+
+    # -- deaths --------------------------------------------------------------------------------------------
+
+    async def _watch(self, model: Model) -> None:
+        """Notice a worker's death or stall; bring the serving release back, for ever."""
+        while True:
+            assert model.worker is not None
+            reason = await self._until_lost(model.worker)
+            self.num_worker_failures += 1
+            model.num_failures += 1
+            model.worker = None
+            model.state = ModelState.RESTARTING if model is self._serving else ModelState.FAILED
+            self._tell_failure(model, reason)
+            if model.state is ModelState.FAILED:
+                return
+            await self._restart(model)
+
+    async def _until_lost(self, worker: EngineWorker) -> str:
+        """Wait for the worker's end; kill it if it hangs."""
+        ending = asyncio.ensure_future(worker.lost())
+        try:
+            while True:
+                await asyncio.wait({ending}, timeout=self.limits.health_interval_s)
+                if ending.done():
+                    return ending.result()
+                if (hang := await self._find_hang(worker)) is not None:
+                    worker.kill()
+                    return f"{hang}; {await worker.lost()}"
+        finally:
+            ending.cancel()
+
+    async def _find_hang(self, worker: EngineWorker) -> str | None:
+        try:
+            health = await worker.health(timeout_s=self.limits.health_timeout_s)
+        except TimeoutError:
+            return f"no sign of life for {self.limits.health_timeout_s:.0f} s"
+        except WorkerLostError:
+            return None
+        if health.stalled_s > self.limits.stall_timeout_s:
+            return f"the engine made no progress for {self.limits.stall_timeout_s:.0f} s"
+        return None
+
+    async def _restart(self, model: Model) -> None:
+        while True:
+            if model is not self._serving:
+                model.state = ModelState.FAILED
+                return
+            doublings = min(model.num_failures - 1, 16)
+            pause_s = min(self.limits.restart_pause_s * 2**doublings, self.limits.restart_pause_max_s)
+            await asyncio.sleep(pause_s)
+            model.num_restarts += 1
+            try:
+                worker = await self._start_worker(model.spec)
+            except ServingError as error:
+                model.num_failures += 1
+                self._tell_failure(model, str(error))
+                continue
+            self._attach(model, worker)
+            return
+
+    def _tell_failure(self, model: Model, reason: str) -> None:
+        self.on_event(
+            {
+                "event": "worker_failed",
+                "release": model.release,
+                "reason": reason,
+                "serving": model is self._serving,
+                "failures": model.num_failures,
+            }
+        )
+
+    # -- requests ------------------------------------------------------------------------------------------
+
+    async def answer(self, prompt: Prompt, sampling: Sampling) -> AsyncIterator[Started | Delta | Done]:
+        """Answer a request: Started, deltas, Done. Close the iterator to give up.
+
+        Raises:
+            ServingError: busy, unavailable, invalid, too_long, timeout, worker_lost or internal.
+        """
+        deadline = time.monotonic() + self.limits.request_timeout_s
+        sent = _Sent()
+        while True:
+            model, generation = await self._begin(prompt, sampling)
+            try:
+                async for item in sent.follow(model, generation, deadline):
+                    yield item
+            except WorkerLostError:
+                if not sent.may_try_again():
+                    raise
+                continue
+            finally:
+                generation.cancel()
+            model.num_failures = 0
+            return
+
+    async def _begin(self, prompt: Prompt, sampling: Sampling) -> tuple[Model, Generation]:
+        """Wait for a place on the serving release and hand the request over."""
+        if self._serving is None:
+            raise ServingError("no model serves", kind="unavailable")
+        if len(self._waiting) >= self.limits.max_waiting:
+            raise ServingError(f"{len(self._waiting)} requests wait already", kind="busy")
+        waiting = _Waiting(prompt, sampling)
+        self._waiting.append(waiting)
+        self._hand_out()
+        try:
+            async with asyncio.timeout(self.limits.wait_timeout_s):
+                return await asyncio.shield(waiting.handed)
+        except BaseException as error:
+            with contextlib.suppress(ValueError):
+                self._waiting.remove(waiting)
+            if waiting.handed.done() and not waiting.handed.cancelled() and not waiting.handed.exception():
+                waiting.handed.result()[1].cancel()
+            if isinstance(error, TimeoutError):
+                kind = "busy" if self.is_serving else "unavailable"
+                waited = f"no answer could start within {self.limits.wait_timeout_s:.0f} s"
+                raise ServingError(waited, kind=kind) from None
+            raise
+
+    def _on_change(self) -> None:
+        self._changed.set()
+        self._hand_out()
+
+    def _hand_out(self) -> None:
+        """Hand waiting requests to the serving worker while it has places."""
+        model = self._serving
+        while self._waiting and model is not None and model.state is ModelState.READY:
+            worker = model.worker
+            assert worker is not None
+            if worker.is_lost or worker.num_active >= self.limits.num_parallel:
+                return
+            waiting = self._waiting.popleft()
+            if not waiting.handed.done():
+                waiting.handed.set_result((model, worker.begin(waiting.prompt, waiting.sampling)))
+
+
+@dataclass(slots=True)
+class _Sent:
+    """What of one answer has left the supervisor, so that another worker can take the answer up."""
+
+    release: str | None = None
+    tokens: list[int] = field(default_factory=list)
+    text: str = ""
+    tries_left: int = 1
+
+    def may_try_again(self) -> bool:
+        """Use up the one retry; False if there is none."""
+        self.tries_left -= 1
+        return self.tries_left >= 0
+
+    async def follow(
+        self, model: Model, generation: Generation, deadline: float
+    ) -> AsyncIterator[Started | Delta | Done]:
+        """Yield what is new in a generation; raises ServingError."""
+        if self.release is not None and self.release != model.release:
+            self.tries_left = 0
+            raise WorkerLostError("the worker died during the answer, and another release serves now")
+        tokens: list[int] = []
+        text = ""
+        while True:
+            item = await generation.next_item(timeout_s=deadline - time.monotonic())
+            if self.release is None:
+                self.release = model.release
+                yield Started(release=model.release, name=model.name)
+            if isinstance(item, Done):
+                yield item
+                return
+            tokens.extend(item.tokens)
+            text += item.text
+            if (news := self._news(tokens, text)) is not None:
+                yield news
+
+    def _news(self, tokens: list[int], text: str) -> Delta | None:
+        if len(tokens) <= len(self.tokens) and len(text) <= len(self.text):
+            return None
+        if tokens[: len(self.tokens)] != self.tokens or not text.startswith(self.text):
+            self.tries_left = 0
+            raise WorkerLostError("the worker died during the answer, and the answer came out different")
+        news = Delta(tokens=tuple(tokens[len(self.tokens) :]), text=text[len(self.text) :])
+        self.tokens, self.text = list(tokens), text
+        return news
+
+
+async def greedy_answer(worker: EngineWorker, prompt: Prompt, *, max_tokens: int, timeout_s: float) -> Probe:
+    """Answer one prompt greedily with one worker.
+
+    Raises:
+        ServingError: it cannot.
+    """
+    started_at = time.perf_counter()
+    generation = worker.begin(prompt, Sampling(max_tokens=max_tokens))
+    tokens: list[int] = []
+    text = ""
+    try:
+        deadline = time.monotonic() + timeout_s
+        while True:
+            item = await generation.next_item(timeout_s=deadline - time.monotonic())
+            if isinstance(item, Done):
+                seconds = time.perf_counter() - started_at
+                return Probe(tokens=tuple(tokens), text=text, seconds=seconds)
+            tokens.extend(item.tokens)
+            text += item.text
+    finally:
+        generation.cancel()
