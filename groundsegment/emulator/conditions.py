@@ -41,9 +41,7 @@ class BurstLoss:
     loss_bad: float = 1.0
 
     def __post_init__(self) -> None:
-        assert all(
-            0 <= p <= 1 for p in (self.p_good_to_bad, self.p_bad_to_good, self.loss_good, self.loss_bad)
-        )
+        assert all(0 <= p <= 1 for p in (self.p_good_to_bad, self.p_bad_to_good, self.loss_good, self.loss_bad))
 
     @property
     def mean_loss(self) -> float:

@@ -48,9 +48,7 @@ _SHIPPED = resources.files("groundsegment.emulator") / "profiles"
 
 def profile_names() -> list[str]:
     """The names of the shipped profiles, sorted."""
-    return sorted(
-        entry.name.removesuffix(".yaml") for entry in _SHIPPED.iterdir() if entry.name.endswith(".yaml")
-    )
+    return sorted(entry.name.removesuffix(".yaml") for entry in _SHIPPED.iterdir() if entry.name.endswith(".yaml"))
 
 
 def profile_text(name_or_path: str) -> str:
@@ -171,9 +169,7 @@ class _Section(_Node):
             name = str(key_node.value)
             child = _Node(source, f"{key}.{name}" if key else name, value_node)
             if name in self._children:
-                raise _Node(source, child.key, key_node).error(
-                    "given twice", hint="keep one of the two lines"
-                )
+                raise _Node(source, child.key, key_node).error("given twice", hint="keep one of the two lines")
             self._children[name] = child
 
     def take(self, name: str, read: Callable[[_Node], T], default: D) -> T | D:

@@ -1,0 +1,311 @@
+"""`skyload link`: run the link emulator, cut and restore the link by hand, look at profiles."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from groundsegment.console.output import command, err, out, print_json
+
+if TYPE_CHECKING:
+    from groundsegment.emulator.shell import LinkProxy
+
+app = typer.Typer(no_args_is_help=True, help="Emulate the link: loss, bursts, delay, contacts; cut it by hand.")
+
+_AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+_Control = Annotated[
+    Path,
+    typer.Option("--control", envvar="SKYLOAD_LINK_CONTROL", help="The control socket of a running emulator."),
+]
+_OneDirection = Annotated[str | None, typer.Option("--direction", help="up or down; both if left out.")]
+
+STATISTICS_PERIOD_S = 1.0
+
+
+@app.command("run")
+@command
+def run(
+    satellite: Annotated[str, typer.Option("--satellite", help="HOST:PORT where the satellite listens.")],
+    profile: Annotated[str, typer.Option("--profile", help="A profile's name, or a YAML file.")] = "clear",
+    seed: Annotated[int, typer.Option("--seed", help="Seed of everything random.")] = 1,
+    ground: Annotated[str, typer.Option("--ground", help="HOST:PORT where ground stations send.")] = "127.0.0.1:7001",
+    space: Annotated[str, typer.Option("--space", help="HOST:PORT the satellite hears us from.")] = "127.0.0.1:7002",
+    control: Annotated[Path | None, typer.Option("--control", help="Unix socket for cut and restore.")] = None,
+    epoch: Annotated[
+        float | None, typer.Option("--epoch", help="Unix seconds of link time 0; now if left out.")
+    ] = None,
+    statistics_file: Annotated[
+        Path | None, typer.Option("--statistics-file", help="Keep statistics here, as JSON.")
+    ] = None,
+    as_json: _AsJson = False,
+) -> None:
+    """Carry frames between ground stations and a satellite, badly, until interrupted.
+
+    Examples:
+        ```
+        skyload link run --profile demo --satellite 127.0.0.1:7003
+        skyload link run --profile my-link.yaml --seed 7 --satellite sat:7003 --control link.sock
+        skyload link run --satellite sat:7003 --ground 0.0.0.0:7001 --space 0.0.0.0:7002 --statistics-file link.json
+        ```
+    """
+    import asyncio
+    import signal
+
+    from groundsegment.emulator.profile import load_profile
+    from groundsegment.emulator.shell import Endpoint, LinkProxy, write_statistics
+
+    conditions = load_profile(profile)
+    ends = {
+        "ground": Endpoint.parse(ground, option="--ground"),
+        "space": Endpoint.parse(space, option="--space"),
+        "satellite": Endpoint.parse(satellite, option="--satellite"),
+    }
+    status = _Status(statistics_file)
+
+    async def carry() -> dict[str, Any]:
+        stop = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        proxy = LinkProxy(conditions, seed=seed, epoch_unix_s=epoch, **ends)
+        await proxy.run(stop=stop, control=control, on_tick=status.tick)
+        return status.latest
+
+    statistics = asyncio.run(carry())
+    status.close()
+    if statistics_file is not None:
+        write_statistics(statistics_file, statistics)
+    if as_json:
+        print_json(statistics)
+    else:
+        _print_summary(statistics)
+
+
+@app.command("profiles")
+@command
+def profiles(as_json: _AsJson = False) -> None:
+    """List the profiles that come with skyload.
+
+    Examples:
+        ```
+        skyload link profiles
+        ```
+    """
+    from groundsegment.emulator.profile import load_profile, profile_names
+
+    found = [load_profile(name) for name in profile_names()]
+    if as_json:
+        print_json([{"name": profile.name, "description": profile.description} for profile in found])
+        return
+    for profile in found:
+        out.print(f"{profile.name:10} {profile.description}", markup=False)
+
+
+@app.command("show")
+@command
+def show(
+    name: Annotated[str, typer.Argument(help="A profile's name, or a YAML file.")], as_json: _AsJson = False
+) -> None:
+    """Check a profile and print it; what comes out is a file to start your own from.
+
+    Examples:
+        ```
+        skyload link show s-band > my-link.yaml
+        skyload link show my-link.yaml --json
+        ```
+    """
+    from groundsegment.emulator.profile import load_profile, profile_text
+
+    profile = load_profile(name)
+    if not as_json:
+        sys.stdout.write(profile_text(name))
+        return
+    print_json(_profile_as_json(profile))
+
+
+@app.command("cut")
+@command
+def cut(control: _Control, direction: _OneDirection = None, as_json: _AsJson = False) -> None:
+    """Cut the link: everything in flight is lost, and all that is sent until it is restored.
+
+    Examples:
+        ```
+        skyload link cut --control link.sock
+        skyload link cut --control link.sock --direction down
+        ```
+    """
+    _operate(control, {"op": "cut"}, direction, as_json)
+
+
+@app.command("restore")
+@command
+def restore(control: _Control, direction: _OneDirection = None, as_json: _AsJson = False) -> None:
+    """Undo `cut`; contacts and gaps are again as the profile says.
+
+    Examples:
+        ```
+        skyload link restore --control link.sock
+        ```
+    """
+    _operate(control, {"op": "restore"}, direction, as_json)
+
+
+@app.command("use")
+@command
+def use(
+    name: Annotated[str, typer.Argument(help="A profile's name, or a YAML file.")],
+    control: _Control,
+    as_json: _AsJson = False,
+) -> None:
+    """Change a running emulator to another profile; counters and frames in flight stay.
+
+    Examples:
+        ```
+        skyload link use degraded --control link.sock
+        ```
+    """
+    from groundsegment.emulator.profile import load_profile, profile_names
+
+    load_profile(name)  # an error in the file is better told here than by the emulator
+    wanted = name if name in profile_names() else str(Path(name).resolve())
+    _operate(control, {"op": "profile", "name": wanted}, None, as_json)
+
+
+@app.command("stats")
+@command
+def stats(control: _Control, as_json: _AsJson = False) -> None:
+    """Print the statistics of a running emulator.
+
+    Examples:
+        ```
+        skyload link stats --control link.sock --json
+        ```
+    """
+    _operate(control, {"op": "statistics"}, None, as_json)
+
+
+def _operate(control: Path, request: dict[str, Any], direction: str | None, as_json: bool) -> None:
+    from groundsegment.emulator.control import call_control
+
+    if direction is not None:
+        request["direction"] = direction
+    answer = call_control(control, request)
+    del answer["ok"]
+    if as_json:
+        print_json(answer)
+    else:
+        _print_summary(answer)
+
+
+def _print_summary(statistics: dict[str, Any]) -> None:
+    out.print(_headline(statistics), markup=False)
+    for direction in ("up", "down"):
+        out.print(f"  {direction:4} {_counters(statistics[direction])}", markup=False)
+
+
+def _headline(statistics: dict[str, Any]) -> str:
+    state = "contact" if statistics["is_contact"] else "gap"
+    cuts = [direction for direction in ("up", "down") if statistics[direction]["is_cut"]]
+    if cuts:
+        state += f", cut {' and '.join(cuts)}"
+    left = statistics["changes_in_s"]
+    state += f", {left:.0f} s more" if left is not None else ""
+    return f"{statistics['profile']} at {statistics['link_time_s']:.0f} s: {state}"
+
+
+def _counters(counters: dict[str, Any]) -> str:
+    share = 100 * counters["lost"] / max(1, counters["offered"])
+    causes = {
+        "random": counters["lost_random"],
+        "burst": counters["lost_burst"],
+        "gap": counters["lost_gap"],
+        "queue": counters["lost_queue"],
+        "damaged": counters["corrupted"],
+        "doubled": counters["duplicated"],
+        "reordered": counters["reordered"],
+        "unsendable": counters["unsendable"],
+        "dropped by the machine": counters["socket_drops"],
+    }
+    said = ", ".join(f"{name} {number}" for name, number in causes.items() if number)
+    return f"{counters['offered']} frames in, {counters['delivered']} out, {share:.1f} % lost" + (
+        f" ({said})" if said else ""
+    )
+
+
+def _profile_as_json(profile: Any) -> dict[str, Any]:  # noqa: ANN401 - LinkProfile; importing it here slows --help
+    import dataclasses
+    import math
+
+    def conditions(direction: Any) -> dict[str, Any] | None:  # noqa: ANN401 - DirectionProfile
+        if direction is None:
+            return None
+        return {**dataclasses.asdict(direction), "mean_loss": round(direction.mean_loss, 6)}
+
+    def contacts() -> Any:  # noqa: ANN401 - JSON
+        if not isinstance(profile.contacts, tuple):
+            return dataclasses.asdict(profile.contacts)
+        listed = [dataclasses.asdict(contact) for contact in profile.contacts]
+        return [{key: None if value == math.inf else value for key, value in row.items()} for row in listed]
+
+    return {
+        "name": profile.name,
+        "description": profile.description,
+        "up": conditions(profile.up),
+        "down": conditions(profile.down),
+        "contacts": contacts(),
+        "time_scale": profile.time_scale,
+    }
+
+
+class _Status:
+    """Tells people and files how the link is doing: one line rewritten on a terminal, a line per change in a log."""
+
+    def __init__(self, statistics_file: Path | None) -> None:
+        self.latest: dict[str, Any] = {}
+        self._file = statistics_file
+        self._is_terminal = sys.stderr.isatty()
+        self._state = ""
+        self._written_s = -STATISTICS_PERIOD_S
+
+    def tick(self, proxy: "LinkProxy") -> None:
+        """Look at the proxy, several times a second."""
+        import time
+
+        from groundsegment.emulator.shell import write_statistics
+
+        is_first = not self.latest
+        self.latest = proxy.statistics()
+        if is_first:
+            ends = f"ground {self.latest['ground']}, space {self.latest['space']}"
+            err.print(f"link {self.latest['profile']} is up: {ends}, satellite {self.latest['satellite']}")
+        if self._file is not None and time.monotonic() - self._written_s >= STATISTICS_PERIOD_S:
+            self._written_s = time.monotonic()
+            write_statistics(self._file, self.latest)
+        self._say()
+
+    def close(self) -> None:
+        """Leave the terminal on a fresh line."""
+        if self._is_terminal:
+            sys.stderr.write("\n")
+
+    def _say(self) -> None:
+        line = f"{_headline(self.latest)} | up {_brief(self.latest['up'])} | down {_brief(self.latest['down'])}"
+        if self._is_terminal:
+            sys.stderr.write(f"\r\x1b[2K{line[: _columns()]}")
+            sys.stderr.flush()
+            return
+        state = f"{self.latest['is_contact']} {self.latest['up']['is_cut']} {self.latest['down']['is_cut']}"
+        if state != self._state:
+            self._state = state
+            err.print(line, markup=False)
+
+
+def _brief(counters: dict[str, Any]) -> str:
+    share = 100 * counters["lost"] / max(1, counters["offered"])
+    return f"{counters['offered']} frames {share:.1f} % lost"
+
+
+def _columns() -> int:
+    import shutil
+
+    return shutil.get_terminal_size().columns - 1
