@@ -47,8 +47,8 @@ def write_tokenizer(metadata: Mapping[str, Any], directory: Path) -> None:
         return tokens[token_id] if token_id is not None else None
 
     config = {
-        # The class that reads tokenizer.json as it is; a named one would bring its own way of splitting.
-        "tokenizer_class": "PreTrainedTokenizerFast",
+        # The class that reads tokenizer.json as it is; left out, Qwen2 brings its own way of splitting text.
+        "tokenizer_class": "TokenizersBackend",
         "bos_token": token("bos"),
         "eos_token": token("eos"),
         "unk_token": token("unknown"),

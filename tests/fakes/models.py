@@ -174,7 +174,7 @@ def write_tiny_tokenizer(directory: Path) -> Tokenizer:
     write_json(
         directory / "tokenizer_config.json",
         {
-            "tokenizer_class": "PreTrainedTokenizerFast",
+            "tokenizer_class": "TokenizersBackend",
             "bos_token": END_OF_TEXT,
             "eos_token": IM_END,
             "pad_token": END_OF_TEXT,
