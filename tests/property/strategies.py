@@ -1,0 +1,174 @@
+"""Hypothesis strategies for the protocol's units: valid ones, over every field."""
+
+from hypothesis import strategies as st
+
+from protocol.bundle import BundleHeader
+from protocol.command import Command, Operation
+from protocol.frame import Frame, FrameKind
+from protocol.manifest import BundleEntry, Canary, CanaryPrompt, FileEntry, Manifest, release_digest
+from protocol.message import Message, MessageKind
+from protocol.metadata import MetadataBundle
+from protocol.report import OpenBlock, Reason, Report, UpdateState
+from protocol.segment import NO_BASE, TAG_SIZE, SegmentCodec, SegmentRow
+
+names = st.from_regex(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,20}", fullmatch=True)
+digests = st.binary(min_size=32, max_size=32)
+handles = st.binary(min_size=8, max_size=8)
+u24 = st.integers(0, 2**24 - 1)
+u32 = st.integers(0, 2**32 - 1)
+
+symbol_frames = st.builds(
+    Frame,
+    kind=st.sampled_from([FrameKind.RAPTORQ, FrameKind.PLAIN]),
+    handle=handles,
+    num_symbols=st.integers(1, 2**24 - 1),
+    block=st.integers(0, 255),
+    esi=u24,
+    payload=st.integers(1, 20).flatmap(lambda n: st.binary(min_size=8 * n, max_size=8 * n)),
+)
+report_frames = st.builds(
+    Frame,
+    kind=st.just(FrameKind.REPORT),
+    handle=handles,
+    num_symbols=st.just(0),
+    block=st.integers(0, 255),
+    esi=u24,
+    payload=st.binary(min_size=1, max_size=200),
+)
+frames = symbol_frames | report_frames
+
+
+@st.composite
+def range_tuples(draw) -> tuple[tuple[int, int], ...]:
+    edges = sorted(draw(st.sets(st.integers(0, 65535), max_size=10)))
+    return tuple((edges[i], edges[i + 1]) for i in range(0, len(edges) - 1, 2))
+
+
+reports = st.builds(
+    Report,
+    echo_handle=handles,
+    echo_block=st.integers(0, 255),
+    echo_esi=u24,
+    frames_received=u32,
+    frames_rejected=u32,
+    state=st.sampled_from(UpdateState),
+    reason=st.sampled_from(Reason),
+    update=handles,
+    serving=handles,
+    accepted=u32,
+    boot_count=u32,
+    free_mib=u32,
+    bundle_ranges=range_tuples(),
+    complete=st.lists(handles, max_size=6).map(tuple),
+    open_blocks=st.lists(st.builds(OpenBlock, handle=handles, block=st.integers(0, 255), have=u24), max_size=6).map(
+        tuple
+    ),
+)
+
+canaries = st.builds(
+    Canary,
+    prompts=st.lists(
+        st.builds(
+            CanaryPrompt,
+            text=st.text(max_size=40),
+            expected=st.lists(st.integers(0, 2**31 - 1), max_size=8).map(tuple),
+        ),
+        max_size=3,
+    ).map(tuple),
+    max_tokens=st.integers(1, 256),
+    timeout_s=st.integers(1, 86400),
+    agreement_permille=st.integers(0, 1000),
+)
+
+
+@st.composite
+def manifests(draw) -> Manifest:
+    files = tuple(
+        FileEntry(name=name, size_bytes=draw(st.integers(0, 2**40)), sha256=draw(digests))
+        for name in sorted(draw(st.sets(names, min_size=1, max_size=4)))
+    )
+    satellites = tuple(sorted(draw(st.sets(names, min_size=1, max_size=3))))
+    sequence = draw(st.integers(1, 2**32 - 1))
+    return Manifest(
+        sequence=sequence,
+        satellites=satellites,
+        release_name=draw(names),
+        release_digest=release_digest(files),
+        files=files,
+        base=draw(st.none() | digests),
+        bundles=tuple(
+            draw(
+                st.lists(
+                    st.builds(
+                        BundleEntry,
+                        size_bytes=st.integers(1, 2**26),
+                        sha256=digests,
+                        num_segments=st.integers(1, 65536),
+                    ),
+                    max_size=4,
+                )
+            )
+        ),
+        keys={name: draw(st.binary(max_size=90)) for name in satellites if draw(st.booleans())},
+        floor=draw(st.integers(0, sequence)),
+        engine_format=draw(st.sampled_from(["huggingface", "gguf"])),
+        memory_bytes=draw(st.integers(0, 2**50)),
+        canary=draw(canaries),
+    )
+
+
+@st.composite
+def segment_rows(draw, *, number: int | None = None, raw_size_max: int = 2**22) -> SegmentRow:
+    codec = draw(st.sampled_from(SegmentCodec))
+    raw_size = draw(st.integers(2, raw_size_max))
+    needs_base = codec in {SegmentCodec.COPY, SegmentCodec.DELTA_ZSTD}
+    stored = {
+        SegmentCodec.COPY: st.just(0),
+        SegmentCodec.STORED: st.just(raw_size + TAG_SIZE),
+    }.get(codec, st.integers(TAG_SIZE + 1, raw_size + TAG_SIZE))
+    return SegmentRow(
+        number=draw(u32) if number is None else number,
+        codec=codec,
+        file=draw(st.integers(0, 1023)),
+        offset=draw(st.integers(0, 2**46)),
+        raw_size=raw_size,
+        stored_size=draw(stored),
+        base_file=draw(st.integers(0, 1023)) if needs_base else NO_BASE,
+        base_offset=draw(st.integers(0, 2**46)) if needs_base else 0,
+    )
+
+
+@st.composite
+def bundle_headers(draw) -> BundleHeader:
+    first = draw(st.integers(0, 1000))
+    count = draw(st.integers(1, 5))
+    return BundleHeader(
+        release_digest=draw(digests),
+        number=draw(u32),
+        rows=tuple(draw(segment_rows(number=first + i)) for i in range(count)),
+    )
+
+
+metadata_bundles = st.builds(
+    MetadataBundle,
+    roots=st.lists(st.binary(max_size=60), max_size=3).map(tuple),
+    timestamp=st.binary(max_size=60),
+    snapshot=st.binary(max_size=60),
+    targets=st.binary(max_size=60),
+    manifest=st.binary(max_size=60),
+)
+
+_args = st.dictionaries(
+    st.text(max_size=8), st.integers(0, 2**40) | st.text(max_size=20) | st.binary(max_size=20), max_size=4
+)
+commands = st.builds(
+    Command, satellite=names, counter=st.integers(1, 2**63 - 1), operation=st.sampled_from(Operation), args=_args
+)
+messages = st.builds(
+    Message,
+    satellite=names,
+    counter=st.integers(1, 2**63 - 1),
+    kind=st.sampled_from(MessageKind),
+    re=handles,
+    body=_args,
+)

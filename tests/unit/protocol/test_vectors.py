@@ -1,0 +1,104 @@
+"""The bytes on the wire are those of the golden vectors, and the layouts are those that the docstrings draw."""
+
+import json
+import struct
+import zlib
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from protocol.bundle import BundleHeader
+from protocol.command import Command
+from protocol.frame import FrameCodec
+from protocol.link_keys import Direction
+from protocol.manifest import Manifest
+from protocol.message import Message
+from protocol.metadata import MetadataBundle
+from protocol.report import Report
+from protocol.segment import SegmentCipher, SegmentRow
+from tests.vectors import make
+
+GOLDEN = {
+    name: bytes.fromhex(value)
+    for name, value in json.loads((Path(make.__file__).parent / "protocol.json").read_text()).items()
+}
+
+
+@pytest.mark.parametrize("name", make.VECTORS)
+def test_the_wire_format_has_not_changed(name):
+    assert make.VECTORS[name]() == GOLDEN[name]
+
+
+def test_golden_bytes_decode_to_what_they_were_made_from():
+    assert FrameCodec(Direction.UP, make.LINK_KEY).decode(GOLDEN["frame up"]) == make.FRAME
+    assert FrameCodec(Direction.UP, None).decode(GOLDEN["frame up crc"]) == make.FRAME
+    assert Report.decode(GOLDEN["report"]) == make.REPORT
+    assert Manifest.decode(GOLDEN["manifest"]) == make.MANIFEST
+    assert SegmentRow.decode(GOLDEN["segment row"]) == make.ROW
+    assert BundleHeader.decode(GOLDEN["bundle head"]) == make.BUNDLE
+    assert MetadataBundle.decode(make.METADATA.encode()) == make.METADATA
+    assert Command.open(GOLDEN["command"], public_keys=make.KEYS, satellite="SAT-1") == make.COMMAND
+    assert Message.open(GOLDEN["message"], public_keys=make.KEYS) == make.MESSAGE
+    cipher = SegmentCipher(make.RELEASE_KEY, make.MANIFEST.release_digest)
+    assert cipher.open(make.ROW, GOLDEN["segment sealed"]) == bytes(100)
+
+
+def test_a_frame_is_laid_out_as_documented():
+    body = b"\x11\x03" + (1000).to_bytes(3, "big") + (70000).to_bytes(3, "big") + make.HANDLE + bytes(range(64))
+    assert GOLDEN["frame up crc"] == body + struct.pack(">I", zlib.crc32(body))
+    info = b"skyload frame v1 up 1 64"
+    key = HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=info).derive(make.LINK_KEY)
+    assert GOLDEN["frame key up raptorq 64"] == key
+    nonce = make.HANDLE + b"\x03" + (70000).to_bytes(3, "big")
+    assert GOLDEN["frame up"] == body + AESGCM(key).encrypt(nonce, b"", body)
+
+
+def test_a_report_is_laid_out_as_documented():
+    expected = (
+        make.HANDLE
+        + b"\x03"
+        + (70000).to_bytes(3, "big")
+        + struct.pack(">IIBBH", 123456, 7, 1, 0, 0)
+        + make.HANDLE[::-1]
+        + b"\xaa" * 8
+        + struct.pack(">III", 12, 4, 20480)
+        + struct.pack(">HHH", 2, 1, 2)
+        + struct.pack(">HHHH", 0, 4, 9, 9)
+        + b"\xbb" * 8
+        + make.HANDLE
+        + b"\x03\x00\x01\xf4"
+        + make.HANDLE
+        + b"\x02\xff\xff\xff"
+    )
+    assert GOLDEN["report"] == expected
+
+
+def test_a_segment_is_laid_out_as_documented():
+    row = struct.pack(">IBBHQIIH", 7, 1, 0, 1, 4096, 1000, 116, 0xFFFF) + bytes(6)
+    assert GOLDEN["segment row"] == row
+    sealed = AESGCM(make.RELEASE_KEY).encrypt((7).to_bytes(12, "big"), bytes(100), make.MANIFEST.release_digest + row)
+    assert GOLDEN["segment sealed"] == sealed
+
+
+def test_a_bundle_head_is_laid_out_as_documented():
+    delta = struct.pack(">IBBHQIIH", 8, 3, 0, 1, 5096, 1000, 216, 1) + (2**33).to_bytes(6, "big")
+    total = 8 + 40 + 64 + 116 + 216
+    head = b"SKB1" + struct.pack(">I", total) + make.MANIFEST.release_digest + struct.pack(">II", 2, 2)
+    assert GOLDEN["bundle head"] == head + GOLDEN["segment row"] + delta
+
+
+def test_an_envelope_is_laid_out_as_documented():
+    data = GOLDEN["command"]
+    assert data[:8] == b"SKC1" + len(data).to_bytes(4, "big")
+    assert data[8:16] in make.KEYS
+    make.SIGNER.public_key().verify(data[16:80], b"skyload v1 SKC1\0" + data[80:])
+
+
+def test_a_release_digest_is_what_sha256sum_gives():
+    listing = f"{'11' * 32}  config.json\n{'22' * 32}  model.safetensors\n".encode()
+    digest = hashes.Hash(hashes.SHA256())
+    digest.update(listing)
+    assert GOLDEN["release digest"] == digest.finalize()

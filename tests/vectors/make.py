@@ -1,0 +1,107 @@
+"""The values behind the golden vectors. `python -m tests.vectors.make` prints the file anew; see the README first."""
+
+import json
+import sys
+from collections.abc import Callable
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from protocol.bundle import BundleHeader
+from protocol.command import Command, Operation
+from protocol.envelope import key_id
+from protocol.fec import BlockEncoder
+from protocol.frame import Frame, FrameCodec, FrameKind
+from protocol.link_keys import Direction, derive_frame_key
+from protocol.manifest import BundleEntry, Canary, CanaryPrompt, FileEntry, Manifest, release_digest
+from protocol.message import Message, MessageKind
+from protocol.metadata import MetadataBundle
+from protocol.report import SOLVED, OpenBlock, Reason, Report, UpdateState
+from protocol.segment import SegmentCipher, SegmentCodec, SegmentRow
+
+LINK_KEY = bytes(range(32))
+RELEASE_KEY = bytes(range(32, 64))
+SIGNER = Ed25519PrivateKey.from_private_bytes(bytes(range(64, 96)))
+PUBLIC_KEY = SIGNER.public_key().public_bytes_raw()
+KEYS = {key_id(PUBLIC_KEY): PUBLIC_KEY}
+HANDLE = bytes.fromhex("0102030405060708")
+
+FRAME = Frame(kind=FrameKind.RAPTORQ, handle=HANDLE, num_symbols=1000, block=3, esi=70000, payload=bytes(range(64)))
+REPORT = Report(
+    echo_handle=HANDLE,
+    echo_block=3,
+    echo_esi=70000,
+    frames_received=123456,
+    frames_rejected=7,
+    state=UpdateState.RECEIVING,
+    reason=Reason.NONE,
+    update=HANDLE[::-1],
+    serving=b"\xaa" * 8,
+    accepted=12,
+    boot_count=4,
+    free_mib=20480,
+    bundle_ranges=((0, 4), (9, 9)),
+    complete=(b"\xbb" * 8,),
+    open_blocks=(OpenBlock(handle=HANDLE, block=3, have=500), OpenBlock(handle=HANDLE, block=2, have=SOLVED)),
+)
+FILES = (
+    FileEntry(name="config.json", size_bytes=100, sha256=b"\x11" * 32),
+    FileEntry(name="model.safetensors", size_bytes=5000, sha256=b"\x22" * 32),
+)
+MANIFEST = Manifest(
+    sequence=5,
+    satellites=("SAT-1",),
+    release_name="tiny",
+    release_digest=release_digest(FILES),
+    files=FILES,
+    base=b"\x33" * 32,
+    bundles=(BundleEntry(size_bytes=4000, sha256=b"\x44" * 32, num_segments=3),),
+    keys={"SAT-1": b"\x55" * 80},
+    floor=2,
+    memory_bytes=1 << 30,
+    canary=Canary(prompts=(CanaryPrompt(text="Hello", expected=(1, 2, 300)),)),
+)
+ROW = SegmentRow(number=7, codec=SegmentCodec.ZSTD, file=1, offset=4096, raw_size=1000, stored_size=116)
+DELTA_ROW = SegmentRow(
+    number=8,
+    codec=SegmentCodec.DELTA_ZSTD,
+    file=1,
+    offset=5096,
+    raw_size=1000,
+    stored_size=216,
+    base_file=1,
+    base_offset=2**33,
+)
+BUNDLE = BundleHeader(release_digest=MANIFEST.release_digest, number=2, rows=(ROW, DELTA_ROW))
+METADATA = MetadataBundle(timestamp=b"timestamp", snapshot=b"snapshot", targets=b"targets", manifest=b"manifest")
+COMMAND = Command(satellite="SAT-1", counter=9, operation=Operation.REVERT, args={"digest": None})
+MESSAGE = Message(
+    satellite="SAT-1", counter=3, kind=MessageKind.RESULT, re=HANDLE, body={"ok": True, "text": "reverted"}
+)
+BLOCK = bytes(i * 7 % 256 for i in range(10 * 16))
+
+VECTORS: dict[str, Callable[[], bytes]] = {
+    "frame key up raptorq 64": lambda: derive_frame_key(LINK_KEY, Direction.UP, FrameKind.RAPTORQ, 64),
+    "frame up": lambda: FrameCodec(Direction.UP, LINK_KEY).encode(FRAME),
+    "frame up crc": lambda: FrameCodec(Direction.UP, None).encode(FRAME),
+    "report": REPORT.encode,
+    "manifest": MANIFEST.encode,
+    "release digest": lambda: MANIFEST.release_digest,
+    "segment row": ROW.encode,
+    "segment sealed": lambda: SegmentCipher(RELEASE_KEY, MANIFEST.release_digest).seal(ROW, bytes(100)),
+    "bundle head": BUNDLE.encode,
+    "command": lambda: COMMAND.seal(public_key=PUBLIC_KEY, sign=SIGNER.sign),
+    "message": lambda: MESSAGE.seal(public_key=PUBLIC_KEY, sign=SIGNER.sign),
+    "raptorq symbols 0 9 10 100": lambda: b"".join(
+        BlockEncoder(FrameKind.RAPTORQ, BLOCK, 16).symbols(esi, 1)[0] for esi in (0, 9, 10, 100)
+    ),
+}
+
+
+def main() -> None:
+    """Print the vectors as JSON."""
+    json.dump({name: make().hex() for name, make in VECTORS.items()}, sys.stdout, indent=1)
+    sys.stdout.write("\n")
+
+
+if __name__ == "__main__":
+    main()
