@@ -216,6 +216,7 @@ class Channel:
         """Pull the plug, in one direction or both: what would arrive after now is lost."""
         for lane in self._lanes(direction):
             lane.is_cut = True
+            lane.forget_queues(now)
         kept = []
         for entry in self._heap:
             due, _, lane, data = entry
@@ -230,15 +231,14 @@ class Channel:
 
     def restore(self, now: float, direction: Direction | None = None) -> None:
         """Put the plug back in; contacts are as the profile says."""
+        self._turn(now)
         for lane in self._lanes(direction):
             lane.is_cut = False
-            lane.forget_queues(now)  # what they held was lost with the cut
 
     def change_profile(self, profile: LinkProfile, now: float) -> None:
-        """Go on under other conditions; counters and frames in flight stay."""
+        """Go on under other conditions; counters, cuts, and what is queued or in flight stay."""
         self._take_on(profile)
-        for lane in self._lanes(None):
-            lane.forget_queues(now)
+        self._turn(now)
 
     def is_up(self, now: float, direction: Direction = Direction.UP) -> bool:
         """Whether a frame sent now in this direction would have a link."""
