@@ -129,7 +129,7 @@ class LinkProxy:
         Args:
             stop: ends the run.
             control: where to listen for operators; None for nowhere.
-            on_tick: called once the sockets are open, then several times a second.
+            on_tick: called once the sockets are open, several times a second, and at the end.
 
         Raises:
             BusyError: a port or the control path is taken.
@@ -149,6 +149,7 @@ class LinkProxy:
                 self._forget_stations()
                 if self._wants_address():
                     await self._resolve()
+            on_tick(self)  # so that the last word counts the last frame
 
     def handle(self, request: Request) -> Answer:
         """Do one operation of the control socket.
