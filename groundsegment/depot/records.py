@@ -1,0 +1,251 @@
+"""What the depot hands out and takes in: frozen records, one for each kind of row. They know no database."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from protocol.report import Report
+
+METADATA_NAME = "metadata.skm"
+MANIFEST_NAME = "manifest.msgpack"
+
+
+class FlightState(StrEnum):
+    """Where an update stands, seen from the ground."""
+
+    STAGED = "staged"  # packed, signed, registered; nothing was sent
+    FLYING = "flying"  # frames of it were sent
+    COMPLETE = "complete"  # the satellite reports every bundle complete
+    CONFIRMED = "confirmed"
+    REJECTED = "rejected"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_open(self) -> bool:
+        """Whether something can still come of it."""
+        return self in {FlightState.STAGED, FlightState.FLYING, FlightState.COMPLETE}
+
+
+class CommandState(StrEnum):
+    """Where a command stands."""
+
+    QUEUED = "queued"  # to be sent
+    DONE = "done"  # the satellite has it, or answered it
+    DROPPED = "dropped"  # nobody waits for it any more
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Satellite:
+    """One satellite.
+
+    Attributes:
+        name: as manifests and commands say it.
+        identity_public: raw Ed25519 public key that its messages are signed with, 32 bytes.
+        release_public: raw X25519 public key that release keys are wrapped for, 32 bytes.
+        added_utc: when.
+    """
+
+    name: str
+    identity_public: bytes
+    release_public: bytes
+    added_utc: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegisteredRelease:
+    """A release whose files the ground has, or had, on a disk.
+
+    Attributes:
+        digest: of the release, 32 bytes.
+        name: as its manifest says it.
+        path: the model directory or GGUF file it was staged from. It may have changed since: check its digest.
+        size_bytes: of all files.
+        registered_utc: when it was staged last.
+    """
+
+    digest: bytes
+    name: str
+    path: Path
+    size_bytes: int
+    registered_utc: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Update:
+    """One update for one satellite.
+
+    Attributes:
+        handle: of its metadata object, 8 bytes.
+        sequence: of its manifest.
+        satellite: whom it is for.
+        release_name: of the target release.
+        release_digest: of the target release, 32 bytes.
+        base_digest: of the release it builds on; None for a full update.
+        state: where it stands.
+        reason: why it was rejected or stands still; empty otherwise.
+        priority: higher flies first.
+        payload_bytes: of all bundles.
+        directory: where its files are.
+        created_utc: when it was signed.
+    """
+
+    handle: bytes
+    sequence: int
+    satellite: str
+    release_name: str
+    release_digest: bytes
+    base_digest: bytes | None
+    state: FlightState
+    reason: str = ""
+    priority: int
+    payload_bytes: int
+    directory: Path
+    created_utc: datetime
+
+    @property
+    def metadata_path(self) -> Path:
+        """The metadata object's file."""
+        return self.directory / METADATA_NAME
+
+    @property
+    def manifest_path(self) -> Path:
+        """The manifest's file: the same bytes as in the metadata object."""
+        return self.directory / MANIFEST_NAME
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """One bundle of an update.
+
+    Attributes:
+        update: handle of the update.
+        number: which one of the update, from 0.
+        sha256: of the whole object.
+        size_bytes: of the whole object.
+        num_segments: in it.
+        path: its file.
+    """
+
+    update: bytes
+    number: int
+    sha256: bytes
+    size_bytes: int
+    num_segments: int
+    path: Path
+
+    @property
+    def handle(self) -> bytes:
+        """The object's handle, 8 bytes."""
+        return self.sha256[:8]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockProgress:
+    """How far one block of one object is, for one satellite.
+
+    Attributes:
+        handle: of the object.
+        block: its number in the object.
+        next_esi: the first encoding symbol never sent.
+        have: durable symbols on board as last reported; `protocol.report.SOLVED` once solved.
+    """
+
+    handle: bytes
+    block: int
+    next_esi: int
+    have: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceivedReport:
+    """The newest report of a satellite.
+
+    Attributes:
+        satellite: who said it.
+        session: of the frame it came in, 8 bytes.
+        sequence: of the frame it came in.
+        station: who heard it.
+        received_utc: when.
+        report: what it says.
+    """
+
+    satellite: str
+    session: bytes
+    sequence: int
+    station: str = ""
+    received_utc: datetime
+    report: Report
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceivedMessage:
+    """A verified message of a satellite.
+
+    Attributes:
+        satellite: who said it.
+        counter: its number; a satellite never uses one twice.
+        kind: `protocol.message.MessageKind`, as text.
+        re: handle of the command or update it answers; all zero for none.
+        body: what it says; JSON types only.
+        received_utc: when.
+    """
+
+    satellite: str
+    counter: int
+    kind: str
+    re: bytes
+    body: Mapping[str, Any] = field(default_factory=dict)
+    received_utc: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContactLog:
+    """What one contact carried.
+
+    Attributes:
+        id: given by `Journal.begin_contact`.
+        satellite: with whom.
+        station: through which ground station.
+        start_utc: of the contact.
+        end_utc: of the contact; None while it is on, or if its process was killed.
+        frames_sent: up, of all kinds.
+        bytes_sent: up, frames whole.
+        frames_received: how many of them the satellite has counted in its reports.
+        loss: estimated share of frames lost, 0..1; None without reports.
+    """
+
+    id: int
+    satellite: str
+    station: str
+    start_utc: datetime
+    end_utc: datetime | None = None
+    frames_sent: int = 0
+    bytes_sent: int = 0
+    frames_received: int = 0
+    loss: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueuedCommand:
+    """A signed command.
+
+    Attributes:
+        handle: of the command object.
+        satellite: whom it is for.
+        counter: its number.
+        operation: `protocol.command.Operation`, as text.
+        data: the whole object.
+        state: where it stands.
+        created_utc: when it was signed.
+    """
+
+    handle: bytes
+    satellite: str
+    counter: int
+    operation: str
+    data: bytes
+    state: CommandState
+    created_utc: datetime

@@ -1,0 +1,191 @@
+"""The depot's tables, and how a connection to them is set up.
+
+Times are stored as ISO 8601 text in UTC, paths inside the depot relative to it, so that a depot can be moved.
+SCHEMA_VERSION rises with every change that older code would misread.
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    Column,
+    Engine,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    create_engine,
+    event,
+)
+from sqlalchemy.engine import Dialect
+from sqlalchemy.types import BigInteger, TypeDecorator
+
+SCHEMA_VERSION = 1
+BUSY_TIMEOUT_MS = 15_000  # another process commits in milliseconds; a stopped one must not hang us for ever
+
+
+class UtcText(TypeDecorator[datetime]):
+    """An aware datetime, kept as text that sorts by time."""
+
+    impl = String(32)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> str | None:
+        """Turn a datetime into text."""
+        if value is None:
+            return None
+        assert value.tzinfo is not None
+        return value.astimezone(UTC).isoformat(timespec="microseconds")
+
+    def process_result_value(self, value: Any | None, dialect: Dialect) -> datetime | None:  # noqa: ANN401
+        """Turn text into a datetime."""
+        return None if value is None else datetime.fromisoformat(value)
+
+
+metadata = MetaData()
+
+schema = Table("schema", metadata, Column("version", Integer, primary_key=True, autoincrement=False))
+
+counters = Table(
+    "counters", metadata, Column("name", String(200), primary_key=True), Column("value", BigInteger, nullable=False)
+)
+
+satellites = Table(
+    "satellites",
+    metadata,
+    Column("name", String(128), primary_key=True),
+    Column("identity_public", LargeBinary(32), nullable=False),
+    Column("release_public", LargeBinary(32), nullable=False),
+    Column("added_utc", UtcText, nullable=False),
+)
+
+releases = Table(
+    "releases",
+    metadata,
+    Column("digest", LargeBinary(32), primary_key=True),
+    Column("name", String(128), nullable=False),
+    Column("path", Text, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("registered_utc", UtcText, nullable=False),
+)
+
+updates = Table(
+    "updates",
+    metadata,
+    Column("handle", LargeBinary(8), primary_key=True),
+    Column("sequence", BigInteger, nullable=False, unique=True),
+    Column("satellite", ForeignKey("satellites.name"), nullable=False, index=True),
+    Column("release_name", String(128), nullable=False),
+    Column("release_digest", LargeBinary(32), nullable=False),
+    Column("base_digest", LargeBinary(32)),
+    Column("state", String(16), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("payload_bytes", BigInteger, nullable=False),
+    Column("directory", Text, nullable=False),
+    Column("created_utc", UtcText, nullable=False),
+)
+
+bundles = Table(
+    "bundles",
+    metadata,
+    Column("update", ForeignKey("updates.handle"), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("sha256", LargeBinary(32), nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("num_segments", Integer, nullable=False),
+    Column("path", Text, nullable=False),
+)
+
+blocks = Table(
+    "blocks",
+    metadata,
+    Column("satellite", String(128), primary_key=True),
+    Column("handle", LargeBinary(8), primary_key=True),
+    Column("block", Integer, primary_key=True, autoincrement=False),
+    Column("next_esi", Integer, nullable=False),
+    Column("have", Integer, nullable=False),
+)
+
+reports = Table(
+    "reports",
+    metadata,
+    Column("satellite", String(128), primary_key=True),
+    Column("session", LargeBinary(8), nullable=False),
+    Column("sequence", BigInteger, nullable=False),
+    Column("station", String(128), nullable=False),
+    Column("received_utc", UtcText, nullable=False),
+    Column("data", LargeBinary, nullable=False),
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("satellite", String(128), primary_key=True),
+    Column("session", LargeBinary(8), primary_key=True),
+    Column("highest_sequence", BigInteger, nullable=False),
+    Column("first_utc", UtcText, nullable=False),
+)
+
+messages = Table(
+    "messages",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("satellite", String(128), nullable=False),
+    Column("counter", BigInteger, nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("re", LargeBinary(8), nullable=False),
+    Column("body", Text, nullable=False),
+    Column("received_utc", UtcText, nullable=False),
+    UniqueConstraint("satellite", "counter"),
+    Index("messages_re", "re"),
+)
+
+contacts = Table(
+    "contacts",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("satellite", String(128), nullable=False, index=True),
+    Column("station", String(128), nullable=False),
+    Column("start_utc", UtcText, nullable=False),
+    Column("end_utc", UtcText),
+    Column("frames_sent", BigInteger, nullable=False),
+    Column("bytes_sent", BigInteger, nullable=False),
+    Column("frames_received", BigInteger, nullable=False),
+    Column("loss", Float),
+)
+
+commands = Table(
+    "commands",
+    metadata,
+    Column("handle", LargeBinary(8), primary_key=True),
+    Column("satellite", String(128), nullable=False),
+    Column("counter", BigInteger, nullable=False),
+    Column("operation", String(32), nullable=False),
+    Column("data", LargeBinary, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("created_utc", UtcText, nullable=False),
+    UniqueConstraint("satellite", "counter"),
+)
+
+
+def open_engine(url: str) -> Engine:
+    """Return an engine whose commits survive a power cut and whose writers wait for each other."""
+    engine = create_engine(url)
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _set_pragmas)
+    return engine
+
+
+def _set_pragmas(connection: Any, record: object) -> None:  # noqa: ANN401 - DBAPI connection
+    cursor = connection.cursor()
+    # FULL: with NORMAL a power cut may take back a command counter or a sequence number that already flew.
+    for pragma in (f"busy_timeout={BUSY_TIMEOUT_MS}", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
