@@ -83,9 +83,7 @@ def test_a_planted_import_breaks_its_contract(planted, module, line, contract):
     ["import time\n\nstarted = time.monotonic()\n", "import random\n", "from unittest.mock import Mock\n"],
     ids=["clock", "randomness", "mock"],
 )
-@pytest.mark.parametrize(
-    "core", ["protocol/frame.py", "onboard/receiver/core.py", "groundsegment/emulator/channel.py"]
-)
+@pytest.mark.parametrize("core", ["protocol/frame.py", "onboard/receiver/core.py", "groundsegment/emulator/channel.py"])
 def test_ruff_bans_clocks_randomness_and_mocks_outside_shells(core, call):
     found = subprocess.run(
         [sys.executable, "-m", "ruff", "check", "--select", "TID251", "--stdin-filename", core, "-"],
