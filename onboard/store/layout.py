@@ -1,0 +1,101 @@
+"""How the state directory lies on the disk, what we assume of the disk, and what survives a power cut.
+
+    trust.record            what must never be forgotten: two 4 KiB slots (`record`)
+    root.json               the trusted TUF root, replaced as a whole (`disk.replace_file`)
+    inbox/                  objects being received (`inbox`)
+        HANDLE.KIND.N.T/        one object of N symbols of T bytes; all of it is in the name
+            007.log             symbols of block 7: esi (3), symbol (T), CRC-32 (4), again and again
+            007.done            block 7 is solved and in `data`
+            data                solved blocks at their offsets; holes where blocks are missing
+            object              the whole object, its digest checked; then there is nothing else
+        dropped-N/              being deleted
+    releases/
+        DIGEST16/               one sealed release, named by the first 16 hex digits of its digest
+        DIGEST16.part/          being rebuilt; worth nothing until it is renamed
+    current                 symbolic link to the release that serves
+    run/                    sockets, logs of workers; nothing here outlives a boot
+    lock                    held by the one daemon that may write here
+
+Assumed of the disk and its file system (ext4 and XFS do this; measured by cutting the power in earnest):
+
+1. A rename is atomic: after a cut the name is the old file or the new one.
+2. What `fsync`, or `fdatasync` of a file whose size it must learn, has returned for is there after a cut. What is
+   not synced may be there whole, in part, or not at all; parts may be there in any order.
+3. The name of a new file survives only when its directory was synced; so does a rename.
+4. A write of bytes in place touches no byte beside them. It may be torn anywhere.
+5. An error of a sync is final. The kernel drops the pages, so a second sync may succeed and prove nothing.
+
+Promised after `kill -9` or a power cut at any moment:
+
+- `trust.record` holds its old or its new value, and the new one once `store` has returned. It needs no space.
+- `replace_file` leaves the old or the new file, and the new one once it has returned.
+- Every symbol that a report counted, and every block it called solved, is there. A symbol found in a log after a
+  crash is synced before it is counted: it may have been only in memory of the kernel.
+- A name without a dot in `releases/` is a release whose every byte and name was synced before it got that name.
+- Space does not leak: what is neither an object nor a release is deleted at start.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from onboard.store.disk import Disk
+
+_DIGEST_CHARACTERS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class StateLayout:
+    """Where things lie under a state directory."""
+
+    state_dir: Path
+
+    @property
+    def record(self) -> Path:
+        """The trust record."""
+        return self.state_dir / "trust.record"
+
+    @property
+    def root(self) -> Path:
+        """The trusted TUF root."""
+        return self.state_dir / "root.json"
+
+    @property
+    def inbox(self) -> Path:
+        """Objects being received."""
+        return self.state_dir / "inbox"
+
+    @property
+    def releases(self) -> Path:
+        """Sealed releases, and those being rebuilt."""
+        return self.state_dir / "releases"
+
+    @property
+    def current(self) -> Path:
+        """The symbolic link to the release that serves."""
+        return self.state_dir / "current"
+
+    @property
+    def run(self) -> Path:
+        """Sockets and logs."""
+        return self.state_dir / "run"
+
+    @property
+    def lock(self) -> Path:
+        """The daemon's lock."""
+        return self.state_dir / "lock"
+
+    def release(self, digest: bytes) -> Path:
+        """The directory of a sealed release."""
+        return self.releases / digest.hex()[:_DIGEST_CHARACTERS]
+
+    def release_part(self, digest: bytes) -> Path:
+        """The directory in which a release is being rebuilt."""
+        return self.releases / f"{digest.hex()[:_DIGEST_CHARACTERS]}.part"
+
+
+def make_state_directories(layout: StateLayout, disk: Disk) -> None:
+    """Make what is missing, and make the names survive a power cut."""
+    for path in (layout.state_dir, layout.inbox, layout.releases, layout.run):
+        disk.make_directory(path)
+    disk.sync_directory(layout.state_dir)
+    disk.sync_directory(layout.state_dir.parent)
