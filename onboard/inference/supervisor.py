@@ -20,7 +20,7 @@ import collections
 import contextlib
 import enum
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -350,6 +350,8 @@ class Supervisor:
             doublings = min(model.num_failures - 1, 16)
             pause_s = min(self.limits.restart_pause_s * 2**doublings, self.limits.restart_pause_max_s)
             await asyncio.sleep(pause_s)
+            if model is not self._serving:
+                continue
             model.num_restarts += 1
             try:
                 worker = await self._start_worker(model.spec)
@@ -373,7 +375,7 @@ class Supervisor:
 
     # -- requests ------------------------------------------------------------------------------------------
 
-    async def answer(self, prompt: Prompt, sampling: Sampling) -> AsyncIterator[Started | Delta | Done]:
+    async def answer(self, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Started | Delta | Done, None]:
         """Answer a request: Started, deltas, Done. Close the iterator to give up.
 
         Raises:
@@ -381,22 +383,27 @@ class Supervisor:
         """
         deadline = time.monotonic() + self.limits.request_timeout_s
         sent = _Sent()
+        waiting = self._admit(prompt, sampling)
         while True:
-            model, generation = await self._begin(prompt, sampling)
+            model, generation = await self._handed(waiting)
             try:
-                async for item in sent.follow(model, generation, deadline):
-                    yield item
+                async with contextlib.aclosing(sent.follow(model, generation, deadline)) as items:
+                    async for item in items:
+                        yield item
             except WorkerLostError:
                 if not sent.may_try_again():
                     raise
+                waiting = _Waiting(prompt, sampling)
+                self._waiting.appendleft(waiting)
+                self._hand_out()
                 continue
             finally:
                 generation.cancel()
             model.num_failures = 0
             return
 
-    async def _begin(self, prompt: Prompt, sampling: Sampling) -> tuple[Model, Generation]:
-        """Wait for a place on the serving release and hand the request over."""
+    def _admit(self, prompt: Prompt, sampling: Sampling) -> _Waiting:
+        """Put a request at the end of the queue; raises ServingError if it may not even wait."""
         if self._serving is None:
             raise ServingError("no model serves", kind="unavailable")
         if len(self._waiting) >= self.limits.max_waiting:
@@ -404,6 +411,10 @@ class Supervisor:
         waiting = _Waiting(prompt, sampling)
         self._waiting.append(waiting)
         self._hand_out()
+        return waiting
+
+    async def _handed(self, waiting: _Waiting) -> tuple[Model, Generation]:
+        """Wait until the request was handed to a worker; raises ServingError if that takes too long."""
         try:
             async with asyncio.timeout(self.limits.wait_timeout_s):
                 return await asyncio.shield(waiting.handed)
@@ -442,22 +453,21 @@ class _Sent:
     release: str | None = None
     tokens: list[int] = field(default_factory=list)
     text: str = ""
-    tries_left: int = 1
+    num_retries_left: int = 1
 
     def may_try_again(self) -> bool:
         """Use up the one retry; False if there is none."""
-        self.tries_left -= 1
-        return self.tries_left >= 0
+        self.num_retries_left -= 1
+        return self.num_retries_left >= 0
 
     async def follow(
         self, model: Model, generation: Generation, deadline: float
-    ) -> AsyncIterator[Started | Delta | Done]:
+    ) -> AsyncGenerator[Started | Delta | Done, None]:
         """Yield what is new in a generation; raises ServingError."""
-        if self.release is not None and self.release != model.release:
-            self.tries_left = 0
+        if self.release not in (None, model.release):
+            self.num_retries_left = 0
             raise WorkerLostError("the worker died during the answer, and another release serves now")
-        tokens: list[int] = []
-        text = ""
+        old_tokens, old_text = self.tokens.copy(), self.text
         while True:
             item = await generation.next_item(timeout_s=deadline - time.monotonic())
             if self.release is None:
@@ -466,20 +476,17 @@ class _Sent:
             if isinstance(item, Done):
                 yield item
                 return
-            tokens.extend(item.tokens)
-            text += item.text
-            if (news := self._news(tokens, text)) is not None:
+            num_tokens, num_chars = len(item.tokens), len(item.text)
+            known_tokens, old_tokens = old_tokens[:num_tokens], old_tokens[num_tokens:]
+            known_text, old_text = old_text[:num_chars], old_text[num_chars:]
+            if known_tokens != list(item.tokens[: len(known_tokens)]) or not item.text.startswith(known_text):
+                self.num_retries_left = 0
+                raise WorkerLostError("the worker died during the answer, and the answer came out different")
+            news = Delta(tokens=item.tokens[len(known_tokens) :], text=item.text[len(known_text) :])
+            self.tokens.extend(news.tokens)
+            self.text += news.text
+            if news.tokens or news.text:
                 yield news
-
-    def _news(self, tokens: list[int], text: str) -> Delta | None:
-        if len(tokens) <= len(self.tokens) and len(text) <= len(self.text):
-            return None
-        if tokens[: len(self.tokens)] != self.tokens or not text.startswith(self.text):
-            self.tries_left = 0
-            raise WorkerLostError("the worker died during the answer, and the answer came out different")
-        news = Delta(tokens=tuple(tokens[len(self.tokens) :]), text=text[len(self.text) :])
-        self.tokens, self.text = list(tokens), text
-        return news
 
 
 async def greedy_answer(worker: EngineWorker, prompt: Prompt, *, max_tokens: int, timeout_s: float) -> Probe:

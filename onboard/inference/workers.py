@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import itertools
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ from onboard.inference.errors import ServingError, WorkerLostError
 _Connection: TypeAlias = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 _Greeting: TypeAlias = tuple[asyncio.StreamReader, asyncio.StreamWriter, Ready]
 _SOCKET_NUMBERS = itertools.count(1)
+DEFAULT_ENGINE_COMMAND = (sys.executable, "-m", "onboard.inference.worker")
 TRIAL_OOM_SCORE = 900
 SERVING_OOM_SCORE = 500
 _MAX_SOCKET_PATH_BYTES = 100
