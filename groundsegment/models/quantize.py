@@ -2,11 +2,13 @@
 
 - int8: one byte per weight, one scale per row ("int-quantized": `weight` I8, `weight_scale` BF16 (R, 1)).
 - int4: eight weights in an int32, one scale per group of columns ("pack-quantized": `weight_packed` I32,
-  `weight_scale` BF16 (R, G), `weight_shape` I64 (2), and `weight_zero_point` I32 when asymmetric).
+  `weight_scale` BF16 (R, G), `weight_shape` I64 (2)).
 
-Only the matrices of the decoder layers are quantized; embeddings, head, norms and biases are copied byte
-for byte. Rows are read, rounded and written a block at a time: memory does not grow with the model.
-Driven by `skyload model quantize`; the rounding itself is in rounding.py.
+Grids are symmetric: transformers cannot load the packed zero points of asymmetric int4 (compressed-
+tensors 0.20 expects them unpacked). Only the matrices of the decoder layers are quantized; embeddings,
+head, norms and biases are copied byte for byte. Rows are read, rounded and written a block at a time:
+memory does not grow with the model. Driven by `skyload model quantize`; the rounding itself is in
+rounding.py.
 """
 
 import json
@@ -24,12 +26,7 @@ from groundsegment.errors import InputError
 from groundsegment.models.bfloat16 import from_bfloat16
 from groundsegment.models.output_directory import check_output, check_space, whole_directory
 from groundsegment.models.release import INDEX_NAME, ReleaseSource
-from groundsegment.models.rounding import (
-    QuantizedBlock,
-    pack_nibbles,
-    quantize_asymmetric,
-    quantize_symmetric,
-)
+from groundsegment.models.rounding import QuantizedBlock, pack_nibbles, quantize_rows
 from groundsegment.models.safetensors_file import CheckpointWriter, TensorSpec
 from groundsegment.models.tensor_info import TensorInfo
 
@@ -37,7 +34,6 @@ SHARD_BYTES = 4 << 30
 GROUP_COLUMNS_CHOICES = (128, 64, 32)
 _BLOCK_VALUES = 2 << 20
 _COPY_BYTES = 4 << 20
-_ROWS_PER_WORD = 8  # zero points are packed down the rows, eight 4-bit codes in a word
 _MATRIX = re.compile(r"(.*\.)?layers\.\d+\..*\.weight")
 # A router is a small linear layer whose choice between experts does not bear rounding.
 _ROUTER = re.compile(r".*\.(mlp\.gate|router|block_sparse_moe\.gate|shared_expert_gate)\.weight")
@@ -54,7 +50,6 @@ class QuantizePlan:
         source: the model.
         format: of the codes.
         group_columns: columns that share a scale; 0 means a whole row.
-        is_symmetric: whether 0 is the middle of every grid.
         config: config.json of the result.
         matrices: what is quantized.
         others: what is copied.
@@ -63,7 +58,6 @@ class QuantizePlan:
     source: ReleaseSource
     format: Format
     group_columns: int
-    is_symmetric: bool
     config: dict[str, Any]
     matrices: tuple[TensorInfo, ...]
     others: tuple[TensorInfo, ...]
@@ -91,23 +85,16 @@ class QuantizePlan:
         if self.format == "int8":
             return [TensorSpec(name=matrix.name, dtype="I8", shape=(rows, columns)), scale]
         packed = TensorSpec(name=f"{matrix.name}_packed", dtype="I32", shape=(rows, -(-columns // 8)))
-        specs = [packed, scale, TensorSpec(name=f"{matrix.name}_shape", dtype="I64", shape=(2,))]
-        if not self.is_symmetric:
-            words = -(-rows // _ROWS_PER_WORD)
-            specs.append(TensorSpec(name=f"{matrix.name}_zero_point", dtype="I32", shape=(words, groups)))
-        return specs
+        return [packed, scale, TensorSpec(name=f"{matrix.name}_shape", dtype="I64", shape=(2,))]
 
 
-def plan_quantize(
-    source: ReleaseSource, *, format_name: Format, group_columns: int | None = None, is_symmetric: bool = True
-) -> QuantizePlan:
+def plan_quantize(source: ReleaseSource, *, format_name: Format, group_columns: int | None = None) -> QuantizePlan:
     """Decide what is quantized and how.
 
     Args:
         source: a model directory of BF16, F16 or F32 weights.
         format_name: int8 or int4.
         group_columns: for int4; None takes the widest of 128, 64, 32 that fits all matrices.
-        is_symmetric: for int4; int8 is always symmetric.
 
     Raises:
         InputError: nothing to quantize, quantized already, or the group does not fit.
@@ -125,13 +112,11 @@ def plan_quantize(
         raise InputError(f"{source.path}: no matrix to quantize", hint=hint)
     columns = 0 if format_name == "int8" else _choose_group(matrices, group_columns)
     others = tuple(info for info in tensors if not _is_matrix(info))
-    symmetric = is_symmetric or format_name == "int8"
-    settings = _quantization_config(format_name, columns, symmetric, others)
+    settings = _quantization_config(format_name, columns, others)
     return QuantizePlan(
         source=source,
         format=format_name,
         group_columns=columns,
-        is_symmetric=symmetric,
         config=config | {"quantization_config": settings},
         matrices=matrices,
         others=others,
@@ -168,10 +153,8 @@ def quantize(
 
 
 def _round(plan: QuantizePlan, values: NDArray[np.float32]) -> QuantizedBlock:
-    if plan.format == "int8":
-        return quantize_symmetric(values, num_bits=8, group_columns=values.shape[1])
-    rounding = quantize_symmetric if plan.is_symmetric else quantize_asymmetric
-    return rounding(values, num_bits=4, group_columns=plan.group_columns)
+    num_bits = 8 if plan.format == "int8" else 4
+    return quantize_rows(values, num_bits=num_bits, group_columns=plan.group_columns or values.shape[1])
 
 
 def _write_block(plan: QuantizePlan, writer: CheckpointWriter, name: str, block: QuantizedBlock) -> None:
@@ -180,15 +163,12 @@ def _write_block(plan: QuantizePlan, writer: CheckpointWriter, name: str, block:
         writer.write(name, block.codes.tobytes())
         return
     writer.write(f"{name}_packed", pack_nibbles(block.codes).tobytes())
-    if block.zeros is not None:
-        words = np.ascontiguousarray(pack_nibbles(np.ascontiguousarray(block.zeros.T)).T)
-        writer.write(f"{name}_zero_point", words.tobytes())
 
 
 def _row_blocks(source: ReleaseSource, info: TensorInfo) -> Iterator[tuple[NDArray[np.float32], int]]:
     """Yield a matrix as float32 blocks of rows, with the bytes read for each."""
     rows, columns = info.shape
-    step = max(1, _BLOCK_VALUES // columns // _ROWS_PER_WORD) * _ROWS_PER_WORD
+    step = max(1, _BLOCK_VALUES // columns)
     row_bytes = info.size_bytes // rows
     with source.path_of(info.file).open("rb") as file:
         file.seek(info.offset)
@@ -238,20 +218,26 @@ def _choose_group(matrices: tuple[TensorInfo, ...], wanted: int | None) -> int:
     return wanted
 
 
-def _quantization_config(
-    format_name: Format, group_columns: int, is_symmetric: bool, others: tuple[TensorInfo, ...]
-) -> dict[str, Any]:
+def _quantization_config(format_name: Format, group_columns: int, others: tuple[TensorInfo, ...]) -> dict[str, Any]:
     routers = [info.name.removesuffix(".weight") for info in others if _ROUTER.fullmatch(info.name)]
     weights: dict[str, Any] = {
         "num_bits": 8 if format_name == "int8" else 4,
         "type": "int",
-        "symmetric": is_symmetric,
+        "symmetric": True,
         "strategy": "channel" if format_name == "int8" else "group",
         "group_size": group_columns or None,
         "dynamic": False,
     }
     layout = "int-quantized" if format_name == "int8" else "pack-quantized"
-    group = {"targets": ["Linear"], "weights": weights, "input_activations": None, "output_activations": None}
+    # The format stands in the group too: compressed-tensors would infer "pack-quantized" for weight-only
+    # int8.
+    group = {
+        "targets": ["Linear"],
+        "format": layout,
+        "weights": weights,
+        "input_activations": None,
+        "output_activations": None,
+    }
     return {
         "quant_method": "compressed-tensors",
         "quantization_status": "compressed",

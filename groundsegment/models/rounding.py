@@ -1,6 +1,6 @@
 """Round-to-nearest quantization of weight matrices, and the bit packing of the compressed-tensors layout. Pure.
 
-R rows, C columns, G groups of S columns (C = G * S). A code q stands for (q - zero) * scale. Scales are
+R rows, C columns, G groups of S columns (C = G * S). A code q stands for q * scale. Scales are
 rounded to bfloat16 before codes are chosen, so the codes are nearest for the scales that are stored.
 """
 
@@ -22,15 +22,13 @@ class QuantizedBlock:
     Attributes:
         codes: int8 (R, C).
         scales: bfloat16 bits (R, G).
-        zeros: int8 (R, G), or None when the zero is 0 everywhere.
     """
 
     codes: NDArray[np.int8]
     scales: NDArray[np.uint16]
-    zeros: NDArray[np.int8] | None
 
 
-def quantize_symmetric(values: NDArray[np.float32], *, num_bits: int, group_columns: int) -> QuantizedBlock:
+def quantize_rows(values: NDArray[np.float32], *, num_bits: int, group_columns: int) -> QuantizedBlock:
     """Round float32 (R, C) to codes in [-2^(b-1), 2^(b-1) - 1] around 0, one scale per group.
 
     The scale reaches the largest magnitude at 2^(b-1) - 0.5: half a step more than the largest positive code, which
@@ -41,21 +39,7 @@ def quantize_symmetric(values: NDArray[np.float32], *, num_bits: int, group_colu
     scales = _stored_scales(np.abs(grouped).max(axis=2) / np.float32(high + 0.5))
     codes = np.rint(grouped / from_bfloat16(scales)[:, :, None])
     np.clip(codes, -high - 1, high, out=codes)
-    return QuantizedBlock(codes=codes.astype(np.int8).reshape(values.shape), scales=scales, zeros=None)
-
-
-def quantize_asymmetric(values: NDArray[np.float32], *, num_bits: int, group_columns: int) -> QuantizedBlock:
-    """Round float32 (R, C) to codes that span each group's smallest to largest value, 0 included exactly."""
-    grouped = _grouped(values, group_columns)
-    low, high = -(1 << (num_bits - 1)), (1 << (num_bits - 1)) - 1
-    smallest = np.minimum(grouped.min(axis=2), 0)
-    largest = np.maximum(grouped.max(axis=2), 0)
-    scales = _stored_scales((largest - smallest) / np.float32(high - low))
-    widths = from_bfloat16(scales)
-    zeros = np.clip(np.rint(low - smallest / widths), low, high)
-    codes = np.rint(grouped / widths[:, :, None]) + zeros[:, :, None]
-    np.clip(codes, low, high, out=codes)
-    return QuantizedBlock(codes=codes.astype(np.int8).reshape(values.shape), scales=scales, zeros=zeros.astype(np.int8))
+    return QuantizedBlock(codes=codes.astype(np.int8).reshape(values.shape), scales=scales)
 
 
 def dequantize(block: QuantizedBlock) -> NDArray[np.float32]:
@@ -63,8 +47,6 @@ def dequantize(block: QuantizedBlock) -> NDArray[np.float32]:
     rows, columns = block.codes.shape
     groups = block.scales.shape[1]
     codes = block.codes.reshape(rows, groups, columns // groups).astype(np.float32)
-    if block.zeros is not None:
-        codes -= block.zeros[:, :, None]
     return (codes * from_bfloat16(block.scales)[:, :, None]).reshape(rows, columns)
 
 
