@@ -212,14 +212,17 @@ def _merged(contacts: tuple[Contact, ...]) -> tuple[tuple[float, float], ...]:
 
 
 def _periodic_at(contacts: PeriodicContacts, link_s: float) -> tuple[bool, float]:
+    def start_s(number: int) -> float:
+        return contacts.first_s + number * contacts.period_s
+
     number = max(0, math.floor((link_s - contacts.first_s) / contacts.period_s))
-    # Rounding may put the quotient one period low when link_s is a start; the next period then decides.
-    for candidate in (number, number + 1):
-        if contacts.count is not None and candidate >= contacts.count:
-            return False, math.inf
-        start_s = contacts.first_s + candidate * contacts.period_s
-        if link_s < start_s:
-            return False, start_s
-        if link_s < start_s + contacts.duration_s:
-            return True, start_s + contacts.duration_s
-    return False, contacts.first_s + (number + 2) * contacts.period_s
+    if start_s(number + 1) <= link_s:  # the quotient was rounded down just below a whole number
+        number += 1
+    end_s = start_s(number) + contacts.duration_s
+    if link_s >= end_s:
+        number += 1
+    if contacts.count is not None and number >= contacts.count:
+        return False, math.inf
+    if link_s < start_s(number):
+        return False, start_s(number)
+    return True, end_s

@@ -184,3 +184,5 @@ def test_contact_windows_and_contact_at_tell_the_same_story(profile, link_s, unt
         assert is_contact == any(start_s <= link_s < end_s for start_s, end_s in windows)
         assert changes_s > link_s
         assert profile.contact_at(changes_s)[0] != is_contact or changes_s == float("inf")
+        edges = [edge_s for window in windows for edge_s in window if link_s < edge_s < until_s]
+        assert changes_s == min(edges) if edges else changes_s >= until_s

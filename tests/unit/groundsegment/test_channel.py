@@ -110,6 +110,18 @@ def test_what_is_in_flight_is_bounded_even_without_rate_and_queue() -> None:
     assert channel.statistics().up.lost_queue == 3
 
 
+def test_what_arrived_or_was_cut_makes_room_for_more() -> None:
+    channel = link_up(delay_s=1.0)
+    frame = bytes(IN_FLIGHT_BYTES_MAX)
+    for second in range(0, 12, 3):
+        channel.send(UP, frame, second)
+        if second % 2:
+            channel.cut(second)
+            channel.restore(second)
+        channel.deliver(second + 2)
+    assert (channel.statistics().up.delivered, channel.statistics().up.lost_queue) == (2, 0)
+
+
 def test_independent_loss_takes_its_share() -> None:
     channel = link_up(loss=0.1)
     arrived = fly(channel, 20_000)

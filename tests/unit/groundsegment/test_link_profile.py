@@ -168,6 +168,17 @@ def test_an_empty_list_of_contacts_is_a_link_that_is_always_up() -> None:
     assert LinkProfile().contact_at(1e9) == (True, math.inf)
 
 
+def test_periodic_contacts_begin_and_end_to_the_ulp_however_far_out() -> None:
+    contacts = PeriodicContacts(period_s=0.3, duration_s=0.1, first_s=0.1, count=5000)
+    profile = LinkProfile(contacts=contacts)
+    for start_s, end_s in profile.contact_windows(1e9):
+        assert profile.contact_at(math.nextafter(start_s, 0)) == (False, start_s)
+        assert profile.contact_at(start_s) == (True, end_s)
+        assert profile.contact_at(math.nextafter(end_s, 0)) == (True, end_s)
+        assert not profile.contact_at(end_s)[0]
+    assert profile.contact_at(1e9) == (False, math.inf)
+
+
 def test_contacts_of_two_stations_that_overlap_are_one_window() -> None:
     contacts = (Contact(start_s=5, end_s=9, station="b"), Contact(start_s=0, end_s=6, station="a"))
     assert LinkProfile(contacts=contacts).contact_windows(60) == [(0, 9)]

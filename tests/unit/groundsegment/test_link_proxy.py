@@ -132,6 +132,18 @@ def test_time_scale_makes_link_seconds_short() -> None:
     fly(scenario)
 
 
+def test_a_frame_far_out_does_not_hold_up_a_near_one() -> None:
+    async def scenario() -> None:
+        conditions = {"up": DirectionProfile(delay_s=0.02), "down": DirectionProfile(delay_s=3600)}
+        async with running(LinkProfile(**conditions)) as site:
+            site.downlink(b"an hour away")
+            await site.counted("down", "in_flight", 1)
+            site.uplink(b"here soon")
+            assert await receive(site.satellite) == b"here soon"
+
+    fly(scenario)
+
+
 def test_every_station_heard_gets_the_downlink() -> None:
     async def scenario() -> None:
         async with running(LinkProfile()) as site:
@@ -168,6 +180,7 @@ def test_a_cut_through_the_control_socket_holds_until_restored(tmp_path: Path) -
 
     async def scenario() -> None:
         async with running(LinkProfile(), control) as site:
+            assert control.stat().st_mode & 0o777 == 0o600
             assert (await asyncio.to_thread(call_control, control, {"op": "cut"}))["up"]["is_cut"]
             site.uplink(b"into the void")
             await site.counted("up", "lost_gap", 1)
