@@ -17,6 +17,7 @@ SHARE_ONLY_PROTOCOL = "Ground and onboard share only the protocol"
 PURE_CORES = "The protocol and the cores do no I/O, read no clock, draw no randomness"
 SIBLINGS = "Onboard components meet only in the store and the daemon"
 TORCH = "torch lives only in an engine worker"
+ENGINES = "Engines are reached only by starting a worker"
 
 PLANTS = {
     "the ground imports onboard code": (
@@ -38,6 +39,13 @@ PLANTS = {
     "siblings know each other": ("onboard/receiver/__init__.py", "import onboard.installer", SIBLINGS),
     "the store knows the daemon": ("onboard/store/__init__.py", "import onboard.daemon", SIBLINGS),
     "the daemon imports torch": ("onboard/daemon.py", "import torch", TORCH),
+    "the serving process imports torch": ("onboard/inference/supervisor.py", "import torch", TORCH),
+    "the serving process imports an engine": (
+        "onboard/inference/supervisor.py",
+        "import onboard.inference.engines.transformers",
+        ENGINES,
+    ),
+    "the daemon imports a worker": ("onboard/daemon.py", "import onboard.inference.worker", ENGINES),
     "the ground imports transformers": ("groundsegment/errors.py", "import transformers", TORCH),
 }
 
