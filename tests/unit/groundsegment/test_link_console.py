@@ -166,4 +166,4 @@ def test_on_a_terminal_one_line_is_rewritten(tmp_path: Path) -> None:
         process.terminate()
         assert process.wait(timeout=PATIENCE_S) == 0
     os.close(master)
-    assert b"demo at 0 s: contact, 7 s more | up 0 frames" in said
+    assert b"demo at 0 s: contact, 4 s more | up 0 frames" in said
