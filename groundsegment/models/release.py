@@ -17,9 +17,11 @@ from typing import Any, Literal
 from groundsegment.errors import InputError
 from groundsegment.models import gguf_file, safetensors_file
 from groundsegment.models.tensor_info import TensorInfo
+from protocol import manifest
+from protocol.limits import FILES_MAX
+from protocol.names import is_safe_name
 
 INDEX_NAME = "model.safetensors.index.json"
-_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 _PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz"}
 _KEPT_NAMES = {
     "added_tokens.json",
@@ -129,8 +131,11 @@ def digest_files(source: ReleaseSource, progress: Callable[[int], None] | None =
 
 def release_digest(files: Iterable[tuple[str, int, str]]) -> str:
     """Return the release's digest: what `sha256sum * | sha256sum` prints in a directory of these files."""
-    lines = "".join(f"{digest}  {name}\n" for name, _, digest in sorted(files))
-    return hashlib.sha256(lines.encode()).hexdigest()
+    entries = [
+        manifest.FileEntry(name=name, size_bytes=size_bytes, sha256=bytes.fromhex(digest))
+        for name, size_bytes, digest in files
+    ]
+    return manifest.release_digest(entries).hex()
 
 
 def _scan_gguf(path: Path) -> ReleaseSource:
@@ -139,7 +144,7 @@ def _scan_gguf(path: Path) -> ReleaseSource:
         _refuse_pickle(path)
         hint = "give the model's directory, with config.json and tokenizer, or a GGUF file"
         raise InputError(f"{path}: not a GGUF file", hint=hint)
-    if not _NAME.fullmatch(path.name):
+    if not is_safe_name(path.name):
         raise InputError(f"{path}: unsafe file name", hint="rename it to letters, digits, dot, dash, underscore")
     parsed = gguf_file.read_gguf(path)
     if parsed.metadata.get("split.count", 0) > 1:
@@ -163,6 +168,8 @@ def _scan_directory(path: Path) -> ReleaseSource:
     if "auto_map" in parsed:
         note = "config.json asks for the model's own code (auto_map), which is never run"
         skipped.append(SkippedFile(name="*.py", reason=note))
+    if not any(name.startswith(("tokenizer", "vocab", "spiece")) for name in kept):
+        skipped.append(SkippedFile(name="tokenizer.json", reason="not there; engines need it to answer"))
     weights = {name: file for name, file in kept.items() if name.endswith(".safetensors")}
     used = _check_weights(path, weights, kept.get(INDEX_NAME))
     for name in sorted(set(weights) - used):
@@ -171,6 +178,8 @@ def _scan_directory(path: Path) -> ReleaseSource:
     if used == {"model.safetensors"} and INDEX_NAME in kept:
         del kept[INDEX_NAME]
         skipped.append(SkippedFile(name=INDEX_NAME, reason="model.safetensors holds the whole model"))
+    if len(kept) > FILES_MAX:
+        raise InputError(f"{path}: {len(kept)} files, at most {FILES_MAX} fly", hint="write it in larger shards")
     files = tuple(kept[name] for name in sorted(kept))
     return ReleaseSource(
         path=path,
@@ -195,7 +204,7 @@ def _list_directory(path: Path) -> tuple[dict[str, ReleaseFile], list[SkippedFil
         if name not in _KEPT_NAMES and name != INDEX_NAME and entry.suffix != ".safetensors":
             skipped.append(SkippedFile(name=name, reason="not needed to serve the model"))
             continue
-        if not _NAME.fullmatch(name):
+        if not is_safe_name(name):
             hint = "rename it to letters, digits, dot, dash, underscore, at most 128, and the index with it"
             raise InputError(f"{entry}: unsafe file name", hint=hint)
         _check_link(path, entry)
