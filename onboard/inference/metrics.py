@@ -24,7 +24,7 @@ class Tally:
     """Counts every request that goes through `answer`, whatever its end."""
 
     def __init__(self, supervisor: Supervisor) -> None:
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.num_requests = 0
         self.num_failed = 0
         self.num_in_flight = 0

@@ -16,7 +16,7 @@ import shlex
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +59,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-async def serve(arguments: argparse.Namespace) -> None:
-    """Run until told to shut down, by the control socket or a signal."""
+async def serve(arguments: argparse.Namespace, *, on_ready: Callable[[str], None]) -> None:
+    """Run until told to shut down, by the control socket or a signal; `on_ready` gets the endpoint's URL."""
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
@@ -84,7 +84,7 @@ async def serve(arguments: argparse.Namespace) -> None:
     )
     http = asyncio.create_task(server.serve(sockets=[listener]))
     await control.start(arguments.control)
-    print(json.dumps({"ready": True, "endpoint": endpoint}), flush=True)  # noqa: T201 - what the parent waits for
+    on_ready(endpoint)
     await asyncio.wait({asyncio.create_task(stopping.wait()), http}, return_when=asyncio.FIRST_COMPLETED)
     server.should_exit = True
     await supervisor.close()
@@ -121,11 +121,15 @@ def _make_supervisor(arguments: argparse.Namespace) -> Supervisor:
     )
 
 
+def _say_ready(endpoint: str) -> None:
+    print(json.dumps({"ready": True, "endpoint": endpoint}), flush=True)  # noqa: T201 - the parent waits for it
+
+
 def main() -> None:
     """Entry point of the process."""
     arguments = parse_arguments()
     try:
-        asyncio.run(serve(arguments))
+        asyncio.run(serve(arguments, on_ready=_say_ready))
     except OSError as error:
         sys.exit(f"serving cannot start: {error}")
 

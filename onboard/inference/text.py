@@ -56,10 +56,11 @@ class StopFinder:
         if self.found:
             return ""
         self._held += text
-        starts = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
-        if starts:
+        found = [(at + len(stop), at) for stop in self._stops if (at := self._held.find(stop)) >= 0]
+        if found:
+            # The one that is complete first, as if the text had come letter by letter.
             self.found = True
-            certain, self._held = self._held[: min(starts)], ""
+            certain, self._held = self._held[: min(found)[1]], ""
             return certain
         keep = max((_overlap(self._held, stop) for stop in self._stops), default=0)
         cut = len(self._held) - keep

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,11 +50,20 @@ class _Session:
 class Worker:
     """Serves one connection with one engine until the connection ends."""
 
-    def __init__(self, engine: Engine, connection: socket.socket, *, num_parallel: int, max_prompt_tokens: int) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        connection: socket.socket,
+        *,
+        num_parallel: int,
+        max_prompt_tokens: int,
+        leave: Callable[[int], object] = os._exit,
+    ) -> None:
         self._engine = engine
         self._connection = connection
         self._num_parallel = num_parallel
         self._max_prompt_tokens = max_prompt_tokens
+        self._leave = leave
         self._inbox: queue.SimpleQueue[_Session] = queue.SimpleQueue()
         self._sessions: dict[str, _Session] = {}
         self._send_lock = threading.Lock()
@@ -130,7 +139,7 @@ class Worker:
             try:
                 self._connection.sendall(line)
             except OSError:
-                os._exit(0)
+                self._leave(0)
 
     def _read(self) -> None:
         """Take lines until the supervisor is gone, then end the process, whatever the engine is doing."""
@@ -140,7 +149,7 @@ class Worker:
                     self._handle(decode_line(line))
         except (OSError, SeamError) as error:
             print(f"the supervisor's socket: {error}", file=sys.stderr, flush=True)  # noqa: T201 - the log
-        os._exit(0)
+        self._leave(0)
 
     def _handle(self, message: dict[str, Any]) -> None:
         request_id = str(message.get("id", ""))

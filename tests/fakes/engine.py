@@ -36,6 +36,16 @@ WORDS = [
 WHOLE_FILE_BYTES = 64 << 20
 
 
+def engine_command(**mode):
+    """The command that starts this engine, for the engine_command of whoever supervises it."""
+    return [sys.executable, "-S", "-E", str(pathlib.Path(__file__).resolve()), "--mode", json.dumps(mode)]
+
+
+def text_of(tokens):
+    """The text of an answer."""
+    return "".join(WORDS[token] for token in tokens)
+
+
 def release_digest(directory):
     """SHA-256 over names and bytes of all files; of large files only size, first and last MiB."""
     digest = hashlib.sha256()
@@ -57,9 +67,7 @@ def release_digest(directory):
 
 def answer_tokens(digest, request, num_tokens=None):
     """The tokens this release answers, END included unless max_tokens comes first."""
-    prompt = {
-        name: request[name] for name in ("messages", "prompt", "tokens") if request.get(name) is not None
-    }
+    prompt = {name: request[name] for name in ("messages", "prompt", "tokens") if request.get(name) is not None}
     draw = [digest, prompt, request.get("seed", 0) if request.get("temperature", 0) > 0 else None]
     seed = hashlib.sha256(json.dumps(draw, sort_keys=True).encode()).digest()
     length = num_tokens or 4 + seed[0] % 8
