@@ -1,0 +1,187 @@
+"""`skyload keys`: make the keys, list them, add a satellite. Private keys never appear on a screen."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from groundsegment.console.output import command, err, out, print_json
+
+if TYPE_CHECKING:
+    from groundsegment.depot.depot import Depot
+
+app = typer.Typer(no_args_is_help=True, help="Make the keys of ground and satellites, and list them.")
+
+_Depot = Annotated[Path, typer.Option("--depot", envvar="SKYLOAD_DEPOT", help="The depot directory.")]
+_AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+
+
+@app.command("init")
+@command
+def init(
+    satellite: Annotated[list[str], typer.Option("--satellite", help="A satellite's name; may be given again.")],
+    kit: Annotated[
+        Path,
+        typer.Option("--kit", help="What goes on board is written here: one kit, or NAME/ for each of several."),
+    ],
+    depot: _Depot = Path("depot"),
+    as_json: _AsJson = False,
+) -> None:
+    """Make a depot, its keys and trust root, and a kit for each satellite. Nothing is ever overwritten.
+
+    A kit holds the only copies of a satellite's private keys: carry it on board, keep no copy.
+    Keep keys/root-*.pem of the depot elsewhere, offline: nothing that flies every day needs them.
+
+    Examples:
+        ```
+        skyload keys init --satellite SAT-1 --kit kit
+        skyload keys init --satellite SAT-1 --satellite SAT-2 --kit kits --depot /srv/depot
+        ```
+    """
+    from datetime import UTC, datetime
+
+    from groundsegment.depot.depot import Depot
+    from groundsegment.errors import InputError
+    from groundsegment.signer.key_store import KeyStore
+    from groundsegment.signer.signing import create_trust
+
+    names = _checked_names(satellite)
+    if len(set(names)) != len(names):
+        raise InputError("a satellite is named twice", hint="give each --satellite once")
+    kits = {name: kit if len(names) == 1 else kit / name for name in names}
+    for path in kits.values():
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise InputError(f"{path}: is there already and is never overwritten", hint="give another --kit directory")
+    with Depot.create(depot) as opened, opened.lock("keys"):
+        store = KeyStore(opened.keys_path)
+        create_trust(store, utc=datetime.now(UTC))
+        for name, path in kits.items():
+            _add_satellite(opened, name, path)
+    _tell(depot, kits, as_json=as_json)
+
+
+@app.command("add-satellite")
+@command
+def add_satellite(
+    name: Annotated[str, typer.Argument(help="The satellite's name.")],
+    kit: Annotated[Path, typer.Option("--kit", help="What goes on board is written here.")],
+    depot: _Depot = Path("depot"),
+    as_json: _AsJson = False,
+) -> None:
+    """Add a satellite to a depot, and write its kit. A kit made before for this depot and name is taken over.
+
+    Examples:
+        ```
+        skyload keys add-satellite SAT-2 --kit kit-sat-2
+        ```
+    """
+    from groundsegment.depot.depot import Depot
+
+    _checked_names([name])
+    with Depot.open(depot) as opened, opened.lock("keys"):
+        _add_satellite(opened, name, kit)
+    _tell(depot, {name: kit}, as_json=as_json)
+
+
+@app.command("list")
+@command
+def list_keys(depot: _Depot = Path("depot"), as_json: _AsJson = False) -> None:
+    """List which keys are here and which satellites are known.
+
+    Examples:
+        ```
+        skyload keys list
+        skyload keys list --json
+        ```
+    """
+    from groundsegment.depot.depot import Depot
+    from groundsegment.signer.key_store import ALL_NAMES, KeyStore
+    from protocol.envelope import key_id
+
+    with Depot.open(depot) as opened:
+        store = KeyStore(opened.keys_path)
+        held = {name: store.load(name) if store.has(name) else None for name in ALL_NAMES}
+        keys = [{"name": name, "key_id": key_id(key.public).hex() if key else None} for name, key in held.items()]
+        satellites = [
+            {
+                "name": satellite.name,
+                "identity_public": satellite.identity_public.hex(),
+                "release_public": satellite.release_public.hex(),
+                "added_utc": satellite.added_utc.isoformat(),
+                "has_link_key": opened.link_key_path(satellite.name).exists(),
+            }
+            for satellite in opened.satellites()
+        ]
+    if as_json:
+        print_json({"keys": keys, "satellites": satellites})
+    else:
+        _print_list(keys, satellites)
+
+
+def _checked_names(names: list[str]) -> list[str]:
+    from groundsegment.errors import InputError
+    from protocol.names import is_safe_name
+
+    for name in names:
+        if not is_safe_name(name):
+            hint = "use letters, digits, dot, dash, underscore, at most 128, no leading dot"
+            raise InputError(f"{name!r} cannot be a satellite's name", hint=hint)
+    return names
+
+
+def _add_satellite(depot: "Depot", name: str, path: Path) -> None:
+    """Make the kit first and register what it holds: interrupted in between, the same command takes it up again."""
+    from datetime import UTC, datetime
+
+    from groundsegment.depot.records import Satellite
+    from groundsegment.errors import InputError
+    from groundsegment.signer.key_store import KeyStore, write_new
+    from groundsegment.signer.kit import CONFIG_NAME, make_kit, read_kit
+
+    root = KeyStore(depot.keys_path).root()
+    if name in {satellite.name for satellite in depot.satellites()}:
+        hint = "choose another name; a satellite's kit is made once and never again"
+        raise InputError(f"{name}: there is already a satellite of that name", hint=hint)
+    if not (path / CONFIG_NAME).exists():
+        make_kit(path, satellite=name, root=root)
+    kit = read_kit(path)
+    if kit.satellite != name or kit.root != root:
+        problem = f"the kit of {kit.satellite}" if kit.satellite != name else "a kit of another depot"
+        raise InputError(f"{path}: {problem} is there already", hint="give another --kit directory")
+    link = depot.link_key_path(name)
+    link.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    link.unlink(missing_ok=True)  # left by an interrupted run: no satellite is registered with it
+    write_new(link, kit.link_key.hex().encode() + b"\n", mode=0o600)
+    depot.add_satellite(
+        Satellite(
+            name=name,
+            identity_public=kit.identity_public,
+            release_public=kit.release_public,
+            added_utc=datetime.now(UTC),
+        )
+    )
+
+
+def _tell(depot: Path, kits: dict[str, Path], *, as_json: bool) -> None:
+    if as_json:
+        print_json({"depot": str(depot), "kits": {name: str(path) for name, path in kits.items()}})
+        return
+    for name, path in kits.items():
+        out.print(f"{name}: its kit is in {path}; start it there with: skyloadd run --config {path}/satellite.toml")
+    err.print(
+        "the kit holds the only copies of the satellite's private keys: carry it on board, keep no copy\n"
+        f"keep {depot}/keys/root-*.pem offline, and a backup of {depot}/keys\n"
+        f"next: skyload stage MODEL_DIR --for {next(iter(kits))}",
+        markup=False,
+    )
+
+
+def _print_list(keys: list[dict[str, Any]], satellites: list[dict[str, Any]]) -> None:
+    for key in keys:
+        out.print(f"{key['name']:10} {key['key_id'] or 'not here'}", markup=False)
+    for satellite in satellites:
+        missing = "" if satellite["has_link_key"] else "  LINK KEY MISSING"
+        since = satellite["added_utc"][:16]
+        out.print(f"satellite {satellite['name']}  since {since}{missing}", markup=False)
+    if not satellites:
+        err.print("hint: add a satellite: skyload keys add-satellite NAME --kit DIR", markup=False)

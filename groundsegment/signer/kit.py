@@ -1,0 +1,152 @@
+"""The kit: the directory that is carried to a satellite at integration, with the only copies of its private keys.
+
+    satellite.toml       the daemon's configuration, every key explained
+    root.json            whom it trusts
+    keys/link.key        shared with the ground: authenticates frames
+    keys/release.key     X25519 private key: opens release keys
+    keys/identity.key    Ed25519 private key: signs what it says
+
+Key files hold 64 hex digits and a newline, mode 0600. A kit is made beside its place and renamed, so it is whole or
+not there; one that is there is never changed.
+"""
+
+import os
+import secrets
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from groundsegment.errors import InputError, KeyStoreError
+from groundsegment.signer.key_store import sync_directory, write_new
+from protocol.link_keys import LINK_KEY_SIZE
+
+CONFIG_NAME = "satellite.toml"
+_KEY_NAMES = ("link", "release", "identity")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KitKeys:
+    """What the ground keeps of a kit.
+
+    Attributes:
+        satellite: its name.
+        root: the trust root in the kit.
+        link_key: shared, 32 bytes.
+        release_public: raw X25519 public key.
+        identity_public: raw Ed25519 public key.
+    """
+
+    satellite: str
+    root: bytes
+    link_key: bytes
+    release_public: bytes
+    identity_public: bytes
+
+
+def make_kit(path: Path, *, satellite: str, root: bytes) -> None:
+    """Make the kit of a new satellite.
+
+    Raises:
+        InputError: something is there.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(f"{path}: is there already and is never overwritten", hint="give another --kit directory")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    keys = part / "keys"
+    for directory in (part, keys):
+        directory.mkdir(mode=0o700)
+    private = {
+        "link": secrets.token_bytes(LINK_KEY_SIZE),
+        "release": X25519PrivateKey.generate().private_bytes_raw(),
+        "identity": Ed25519PrivateKey.generate().private_bytes_raw(),
+    }
+    for name in _KEY_NAMES:
+        write_new(keys / f"{name}.key", private[name].hex().encode() + b"\n", mode=0o600)
+    write_new(part / "root.json", root, mode=0o644)
+    write_new(part / CONFIG_NAME, config_text(satellite).encode(), mode=0o644)
+    os.rename(part, path)  # noqa: PTH104 - onto an empty directory, too, which Path.rename says nothing of
+    sync_directory(path.parent)
+
+
+def read_kit(path: Path) -> KitKeys:
+    """Read back what the ground keeps of a kit.
+
+    Raises:
+        InputError: not a kit.
+        KeyStoreError: a key file is damaged.
+    """
+    try:
+        satellite = tomllib.loads((path / CONFIG_NAME).read_text(encoding="utf-8"))["satellite"]["name"]
+        root = (path / "root.json").read_bytes()
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"{path}: is there already and not a kit", hint="give another --kit directory") from None
+    keys = {name: _read_key(path / "keys" / f"{name}.key") for name in _KEY_NAMES}
+    return KitKeys(
+        satellite=satellite,
+        root=root,
+        link_key=keys["link"],
+        release_public=X25519PrivateKey.from_private_bytes(keys["release"]).public_key().public_bytes_raw(),
+        identity_public=Ed25519PrivateKey.from_private_bytes(keys["identity"]).public_key().public_bytes_raw(),
+    )
+
+
+def config_text(satellite: str) -> str:
+    """Return the daemon's configuration for a satellite."""
+    return _CONFIG.substitute(name=satellite)
+
+
+def _read_key(path: Path) -> bytes:
+    try:
+        key = bytes.fromhex(path.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        key = b""
+    if len(key) != LINK_KEY_SIZE:
+        raise KeyStoreError(f"{path}: not a key file (64 hex digits)", hint="make a new kit elsewhere")
+    return key
+
+
+_CONFIG = Template("""\
+# The configuration of skyloadd on $name. Relative paths are relative to this file.
+# This directory holds the only copies of the satellite's private keys: move it, do not share it.
+
+[satellite]
+name = "$name"                # as the ground calls it; commands and updates for others are refused
+state_dir = "state"           # inbox, releases and trust record; on a disk with room for two releases and more
+
+[link]
+listen = "127.0.0.1:7003"     # UDP address where frames come in; reports go back to whoever sent the newest good one
+link_key_file = "keys/link.key"
+report_interval_s = 0.1       # seconds between two reports while frames arrive
+report_bytes_per_s = 20000    # what the return link can carry, bytes per second
+sync_interval_s = 1.0         # symbols are made durable this often: what a power cut may cost
+silent = false                # true: never send anything (one-way link)
+
+[trust]
+root_file = "root.json"       # the trust root of the day of integration
+release_key_file = "keys/release.key"
+identity_key_file = "keys/identity.key"
+clock = "untrusted"           # "trusted": refuse expired updates; only where the clock survives a reboot
+
+[endpoint]
+listen = "127.0.0.1:8080"     # where the model answers, OpenAI's protocol over HTTP
+
+[engine]
+kind = "transformers"         # the engine that runs releases
+command = []                  # a command line that replaces the engine worker; empty: the built-in one
+threads = 1                   # CPU threads of one engine worker
+
+[install]
+probation_s = 2.0             # seconds a new release must serve without a crash before it is confirmed
+attempts_max = 3              # trials of one update before it is rejected, interrupted ones included
+keep_releases = 2             # confirmed releases kept on board, the serving one included: what revert can go back to
+drain_timeout_s = 60          # seconds the old release may finish its answers
+
+[limits]
+inbox_bytes_max = 536870912   # disk for what is still being received, bytes
+open_objects_max = 64         # objects being received at once
+""")
