@@ -1,0 +1,131 @@
+"""One source block on its way up: how many of its symbols are there, under way, and still to be sent. Pure.
+
+The arithmetic of the sender lives here; `core` decides which block has its turn. Symbols of a block are numbered by
+ESI, source symbols first, and no ESI is used twice: `next_esi` only rises (RFC 6330 has 2**24 of them; see `WRAP`).
+"""
+
+import math
+from dataclasses import dataclass
+
+from groundsegment.uplink.flight_log import BlockKey
+from groundsegment.uplink.loss import LossEstimate
+from protocol.frame import FrameKind
+
+# Making a repair symbol costs time and memory that grow with its ESI. Beyond this we start over at ESI 0: by then the
+# block was sent dozens of times, and repeated symbols still help a receiver that lacks them.
+WRAP_SYMBOLS = 60_000
+RESERVE_SHARE = 4  # a quarter of a block is reserved at once: few commits, few skipped symbols after a kill
+RESERVE_SYMBOLS_MIN = 64
+STALL_S = 3.0  # a solver may take that long before we think that K symbols did not suffice
+
+
+@dataclass(slots=True)
+class BlockSender:
+    """What we know of one block.
+
+    Attributes:
+        key: object handle and block number.
+        num_source: K.
+        kind: how its symbols are made.
+        next_esi: the next symbol to send.
+        reserved_esi: symbols below this may have been sent, whatever happens to us; written down before use.
+        have: durable symbols on board, as last reported.
+        is_solved: nothing more is needed.
+        prior_flight: symbols that an earlier process may have sent since `have` was reported.
+        full_since_s: since when K symbols are there and the block is still not solved.
+        absent_since_s: since when reports no longer list it.
+    """
+
+    key: BlockKey
+    num_source: int
+    kind: FrameKind
+    next_esi: int = 0
+    reserved_esi: int = 0
+    have: int = 0
+    is_solved: bool = False
+    prior_flight: int = 0
+    full_since_s: float | None = None
+    absent_since_s: float | None = None
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether not one symbol was ever sent, so that no report is needed to know that all are missing."""
+        return self.next_esi == 0 and self.have == 0
+
+    def coverage(self, in_flight: int, loss: LossEstimate) -> float:
+        """The share of the block that is there or expected: what is sent blindly goes to the smallest."""
+        return (self.have + self._expected(in_flight + self.prior_flight, loss)) / self.num_source
+
+    def need(self, in_flight: int, loss: LossEstimate, *, confidence: float, now: float) -> int:
+        """How many symbols to send now.
+
+        Args:
+            in_flight: symbols sent that no report has settled.
+            loss: what is believed of the link.
+            confidence: how many standard deviations of what is in flight to count on. Negative: assume bad luck and
+                send more, so that waiting is rare. Positive: assume good luck, and that the loss is smaller than
+                believed, and send fewer; the next reports tell.
+            now: seconds.
+        """
+        if self.is_solved:
+            return 0
+        in_flight += self.prior_flight
+        lacking = self._target(now) - self.have
+        if self._expected(in_flight, loss) + confidence * _deviation(in_flight, loss, confidence) >= lacking:
+            return 0
+        # Each symbol adds an expected arrival and a little deviation: two rounds of the fixed point suffice.
+        arrival = (1 - loss.mean) * self._share_of_news
+        total = lacking / arrival
+        for _ in range(2):
+            total = (lacking - confidence * _deviation(max(total, in_flight), loss, confidence)) / arrival
+        return max(1, math.ceil(total) - in_flight)
+
+    def _target(self, now: float) -> int:
+        """K, and a little more once K did not suffice (1 in 100 times)."""
+        if self.full_since_s is not None and now - self.full_since_s > STALL_S:
+            return max(self.num_source, self.have) + 2
+        return self.num_source
+
+    def _expected(self, in_flight: int, loss: LossEstimate) -> float:
+        return in_flight * (1 - loss.mean) * self._share_of_news
+
+    @property
+    def _share_of_news(self) -> float:
+        """How many of the symbols that arrive are new; without a codec, once around, only those that were lost."""
+        if self.kind is FrameKind.PLAIN and self.next_esi > self.num_source:
+            return max(1, self.num_source - self.have) / self.num_source
+        return 1.0
+
+    def take(self, count: int) -> tuple[int, int]:
+        """Use up ESIs: (first, how many)."""
+        if self.next_esi >= self.num_source + WRAP_SYMBOLS:
+            self.next_esi = self.reserved_esi = 0
+        first = self.next_esi
+        self.next_esi += count
+        if self.next_esi > self.reserved_esi:
+            self.reserved_esi = self.next_esi + max(RESERVE_SYMBOLS_MIN, self.num_source // RESERVE_SHARE)
+        return first, count
+
+    def learn(self, have: int, now: float) -> None:
+        """Believe a report."""
+        self.is_solved = False
+        self.have = have
+        self.prior_flight = 0
+        self.absent_since_s = None
+        if have < self.num_source:
+            self.full_since_s = None
+        elif self.full_since_s is None:
+            self.full_since_s = now
+
+    def learn_solved(self) -> None:
+        """Believe a report that needs no more."""
+        self.is_solved = True
+        self.have = max(self.have, self.num_source)
+        self.prior_flight = 0
+        self.full_since_s = self.absent_since_s = None
+
+
+def _deviation(in_flight: float, loss: LossEstimate, confidence: float) -> float:
+    """Of the number of arrivals: luck, and for the hopeful also not knowing the loss."""
+    unsure = in_flight * loss.deviation if confidence > 0 else 0.0
+    return math.sqrt(in_flight * loss.mean * (1 - loss.mean) + unsure**2)

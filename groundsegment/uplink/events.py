@@ -1,0 +1,77 @@
+"""What the uplink core says happened. Plain values; the shell shows, stores and logs them."""
+
+from dataclasses import dataclass
+
+from protocol.report import Reason, Report, UpdateState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportHeard:
+    """A report that was newer than all before it.
+
+    Attributes:
+        report: what it says.
+        session: of the receiver that made it.
+    """
+
+    report: Report
+    session: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceiverRestarted:
+    """Reports come from another session than before; what they say is believed, even if it is less."""
+
+    session: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReturnPathSilent:
+    """No report for so long; from now on repair symbols go to all unfinished blocks in turn."""
+
+    silence_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectComplete:
+    """The satellite has a whole object.
+
+    Attributes:
+        handle: of the object.
+        bundle: its number, or None for the metadata.
+    """
+
+    handle: bytes
+    bundle: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectReopened:
+    """The satellite no longer has an object that it had reported complete; it is sent again."""
+
+    handle: bytes
+    bundle: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AllBundlesComplete:
+    """Nothing is left to send; the satellite now verifies, tries and decides."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateChanged:
+    """The update stands elsewhere on board than it did."""
+
+    state: UpdateState
+    reason: Reason
+
+
+Event = (
+    ReportHeard
+    | ReceiverRestarted
+    | ReturnPathSilent
+    | ObjectComplete
+    | ObjectReopened
+    | AllBundlesComplete
+    | StateChanged
+)
