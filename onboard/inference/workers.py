@@ -136,10 +136,14 @@ class EngineWorker:
             ServingError: load_failed, with what the engine said or how it ended.
         """
         accepted: asyncio.Queue[_Connection] = asyncio.Queue()
+        connections: list[asyncio.StreamWriter] = []
+
+        def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            connections.append(writer)
+            accepted.put_nowait((reader, writer))
+
         with _socket_path(spec.run_directory) as path:
-            server = await asyncio.start_unix_server(
-                lambda reader, writer: accepted.put_nowait((reader, writer)), path, limit=MAX_LINE_BYTES
-            )
+            server = await asyncio.start_unix_server(accept, path, limit=MAX_LINE_BYTES)
             try:
                 child = await _start_process(spec, path)
                 try:
@@ -148,6 +152,8 @@ class EngineWorker:
                 except BaseException as error:
                     child.kill()
                     await asyncio.shield(child.wait())
+                    for connection in connections:
+                        connection.close()
                     if isinstance(error, TimeoutError):
                         reason = f"not loaded after {spec.load_timeout_s:.0f} s"
                         raise ServingError(reason, kind="load_failed") from None

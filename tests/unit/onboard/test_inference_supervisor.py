@@ -1,0 +1,404 @@
+"""The supervisor with real worker processes that have no model: loads, flips, drains, deaths."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+
+import pytest
+
+from onboard.inference.engine import Delta, Done, Prompt, Sampling
+from onboard.inference.errors import ServingError
+from onboard.inference.rehearsal import answer_prompts
+from onboard.inference.supervisor import Limits, ModelState, Started, Supervisor
+from onboard.inference.workers import EngineWorker, WorkerSpec
+from tests.fakes.engine import END, answer_tokens, engine_command, release_digest, text_of
+
+HELLO = Prompt(messages=({"role": "user", "content": "hello"},))
+QUICK = {"restart_pause_s": 0.001, "wait_timeout_s": 5.0, "health_interval_s": 60.0}
+
+
+def make_release(directory, content, **mode):
+    directory.mkdir()
+    (directory / "model.safetensors").write_bytes(content)
+    if mode:
+        set_mode(directory, **mode)
+    return directory
+
+
+def set_mode(directory, **mode):
+    (directory / "fake-engine.json").write_text(json.dumps(mode))
+
+
+def expected(directory, *, max_tokens=20, prompt=HELLO, num_tokens=None):
+    request = prompt.to_json() | {"max_tokens": max_tokens}
+    return answer_tokens(release_digest(directory), request, num_tokens)
+
+
+@contextlib.asynccontextmanager
+async def supervise(tmp_path, *, mode=None, **limits):
+    supervisor = Supervisor(
+        command=tuple(engine_command(**(mode or {}))),
+        run_directory=tmp_path,
+        num_threads=1,
+        limits=Limits(**(QUICK | limits)),
+    )
+    supervisor.events = []
+    supervisor.on_event = supervisor.events.append
+    try:
+        yield supervisor
+    finally:
+        await supervisor.close()
+
+
+async def load(supervisor, directory, release="a", timeout_s=5.0):
+    return await supervisor.load(release, directory=directory, name=f"model-{release}", timeout_s=timeout_s)
+
+
+async def ask(supervisor, *, prompt=HELLO, max_tokens=20, temperature=0.0, seed=0):
+    """Return who answered, and with which tokens."""
+    sampling = Sampling(max_tokens=max_tokens, temperature=temperature, seed=seed)
+    tokens, started = [], None
+    async with contextlib.aclosing(supervisor.answer(prompt, sampling)) as items:
+        async for item in items:
+            if isinstance(item, Started):
+                assert started is None
+                started = item
+            elif isinstance(item, Delta):
+                tokens.extend(item.tokens)
+            else:
+                assert item.completion_tokens == len(tokens)
+    return started.release, tokens
+
+
+def kind_of(caught):
+    return caught.value.kind
+
+
+def test_a_loaded_release_answers_probes_and_requests_only_after_the_flip(tmp_path):
+    a = make_release(tmp_path / "a", b"weights of a")
+
+    async def scenario():
+        async with supervise(tmp_path) as supervisor:
+            await load(supervisor, a)
+            with pytest.raises(ServingError) as caught:
+                await ask(supervisor)
+            assert kind_of(caught) == "unavailable"
+            (probe,) = await supervisor.probe("a", [HELLO], max_tokens=20)
+            assert list(probe.tokens) == expected(a)
+            assert probe.text == text_of(expected(a))
+            assert await supervisor.flip("a") < 1000
+            assert await ask(supervisor) == ("a", expected(a))
+
+    asyncio.run(scenario())
+
+
+def test_a_flip_moves_new_requests_and_leaves_started_ones_where_they_are(tmp_path):
+    a = make_release(tmp_path / "a", b"a", token_s=0.005, num_tokens=20)
+    b = make_release(tmp_path / "b", b"b")
+
+    async def scenario():
+        async with supervise(tmp_path, num_parallel=1) as supervisor:
+            await asyncio.gather(load(supervisor, a, "a"), load(supervisor, b, "b"))
+            await supervisor.flip("a")
+            started = asyncio.create_task(ask(supervisor))
+            waiting = asyncio.create_task(ask(supervisor))
+            await asyncio.sleep(0.02)
+            assert supervisor.num_waiting == 1
+            await supervisor.flip("b")
+            assert await ask(supervisor) == ("b", expected(b))
+            assert await waiting == ("b", expected(b)), "a request that had not started goes to the new release"
+            assert not started.done()
+            await supervisor.drain("a", timeout_s=5)
+            assert await started == ("a", expected(a, num_tokens=20))
+            assert [model.release for model in supervisor.models] == ["b"]
+
+    asyncio.run(scenario())
+
+
+def test_a_drain_that_takes_too_long_leaves_the_worker_at_work(tmp_path):
+    a = make_release(tmp_path / "a", b"a", token_s=0.01, num_tokens=15)
+    b = make_release(tmp_path / "b", b"b")
+
+    async def scenario():
+        async with supervise(tmp_path) as supervisor:
+            await asyncio.gather(load(supervisor, a, "a"), load(supervisor, b, "b"))
+            await supervisor.flip("a")
+            started = asyncio.create_task(ask(supervisor))
+            await asyncio.sleep(0.01)
+            await supervisor.flip("b")
+            with pytest.raises(ServingError) as caught:
+                await supervisor.drain("a", timeout_s=0.01)
+            assert kind_of(caught) == "timeout"
+            assert (await started)[0] == "a"
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("mode", "words"),
+    [({"load": "crash"}, "exit code 3.*crashing on load"), ({"load": "fail"}, "refuses"), ({"load": "hang"}, "after")],
+)
+def test_a_release_that_does_not_load_says_why_and_leaves_nothing(tmp_path, mode, words):
+    a = make_release(tmp_path / "a", b"a", **mode)
+
+    async def scenario():
+        async with supervise(tmp_path) as supervisor:
+            with pytest.raises(ServingError, match=words) as caught:
+                await load(supervisor, a, timeout_s=0.15)
+            assert kind_of(caught) == "load_failed"
+            assert supervisor.models == []
+            assert not list(tmp_path.glob("*.sock"))
+
+    asyncio.run(scenario())
+
+
+def test_an_engine_that_cannot_be_started_is_a_load_failure(tmp_path):
+    spec = WorkerSpec(release="a", directory=tmp_path, command=("/no/such/engine",), run_directory=tmp_path)
+
+    async def scenario():
+        with pytest.raises(ServingError, match="/no/such/engine"):
+            await EngineWorker.start(spec)
+
+    asyncio.run(scenario())
+
+
+def test_what_is_not_possible_is_refused_by_kind(tmp_path):
+    a = make_release(tmp_path / "a", b"a")
+
+    async def scenario():
+        async with supervise(tmp_path, max_workers=1) as supervisor:
+            await load(supervisor, a)
+            await load(supervisor, a)  # again: nothing to do
+            await supervisor.flip("a")
+            for kind, attempt in [
+                ("unknown_release", supervisor.flip("z")),
+                ("unknown_release", supervisor.probe("z", [], max_tokens=1)),
+                ("unknown_release", supervisor.unload("z")),
+                ("serving", supervisor.unload("a")),
+                ("serving", supervisor.drain("a", timeout_s=1)),
+                ("busy", load(supervisor, a, "b")),
+            ]:
+                with pytest.raises(ServingError) as caught:
+                    await attempt
+                assert kind_of(caught) == kind
+
+    asyncio.run(scenario())
+
+
+def test_a_full_queue_refuses_and_a_prompt_too_long_is_named(tmp_path):
+    a = make_release(tmp_path / "a", b"a", token_s=0.01)
+
+    async def scenario():
+        async with supervise(tmp_path, num_parallel=1, max_waiting=1) as supervisor:
+            await load(supervisor, a)
+            await supervisor.flip("a")
+            with pytest.raises(ServingError) as caught:
+                await ask(supervisor, prompt=Prompt(tokens=(1,) * 3000))
+            assert kind_of(caught) == "too_long"
+            running = [asyncio.create_task(ask(supervisor)) for _ in range(2)]
+            await asyncio.sleep(0)
+            with pytest.raises(ServingError) as caught:
+                await ask(supervisor)
+            assert kind_of(caught) == "busy"
+            assert len(await asyncio.gather(*running)) == 2
+
+    asyncio.run(scenario())
+
+
+def test_requests_of_a_killed_worker_are_taken_up_where_they_were(tmp_path):
+    a = make_release(tmp_path / "a", b"a", token_s=0.004, num_tokens=20)
+
+    async def scenario():
+        async with supervise(tmp_path) as supervisor:
+            model = await load(supervisor, a)
+            await supervisor.flip("a")
+            running = [asyncio.create_task(ask(supervisor, max_tokens=n, seed=n)) for n in (18, 19, 20)]
+            drawn = asyncio.create_task(ask(supervisor, temperature=0.7, seed=5))
+            await asyncio.sleep(0.03)
+            os.kill(model.worker.pid, signal.SIGKILL)
+            answers = await asyncio.gather(*running)
+            assert answers == [("a", expected(a, max_tokens=n, num_tokens=20)) for n in (18, 19, 20)]
+            assert len((await drawn)[1]) == 20
+            assert (model.num_restarts, model.num_failures, model.state) == (1, 0, ModelState.READY)
+            (event,) = supervisor.events
+            assert (event["event"], event["release"], event["serving"]) == ("worker_failed", "a", True)
+            assert "SIGKILL" in event["reason"]
+
+    asyncio.run(scenario())
+
+
+def test_a_request_that_kills_every_worker_fails_and_the_next_one_is_answered(tmp_path):
+    a = make_release(tmp_path / "a", b"a", crash_mid_answer=True)
+
+    async def scenario():
+        async with supervise(tmp_path) as supervisor:
+            await load(supervisor, a)
+            await supervisor.flip("a")
+            with pytest.raises(ServingError) as caught:
+                await ask(supervisor)
+            assert kind_of(caught) == "worker_lost"
+            set_mode(a)
+            assert await ask(supervisor) == ("a", expected(a))
+            assert len(supervisor.events) == 2
+
+    asyncio.run(scenario())
+
+
+def test_an_answer_is_not_continued_by_another_release(tmp_path):
+    a = make_release(tmp_path / "a", b"a", token_s=0.005, num_tokens=30)
+    b = make_release(tmp_path / "b", b"b")
+
+    async def scenario():
+        async with supervise(tmp_path) as supervisor:
+            await asyncio.gather(load(supervisor, a, "a"), load(supervisor, b, "b"))
+            await supervisor.flip("a")
+            started = asyncio.create_task(ask(supervisor, max_tokens=30))
+            await asyncio.sleep(0.03)
+            await supervisor.flip("b")
+            await supervisor.unload("a")
+            with pytest.raises(ServingError, match="another release"):
+                await started
+
+    asyncio.run(scenario())
+
+
+def test_a_worker_that_dies_before_the_first_token_loses_nothing_in_a_flip(tmp_path):
+    a = make_release(tmp_path / "a", b"a", hang_on_generate=True)
+    b = make_release(tmp_path / "b", b"b")
+
+    async def scenario():
+        async with supervise(tmp_path) as supervisor:
+            await asyncio.gather(load(supervisor, a, "a"), load(supervisor, b, "b"))
+            await supervisor.flip("a")
+            started = asyncio.create_task(ask(supervisor))
+            await asyncio.sleep(0.01)
+            await supervisor.flip("b")
+            await supervisor.unload("a")
+            assert await started == ("b", expected(b))
+
+    asyncio.run(scenario())
+
+
+def test_a_hanging_engine_is_killed_and_restarted(tmp_path):
+    a = make_release(tmp_path / "a", b"a", hang_on_generate=True)
+
+    async def scenario():
+        async with supervise(tmp_path, health_interval_s=0.01, stall_timeout_s=1) as supervisor:
+            await load(supervisor, a)
+            await supervisor.flip("a")
+            asked = asyncio.create_task(ask(supervisor))
+            while not supervisor.events:
+                await asyncio.sleep(0.005)
+            set_mode(a)
+            assert await asked == ("a", expected(a))
+            assert "no progress" in supervisor.events[0]["reason"]
+
+    asyncio.run(scenario())
+
+
+def test_a_restart_that_fails_is_told_each_time_and_a_flip_ends_it(tmp_path):
+    a, b = make_release(tmp_path / "a", b"a"), make_release(tmp_path / "b", b"b")
+
+    async def scenario():
+        async with supervise(tmp_path) as supervisor:
+            model, _ = await asyncio.gather(load(supervisor, a, "a"), load(supervisor, b, "b"))
+            await supervisor.flip("a")
+            set_mode(a, load="fail")
+            os.kill(model.worker.pid, signal.SIGKILL)
+            while len(supervisor.events) < 3:
+                await asyncio.sleep(0.005)
+            assert not supervisor.is_serving
+            waiting = asyncio.create_task(ask(supervisor))
+            await supervisor.flip("b")
+            assert await waiting == ("b", expected(b))
+            assert [event["failures"] for event in supervisor.events[:3]] == [1, 2, 3]
+            await supervisor.drain("a", timeout_s=1)
+
+    asyncio.run(scenario())
+
+
+def test_a_client_that_gives_up_frees_its_place(tmp_path):
+    a = make_release(tmp_path / "a", b"a", token_s=0.01, num_tokens=1000)
+
+    async def scenario():
+        async with supervise(tmp_path, num_parallel=1) as supervisor:
+            model = await load(supervisor, a)
+            await supervisor.flip("a")
+            asked = asyncio.create_task(ask(supervisor, max_tokens=2000))
+            gave_up_waiting = asyncio.create_task(ask(supervisor))
+            await asyncio.sleep(0.02)
+            asked.cancel()
+            gave_up_waiting.cancel()
+            await asyncio.wait({asked, gave_up_waiting})
+            assert (await ask(supervisor, max_tokens=1))[0] == "a"
+            assert (model.num_active, supervisor.num_waiting) == (0, 0)
+
+    asyncio.run(scenario())
+
+
+def test_requests_wait_only_so_long(tmp_path):
+    a = make_release(tmp_path / "a", b"a", hang_on_generate=True)
+
+    async def scenario():
+        async with supervise(tmp_path, num_parallel=1, wait_timeout_s=0.02, request_timeout_s=0.1) as supervisor:
+            await load(supervisor, a)
+            await supervisor.flip("a")
+            first = asyncio.create_task(ask(supervisor))
+            await asyncio.sleep(0)
+            with pytest.raises(ServingError) as caught:
+                await ask(supervisor)
+            assert kind_of(caught) == "busy"
+            with pytest.raises(ServingError) as caught:
+                await first
+            assert kind_of(caught) == "timeout"
+
+    asyncio.run(scenario())
+
+
+def test_no_worker_outlives_its_supervisor(tmp_path):
+    a = make_release(tmp_path / "a", b"a")
+
+    async def scenario():
+        async with supervise(tmp_path) as supervisor:
+            model = await load(supervisor, a)
+            pid = model.worker.pid
+            assert int((model.worker.spec.run_directory / "..").exists())
+            os.kill(pid, 0)
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+    asyncio.run(scenario())
+
+
+def test_the_twin_answers_as_the_worker_on_board_would(tmp_path):
+    a = make_release(tmp_path / "a", b"a")
+    prompts = [{"messages": [{"role": "user", "content": "hello"}]}, {"prompt": "x y"}, {"tokens": [1, 2]}]
+
+    async def scenario():
+        answers = await answer_prompts(a, prompts, 20, engine_command())
+        assert list(answers[0].tokens) == expected(a)
+        assert [answer.tokens[-1] for answer in answers] == [END] * 3
+        with pytest.raises(ServingError, match="exactly one"):
+            await answer_prompts(a, [{}], 20, engine_command())
+
+    asyncio.run(scenario())
+
+
+def test_a_done_without_deltas_still_says_who_answered(tmp_path):
+    a = make_release(tmp_path / "a", b"a", token_s=30)
+
+    async def scenario():
+        async with supervise(tmp_path) as supervisor:
+            model = await load(supervisor, a)
+            await supervisor.flip("a")
+            items = supervisor.answer(HELLO, Sampling(max_tokens=5))
+            first = asyncio.ensure_future(anext(items))
+            await asyncio.sleep(0.01)
+            model.worker.say("cancel", {"id": next(iter(model.worker._open))})
+            assert isinstance(await first, Started)
+            assert isinstance(await anext(items), Done)
+            await items.aclose()
+
+    asyncio.run(scenario())
