@@ -41,10 +41,10 @@ def import_model(
     Llama and Qwen2 models are written as Qwen2. A Llama's missing biases are zeros; its answers stay the same.
 
     Examples:
-        ```
-        skyload model import smollm2 --out models/smollm2
-        skyload model import model.Q4_1.gguf --out models/mine --dry-run
-        ```
+    ```
+    skyload model import smollm2 --out models/smollm2
+    skyload model import model.Q4_1.gguf --out models/mine --dry-run
+    ```
     """
     from groundsegment.models.fetch import find_gguf
     from groundsegment.models.gguf_import import import_gguf, plan_import
@@ -94,10 +94,10 @@ def quantize_model(
     Embeddings, head and norms keep their type.
 
     Examples:
-        ```
-        skyload model quantize models/smollm2 --out models/smollm2-int8
-        skyload model quantize models/smollm2 --out models/smollm2-int4 --format int4 --group-size 64
-        ```
+    ```
+    skyload model quantize models/smollm2 --out models/smollm2-int8
+    skyload model quantize models/smollm2 --out models/smollm2-int4 --format int4 --group-size 64
+    ```
     """
     from groundsegment.errors import InputError
     from groundsegment.models.output_directory import check_output
@@ -145,10 +145,10 @@ def inspect_model(
     The release's digest is what `sha256sum * | sha256sum` prints over its files.
 
     Examples:
-        ```
-        skyload model inspect models/smollm2-int8
-        skyload model inspect model.gguf --no-digest --json
-        ```
+    ```
+    skyload model inspect models/smollm2-int8
+    skyload model inspect model.gguf --no-digest --json
+    ```
     """
     from groundsegment.models.inspection import as_json as to_json
     from groundsegment.models.inspection import inspect_release
