@@ -224,8 +224,10 @@ def facts(rehearsal: Rehearsal, update: dict[str, Any], summary: dict[str, Any],
     up = link.get("up", {})
     return {
         "state on board": str(summary.get("state", "unknown")).upper(),
-        "model": f"{size_text(update.get('installed_bytes', 0))} on disk, {size_text(update.get('payload_bytes', 0))} sent as bundles",
-        "bytes on the link": f"{size_text(summary.get('bytes_sent', 0))}, {summary.get('link_ratio', 0):.3f} x payload / (1 - loss)",
+        "model": f"{size_text(update.get('installed_bytes', 0))} on disk, "
+        f"{size_text(update.get('payload_bytes', 0))} as bundles",
+        "bytes on the link": f"{size_text(summary.get('bytes_sent', 0))}, "
+        f"{summary.get('link_ratio', 0):.3f} x payload / (1 - loss)",
         "contacts": str(summary.get("contacts_used", "?")),
         "frames": f"{summary.get('frames_sent', 0):,} sent, {up.get('lost', summary.get('frames_lost', 0)):,} lost",
         "swap": f"{summary.get('swap_ms', '?')} ms between old and new model",
