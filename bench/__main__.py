@@ -1,0 +1,41 @@
+"""`make bench NAME=...`: run one measurement; without a name, list them."""
+
+import argparse
+import importlib
+import json
+import sys
+
+from bench.results import keep
+
+# name: (module, what it measures)
+MEASUREMENTS = {
+    "flight": (
+        "bench.flight",
+        "fly a 90 MB release of a real model over 10 % loss with gaps, while requests keep coming",
+    ),
+    "memory": ("bench.memory", "stage and receive a synthetic 4 GB release; the peak memory of packer and daemon"),
+    "kills": ("bench.kills", "30 flights, each with a kill -9 of daemon or uplink at a random moment"),
+}
+
+
+def main() -> int:
+    """Run or list."""
+    parser = argparse.ArgumentParser(prog="make bench", description="Run one measurement; without a name, list them.")
+    parser.add_argument("name", nargs="?", choices=sorted(MEASUREMENTS))
+    parser.add_argument("--keep", action="store_true", help="write the result into docs/benchmarks.md")
+    arguments, options = parser.parse_known_args()
+    if arguments.name is None:
+        for name, (_, what) in MEASUREMENTS.items():
+            print(f"  make bench NAME={name:10} {what}")
+        return 0
+    module, what = MEASUREMENTS[arguments.name]
+    table, figures = importlib.import_module(module).measure(options)
+    print(table)
+    if arguments.keep:
+        keep(arguments.name, what, table, figures)
+    print(json.dumps(figures), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
