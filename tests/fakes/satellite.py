@@ -147,8 +147,7 @@ class FakeSatellite:
         if self.next_report is None or now < self.next_report:
             return []
         self.next_report = now + self.report_interval_s
-        datagrams = [] if self.is_silent else [self._report(now), *map(self.down.encode, self._messages(now))]
-        return datagrams
+        return [] if self.is_silent else [self._report(now), *map(self.down.encode, self._messages(now))]
 
     def _sync(self, now):
         self.next_sync = None
