@@ -40,8 +40,8 @@ soak: $(READY) ## Fly over random links for SECONDS=120, with SEED=n to repeat a
 docker-test: $(READY) ## Fly between containers; skips itself where no Docker engine answers.
 	$(BIN)/pytest tests/docker -m docker --timeout 1500 -rs
 
-bench: $(READY) ## Run one measurement, NAME=flight; without NAME, list them.
-	@$(BIN)/python -m bench $(NAME)
+bench: $(READY) ## Run one measurement, NAME=flight, KEEP=1 to write it down; without NAME, list them.
+	@$(BIN)/python -m bench $(NAME) $(if $(KEEP),--keep)
 
 check: lint types architecture test test-slow soak docker-test ## Everything that must be green.
 
