@@ -157,7 +157,10 @@ def _values(plan: ImportPlan, tensor: TensorInfo) -> Iterator[tuple[NDArray[np.f
         file.seek(tensor.offset)
         for first in range(0, num_rows, step):
             count = min(step, num_rows - first)
-            raw = np.frombuffer(file.read(count * row_bytes), np.uint8).reshape(count, row_bytes)
+            block = file.read(count * row_bytes)
+            if len(block) != count * row_bytes:
+                raise InputError(f"{plan.source}: became shorter while it was read", hint="run the command again")
+            raw = np.frombuffer(block, np.uint8).reshape(count, row_bytes)
             values = np.asarray(dequantize(raw, kind), np.float32).reshape(count, columns)
             yield (_unrotate(values, head_rows) if head_rows else values), raw.nbytes
 

@@ -2,10 +2,11 @@
 
 - `make_tiny_qwen2`: a loadable random Qwen2 release of some 100 kB with its own tokenizer and chat template.
   Greedy answers are readable ASCII, differ from seed to seed, and never end by themselves.
+- `make_tiny_gguf`: a small Llama in a GGUF file, with what a Qwen2 checkpoint of it must hold.
 - `make_synthetic_release`: a many-shard int8 release of any size for memory and speed tests. It is shaped
   like a quantized model but no engine would answer sensibly with it.
 
-Both write the same bytes for the same arguments.
+All write the same bytes for the same arguments.
 """
 
 import json
@@ -152,6 +153,87 @@ def make_synthetic_release(
     return directory
 
 
+def make_tiny_gguf(
+    path: Path, *, seed: int, heads: int = 4, kv_heads: int = 2, matrix_type: str = "Q8_0"
+) -> dict[str, NDArray[np.float32]]:
+    """Write a one-layer Llama as GGUF, rows of query and key in GGUF's order.
+
+    Args:
+        path: the file.
+        seed: decides every weight.
+        heads: query heads, of 16 each.
+        kv_heads: key and value heads.
+        matrix_type: GGUF type of the matrices.
+
+    Returns:
+        Every tensor that a Hugging Face Llama checkpoint of it holds, by its name there, as the file's values.
+    """
+    from gguf import GGMLQuantizationType, GGUFWriter
+    from gguf.quants import dequantize, quantize
+
+    hidden, width, kv_width = heads * 16, heads * 32, kv_heads * 16
+    tokenizer = write_tiny_tokenizer(path.parent)
+    tokens = [token for token, _ in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])]
+    merges = json.loads((path.parent / "tokenizer.json").read_text())["model"]["merges"]
+    writer = GGUFWriter(path, "llama")
+    writer.add_block_count(1)
+    writer.add_context_length(256)
+    writer.add_embedding_length(hidden)
+    writer.add_feed_forward_length(width)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(kv_heads)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm")
+    writer.add_token_list(tokens)
+    writer.add_token_types([3 if token.startswith("<|") else 1 for token in tokens])
+    writer.add_token_merges([" ".join(merge) for merge in merges])
+    writer.add_eos_token_id(2)
+    writer.add_bos_token_id(1)
+    writer.add_chat_template(CHAT_TEMPLATE)
+    rng = np.random.default_rng(seed)
+    layer = {
+        "attn_q": ("self_attn.q_proj", (hidden, hidden)),
+        "attn_k": ("self_attn.k_proj", (kv_width, hidden)),
+        "attn_v": ("self_attn.v_proj", (kv_width, hidden)),
+        "attn_output": ("self_attn.o_proj", (hidden, hidden)),
+        "ffn_gate": ("mlp.gate_proj", (width, hidden)),
+        "ffn_up": ("mlp.up_proj", (width, hidden)),
+        "ffn_down": ("mlp.down_proj", (hidden, width)),
+        "attn_norm": ("input_layernorm", (hidden,)),
+        "ffn_norm": ("post_attention_layernorm", (hidden,)),
+    }
+    shapes = {"token_embd.weight": ("model.embed_tokens.weight", (len(tokens), hidden))}
+    shapes["output_norm.weight"] = ("model.norm.weight", (hidden,))
+    for name, (target, shape) in layer.items():
+        shapes[f"blk.0.{name}.weight"] = (f"model.layers.0.{target}.weight", shape)
+    kind = GGMLQuantizationType[matrix_type]
+    expected: dict[str, NDArray[np.float32]] = {}
+    for name, (target, shape) in shapes.items():
+        value = rng.normal(0, 0.05, shape).astype(np.float32)
+        if len(shape) == 1:
+            writer.add_tensor(name, value)
+            expected[target] = value
+            continue
+        raw = quantize(value, kind)
+        expected[target] = dequantize(raw, kind)
+        rows = [_gguf_row(row, head_rows=16) for row in range(shape[0])]
+        is_rotated = name.startswith(("blk.0.attn_q", "blk.0.attn_k"))
+        writer.add_tensor(name, raw[rows] if is_rotated else raw, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return expected
+
+
+def _gguf_row(row: int, *, head_rows: int) -> int:
+    """Return which row of a Hugging Face matrix GGUF keeps at `row`: the two halves of a head take turns."""
+    head, place = divmod(row, head_rows)
+    return head * head_rows + (place % 2) * (head_rows // 2) + place // 2
+
+
 def write_tiny_tokenizer(directory: Path) -> Tokenizer:
     """Write tokenizer.json and tokenizer_config.json of a byte-level BPE with ChatML marks; return it."""
     tokenizer = Tokenizer(models.BPE())
@@ -290,9 +372,7 @@ def _is_printable(tokenizer: Tokenizer, token_id: int) -> bool:
     return bool(text) and text.isascii() and text.isprintable()
 
 
-def _write_shards(
-    directory: Path, tensors: Mapping[str, tuple[str, tuple[int, ...], bytes]], num_shards: int
-) -> None:
+def _write_shards(directory: Path, tensors: Mapping[str, tuple[str, tuple[int, ...], bytes]], num_shards: int) -> None:
     if num_shards == 1:
         write_safetensors(directory / "model.safetensors", tensors)
         return
