@@ -262,6 +262,10 @@ class Uplink:
             if not block.is_untouched or block.is_solved
         ]
 
+    def next_sample(self) -> tuple[int, int] | None:
+        """How many frames in a row were sent, and of them arrived, in the last stretch that reports covered."""
+        return self._feedback.samples.popleft() if self._feedback.samples else None
+
     # Queries
 
     @property

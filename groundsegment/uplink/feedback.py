@@ -6,6 +6,7 @@ satellite counts symbols only when they are durable, once a second or so.
 """
 
 import math
+from collections import deque
 
 from groundsegment.uplink.flight_log import FlightLog
 from groundsegment.uplink.loss import LossEstimate
@@ -27,6 +28,7 @@ class Feedback:
         self._session: bytes | None = None
         self._anchor: tuple[int, int] | None = None  # frames settled, frames received: where the next sample starts
         self._delay_s: float | None = None
+        self.samples: deque[tuple[int, int]] = deque(maxlen=16)  # (sent, arrived), for whoever searches a rate
         self._was_heard_in_contact = False
         self._contacts_unheard = 0
 
@@ -94,4 +96,5 @@ class Feedback:
         # A count ahead of its echo shows more arrivals than frames; what is too much belongs to the next sample.
         counted = min(arrived, sent)
         self.loss = self.loss.with_sample(sent=sent, arrived=counted)
+        self.samples.append((sent, counted))
         self._anchor = (settled, self._anchor[1] + counted)
