@@ -6,21 +6,13 @@ owner answers with a verdict. Both calls may come again after a restart with an 
 object it has used already, `is_complete` is true, or the verdict is CONSUMED again.
 """
 
-from dataclasses import dataclass, field
-from enum import Enum
 from pathlib import Path
 from typing import Protocol
 
+from onboard.receiver.status import ReceiverStatistics, ReportStatus, Verdict
 from protocol.objects import ObjectKind
-from protocol.report import NO_HANDLE, Reason, UpdateState
 
-
-class Verdict(Enum):
-    """What became of an object that was handed over."""
-
-    CONSUMED = "consumed"  # used, durably: its file goes, its frames are dropped, reports list it as complete
-    KEPT = "kept"  # no use for it yet: the file stays under the quota and is offered again after `offer_again`
-    REFUSED = "refused"  # bad: its file goes, it is forgotten and collected again if its frames come again
+__all__ = ["ObjectSink", "ReceiverStatistics", "ReportStatus", "StatusSource", "Verdict"]
 
 
 class ObjectSink(Protocol):
@@ -39,73 +31,9 @@ class ObjectSink(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReportStatus:
-    """What a report says beyond frames; the fields are those of `protocol.report.Report`."""
-
-    state: UpdateState = UpdateState.NONE
-    reason: Reason = Reason.NONE
-    update: bytes = NO_HANDLE
-    serving: bytes = NO_HANDLE
-    accepted: int = 0
-    boot_count: int = 0
-    free_mib: int = 0
-    bundle_ranges: tuple[tuple[int, int], ...] = ()
-
-
 class StatusSource(Protocol):
     """Knows how the updates stand."""
 
     def report_status(self) -> ReportStatus:
         """Called for every report: must be quick and not raise."""
         ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReceiverStatistics:
-    """Counters since the receiver was made, and what is open now.
-
-    Attributes:
-        frames_received: authentic frames.
-        frames_rejected: those that were not, by cause: "truncated", "version", "checksum", "malformed".
-        symbols_accepted: taken into a log.
-        symbols_duplicate: had them already.
-        symbols_surplus: of objects or blocks that need no more.
-        symbols_refused: by cause: "layout" (differs from what its object has), "kind" (no codec), "quota", "store"
-            (the disk did not take it).
-        reports_received: authentic reports of the ground.
-        reports_sent: our own.
-        frames_sent: down, reports among them.
-        blocks_solved: solved and durable.
-        solves_failed: asked for, but the symbols did not suffice yet.
-        objects_completed: consumed.
-        objects_poisoned: solved, but not what the handle says: thrown away.
-        objects_refused: by the sink.
-        objects_dropped: unfinished or kept, gave way under the quota.
-        bytes_completed: of the objects consumed.
-        open_objects: being collected or kept.
-        open_bytes: what they take of the quota.
-        syncs: done.
-        store_trouble: why symbols are not being stored, NONE if they are.
-    """
-
-    frames_received: int = 0
-    frames_rejected: dict[str, int] = field(default_factory=dict)
-    symbols_accepted: int = 0
-    symbols_duplicate: int = 0
-    symbols_surplus: int = 0
-    symbols_refused: dict[str, int] = field(default_factory=dict)
-    reports_received: int = 0
-    reports_sent: int = 0
-    frames_sent: int = 0
-    blocks_solved: int = 0
-    solves_failed: int = 0
-    objects_completed: int = 0
-    objects_poisoned: int = 0
-    objects_refused: int = 0
-    objects_dropped: int = 0
-    bytes_completed: int = 0
-    open_objects: int = 0
-    open_bytes: int = 0
-    syncs: int = 0
-    store_trouble: Reason = Reason.NONE
