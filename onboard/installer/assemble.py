@@ -1,0 +1,339 @@
+"""Rebuilds a release from bundles, segment by segment, straight into `releases/DIGEST16.part/`.
+
+Driven by the installer (bundles as they arrive) and by the twin on the ground (`rehearse`): the same code, so what
+the ground rehearsed is what happens on board. Blocking; call it in a thread. zstd and AES let other threads run.
+
+    .part/.progress    what is durably done: a header that names the update, then entries (below), each synced
+                       after what it speaks of
+    .part/NAME         files of the release, at full size from the start: their space is reserved before the first
+                       byte, so a full disk is met at once and not hours later
+    .part/.metadata.skm, .sha256sums    written by `seal`, before the rename
+
+Promises: memory is bounded by a few segments and one bundle's table; a bundle counts as installed only once its
+bytes are durable, and installing one again is harmless; nothing is parsed before its digest is right; a base file is
+used only after its digest was checked, once for each update. After a crash at any point `Assembly.open` goes on.
+
+    progress entry: offset  size  field
+                    0       1     kind      1 = bundle installed, 2 = base file verified
+                    1       3     zero
+                    4       4     number    big-endian
+                    8       4     CRC-32    of the header and bytes 0 .. 8
+
+It does not know trust, engines, or the link. Names with a leading dot cannot collide with a release's files.
+"""
+
+import contextlib
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import BinaryIO
+
+from onboard.errors import InstallError, StoreError, StoreFullError
+from onboard.installer.release import METADATA_NAME, SUMS_NAME, ReleaseDirectory, delete_tree, hash_file, write_file
+from onboard.store.disk import Disk, RealDisk, write_all, write_all_at
+from protocol.bundle import HEADER_SIZE, BundleHeader, head_size, peek_num_segments
+from protocol.errors import DecodeError
+from protocol.manifest import FileEntry, Manifest
+from protocol.ranges import RangeSet
+from protocol.report import Reason
+from protocol.segment import SegmentCipher, SegmentCodec, SegmentRow, expand
+
+PROGRESS_NAME = ".progress"
+_MAGIC = b"SKP1"
+_ENTRY = struct.Struct(">B3xI")
+_ENTRY_SIZE = _ENTRY.size + 4
+_INSTALLED, _BASE_VERIFIED = 1, 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is to be rebuilt, all of it trusted.
+
+    Attributes:
+        manifest: the trusted manifest.
+        update: handle of the update's metadata object; progress of another update is not ours.
+        release_key: unwrapped.
+        base: the base release, if the manifest names one.
+    """
+
+    manifest: Manifest
+    update: bytes
+    release_key: bytes
+    base: ReleaseDirectory | None = None
+
+
+class Assembly:
+    """One release being rebuilt; made by `open`."""
+
+    def __init__(self, part: Path, plan: Plan, disk: Disk) -> None:
+        self.part, self.plan = part, plan
+        self.installed = RangeSet()
+        self._disk = disk
+        self._verified_base: set[int] = set()
+        self._header = _MAGIC + plan.update
+        self._cipher = SegmentCipher(plan.release_key, plan.manifest.release_digest)
+
+    @classmethod
+    def open(cls, part: Path, plan: Plan, *, disk: Disk | None = None) -> "Assembly":
+        """Go on where the progress says, or start anew, with all space reserved.
+
+        Raises:
+            InstallError: DISK_FULL (nothing is left behind then), DISK_FAILED.
+        """
+        assembly = cls(part, plan, disk or RealDisk())
+        with _disk_reasons():
+            if not assembly._replay():
+                assembly._start()
+        return assembly
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every bundle is installed."""
+        return len(self.installed) == len(self.plan.manifest.bundles)
+
+    def install(self, bundle: Path, number: int) -> None:
+        """Put the bytes of a bundle where they belong; it is installed when this returns.
+
+        Args:
+            bundle: a file with the digest that the manifest gives bundle `number`: the caller has checked that.
+            number: which bundle.
+
+        Raises:
+            InstallError: BUNDLE_DAMAGED (final), BASE_MISSING, BASE_DAMAGED, DISK_FULL, DISK_FAILED.
+        """
+        if number in self.installed:
+            return
+        with _disk_reasons(), bundle.open("rb") as source:
+            header = self._read_header(source, number)
+            at = header.size_bytes
+            for index, rows in groupby(header.rows, key=lambda row: row.file):
+                at = self._install_rows(source, at, self.plan.manifest.files[index], list(rows))
+            self._append(_INSTALLED, number)
+            self.installed.add(number)
+
+    def verify(self) -> None:
+        """Read all files back and compare their digests with the manifest.
+
+        Raises:
+            InstallError: DIGEST_MISMATCH (final), DISK_FAILED.
+        """
+        with _disk_reasons():
+            for entry in self.plan.manifest.files:
+                if hash_file(self.part / entry.name) != (entry.size_bytes, entry.sha256):
+                    raise InstallError(
+                        f"{entry.name} is not what was signed", reason=Reason.DIGEST_MISMATCH, hint="stage it again"
+                    )
+
+    def seal(self, target: Path, metadata: bytes) -> None:
+        """Give the verified release its name; after a power cut it has it, or is still a `.part`.
+
+        Args:
+            target: the release's directory; whatever has that name is deleted.
+            metadata: the update's metadata object, kept beside the files as evidence.
+
+        Raises:
+            InstallError: DISK_FULL, DISK_FAILED.
+        """
+        with _disk_reasons():
+            write_file(self._disk, self.part / METADATA_NAME, metadata)
+            write_file(self._disk, self.part / SUMS_NAME, ReleaseDirectory.sums(self.plan.manifest.files))
+            self._disk.sync_directory(self.part)
+            if target.exists():
+                delete_tree(target, self._disk)
+            self._disk.rename(self.part, target)
+            self._disk.sync_directory(target.parent)
+            # Only now: without it a cut before the rename would have to begin all over again.
+            self._disk.unlink(target / PROGRESS_NAME)
+
+    def discard(self) -> None:
+        """Delete what was rebuilt."""
+        with _disk_reasons():
+            delete_tree(self.part, self._disk)
+
+    # -- progress ------------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        delete_tree(self.part, self._disk)
+        try:
+            self._disk.make_directory(self.part)
+            for entry in self.plan.manifest.files:
+                handle = self._disk.open(self.part / entry.name, create=True)
+                try:
+                    if entry.size_bytes:
+                        self._disk.allocate(handle, 0, entry.size_bytes)
+                    self._disk.sync(handle)
+                finally:
+                    self._disk.close(handle)
+            write_file(self._disk, self.part / PROGRESS_NAME, self._header)
+            self._disk.sync_directory(self.part)
+            self._disk.sync_directory(self.part.parent)
+        except StoreFullError:
+            delete_tree(self.part, self._disk)  # reserved space would starve the inbox
+            raise
+
+    def _replay(self) -> bool:
+        """Read what is done; False if there is nothing of this update that could be trusted."""
+        path = self.part / PROGRESS_NAME
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return False
+        if data[: len(self._header)] != self._header or not self._has_all_files():
+            return False
+        at = len(self._header)
+        while (entry := self._decode(data[at : at + _ENTRY_SIZE])) is not None:
+            kind, number = entry
+            if kind == _INSTALLED:
+                self.installed.add(number)
+            else:
+                self._verified_base.add(number)
+            at += _ENTRY_SIZE
+        if at != len(data):  # torn by a power cut: whatever comes next must not follow rubbish
+            handle = self._disk.open(path)
+            try:
+                self._disk.truncate(handle, at)
+                self._disk.sync(handle)
+            finally:
+                self._disk.close(handle)
+        return True
+
+    def _has_all_files(self) -> bool:
+        files = self.plan.manifest.files
+        return all(_size_or_none(self.part / entry.name) == entry.size_bytes for entry in files)
+
+    def _decode(self, data: bytes) -> tuple[int, int] | None:
+        checksum = int.from_bytes(data[_ENTRY.size :], "big")
+        if len(data) != _ENTRY_SIZE or zlib.crc32(self._header + data[: _ENTRY.size]) != checksum:
+            return None
+        kind, number = _ENTRY.unpack_from(data)
+        num_bundles, num_base = len(self.plan.manifest.bundles), len(self.plan.base.files) if self.plan.base else 0
+        highest = {_INSTALLED: num_bundles, _BASE_VERIFIED: num_base}.get(kind, 0)
+        return (kind, number) if number < highest else None
+
+    def _append(self, kind: int, number: int) -> None:
+        body = _ENTRY.pack(kind, number)
+        handle = self._disk.open_log(self.part / PROGRESS_NAME)
+        try:
+            write_all(self._disk, handle, body + zlib.crc32(self._header + body).to_bytes(4, "big"))
+            self._disk.sync(handle)
+        finally:
+            self._disk.close(handle)
+
+    # -- segments ------------------------------------------------------------------------------------------
+
+    def _read_header(self, source: BinaryIO, number: int) -> BundleHeader:
+        manifest = self.plan.manifest
+        expected = manifest.bundles[number].num_segments
+        try:
+            head = _read_exactly(source, 0, HEADER_SIZE)
+            header = BundleHeader.decode(_read_exactly(source, 0, head_size(peek_num_segments(head))))
+        except DecodeError as error:
+            raise _damaged(number, str(error)) from error
+        if (header.release_digest, header.number) != (manifest.release_digest, number):
+            raise _damaged(number, "it is of another release, or has another number")
+        if len(header.rows) != expected or header.rows[0].number != manifest.first_segment(number):
+            raise _damaged(number, f"expected {expected} segments from {manifest.first_segment(number)} on")
+        for row in header.rows:
+            if row.file >= len(manifest.files) or row.offset + row.raw_size > manifest.files[row.file].size_bytes:
+                raise _damaged(number, f"segment {row.number} lies outside its file")
+        return header
+
+    def _install_rows(self, source: BinaryIO, at: int, entry: FileEntry, rows: list[SegmentRow]) -> int:
+        """Write the segments of one file and make them durable; returns where the next one is stored."""
+        handle = self._disk.open(self.part / entry.name)
+        try:
+            for row in rows:
+                raw = self._expand(row, _read_stored(source, at, row))
+                write_all_at(self._disk, handle, raw, row.offset)
+                at += row.stored_size
+            self._disk.sync(handle)
+        finally:
+            self._disk.close(handle)
+        return at
+
+    def _expand(self, row: SegmentRow, stored: bytes) -> bytes:
+        old = self._read_base(row) if row.needs_base else None
+        try:
+            payload = b"" if row.codec is SegmentCodec.COPY else self._cipher.open(row, stored)
+            return expand(row, payload, old)
+        except DecodeError as error:
+            raise InstallError(str(error), reason=Reason.BUNDLE_DAMAGED, hint="stage the update again") from error
+
+    def _read_base(self, row: SegmentRow) -> bytes:
+        base = self.plan.base
+        if base is None:
+            raise InstallError("the release it builds on is not on board", reason=Reason.BASE_MISSING)
+        if row.base_file >= len(base.files):
+            raise InstallError(
+                f"segment {row.number}: its base has no file {row.base_file}", reason=Reason.BUNDLE_DAMAGED
+            )
+        self._verify_base(base, row.base_file)
+        path = base.directory / base.files[row.base_file].name
+        with _base_reasons(path.name), path.open("rb") as file:
+            return _read_exactly(file, row.base_offset, row.raw_size)
+
+    def _verify_base(self, base: ReleaseDirectory, index: int) -> None:
+        if index in self._verified_base:
+            return
+        entry = base.files[index]
+        with _base_reasons(entry.name):
+            size, sha256 = hash_file(base.directory / entry.name)
+        if sha256 != entry.sha256:
+            raise InstallError(
+                f"{entry.name} of the base has {size} bytes with another digest", reason=Reason.BASE_DAMAGED
+            )
+        self._append(_BASE_VERIFIED, index)
+        self._verified_base.add(index)
+
+
+def _read_exactly(file: BinaryIO, offset: int, size: int) -> bytes:
+    """Read `size` bytes; a short read is legal and goes on, an end is damage."""
+    parts, at = [], offset
+    while at < offset + size:
+        part = os.pread(file.fileno(), offset + size - at, at)
+        if not part:
+            raise DecodeError(f"the file ends at {at}, {offset + size} were expected")
+        parts.append(part)
+        at += len(part)
+    return b"".join(parts)
+
+
+def _read_stored(source: BinaryIO, at: int, row: SegmentRow) -> bytes:
+    try:
+        return _read_exactly(source, at, row.stored_size)
+    except DecodeError as error:
+        raise InstallError(f"segment {row.number}: {error}", reason=Reason.BUNDLE_DAMAGED) from error
+
+
+def _size_or_none(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return None
+
+
+def _damaged(number: int, problem: str) -> InstallError:
+    return InstallError(f"bundle {number}: {problem}", reason=Reason.BUNDLE_DAMAGED, hint="stage the update again")
+
+
+@contextlib.contextmanager
+def _base_reasons(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, DecodeError) as error:
+        raise InstallError(f"{name} of the base cannot be read: {error}", reason=Reason.BASE_DAMAGED) from error
+
+
+@contextlib.contextmanager
+def _disk_reasons() -> Iterator[None]:
+    """Turn what the disk did into the reason a report gives."""
+    try:
+        yield
+    except StoreFullError as error:
+        raise InstallError(str(error), reason=Reason.DISK_FULL, hint=error.hint) from error
+    except (StoreError, OSError) as error:
+        raise InstallError(str(error), reason=Reason.DISK_FAILED, hint="check the medium") from error

@@ -1,0 +1,244 @@
+"""Decisions of an installation, without disk, clock or engine.
+
+One table says which state follows which input; a pair that is not in it is a bug of ours (`MisuseError`), never
+something the link can cause. What the shell finds (an obstacle, an answer, a crash) becomes an input here; what is
+durable is the record, so `step_after_start` needs nothing else to go on after a power cut.
+
+    NONE ──ACCEPTED──> RECEIVING ──SEALED──> VERIFIED ──TRIAL_STARTED──> TRIAL ──TRIAL_PASSED──> CONFIRMED
+                        │     ^  │            ^    │                      │ │
+               OBSTACLE v     │  └UNBUILDABLE─│────│──> REJECTED <────────┘ │ TRIAL_FAILED, GIVEN_UP
+                       BLOCKED┘ CLEARED       │    └──GIVEN_UP──^           │
+                                              └───── TRIAL_INTERRUPTED ─────┘
+    CANCELLED is reached from every state that is not final.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from protocol.errors import MisuseError
+from protocol.manifest import Canary
+from protocol.report import Reason, UpdateState
+
+PERMILLE = 1000
+
+
+class Input(Enum):
+    """What can happen to an update."""
+
+    ACCEPTED = auto()  # its metadata is trusted
+    OBSTACLE = auto()  # it cannot go on for now
+    CLEARED = auto()  # the obstacle may be gone
+    SEALED = auto()  # all files rebuilt, digests right, renamed
+    UNBUILDABLE = auto()  # what was signed does not give the files that were signed
+    TRIAL_STARTED = auto()  # the attempt is counted
+    TRIAL_INTERRUPTED = auto()  # we died during the trial
+    TRIAL_PASSED = auto()
+    TRIAL_FAILED = auto()
+    GIVEN_UP = auto()  # too many attempts
+    CANCELLED = auto()  # by command, or a newer update came
+
+
+_S = UpdateState
+TRANSITIONS: Mapping[tuple[UpdateState, Input], UpdateState] = {
+    (_S.NONE, Input.ACCEPTED): _S.RECEIVING,
+    (_S.RECEIVING, Input.OBSTACLE): _S.BLOCKED,
+    (_S.RECEIVING, Input.SEALED): _S.VERIFIED,
+    (_S.RECEIVING, Input.UNBUILDABLE): _S.REJECTED,
+    (_S.RECEIVING, Input.CANCELLED): _S.CANCELLED,
+    (_S.BLOCKED, Input.OBSTACLE): _S.BLOCKED,
+    (_S.BLOCKED, Input.CLEARED): _S.RECEIVING,
+    (_S.BLOCKED, Input.CANCELLED): _S.CANCELLED,
+    (_S.VERIFIED, Input.TRIAL_STARTED): _S.TRIAL,
+    (_S.VERIFIED, Input.GIVEN_UP): _S.REJECTED,
+    (_S.VERIFIED, Input.CANCELLED): _S.CANCELLED,
+    (_S.TRIAL, Input.TRIAL_INTERRUPTED): _S.VERIFIED,
+    (_S.TRIAL, Input.TRIAL_PASSED): _S.CONFIRMED,
+    (_S.TRIAL, Input.TRIAL_FAILED): _S.REJECTED,
+    (_S.TRIAL, Input.CANCELLED): _S.CANCELLED,
+}
+FINAL = frozenset({_S.CONFIRMED, _S.REJECTED, _S.CANCELLED})
+
+
+OBSTACLES = frozenset({Reason.DISK_FULL, Reason.DISK_FAILED, Reason.BASE_MISSING, Reason.BASE_DAMAGED})
+
+
+class Fate(Enum):
+    """What became of an object that was handed over."""
+
+    USED = auto()  # durably; or of no use ever
+    KEPT = auto()  # of no use yet: offer it again
+    BAD = auto()
+
+
+def is_obstacle(reason: Reason) -> bool:
+    """Whether what stands in the way may go away by itself, or by a newer update."""
+    return reason in OBSTACLES
+
+
+def next_state(state: UpdateState, happened: Input) -> UpdateState:
+    """Return the state that follows.
+
+    Raises:
+        MisuseError: this cannot happen in that state.
+    """
+    following = TRANSITIONS.get((state, happened))
+    if following is None:
+        raise MisuseError(f"update: {happened.name} cannot happen in state {state.name}")
+    return following
+
+
+def is_unfinished(state: UpdateState) -> bool:
+    """Whether an update in that state still wants something."""
+    return state not in FINAL and state is not UpdateState.NONE
+
+
+class Step(Enum):
+    """What the shell has to do next for the update."""
+
+    NOTHING = auto()
+    WAIT_FOR_BUNDLES = auto()
+    RETRY_LATER = auto()  # blocked: see whether the obstacle is gone
+    SEAL = auto()  # all bundles are in: check digests, seal
+    GIVE_UP = auto()
+    TRY = auto()  # count an attempt, load, ask the canary
+    RECOVER = auto()  # the trial was interrupted
+
+
+def next_step(state: UpdateState, *, attempts: int, attempts_max: int, is_complete: bool, is_trying: bool) -> Step:
+    """Decide what to do.
+
+    Args:
+        state: durable state of the update.
+        attempts: trials begun so far, counted before each.
+        attempts_max: how many there may be.
+        is_complete: whether every bundle is installed.
+        is_trying: whether this process runs the trial right now (False after a restart).
+    """
+    match state:
+        case UpdateState.RECEIVING:
+            return Step.SEAL if is_complete else Step.WAIT_FOR_BUNDLES
+        case UpdateState.BLOCKED:
+            return Step.RETRY_LATER
+        case UpdateState.VERIFIED:
+            return Step.TRY if attempts < attempts_max else Step.GIVE_UP
+        case UpdateState.TRIAL:
+            return Step.NOTHING if is_trying else Step.RECOVER
+        case _:
+            return Step.NOTHING
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CanaryVerdict:
+    """How the answers of a trial compare with the signed ones.
+
+    Attributes:
+        agreeing: leading tokens that agree, over all prompts.
+        expected: tokens that were signed, over all prompts.
+        agreement_permille: thousandths, rounded down.
+        is_passed: whether that is enough.
+    """
+
+    agreeing: int
+    expected: int
+    agreement_permille: int
+    is_passed: bool
+
+
+def judge_canary(canary: Canary, answers: Sequence[Sequence[int]]) -> CanaryVerdict:
+    """Compare a trial's answers with the contract: leading tokens that agree, over all prompts together.
+
+    A first token that differs makes all that follow different text, so what comes after it says nothing.
+    """
+    agreeing = expected = 0
+    for index, prompt in enumerate(canary.prompts):
+        answer = answers[index] if index < len(answers) else ()
+        agreeing += _leading(prompt.expected, answer)
+        expected += len(prompt.expected)
+    permille = PERMILLE * agreeing // expected if expected else PERMILLE
+    return CanaryVerdict(
+        agreeing=agreeing,
+        expected=expected,
+        agreement_permille=permille,
+        is_passed=permille >= canary.agreement_permille,
+    )
+
+
+def _leading(expected: Sequence[int], answer: Sequence[int]) -> int:
+    for index, (want, got) in enumerate(zip(expected, answer, strict=False)):
+        if want != got:
+            return index
+    return min(len(expected), len(answer))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnBoard:
+    """A confirmed release on board, as far as decisions need it.
+
+    Attributes:
+        digest: of the release.
+        sequence: of the update that brought it; 0 for what was there before launch.
+    """
+
+    digest: bytes
+    sequence: int
+
+
+def releases_to_delete(
+    on_board: Sequence[OnBoard],
+    *,
+    serving: bytes | None,
+    needed: Collection[bytes | None],
+    keep: int,
+    floor: int,
+) -> tuple[bytes, ...]:
+    """Choose the releases that may go.
+
+    Args:
+        on_board: latest used first.
+        serving: never goes.
+        needed: nor do these: what an unfinished update makes or builds on.
+        keep: how many may stay, the serving one included.
+        floor: no release with a smaller sequence may ever serve again, so none is worth keeping.
+    """
+    others = [r.digest for r in on_board if r.digest != serving and r.sequence >= floor]
+    kept = {serving, *needed, *others[: keep - 1]}
+    return tuple(r.digest for r in on_board if r.digest not in kept)
+
+
+def release_to_return_to(
+    on_board: Sequence[OnBoard], *, leaving: bytes | None, previous: bytes | None, floor: int
+) -> OnBoard | None:
+    """The release to go back to: `previous` if it may serve, else the latest used one that may; never the one we leave.
+
+    Args:
+        on_board: latest used first.
+        leaving: what serves now.
+        previous: what served before it.
+        floor: lowest sequence that may serve.
+    """
+    candidates = [r for r in on_board if r.digest != leaving and r.sequence >= floor]
+    return next((r for r in candidates if r.digest == previous), candidates[0] if candidates else None)
+
+
+REASON_TEXT: Mapping[Reason, str] = {
+    Reason.NONE: "",
+    Reason.UNTRUSTED: "its metadata is not signed as our root asks",
+    Reason.ROLLBACK: "its metadata is older than what was accepted before",
+    Reason.EXPIRED: "its metadata has expired",
+    Reason.WRONG_SATELLITE: "it is for another satellite",
+    Reason.DISK_FULL: "there is no space for its files",
+    Reason.DISK_FAILED: "the disk refused",
+    Reason.BASE_MISSING: "the release it builds on is not on board",
+    Reason.BASE_DAMAGED: "a file of the release it builds on is damaged",
+    Reason.BUNDLE_DAMAGED: "a bundle does not hold what its manifest says",
+    Reason.DIGEST_MISMATCH: "its files came out different from what was signed",
+    Reason.LOAD_FAILED: "the engine could not load it",
+    Reason.CANARY_FAILED: "its answers differ from the signed ones",
+    Reason.WORKER_FAILED: "its worker crashed while it was on probation",
+    Reason.TOO_MANY_ATTEMPTS: "its trial was interrupted too often",
+    Reason.ENGINE_UNSUITABLE: "the engine on board cannot run it",
+    Reason.COMMANDED: "the ground commanded it",
+    Reason.SUPERSEDED: "a newer update was accepted",
+    Reason.INTERNAL: "an error of our own; see the log",
+}

@@ -1,0 +1,58 @@
+"""Names in the state directory that follow the record: the `current` link, releases nobody needs, leftovers.
+
+Called at start and after a confirmation. What the record does not speak of is worth nothing (`store.layout`).
+"""
+
+import contextlib
+from collections.abc import Collection
+from pathlib import Path
+
+from onboard.installer.release import delete_tree
+from onboard.store.disk import RealDisk
+from onboard.store.layout import StateLayout
+
+_PART = ".part"
+
+
+def point_current(layout: StateLayout, digest: bytes) -> None:
+    """Let `current` name a release; after a power cut it names the old or the new one.
+
+    Works on a full disk: a short link needs no block of its own.
+    """
+    target = Path("releases") / layout.release(digest).name
+    with contextlib.suppress(OSError):
+        if layout.current.readlink() == target:
+            return
+    disk = RealDisk()
+    temporary = layout.current.with_name("current.new")
+    disk.unlink(temporary)
+    temporary.symlink_to(target)
+    disk.rename(temporary, layout.current)
+    disk.sync_directory(layout.state_dir)
+
+
+def delete_leftovers(layout: StateLayout, *, known: Collection[bytes], wanted: bytes | None) -> list[str]:
+    """Delete what is in `releases/` but neither known nor wanted; returns the names.
+
+    Args:
+        layout: of the state directory.
+        known: digests of confirmed releases.
+        wanted: digest of the release an unfinished update makes, sealed or not.
+    """
+    kept = {layout.release(digest).name for digest in known}
+    if wanted is not None:
+        kept |= {layout.release(wanted).name, layout.release_part(wanted).name}
+    disk = RealDisk()
+    deleted = [name for name in disk.list_directory(layout.releases) if name not in kept]
+    for name in deleted:
+        delete_tree(layout.releases / name, disk)
+    return deleted
+
+
+def memory_available_bytes() -> int | None:
+    """Memory that may be taken without swapping, as the kernel sees it; None where it does not say."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return None

@@ -1,0 +1,92 @@
+"""The newest update's metadata object, kept until a newer one is accepted: what the record's handle stands for.
+
+    STATE_DIR/update-HANDLE.skm     the object's bytes, written before the record speaks of it
+
+Its trust was decided when it was accepted, and its bytes are held by the handle in the record; so after a restart
+it is only decoded. Expiry is never asked again: a satellite must not lose what it has because time went by.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from onboard.errors import StoreCorruptError
+from onboard.store.disk import RealDisk, replace_file
+from protocol.errors import ProtocolError
+from protocol.manifest import Manifest
+from protocol.metadata import MetadataBundle
+from protocol.objects import handle_of_digest, object_handle
+
+_PATTERN = "update-*.skm*"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AcceptedUpdate:
+    """A trusted update.
+
+    Attributes:
+        handle: of its metadata object.
+        metadata: the object.
+        manifest: of the update.
+        numbers: bundle number by the digest of the bundle.
+        bundle_numbers: the same by handle.
+    """
+
+    handle: bytes
+    metadata: bytes
+    manifest: Manifest
+    numbers: dict[bytes, int]
+    bundle_numbers: dict[bytes, int]
+
+
+def accepted_update(metadata: bytes, manifest: Manifest) -> AcceptedUpdate:
+    """Make one of a metadata object that is trusted."""
+    numbers = {entry.sha256: number for number, entry in enumerate(manifest.bundles)}
+    return AcceptedUpdate(
+        handle=object_handle(metadata),
+        metadata=metadata,
+        manifest=manifest,
+        numbers=numbers,
+        bundle_numbers={handle_of_digest(sha256): number for sha256, number in numbers.items()},
+    )
+
+
+def keep_update(state_dir: Path, update: AcceptedUpdate) -> None:
+    """Make an update durable, beside an older one.
+
+    Raises:
+        StoreFullError, StoreFailedError: the disk refused.
+    """
+    replace_file(_path(state_dir, update.handle), update.metadata)
+
+
+def read_update(state_dir: Path, handle: bytes) -> AcceptedUpdate:
+    """Read the update that the record speaks of.
+
+    Raises:
+        StoreCorruptError: it is not there, or not what it was.
+    """
+    path = _path(state_dir, handle)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise StoreCorruptError(str(path), expected="an update", got=error.strerror or "nothing") from error
+    got = hashlib.sha256(data).digest()
+    if handle_of_digest(got) != handle:
+        raise StoreCorruptError(str(path), expected=f"handle {handle.hex()}", got=handle_of_digest(got).hex())
+    try:
+        return accepted_update(data, Manifest.decode(MetadataBundle.decode(data).manifest))
+    except ProtocolError as error:
+        raise StoreCorruptError(str(path), expected="an update", got=str(error)) from error
+
+
+def forget_updates(state_dir: Path, *, but: bytes | None) -> None:
+    """Delete updates that no record speaks of any more."""
+    disk, kept = RealDisk(), _path(state_dir, but) if but else None
+    for path in state_dir.glob(_PATTERN):
+        if path != kept:
+            disk.unlink(path)
+
+
+def _path(state_dir: Path, handle: bytes) -> Path:
+    return state_dir / f"update-{handle.hex()}.skm"

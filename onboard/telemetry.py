@@ -1,0 +1,165 @@
+"""The dictionary of events: everything the satellite may say about itself, each with an id that is never reused.
+
+Severity: DIAGNOSTIC (for developers), ACTIVITY (what it did), WARNING_LO (local, it recovers by itself), WARNING_HI
+(wider, somebody should look), FATAL (the daemon stops). Each event has a throttle: after so many in a minute the
+rest are only counted, so that a fault that repeats cannot fill the log or the downlink.
+
+Events go to the log as one line of key=value. Those marked `down` also go to the ground as signed messages.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+logger = logging.getLogger("onboard")
+_WINDOW_S = 60.0
+
+
+class Severity(StrEnum):
+    """How bad it is."""
+
+    DIAGNOSTIC = "diagnostic"
+    ACTIVITY = "activity"
+    WARNING_LO = "warning_lo"
+    WARNING_HI = "warning_hi"
+    FATAL = "fatal"
+
+
+_LEVELS = {
+    Severity.DIAGNOSTIC: logging.DEBUG,
+    Severity.ACTIVITY: logging.INFO,
+    Severity.WARNING_LO: logging.WARNING,
+    Severity.WARNING_HI: logging.ERROR,
+    Severity.FATAL: logging.CRITICAL,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One entry of the dictionary.
+
+    Attributes:
+        id: never reused.
+        name: what logs and messages call it.
+        severity: how bad it is.
+        text: for people; arguments stand beside it.
+        throttle: how many a minute are told.
+        down: whether the ground is told by a message.
+    """
+
+    id: int
+    name: str
+    severity: Severity
+    text: str
+    throttle: int = 20
+    down: bool = False
+
+
+_A, _LO, _HI = Severity.ACTIVITY, Severity.WARNING_LO, Severity.WARNING_HI
+
+DAEMON_STARTED = Event(id=1, name="daemon_started", severity=_A, text="the daemon runs")
+DAEMON_STOPPED = Event(id=2, name="daemon_stopped", severity=_A, text="the daemon stops")
+DAEMON_FAILED = Event(id=3, name="daemon_failed", severity=Severity.FATAL, text="the daemon cannot go on")
+CONFIG_WARNING = Event(id=4, name="config_warning", severity=_LO, text="the configuration is not as it should be")
+RECORD_CREATED = Event(id=5, name="record_created", severity=_A, text="first start: a new trust record")
+ROOT_RESTORED = Event(id=6, name="root_restored", severity=_HI, text="the trusted root was missing; the kit's is used")
+LEFTOVER_DELETED = Event(id=7, name="leftover_deleted", severity=_A, text="what no record speaks of was deleted")
+
+SERVING_STARTED = Event(id=20, name="serving_started", severity=_A, text="the serving process listens")
+SERVING_ENDED = Event(id=21, name="serving_ended", severity=_LO, text="the serving process ended and is restarted")
+RELEASE_LOADED = Event(id=22, name="release_loaded", severity=_A, text="a release serves")
+RELEASE_LOAD_FAILED = Event(
+    id=23, name="release_load_failed", severity=_HI, text="the release that should serve does not load"
+)
+WORKER_FAILED = Event(id=24, name="worker_failed", severity=_LO, text="an engine worker ended")
+NOTHING_TO_SERVE = Event(id=25, name="nothing_to_serve", severity=_LO, text="no release is on board yet")
+
+UPDATE_ACCEPTED = Event(id=40, name="update_accepted", severity=_A, text="its metadata is trusted")
+UPDATE_REFUSED = Event(
+    id=41, name="update_refused", severity=_HI, text="its metadata is not trusted", throttle=6, down=True
+)
+UPDATE_BLOCKED = Event(id=42, name="update_blocked", severity=_LO, text="the update cannot go on for now")
+UPDATE_RESUMED = Event(id=43, name="update_resumed", severity=_A, text="the update goes on")
+BUNDLE_INSTALLED = Event(
+    id=44, name="bundle_installed", severity=Severity.DIAGNOSTIC, text="a bundle is in place", throttle=100
+)
+UPDATE_VERIFIED = Event(id=45, name="update_verified", severity=_A, text="all files are there and as signed")
+TRIAL_STARTED = Event(id=46, name="trial_started", severity=_A, text="the new release is tried beside the old")
+TRIAL_INTERRUPTED = Event(id=47, name="trial_interrupted", severity=_LO, text="the trial did not end")
+CANARY_ANSWERED = Event(id=48, name="canary_answered", severity=_A, text="the new release answered the canary")
+FLIPPED = Event(id=49, name="flipped", severity=_A, text="requests go to another release")
+FLIPPED_BACK = Event(id=50, name="flipped_back", severity=_LO, text="requests go to the old release again")
+UPDATE_CONFIRMED = Event(id=51, name="update_confirmed", severity=_A, text="the new release serves for good")
+UPDATE_REJECTED = Event(id=52, name="update_rejected", severity=_HI, text="the update is given up")
+UPDATE_CANCELLED = Event(id=53, name="update_cancelled", severity=_A, text="the update is dropped")
+RELEASE_DELETED = Event(id=54, name="release_deleted", severity=_A, text="a release that is not needed was deleted")
+OLD_NOT_DRAINED = Event(id=55, name="old_not_drained", severity=_LO, text="the old release did not finish in time")
+REVERTED = Event(id=56, name="reverted", severity=_HI, text="an older release serves again", down=True)
+REVERT_FAILED = Event(
+    id=57, name="revert_failed", severity=_HI, text="no older release could take over", throttle=6, down=True
+)
+INSTALLER_FAILED = Event(
+    id=58, name="installer_failed", severity=_HI, text="an error of our own", throttle=6, down=True
+)
+
+COMMAND_ACCEPTED = Event(id=70, name="command_accepted", severity=_A, text="a command is carried out")
+COMMAND_REFUSED = Event(id=71, name="command_refused", severity=_LO, text="a command is not obeyed")
+MESSAGE_QUEUED = Event(
+    id=72, name="message_queued", severity=Severity.DIAGNOSTIC, text="a message waits for the downlink"
+)
+MESSAGE_NOT_KEPT = Event(id=73, name="message_not_kept", severity=_LO, text="a message would be lost by a restart")
+
+EVENTS: Mapping[str, Event] = {event.name: event for event in list(globals().values()) if isinstance(event, Event)}
+
+
+class Telemetry:
+    """Counts events, throttles them, writes them to the log, and hands those meant for the ground on.
+
+    Args:
+        now: monotonic seconds.
+    """
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._counts: dict[str, int] = {}
+        self._windows: dict[str, tuple[float, int]] = {}
+        self.send_down: Callable[[Event, str, bytes | None], None] = lambda event, text, about: None
+
+    def emit(self, event: Event, *, about: bytes | None = None, **arguments: object) -> None:
+        """Tell that something happened.
+
+        Args:
+            event: what.
+            about: handle of the update or command it is about.
+            arguments: numbers and words; no secrets, no payload.
+        """
+        self._counts[event.name] = self._counts.get(event.name, 0) + 1
+        if not self._may_tell(event):
+            return
+        words = {"event": event.name, **({"about": about.hex()} if about else {}), **arguments}
+        line = " ".join(f"{key}={_value(value)}" for key, value in words.items())
+        logger.log(_LEVELS[event.severity], "%s text=%s", line, _value(event.text))
+        if event.down:
+            details = " ".join(f"{key}={_value(value)}" for key, value in arguments.items())
+            self.send_down(event, f"{event.text} {details}".strip(), about)
+
+    def counters(self) -> dict[str, int]:
+        """How often each event happened, told or not."""
+        return dict(sorted(self._counts.items()))
+
+    def _may_tell(self, event: Event) -> bool:
+        start, told = self._windows.get(event.name, (self._now(), 0))
+        if self._now() - start >= _WINDOW_S:
+            start, told = self._now(), 0
+        self._windows[event.name] = (start, told + 1)
+        return told < event.throttle
+
+
+def _value(value: Any) -> str:  # noqa: ANN401 - whatever an event carries
+    if isinstance(value, bytes):
+        return value.hex()
+    text = f"{value:.3f}" if isinstance(value, float) else str(value)
+    return text if text and all(c.isalnum() or c in "._:/+-" for c in text) else json.dumps(text)

@@ -1,0 +1,170 @@
+"""A satellite without a link: the real installer on a real directory, with a faked ground and faked serving.
+
+    board = Board(tmp_path, ground)
+    board.provision(OLD)                    # before launch
+    with board.power_on() as life: ...      # or: asyncio.run(board.fly(update))
+
+A life ends in peace, or at a crash point: then everything in memory is gone, and only the directory stays.
+"""
+
+import asyncio
+import contextlib
+from pathlib import Path
+
+from onboard.config import InstallConfig
+from onboard.installer.core import Fate, is_unfinished
+from onboard.installer.release import copy_release
+from onboard.installer.shell import Installer, Surroundings
+from onboard.store.disk import RealDisk
+from onboard.store.layout import StateLayout, make_state_directories
+from onboard.store.record import KnownRelease, OnboardRecord, RecordStore
+from onboard.telemetry import Telemetry
+from protocol.objects import ObjectKind, object_handle
+from protocol.report import UpdateState
+from tests.fakes.serving import FakeServing
+from tests.fakes.updates import FakeGround, FakeUpdate, write_files
+
+
+class PowerCutError(BaseException):
+    """The daemon is gone, in the middle of whatever it did."""
+
+
+class Cutter:
+    """A crash point that cuts at the n-th point it comes to, or never."""
+
+    def __init__(self, at=None):
+        self.at, self.names = at, []
+
+    def __call__(self, name):
+        self.names.append(name)
+        if self.at is not None and (self.at == name or self.at == len(self.names) - 1):
+            raise PowerCutError(name)
+
+
+class FakeMessages:
+    """Keeps what was said; survives lives like the files it stands for."""
+
+    def __init__(self):
+        self.said = {}
+
+    def say_once(self, key, kind, *, re, body):
+        self.said.setdefault(key, (kind, re, dict(body)))
+
+
+class Board:
+    def __init__(self, directory: Path, ground: FakeGround, **options):
+        self.directory, self.ground = directory, ground
+        self.layout = StateLayout(directory / "state")
+        make_state_directories(self.layout, RealDisk())
+        self.options = InstallConfig(**{"probation_s": 0.0, **options})
+        self.messages = FakeMessages()
+        self.serving = FakeServing()
+        self.crash_point = Cutter()
+        self.offers = 0
+        self.utc = None
+        self.layout.root.write_bytes(ground.root)
+        RecordStore(self.layout.record).create(OnboardRecord())
+
+    @property
+    def record(self) -> OnboardRecord:
+        store = RecordStore(self.layout.record)
+        return store.load()
+
+    def provision(self, files: dict[str, bytes], name="first"):
+        """What `skyloadd provision` does."""
+        source = write_files(self.directory / f"source-{name}", files)
+        release = copy_release(source, self.layout.releases)
+        store = RecordStore(self.layout.record)
+        record = store.load().with_release(KnownRelease(digest=release.digest, name=name, sequence=0))
+        from dataclasses import replace
+
+        store.store(replace(record, current=release.digest))
+        return release.digest
+
+    def boot(self) -> Installer:
+        """A new life: only the directory is left of the old one; serving starts with what the record says."""
+        store = RecordStore(self.layout.record)
+        record = store.load()
+        old, self.serving = self.serving, FakeServing()
+        for name in ("fails_to_load", "answers_wrongly", "dies_on_probation"):
+            setattr(self.serving, name, getattr(old, name))
+        self.telemetry = Telemetry(lambda: 0.0)
+        self.installer = Installer(
+            Surroundings(
+                layout=self.layout,
+                store=store,
+                root=self.layout.root.read_bytes(),
+                satellite=self.ground.satellite,
+                release_private_key=self.ground.release_private_key,
+                options=self.options,
+                serving=self.serving,
+                messages=self.messages,
+                telemetry=self.telemetry,
+                utc=lambda: self.utc,
+                offer_again=self._offer_again,
+                crash_point=self.crash_point,
+                retry_s=0.01,
+            )
+        )
+        self.serving.on_failure = lambda digest, reason, failures: self.installer.worker_failed(
+            digest, reason, failures=failures
+        )
+        if record.current is not None:
+            self.serving.loaded[record.current] = {
+                path.name: path.read_bytes()
+                for path in self.layout.release(record.current).iterdir()
+                if not path.name.startswith(".")
+            }
+            self.serving.release = record.current
+        return self.installer
+
+    def _offer_again(self):
+        self.offers += 1
+
+    @contextlib.asynccontextmanager
+    async def life(self):
+        """Boot, run, and stop in peace; a PowerCutError comes out as it is."""
+        installer = self.boot()
+        await installer.start()
+        self.running = running = asyncio.create_task(installer.run())
+        try:
+            yield installer
+        finally:
+            if not running.done():
+                running.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await running
+
+    async def hand_over(self, data: bytes, kind: ObjectKind) -> Fate:
+        """Give the installer an object as the receiver does."""
+        import hashlib
+
+        path = self.directory / f"object-{object_handle(data).hex()}"
+        path.write_bytes(data)
+        try:
+            return await self.installer.object_ready(object_handle(data), kind, path, hashlib.sha256(data).digest())
+        finally:
+            path.unlink()
+
+    async def deliver(self, update: FakeUpdate) -> None:
+        """Hand over whatever of an update is still wanted, metadata first."""
+        for data, kind in [
+            (update.metadata, ObjectKind.METADATA),
+            *((bundle, ObjectKind.BUNDLE) for bundle in update.bundles),
+        ]:
+            if not self.installer.is_complete(object_handle(data)):
+                await self.hand_over(data, kind)
+
+    async def fly(self, update: FakeUpdate, timeout_s: float = 10.0) -> UpdateState:
+        """One life in which an update arrives and comes to its end; returns its state."""
+        async with self.life() as installer:
+            await self.deliver(update)
+            return await self.until_ended(installer, timeout_s)
+
+    async def until_ended(self, installer, timeout_s: float = 10.0) -> UpdateState:
+        async with asyncio.timeout(timeout_s):
+            while is_unfinished(installer.status().state) or installer._background or installer._mutex.locked():
+                await asyncio.sleep(0.001)
+                if self.running.done():
+                    self.running.result()  # the power went
+        return installer.status().state
