@@ -15,7 +15,7 @@ from pathlib import Path
 
 from demo.rehearsal import Rehearsal, RehearsalError
 from tests.fakes.models import make_tiny_qwen2
-from tests.soak.mission import BrokenPromise, Mission
+from tests.soak.mission import BrokenPromiseError, Mission
 from tests.soak.weather import Weather, draw_weather
 
 SIZE = {"hidden": 192, "layers": 4, "intermediate": 768}  # about 5 MB: some seconds on the link
@@ -38,7 +38,7 @@ def main() -> int:
                 flown, number = flown + 1, number + 1
                 ratio = summary.get("link_ratio") or 0.0
                 print(f"    confirmed; link ratio {ratio:.3f}, {time.monotonic() - began:.0f} s so far", flush=True)
-    except (BrokenPromise, RehearsalError) as error:
+    except (BrokenPromiseError, RehearsalError) as error:
         print(f"FAILED in flight {number} of seed {seed}: {error}", flush=True)
         print(f"hint: logs are in {directory}; repeat with: make soak SECONDS={arguments.seconds} SEED={seed}")
         print(f"{flown} passed, 1 failed", flush=True)

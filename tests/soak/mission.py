@@ -16,7 +16,7 @@ from tests.soak.weather import CUT_LINK, KILL_SATELLITE, KILL_UPLINK, Trouble, W
 FLIGHT_S_MAX = 240.0
 
 
-class BrokenPromise(AssertionError):
+class BrokenPromiseError(AssertionError):
     """Something that must always hold did not."""
 
 
@@ -49,7 +49,7 @@ class Mission:
         """Fly one update through its weather; returns the uplink's summary.
 
         Raises:
-            BrokenPromise: a promise was broken.
+            BrokenPromiseError: a promise was broken.
         """
         directory = self._make_release(number, weather)
         staged = json.loads(
@@ -84,7 +84,7 @@ class Mission:
                 return self._summary(uplink)
             if left_s <= 0:
                 stop(uplink)
-                raise BrokenPromise(f"not done after {FLIGHT_S_MAX:.0f} s")
+                raise BrokenPromiseError(f"not done after {FLIGHT_S_MAX:.0f} s")
 
     def _start_uplink(self, arguments: list[str]) -> subprocess.Popen[bytes]:
         log = self._rehearsal.log("uplink").open("ab")
@@ -97,7 +97,7 @@ class Mission:
     def _summary(self, uplink: subprocess.Popen[bytes]) -> dict[str, Any]:
         text = (self._rehearsal.directory / "uplink.json").read_text()
         if uplink.returncode or not text:
-            raise BrokenPromise(f"the uplink ended with {uplink.returncode}: see {self._rehearsal.log('uplink')}")
+            raise BrokenPromiseError(f"the uplink ended with {uplink.returncode}: see {self._rehearsal.log('uplink')}")
         summary: dict[str, Any] = json.loads(text)
         return summary
 
@@ -129,16 +129,16 @@ class Mission:
 
     def _check(self, staged: dict[str, Any], summary: dict[str, Any], weather: Weather) -> None:
         if weather.profile["down"] is not None and summary["state"] != "confirmed":
-            raise BrokenPromise(f"the ground believes {summary['state']}")
+            raise BrokenPromiseError(f"the ground believes {summary['state']}")
         self._wait_until_serving(staged["release_digest"])
         status = self._rehearsal.onboard_status()
         if status["accepted"] <= self._accepted:
-            raise BrokenPromise(f"accepted counter went from {self._accepted} to {status['accepted']}")
+            raise BrokenPromiseError(f"accepted counter went from {self._accepted} to {status['accepted']}")
         self._accepted = status["accepted"]
         self._rehearsal.skyloadd("verify", "all", "--config", str(self._rehearsal.config))
         reply = self._rehearsal.chat("hello", max_tokens=4)
         if not reply["usage"]["completion_tokens"]:
-            raise BrokenPromise("the endpoint answered nothing")
+            raise BrokenPromiseError("the endpoint answered nothing")
         self._digest = staged["release_digest"]
 
     def _wait_until_serving(self, digest: str) -> None:
@@ -148,6 +148,6 @@ class Mission:
             if serving == digest:
                 return
             if serving != self._digest:
-                raise BrokenPromise(f"serves {serving[:16]}, which is neither old nor new")
+                raise BrokenPromiseError(f"serves {serving[:16]}, which is neither old nor new")
             threading.Event().wait(0.5)
-        raise BrokenPromise(f"still serves the old release, not {digest[:16]}")
+        raise BrokenPromiseError(f"still serves the old release, not {digest[:16]}")
