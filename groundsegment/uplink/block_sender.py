@@ -19,6 +19,20 @@ RESERVE_SYMBOLS_MIN = 64
 STALL_S = 3.0  # a solver may take that long before we think that K symbols did not suffice
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Aim:
+    """How much to send for a block that lacks symbols.
+
+    Attributes:
+        luck: how many standard deviations of luck to count on. Positive: send fewer, the next reports tell. Negative:
+            assume bad luck and send more, so that it will probably do.
+        doubts_loss: whether not knowing the loss counts as well as chance.
+    """
+
+    luck: float
+    doubts_loss: bool = True
+
+
 @dataclass(slots=True)
 class BlockSender:
     """What we know of one block.
@@ -56,28 +70,26 @@ class BlockSender:
         """The share of the block that is there or expected: what is sent blindly goes to the smallest."""
         return (self.have + self._expected(in_flight + self.prior_flight, loss)) / self.num_source
 
-    def need(self, in_flight: int, loss: LossEstimate, *, confidence: float, now: float) -> int:
+    def need(self, in_flight: int, loss: LossEstimate, aim: Aim, now: float) -> int:
         """How many symbols to send now.
 
         Args:
             in_flight: symbols sent that no report has settled.
             loss: what is believed of the link.
-            confidence: how many standard deviations of what is in flight to count on. Negative: assume bad luck and
-                send more, so that waiting is rare. Positive: assume good luck, and that the loss is smaller than
-                believed, and send fewer; the next reports tell.
+            aim: how much luck to count on.
             now: seconds.
         """
         if self.is_solved:
             return 0
         in_flight += self.prior_flight
         lacking = self._target(now) - self.have
-        if self._expected(in_flight, loss) + confidence * _deviation(in_flight, loss, confidence) >= lacking:
+        if self._expected(in_flight, loss) + aim.luck * _deviation(in_flight, loss, aim) >= lacking:
             return 0
         # Each symbol adds an expected arrival and a little deviation: two rounds of the fixed point suffice.
         arrival = (1 - loss.mean) * self._share_of_news
         total = lacking / arrival
         for _ in range(2):
-            total = (lacking - confidence * _deviation(max(total, in_flight), loss, confidence)) / arrival
+            total = (lacking - aim.luck * _deviation(max(total, in_flight), loss, aim)) / arrival
         return max(1, math.ceil(total) - in_flight)
 
     def _target(self, now: float) -> int:
@@ -125,7 +137,7 @@ class BlockSender:
         self.full_since_s = self.absent_since_s = None
 
 
-def _deviation(in_flight: float, loss: LossEstimate, confidence: float) -> float:
-    """Of the number of arrivals: luck, and for the hopeful also not knowing the loss."""
-    unsure = in_flight * loss.deviation if confidence > 0 else 0.0
+def _deviation(in_flight: float, loss: LossEstimate, aim: Aim) -> float:
+    """Of the number of arrivals: chance, and not knowing the loss."""
+    unsure = in_flight * loss.deviation if aim.doubts_loss else 0.0
     return math.sqrt(in_flight * loss.mean * (1 - loss.mean) + unsure**2)

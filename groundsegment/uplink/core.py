@@ -22,7 +22,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from groundsegment.uplink.block_sender import BlockSender
+from groundsegment.uplink.block_sender import Aim, BlockSender
 from groundsegment.uplink.events import (
     AllBundlesComplete,
     Event,
@@ -46,6 +46,10 @@ _ALL_ARRIVED = _DECIDED | {UpdateState.VERIFIED, UpdateState.TRIAL}
 # While the disk or the base is the problem, more symbols would only be thrown away.
 _PAUSING = {Reason.DISK_FULL, Reason.DISK_FAILED, Reason.BASE_MISSING, Reason.BASE_DAMAGED}
 _REPORT_FIXED_SIZE, _RANGE_SIZE, _HANDLE_SIZE, _BLOCK_SIZE = 58, 4, 8, 12
+# Under reports: only what is certainly needed; then, rather than idle, insurance against chance alone. In silence: what
+# is probably needed, then so much that a block without a report is almost surely complete, object after object.
+_CERTAIN, _INSURED, _SURE = Aim(luck=1.0), Aim(luck=-1.0, doubts_loss=False), Aim(luck=-3.0)
+_HEARD_AIMS, _SILENT_AIMS = (_CERTAIN, _INSURED), (_CERTAIN, _SURE)
 _METADATA_REPEAT_S, _METADATA_REPEAT_S_MAX, _REPEAT_GROWTH = 1.0, 30.0, 1.6
 _ABSENT_S = 2.0  # between two reports a block may move from "open" to "complete": not gone at once
 _ABSENT_SOLVED_S = 30.0  # a whole bundle is hashed and opened meanwhile
@@ -178,7 +182,9 @@ class Uplink:
         self._events: deque[Event] = deque()
         self._state, self._reason = UpdateState.NONE, Reason.NONE
         self._is_up = self._is_synced = self._said_silent = self._said_complete = False
-        self._queue: deque[BlockSender] | None = None  # blocks in need, in order; None: to be worked out
+        self._aims: deque[Aim] = deque()  # still to be met, most urgent first
+        self._queue: deque[BlockSender] | None = None  # blocks that may miss the first of them; None: start over
+        self._blind: tuple[BlockSender, int] | None = None  # whose turn it is in silence, and for how many symbols
         self._metadata_due_s, self._metadata_pause_s, self._metadata_left = 0.0, _METADATA_REPEAT_S, 0
         self._unsaved = False
 
@@ -232,6 +238,10 @@ class Uplink:
         if self._feedback.is_silent(now):
             return now
         return min(self._feedback.silent_at_s, self._metadata_due_s if not self._metadata.is_done else math.inf)
+
+    def other_frames_sent(self, count: int, now: float) -> None:
+        """Frames without symbols went up; the satellite counts them too."""
+        self._feedback.sent(count, now)
 
     # Outputs
 
@@ -399,16 +409,17 @@ class Uplink:
         if self._state is UpdateState.BLOCKED and self._reason in _PAUSING and not silent:
             return None, 0
         if self._queue is None:
-            self._queue = deque(self._in_need(now, silent=silent))
-        while self._queue:
-            block = self._queue[0]
-            count = self._need(block, now)
-            if count:
-                return block, count
-            self._queue.popleft()
-        if silent:
-            return self._next_blindly()
-        return self._next_impatiently(now)
+            self._aims = deque(_SILENT_AIMS if silent else _HEARD_AIMS)
+            self._queue = self._candidates(silent=silent)
+        while self._aims:
+            while self._queue:
+                count = self._need(self._queue[0], self._aims[0], now)
+                if count:
+                    return self._queue[0], count
+                self._queue.popleft()
+            self._aims.popleft()
+            self._queue = self._candidates(silent=silent)
+        return self._next_blindly() if silent else (None, 0)
 
     def _next_metadata(self, now: float) -> tuple[BlockSender, int] | None:
         """The metadata has right of way, and is repeated until it is there: without it nothing can be used."""
@@ -421,37 +432,34 @@ class Uplink:
             return None
         self._metadata_due_s = now + max(self._metadata_pause_s, self._feedback.timeout_s)
         self._metadata_pause_s = min(self._metadata_pause_s * _REPEAT_GROWTH, _METADATA_REPEAT_S_MAX)
-        self._metadata_left = self._need(block, now, confidence=-3.0) or block.num_source + 1
+        self._metadata_left = self._need(block, _SURE, now) or block.num_source + 1
         return block, self._metadata_left
 
-    def _in_need(self, now: float, *, silent: bool) -> Iterable[BlockSender]:
+    def _candidates(self, *, silent: bool) -> deque[BlockSender]:
+        """Blocks that may need symbols, in order."""
         is_known = self._is_synced or silent
-        for sending in self._bundles:
-            for block in sending.blocks:
-                # What an earlier contact or process sent of this block is not known yet: a report will tell.
-                if (is_known or block.is_untouched) and self._need(block, now):
-                    yield block
+        return deque(
+            block
+            for sending in self._bundles
+            for block in sending.blocks
+            # What an earlier contact or process sent of a block is not known before a report: that will tell.
+            if not block.is_solved and (is_known or block.is_untouched)
+        )
 
-    def _need(self, block: BlockSender, now: float, *, confidence: float = 1.0) -> int:
-        return block.need(self._log.in_flight(block.key), self._feedback.loss, confidence=confidence, now=now)
-
-    def _next_impatiently(self, now: float) -> tuple[BlockSender | None, int]:
-        """Nothing is certainly needed: rather than idle, insure the blocks whose fate is open."""
-        if not self._is_synced:
-            return None, 0
-        for sending in self._bundles:
-            for block in sending.blocks:
-                count = 0 if block.is_solved else self._need(block, now, confidence=-1.0)
-                if count:
-                    return block, count
-        return None, 0
+    def _need(self, block: BlockSender, aim: Aim, now: float) -> int:
+        return block.need(self._log.in_flight(block.key), self._feedback.loss, aim, now)
 
     def _next_blindly(self) -> tuple[BlockSender | None, int]:
+        """All is sent that should do, and nobody says whether it did: let all unfinished blocks advance together."""
+        if self._blind is not None and self._blind[1] > 0 and not self._blind[0].is_solved:
+            return self._blind
         unfinished = [block for sending in self._bundles for block in sending.blocks if not block.is_solved]
         if not unfinished:
             return None, 0
-        block = min(unfinished, key=lambda block: block.coverage(self._log.in_flight(block.key), self._feedback.loss))
-        return block, max(32, block.num_source // 32)
+        loss = self._feedback.loss
+        block = min(unfinished, key=lambda block: block.coverage(self._log.in_flight(block.key), loss))
+        self._blind = block, max(32, block.num_source // 32)
+        return self._blind
 
     def _take(self, block: BlockSender, count: int, now: float) -> SymbolRun:
         reserved = block.reserved_esi
@@ -459,7 +467,10 @@ class Uplink:
         self._unsaved |= block.reserved_esi != reserved
         if block is self._metadata.blocks[0]:
             self._metadata_left = max(0, self._metadata_left - count)
+        elif self._blind is not None and block is self._blind[0]:
+            self._blind = block, self._blind[1] - count
         self._log.sent(block.key, first, count, now)
+        self._feedback.sent(count, now)
         return SymbolRun(handle=block.key[0], block=block.key[1], first_esi=first, count=count)
 
     def _senders(self, item: OutgoingObject, progress: Iterable[Progress]) -> list[BlockSender]:

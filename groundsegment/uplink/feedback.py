@@ -1,8 +1,8 @@
 """What reports teach of the link itself: its loss, how long news takes, whether anybody answers. Pure.
 
-A report's echo and its count of received frames give exact samples: of all frames between two echoes, so many
-arrived. Delays are measured on the frame that waited longest (the one right after the previous echo), because the
-satellite counts symbols only when they are durable, once a second or so.
+Two clocks tick in a report. Its echo is durable, a second or so behind: it settles which symbols are no longer in
+flight. Its count of received frames is as of now: over time it tells the loss, once it is compared with what had been
+sent one round trip before. Both are kept as running totals, so that an error in one sample is made good in the next.
 """
 
 import math
@@ -11,10 +11,12 @@ from collections import deque
 from groundsegment.uplink.flight_log import FlightLog
 from groundsegment.uplink.loss import LossEstimate
 
-SAMPLE_FRAMES_MIN = 64  # fewer say little, and the count may be a few frames ahead of the echo
+SAMPLE_FRAMES_MIN = 64  # fewer say little
 TIMEOUT_S_FIRST = 3.0  # until a delay was measured: a second of syncing, a second of flight and queues, one spare
 TIMEOUT_S_MIN, TIMEOUT_S_MAX = 0.3, 20.0
 _FORGET = 0.9  # how much of an old, longer delay stays at each measurement
+_HISTORY_S = 30.0  # the longest round trip that can be compared over
+_HISTORY_STEP_S = 0.02
 
 
 class Feedback:
@@ -26,8 +28,11 @@ class Feedback:
         self._contact_start_s = -math.inf
         self._silence_s = silence_s
         self._session: bytes | None = None
-        self._anchor: tuple[int, int] | None = None  # frames settled, frames received: where the next sample starts
+        self._history: deque[tuple[float, int]] = deque()  # when, frames of all kinds sent by then
+        self._num_sent = 0
+        self._anchor: tuple[float, int] | None = None  # frames sent, frames received: where the next sample starts
         self._delay_s: float | None = None
+        self._round_trip_s = math.inf
         self.samples: deque[tuple[int, int]] = deque(maxlen=16)  # (sent, arrived), for whoever searches a rate
         self._was_heard_in_contact = False
         self._contacts_unheard = 0
@@ -40,6 +45,16 @@ class Feedback:
         self._anchor = None
         self.loss = self.loss.as_prior()
 
+    def sent(self, count: int, now: float) -> None:
+        """Frames of any kind were sent."""
+        self._num_sent += count
+        if self._history and now - self._history[-1][0] < _HISTORY_STEP_S:
+            self._history[-1] = (self._history[-1][0], self._num_sent)
+        else:
+            self._history.append((now, self._num_sent))
+        while len(self._history) > 2 and now - self._history[1][0] > _HISTORY_S:
+            self._history.popleft()
+
     def heard(self, log: FlightLog, frames_received: int, *, session: bytes, echo: int | None, now: float) -> bool:
         """Take in a report; returns whether the receiver restarted since the last one."""
         restarted = self._session is not None and session != self._session
@@ -48,15 +63,16 @@ class Feedback:
         self._session = session
         self.heard_s, self._was_heard_in_contact = now, True
         if echo is not None and echo >= log.num_settled:
-            self._measure_delay(log.oldest_s, now)
+            self._measure_delay(log, echo, now)
             log.settle_through(echo)
-            self._measure_loss(log.num_settled, frames_received)
+        if self._round_trip_s < _HISTORY_S:
+            self._measure_loss(frames_received, now)
         log.settle_sent_before(now - self.timeout_s)
         return restarted
 
     @property
     def delay_s(self) -> float | None:
-        """The longest usual time from sending a symbol to hearing of it."""
+        """The longest usual time from sending a symbol to hearing that it is safe."""
         return self._delay_s
 
     @property
@@ -77,24 +93,42 @@ class Feedback:
         """Whether nobody has answered for too long."""
         return now >= self.silent_at_s
 
-    def _measure_delay(self, oldest_s: float | None, now: float) -> None:
-        if oldest_s is None or oldest_s < self._contact_start_s:
+    def _measure_delay(self, log: FlightLog, echo: int, now: float) -> None:
+        """The frame after the last echo waited longest, the echoed one shortest."""
+        longest, shortest = log.oldest_s, log.sent_s(echo)
+        if longest is None or shortest is None or longest < self._contact_start_s:
             return  # the gap between two contacts is no delay
-        sample_s = now - oldest_s
-        if self._delay_s is None or sample_s > self._delay_s:
-            self._delay_s = sample_s if self._delay_s is None else (self._delay_s + sample_s) / 2
+        if now - shortest < 0.9 * self._round_trip_s:
+            self._round_trip_s = now - shortest
+            self._anchor = None  # totals taken over another round trip cannot be compared
+        sample_s = now - longest
+        if self._delay_s is None:
+            self._delay_s = sample_s
+        elif sample_s > self._delay_s:
+            self._delay_s = (self._delay_s + sample_s) / 2
         else:
             self._delay_s = _FORGET * self._delay_s + (1 - _FORGET) * sample_s
 
-    def _measure_loss(self, settled: int, received: int) -> None:
+    def _measure_loss(self, received: int, now: float) -> None:
+        sent = self._sent_by(now - self._round_trip_s)
         if self._anchor is None or received < self._anchor[1]:
-            self._anchor = (settled, received)
+            self._anchor = (sent, received)
             return
-        sent, arrived = settled - self._anchor[0], received - self._anchor[1]
-        if sent < SAMPLE_FRAMES_MIN:
+        num_sent, arrived = int(sent - self._anchor[0]), received - self._anchor[1]
+        if num_sent < SAMPLE_FRAMES_MIN:
             return
-        # A count ahead of its echo shows more arrivals than frames; what is too much belongs to the next sample.
-        counted = min(arrived, sent)
-        self.loss = self.loss.with_sample(sent=sent, arrived=counted)
-        self.samples.append((sent, counted))
-        self._anchor = (settled, self._anchor[1] + counted)
+        counted = min(arrived, num_sent)  # what is too much belongs to the next sample
+        self.loss = self.loss.with_sample(sent=num_sent, arrived=counted)
+        self.samples.append((num_sent, counted))
+        self._anchor = (self._anchor[0] + num_sent, self._anchor[1] + counted)
+
+    def _sent_by(self, time_s: float) -> float:
+        """Frames sent by a time, between the marks of the history by proportion."""
+        after = self._num_sent, math.inf
+        for mark_s, count in reversed(self._history):
+            if mark_s <= time_s:
+                if math.isinf(after[1]):
+                    return count
+                return count + (after[0] - count) * (time_s - mark_s) / (after[1] - mark_s)
+            after = count, mark_s
+        return 0.0 if not self._history else float(self._history[0][1])

@@ -69,10 +69,9 @@ class FlightLog:
         """When the oldest frame in flight was sent."""
         return self._runs[0].sent_s if self._runs else None
 
-    @property
-    def newest_s(self) -> float | None:
-        """When the newest frame in flight was sent."""
-        return self._runs[-1].sent_s if self._runs else None
+    def sent_s(self, number: int) -> float | None:
+        """When a frame in flight was sent."""
+        return next((run.sent_s for run in self._runs if run.first_number <= number < run.next_number), None)
 
     def number_of(self, block: BlockKey, esi: int) -> int | None:
         """The number of the frame that carried a symbol; None if it is settled or not ours."""

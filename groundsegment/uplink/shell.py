@@ -356,6 +356,8 @@ class UplinkShell:
         await self._socket.send(data)
         self._frames_sent += 1
         self._bytes_sent += len(data)
+        if self._flight is not None:
+            self._flight.core.other_frames_sent(1, self._loop.time())
 
     # Updates
 

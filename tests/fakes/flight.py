@@ -101,6 +101,7 @@ class Flight:
     def _send(self, step_s):
         if self.now >= self.hello_due:
             self.hello_due = self.now + 0.5
+            self.core.other_frames_sent(1, self.now)
             self._send_frame(Frame(
                 kind=FrameKind.REPORT, handle=b"ground!!", num_symbols=0, block=0,
                 esi=int(self.now * 1000) & 0xFFFFFF, payload=Report().encode(),

@@ -90,7 +90,6 @@ class FakeSatellite:
         self.session = self.boot_count.to_bytes(8, "big")
         self.sequence = self.received = self.rejected = 0
         self.echo = self.durable_echo = (NO_HANDLE, 0, 0)
-        self.durable_received = 0
         self.next_sync = self.next_report = None
         self.outbox = Outbox(retry_s=1.0)
 
@@ -151,7 +150,7 @@ class FakeSatellite:
 
     def _sync(self, now):
         self.next_sync = None
-        self.durable_echo, self.durable_received = self.echo, self.received
+        self.durable_echo = self.echo
         for handle, entry in list(self.objects.items()):
             for number, block in entry.blocks.items():
                 block.durable.update(block.fresh)
@@ -189,6 +188,7 @@ class FakeSatellite:
     def report(self, now):
         """What it would report."""
         state = self.state(now)
+        echo = self.echo if self.next_sync is None else self.durable_echo
         done = [number for number, handle in enumerate(self.bundles) if handle in self.complete]
         open_blocks = [
             OpenBlock(handle=handle, block=number, have=SOLVED if block.is_solved else len(block.durable))
@@ -197,10 +197,10 @@ class FakeSatellite:
             if block.is_solved or block.durable
         ]
         return Report(
-            echo_handle=self.durable_echo[0],
-            echo_block=self.durable_echo[1],
-            echo_esi=self.durable_echo[2],
-            frames_received=self.durable_received,
+            echo_handle=echo[0],
+            echo_block=echo[1],
+            echo_esi=echo[2],
+            frames_received=self.received,
             frames_rejected=self.rejected,
             state=state,
             reason=Reason.CANARY_FAILED if state is UpdateState.REJECTED else Reason.NONE,
