@@ -205,6 +205,7 @@ def main() -> None:
         HF_HUB_OFFLINE="1",
         TRANSFORMERS_OFFLINE="1",
         HF_HUB_DISABLE_TELEMETRY="1",
+        TQDM_DISABLE="1",
     )
     from onboard.inference.engines.transformers import TransformersEngine
 

@@ -4,7 +4,7 @@ Loads a directory in Hugging Face layout (safetensors in any shards; compressed-
 with a single GGUF file. It never runs code of the release and never unpickles: `trust_remote_code` is off,
 safetensors only, no network. Each answer keeps its own key-value cache and is computed with batch size one,
 so greedy tokens depend on release and prompt alone (and on CPU and dtype: ground twin and satellite should
-use the same dtype; bfloat16 is the default, see docs/serving.md for the measurement).
+use the same; the default is the dtype the release names, see docs/serving.md for measurements).
 
 It does not know stop strings, text streaming or HTTP.
 """
@@ -54,9 +54,10 @@ class TransformersEngine:
     def load(self, directory: Path) -> None:
         """Load tokenizer and weights; raises what the loader raises."""
         common: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+        dtype = "auto" if self._dtype == "auto" else getattr(torch, self._dtype)
         if (gguf_file := _lone_gguf(directory)) is not None:
             common["gguf_file"] = gguf_file
-        dtype = "auto" if self._dtype == "auto" else getattr(torch, self._dtype)
+            dtype = torch.bfloat16 if dtype == "auto" else dtype  # a GGUF file names none
         self._tokenizer = AutoTokenizer.from_pretrained(directory, **common)
         self._model = AutoModelForCausalLM.from_pretrained(
             directory, dtype=dtype, use_safetensors=True, attn_implementation="sdpa", **common
