@@ -202,9 +202,13 @@ class Depot:
 
     # Updates
 
-    def allocate_sequence(self) -> int:
-        """Return a sequence number for an update; none is given out twice."""
-        return self.journal.allocate(_SEQUENCE)
+    def allocate_sequence(self, *, above: int = 0) -> int:
+        """Return a sequence number for an update; none is given out twice.
+
+        Args:
+            above: what a satellite has accepted already: a depot made anew must not start below it.
+        """
+        return self.journal.allocate(_SEQUENCE, above=above)
 
     def add_update(self, entry: Update, bundles: Sequence[Bundle]) -> None:
         """Register an update and its bundles; their files must be in place and synced.

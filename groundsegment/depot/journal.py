@@ -11,7 +11,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, Table, and_, delete, insert, select, update
+from sqlalchemy import Connection, Engine, Row, Table, and_, case, delete, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from groundsegment.depot import tables
@@ -171,13 +171,14 @@ class Journal:
 
     # Counters
 
-    def allocate(self, name: str) -> int:
-        """Return 1, 2, 3, ... for a name, across all processes and power cuts."""
+    def allocate(self, name: str, *, above: int = 0) -> int:
+        """Return 1, 2, 3, ... for a name, or the next number above another; across all processes and power cuts."""
         table = tables.counters
         with self._engine.begin() as connection:
             # The write comes first: it takes the lock, so nobody can read the same value in between.
             connection.execute(_insert(connection, table).values(name=name, value=0).on_conflict_do_nothing())
-            connection.execute(update(table).where(table.c.name == name).values(value=table.c.value + 1))
+            raised = case((table.c.value < above, above), else_=table.c.value) + 1
+            connection.execute(update(table).where(table.c.name == name).values(value=raised))
             value: int = connection.execute(select(table.c.value).where(table.c.name == name)).scalar_one()
             return value
 

@@ -1,0 +1,266 @@
+"""`skyload stage`: pack a release for a satellite, rehearse it on the twin, sign it. Nothing is sent."""
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from groundsegment.console.output import command, err, out, print_json
+
+if TYPE_CHECKING:
+    from groundsegment.packer.packing import CodecTotals, Estimate
+    from groundsegment.staging.staging import OnProgress, Prepared, Staged, StageOptions
+    from protocol.segment import SegmentCodec
+
+_AIRTIME_RATES_BPS = (256e3, 1e6, 10e6)  # S-band, fast S-band, X-band uplinks
+_FRAME_SHARE = 1340 / 1280  # a symbol of 1280 bytes travels in a datagram of 1340
+_UNITS = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "kb": 1000, "mb": 1000**2}
+_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*")
+
+
+@command
+def stage(
+    model: Annotated[Path, typer.Argument(help="A Hugging Face model directory, or one GGUF file.")],
+    satellite: Annotated[str, typer.Option("--for", help="The satellite's name.")],
+    base: Annotated[
+        str,
+        typer.Option(
+            "--base",
+            help="What it builds on: auto (what the satellite reported serving, else a full update), current (that, "
+            "or an error), none, or the directory of a release that is on board.",
+        ),
+    ] = "auto",
+    name: Annotated[str | None, typer.Option("--name", help="The release's name; the directory's if left out.")] = None,
+    canary: Annotated[
+        Path | None, typer.Option("--canary", help="A JSON file with a list of questions for the trial on board.")
+    ] = None,
+    no_canary: Annotated[bool, typer.Option("--no-canary", help="No questions: loading is the whole trial.")] = False,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, max=256, help="Of one canary answer.")] = 16,
+    twin: Annotated[
+        str | None, typer.Option("--twin", envvar="SKYLOAD_TWIN", help="A command in place of skyloadd.")
+    ] = None,
+    bundle_size: Annotated[
+        str | None, typer.Option("--bundle-size", help="64KiB to 64MiB; 16MiB unless the release is huge.")
+    ] = None,
+    level: Annotated[
+        int, typer.Option("--level", min=3, max=19, help="zstd level for what compresses well; 19 is slow.")
+    ] = 15,
+    priority: Annotated[int, typer.Option("--priority", help="Higher flies first.")] = 0,
+    floor: Annotated[
+        int,
+        typer.Option("--floor", min=0, help="Once confirmed, no release of a smaller sequence may serve again."),
+    ] = 0,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Packing processes; one per CPU.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print sizes from a sample; write nothing.")] = False,
+    depot: Annotated[Path, typer.Option("--depot", envvar="SKYLOAD_DEPOT", help="The depot directory.")] = Path(
+        "depot"
+    ),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+) -> None:
+    """Pack a release for a satellite, rehearse it on a twin, sign and register it. Nothing is sent.
+
+    The twin is skyloadd itself, run here: it rebuilds the release from the bundles as it will be on board, and its
+    answers to the canary's questions are what the satellite must answer before the release may serve.
+    Interrupted, the same command goes on where it was.
+
+    Examples:
+        ```
+        skyload stage models/v2 --for SAT-1 --dry-run
+        skyload stage models/v2 --for SAT-1
+        skyload stage models/v2 --for SAT-1 --base models/v1 --canary questions.json
+        skyload stage model.gguf --for SAT-1 --no-canary --bundle-size 8MiB
+        ```
+    """
+    from groundsegment.depot.depot import Depot
+    from groundsegment.errors import InputError
+    from groundsegment.staging.canary import read_prompts
+    from groundsegment.staging.staging import StageOptions, prepare
+    from groundsegment.staging.staging import stage as run_stage
+
+    if canary is not None and no_canary:
+        raise InputError("--canary and --no-canary exclude each other", hint="leave one out")
+    options = StageOptions(
+        satellite=satellite,
+        base=base,
+        name=name,
+        prompts=() if no_canary else read_prompts(canary),
+        max_tokens=max_tokens,
+        twin=twin,
+        bundle_size_bytes=None if bundle_size is None else _parse_bundle_size(bundle_size),
+        level=level,
+        priority=priority,
+        floor=floor,
+        num_workers=workers or os.cpu_count() or 1,
+    )
+    with Depot.open(depot) as opened, _progress() as on_progress:
+        if dry_run:
+            prepared = prepare(opened, model, options, on_progress)
+            _tell_estimate(prepared, as_json=as_json)
+            return
+        with opened.lock("stage"):
+            prepared = prepare(opened, model, options, on_progress)
+            _tell_choice(prepared)
+            staged = run_stage(opened, prepared, options, utc=_now(), on_progress=on_progress)
+    _tell_staged(prepared, staged, options, as_json=as_json)
+
+
+def _now() -> Any:  # noqa: ANN401 - datetime, imported late
+    from datetime import UTC, datetime
+
+    return datetime.now(UTC)
+
+
+def _parse_bundle_size(text: str) -> int:
+    from groundsegment.errors import InputError
+    from protocol.limits import KIB, OBJECT_SIZE_MAX
+
+    match = _SIZE.fullmatch(text)
+    unit = _UNITS.get(match[2].lower()) if match else None
+    size = 0 if match is None or unit is None else int(float(match[1]) * unit)
+    if not 64 * KIB <= size <= OBJECT_SIZE_MAX:
+        raise InputError(f"--bundle-size: {text!r} is not a size from 64KiB to 64MiB", hint="write 16MiB or 500kB")
+    return size
+
+
+@contextmanager
+def _progress() -> Iterator["OnProgress"]:
+    """Show what is being done: a bar on a terminal, nothing in a log."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description:11}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(
+        *columns, TimeRemainingColumn(), console=err, transient=True, disable=not sys.stderr.isatty()
+    ) as progress:
+        tasks: dict[str, Any] = {}
+
+        def show(phase: str, done: int, total: int) -> None:
+            if phase not in tasks:
+                tasks[phase] = progress.add_task(phase, total=total or None)
+            progress.update(tasks[phase], completed=done, total=total or None)
+
+        yield show
+
+
+def _tell_choice(prepared: "Prepared") -> None:
+    err.print(prepared.base.reason, markup=False)
+    for warning in prepared.warnings:
+        err.print(f"warning: {warning}", markup=False)
+
+
+def _tell_estimate(prepared: "Prepared", *, as_json: bool) -> None:
+    from groundsegment.packer.packing import estimate
+
+    guess = estimate(prepared.plan, prepared.sources)
+    if as_json:
+        print_json(
+            {
+                **_facts(prepared),
+                "dry_run": True,
+                "payload_bytes": guess.payload_bytes,
+                "num_bundles": guess.num_bundles,
+                "num_segments": guess.num_segments,
+                "num_sampled": guess.num_sampled,
+                "by_codec": _codecs_as_json(guess.by_codec),
+            }
+        )
+        return
+    _tell_choice(prepared)
+    out.print(f"{prepared.name} for {prepared.satellite.name}, release {prepared.release.digest.hex()[:16]}")
+    _print_sizes(prepared, guess.payload_bytes, guess.num_bundles, guess.by_codec)
+    _print_how_sure(guess)
+
+
+def _print_how_sure(guess: "Estimate") -> None:
+    share = f"{guess.num_sampled} of {guess.num_segments} segments"
+    exact = guess.num_sampled == guess.num_segments
+    err.print(f"nothing was written; {'exact' if exact else 'estimated'} from {share}", markup=False)
+
+
+def _tell_staged(prepared: "Prepared", staged: "Staged", options: "StageOptions", *, as_json: bool) -> None:
+    update, packed = staged.update, staged.packed
+    if as_json:
+        print_json(
+            {
+                **_facts(prepared),
+                "update": update.handle.hex(),
+                "sequence": update.sequence,
+                "priority": update.priority,
+                "payload_bytes": update.payload_bytes,
+                "num_bundles": len(packed.bundles),
+                "num_bundles_reused": packed.num_reused,
+                "num_segments": staged.manifest.num_segments,
+                "by_codec": _codecs_as_json(packed.by_codec),
+                "directory": str(update.directory),
+                "canary": [
+                    {"prompt": prompt, "text": answer.text, "tokens": list(answer.tokens)}
+                    for prompt, answer in zip(options.prompts, staged.answers, strict=True)
+                ],
+            }
+        )
+        return
+    if packed.num_reused:
+        err.print(f"{packed.num_reused} bundles of an interrupted run were used again", markup=False)
+    out.print(f"update {update.handle.hex()}: {update.release_name} for {update.satellite}, sequence {update.sequence}")
+    _print_sizes(prepared, update.payload_bytes, len(packed.bundles), packed.by_codec)
+    for prompt, answer in zip(options.prompts, staged.answers, strict=True):
+        out.print(f"  canary: {_short(prompt)} -> {_short(answer.text)}", markup=False)
+    if not options.prompts:
+        err.print("no canary: once it loads on board it is taken for good", markup=False)
+    err.print(
+        f"next: skyload plan --for {update.satellite}, then skyload uplink --for {update.satellite}", markup=False
+    )
+
+
+def _facts(prepared: "Prepared") -> dict[str, Any]:
+    base = prepared.base.release
+    return {
+        "satellite": prepared.satellite.name,
+        "release_name": prepared.name,
+        "release_digest": prepared.release.digest.hex(),
+        "installed_bytes": prepared.release.size_bytes,
+        "base_digest": base.digest.hex() if base else None,
+        "base_reason": prepared.base.reason,
+        "bundle_size_bytes": prepared.plan.bundle_size_bytes,
+        "warnings": list(prepared.warnings),
+    }
+
+
+def _codecs_as_json(by_codec: dict["SegmentCodec", "CodecTotals"]) -> dict[str, Any]:
+    import dataclasses
+
+    return {codec.name.lower(): dataclasses.asdict(totals) for codec, totals in sorted(by_codec.items())}
+
+
+def _print_sizes(
+    prepared: "Prepared", payload_bytes: int, num_bundles: int, by_codec: dict["SegmentCodec", "CodecTotals"]
+) -> None:
+    from groundsegment.planner.quantities import format_bytes, format_duration, format_rate
+
+    installed = prepared.release.size_bytes
+    share = 100 * payload_bytes / max(1, installed)
+    out.print(
+        f"  {format_bytes(installed)} on board, {format_bytes(payload_bytes)} to send ({share:.1f} %), "
+        f"{num_bundles} bundles",
+        markup=False,
+    )
+    for codec, totals in sorted(by_codec.items()):
+        sizes = f"{format_bytes(totals.raw_bytes)} -> {format_bytes(totals.stored_bytes)}"
+        out.print(f"  {_CODEC_WORDS[codec.name]:12} {totals.num_segments:6} segments  {sizes}", markup=False)
+    airtimes = [
+        f"{format_duration(payload_bytes * _FRAME_SHARE * 8 / rate)} at {format_rate(rate)}"
+        for rate in _AIRTIME_RATES_BPS
+    ]
+    out.print(f"  airtime without loss: {', '.join(airtimes)}", markup=False)
+
+
+_CODEC_WORDS = {"STORED": "stored", "ZSTD": "compressed", "COPY": "from base", "DELTA_ZSTD": "difference"}
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 60 else f"{line[:57]}..."

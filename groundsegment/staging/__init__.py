@@ -1,0 +1,1 @@
+"""Staging: from a model directory to a signed, registered update. Start at `groundsegment.staging.staging`."""

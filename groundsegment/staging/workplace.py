@@ -1,0 +1,118 @@
+"""The workplace: where one plan is packed, under which key, until it becomes an update; survives being killed.
+
+    staging/PLAN/              bundles and their index (`packer.packing`); PLAN is 16 hex digits of the plan's digest
+    keys/release/PLAN.key      the release key they are encrypted with, 64 hex digits, mode 0600
+
+One goes with the other: bundles without their key, or a key without its bundles, are thrown away. `register` renames
+the directory into `updates/` and then writes the database row; killed in between, the next `open_workplace` takes the
+directory back. The key is deleted once the update is registered: then only the satellite can open the bundles.
+Only one plan is kept unfinished. The caller holds the depot's `stage` lock.
+"""
+
+import secrets
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from groundsegment.depot.depot import Depot
+from groundsegment.depot.records import MANIFEST_NAME, METADATA_NAME, Bundle, RegisteredRelease, Update
+from groundsegment.errors import UnknownError
+from groundsegment.packer.packing import INDEX_NAME, bundle_name, write_durably
+from groundsegment.signer.key_store import sync_directory, write_new
+from protocol.link_keys import RELEASE_KEY_SIZE
+from protocol.manifest import Manifest
+
+_NAME_LENGTH = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workplace:
+    """Where one plan is packed.
+
+    Attributes:
+        depot: whose.
+        path: the directory for its bundles.
+        key_path: the file of its release key.
+        release_key: what its bundles are encrypted with.
+    """
+
+    depot: Depot
+    path: Path
+    key_path: Path
+    release_key: bytes
+
+    def register(self, update: Update, manifest: bytes, metadata: bytes, release: RegisteredRelease) -> Update:
+        """Make an update of what was packed; returns it as the depot has it."""
+        write_durably(self.path / MANIFEST_NAME, manifest)
+        write_durably(self.path / METADATA_NAME, metadata)
+        directory = update.directory
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        self.path.rename(directory)
+        sync_directory(directory.parent)
+        bundles = [
+            Bundle(
+                update=update.handle,
+                number=number,
+                sha256=entry.sha256,
+                size_bytes=entry.size_bytes,
+                num_segments=entry.num_segments,
+                path=directory / bundle_name(number),
+            )
+            for number, entry in enumerate(Manifest.decode(manifest).bundles)
+        ]
+        self.depot.register_release(release)
+        self.depot.add_update(update, bundles)
+        _forget(directory, self.key_path)
+        return self.depot.update(update.handle)
+
+
+def open_workplace(depot: Depot, plan_digest: str) -> Workplace:
+    """Return the workplace of a plan: the one an interrupted run left, or a new one."""
+    _take_back(depot)
+    name = plan_digest[:_NAME_LENGTH]
+    path, key_path = depot.staging_path / name, _key_path(depot, name)
+    _discard_others(depot, name)
+    if not (path.is_dir() and key_path.exists()):
+        _discard(depot, name)
+        key_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_new(key_path, secrets.token_bytes(RELEASE_KEY_SIZE).hex().encode() + b"\n", mode=0o600)
+        path.mkdir(parents=True)
+    release_key = bytes.fromhex(key_path.read_text(encoding="ascii"))
+    return Workplace(depot=depot, path=path, key_path=key_path, release_key=release_key)
+
+
+def _take_back(depot: Depot) -> None:
+    """Settle directories in `updates/` whose registration was interrupted: they still have their index."""
+    for index in depot.updates_path.glob(f"*/{INDEX_NAME}"):
+        directory = index.parent
+        name = index.read_text(encoding="ascii")[:_NAME_LENGTH]
+        try:
+            depot.update(bytes.fromhex(directory.name))
+        except UnknownError:
+            depot.staging_path.mkdir(exist_ok=True)
+            shutil.rmtree(depot.staging_path / name, ignore_errors=True)
+            directory.rename(depot.staging_path / name)
+        else:
+            _forget(directory, _key_path(depot, name))
+
+
+def _forget(directory: Path, key_path: Path) -> None:
+    key_path.unlink(missing_ok=True)
+    (directory / INDEX_NAME).unlink()
+
+
+def _discard_others(depot: Depot, kept: str) -> None:
+    names = {path.name for path in depot.staging_path.glob("*")}
+    names |= {path.stem for path in (depot.keys_path / "release").glob("*.key")}
+    for name in names - {kept}:
+        _discard(depot, name)
+
+
+def _discard(depot: Depot, name: str) -> None:
+    # The key goes last: bundles that nobody can open would be taken for finished ones.
+    shutil.rmtree(depot.staging_path / name, ignore_errors=True)
+    _key_path(depot, name).unlink(missing_ok=True)
+
+
+def _key_path(depot: Depot, name: str) -> Path:
+    return depot.keys_path / "release" / f"{name}.key"

@@ -1,0 +1,170 @@
+"""The twin: `skyloadd` itself, run on the ground, rebuilds a release from its bundles and answers the canary's prompts.
+
+A subprocess: the ground imports no onboard code and has no second implementation of it. What the twin is given is what
+will fly: the manifest and the bundles; and the release key, in a file of mode 0600 that is removed afterwards.
+
+    skyloadd rehearse --manifest FILE --bundles DIR --release-key-file FILE --work-dir DIR --json
+                      [--base DIR] [--prompts FILE] --max-tokens N
+
+prints one JSON object: {"digest": hex, "answers": [{"tokens": [int], "text": str}], "load_s": float}.
+"""
+
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from groundsegment.errors import TwinError
+from protocol.limits import CANARY_TOKENS_MAX
+
+PROGRAM = "skyloadd"
+_LOG_NAME = "twin.log"
+_LOG_TAIL_LINES = 4
+_INSTALL_HINT = (
+    "install it beside skyload: pip install 'skyload[onboard]'; or --twin COMMAND; "
+    "or --no-canary: then an update that loads is taken for good, whatever it answers"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TwinAnswer:
+    """What the twin answered to one prompt."""
+
+    tokens: tuple[int, ...]
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rehearsal:
+    """What the twin is given.
+
+    Attributes:
+        manifest: bytes of the draft manifest.
+        release_digest: of the release it must rebuild.
+        bundles: directory of the bundles.
+        release_key: what they are encrypted with.
+        base_files: files of the base release by name; empty if there is no base.
+        prompts: to answer, greedily.
+        max_tokens: of one answer.
+    """
+
+    manifest: bytes
+    release_digest: bytes
+    bundles: Path
+    release_key: bytes
+    base_files: Mapping[str, Path]
+    prompts: tuple[str, ...]
+    max_tokens: int
+
+
+def find_twin(command: str | None) -> list[str]:
+    """Return the command line of the twin.
+
+    Args:
+        command: what to run instead of `skyloadd`; None looks beside this Python, then in PATH.
+
+    Raises:
+        TwinError: there is none.
+    """
+    words = shlex.split(command) if command else [_installed() or ""]
+    program = shutil.which(words[0]) if words and words[0] else None
+    if program is None:
+        raise TwinError(f"no twin: {words[0] if command and words else PROGRAM} is not found", hint=_INSTALL_HINT)
+    return [program, *words[1:]]
+
+
+def rehearse(rehearsal: Rehearsal, twin: Sequence[str], directory: Path) -> tuple[TwinAnswer, ...]:
+    """Let the twin rebuild the release and answer.
+
+    Args:
+        rehearsal: what it is given.
+        twin: its command line, from `find_twin`.
+        directory: made for it and removed again; kept, with its log, if it fails. Needs room for the release.
+
+    Raises:
+        TwinError: it failed, rebuilt something else, or answered nonsense.
+    """
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(mode=0o700)
+    key_file = directory / "release.key"
+    try:
+        _write_inputs(rehearsal, directory, key_file)
+        printed = _run([*twin, *_arguments(rehearsal, directory, key_file)], directory / _LOG_NAME)
+    finally:
+        key_file.unlink(missing_ok=True)
+        shutil.rmtree(directory / "work", ignore_errors=True)
+    answers = _parse(printed, rehearsal)
+    shutil.rmtree(directory)
+    return answers
+
+
+def _installed() -> str | None:
+    beside = Path(sys.executable).with_name(PROGRAM)
+    return str(beside) if beside.exists() else shutil.which(PROGRAM)
+
+
+def _write_inputs(rehearsal: Rehearsal, directory: Path, key_file: Path) -> None:
+    (directory / "manifest.msgpack").write_bytes(rehearsal.manifest)
+    (directory / "prompts.json").write_text(json.dumps(list(rehearsal.prompts)), encoding="utf-8")
+    (directory / "work").mkdir()
+    if rehearsal.base_files:
+        # A directory of nothing but the base's files: the operator's may hold others, and a GGUF file has neighbours.
+        (directory / "base").mkdir()
+        for name, path in rehearsal.base_files.items():
+            (directory / "base" / name).symlink_to(path.resolve())
+    key_file.touch(mode=0o600)
+    key_file.write_text(rehearsal.release_key.hex() + "\n", encoding="ascii")
+
+
+def _arguments(rehearsal: Rehearsal, directory: Path, key_file: Path) -> list[str]:
+    arguments = ["rehearse", "--manifest", str(directory / "manifest.msgpack"), "--bundles", str(rehearsal.bundles)]
+    arguments += ["--release-key-file", str(key_file), "--work-dir", str(directory / "work"), "--json"]
+    arguments += ["--prompts", str(directory / "prompts.json"), "--max-tokens", str(rehearsal.max_tokens)]
+    if rehearsal.base_files:
+        arguments += ["--base", str(directory / "base")]
+    return arguments
+
+
+def _run(command: list[str], log: Path) -> str:
+    with log.open("wb") as log_file:
+        done = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log_file)
+    if done.returncode:
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-_LOG_TAIL_LINES:]
+        said = "".join(f"\n  {line}" for line in lines)
+        hint = f"its whole log is {log}; nothing was signed, and the bundles are kept for the next try"
+        raise TwinError(f"the twin ended with {done.returncode}{said}", hint=hint)
+    return done.stdout.decode("utf-8", errors="replace")
+
+
+def _parse(printed: str, rehearsal: Rehearsal) -> tuple[TwinAnswer, ...]:
+    try:
+        result: Any = json.loads(printed)
+        digest = bytes.fromhex(result["digest"])
+        answers = tuple(_answer(item) for item in result["answers"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise TwinError(
+            f"the twin printed something else than its result: {error!r}",
+            hint="skyload and skyloadd must be of the same version",
+        ) from None
+    if digest != rehearsal.release_digest:
+        raise TwinError(
+            f"the twin rebuilt release {digest.hex()[:16]}, not {rehearsal.release_digest.hex()[:16]}",
+            hint="do not touch the files of a release while it is staged; run the same command again",
+        )
+    if len(answers) != len(rehearsal.prompts):
+        raise TwinError(f"the twin answered {len(answers)} of {len(rehearsal.prompts)} prompts")
+    if not any(answer.tokens for answer in answers):
+        raise TwinError("the twin answered nothing to any prompt", hint="a canary of silence proves nothing: --canary")
+    return answers
+
+
+def _answer(item: Any) -> TwinAnswer:  # noqa: ANN401 - parsed JSON
+    tokens = tuple(item["tokens"])
+    if len(tokens) > CANARY_TOKENS_MAX or not all(type(token) is int and 0 <= token < 2**31 for token in tokens):
+        raise ValueError("tokens are no token ids")
+    return TwinAnswer(tokens=tokens, text=str(item["text"]))
