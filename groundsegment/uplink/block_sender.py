@@ -48,6 +48,8 @@ class BlockSender:
         prior_flight: symbols that an earlier process may have sent since `have` was reported.
         full_since_s: since when K symbols are there and the block is still not solved.
         absent_since_s: since when reports no longer list it.
+        num_sent: symbols sent by this process.
+        mark: symbols settled, and symbols there, at the last report: what came since is a sample of the loss.
     """
 
     key: BlockKey
@@ -60,6 +62,8 @@ class BlockSender:
     prior_flight: int = 0
     full_since_s: float | None = None
     absent_since_s: float | None = None
+    num_sent: int = 0
+    mark: tuple[int, int] | None = None
 
     @property
     def is_untouched(self) -> bool:
@@ -114,9 +118,18 @@ class BlockSender:
             self.next_esi = self.reserved_esi = 0
         first = self.next_esi
         self.next_esi += count
+        self.num_sent += count
         if self.next_esi > self.reserved_esi:
             self.reserved_esi = self.next_esi + max(RESERVE_SYMBOLS_MIN, self.num_source // RESERVE_SHARE)
         return first, count
+
+    def sample(self, have: int, in_flight: int) -> tuple[int, int] | None:
+        """How many symbols were settled since the last report, and how many of them arrived."""
+        settled = self.num_sent - in_flight
+        before, self.mark = self.mark, (settled, have)
+        if before is None or settled <= before[0] or have < before[1] or have >= self.num_source:
+            return None
+        return settled - before[0], have - before[1]
 
     def learn(self, have: int, now: float) -> None:
         """Believe a report."""

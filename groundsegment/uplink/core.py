@@ -352,6 +352,9 @@ class Uplink:
                     block.learn_solved()
                 elif not self._is_known_complete(sending, report):
                     self._reopen(sending)
+                    sample = block.sample(have, self._log.in_flight(block.key))
+                    if sample is not None and not is_restart:
+                        self._feedback.exact_sample(sent=sample[0], arrived=sample[1])
                     block.learn(have, now)
         if not _is_full(report):
             self._learn_absent(report, set(listed), now, is_restart=is_restart)
@@ -480,7 +483,9 @@ class Uplink:
         for number in range(layout.num_blocks):
             block = BlockSender((item.handle, number), layout.symbols_of(number), self._options.kind)
             entry = known.get(number)
-            if entry is not None:
+            if entry is None:
+                block.mark = (0, 0)
+            else:
                 block.next_esi = block.reserved_esi = entry.next_esi
                 block.is_solved = entry.have == SOLVED
                 block.have = block.num_source if block.is_solved else entry.have

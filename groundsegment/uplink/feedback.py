@@ -1,8 +1,9 @@
 """What reports teach of the link itself: its loss, how long news takes, whether anybody answers. Pure.
 
 Two clocks tick in a report. Its echo is durable, a second or so behind: it settles which symbols are no longer in
-flight. Its count of received frames is as of now: over time it tells the loss, once it is compared with what had been
-sent one round trip before. Both are kept as running totals, so that an error in one sample is made good in the next.
+flight, and for blocks that stay open long enough the counts say exactly what became of them. Its count of received
+frames is as of now: over time it tells the loss, once it is compared with what had been sent one round trip before.
+It is kept as running totals, so that an error in one sample is made good in the next.
 """
 
 import math
@@ -12,6 +13,7 @@ from groundsegment.uplink.flight_log import FlightLog
 from groundsegment.uplink.loss import LossEstimate
 
 SAMPLE_FRAMES_MIN = 64  # fewer say little
+SAMPLE_AIR_MIN = 4  # times the frames that are between the two ends
 TIMEOUT_S_FIRST = 3.0  # until a delay was measured: a second of syncing, a second of flight and queues, one spare
 TIMEOUT_S_MIN, TIMEOUT_S_MAX = 0.3, 20.0
 _FORGET = 0.9  # how much of an old, longer delay stays at each measurement
@@ -31,6 +33,7 @@ class Feedback:
         self._history: deque[tuple[float, int]] = deque()  # when, frames of all kinds sent by then
         self._num_sent = 0
         self._anchor: tuple[float, int] | None = None  # frames sent, frames received: where the next sample starts
+        self._in_air = 0.0
         self._delay_s: float | None = None
         self._round_trip_s = math.inf
         self.samples: deque[tuple[int, int]] = deque(maxlen=16)  # (sent, arrived), for whoever searches a rate
@@ -69,6 +72,10 @@ class Feedback:
             self._measure_loss(frames_received, now)
         log.settle_sent_before(now - self.timeout_s)
         return restarted
+
+    def exact_sample(self, *, sent: int, arrived: int) -> None:
+        """Symbols of an open block: what was settled, and what of it was counted."""
+        self.loss = self.loss.with_sample(sent=sent, arrived=arrived)
 
     @property
     def delay_s(self) -> float | None:
@@ -111,16 +118,19 @@ class Feedback:
 
     def _measure_loss(self, received: int, now: float) -> None:
         sent = self._sent_by(now - self._round_trip_s)
+        in_air = self._num_sent - sent
         if self._anchor is None or received < self._anchor[1]:
-            self._anchor = (sent, received)
+            self._anchor, self._in_air = (sent, received), in_air
             return
+        # The round trip is not known to the frame: where sending starts or stops, that many may be miscounted.
+        self._in_air = max(self._in_air, in_air)
         num_sent, arrived = int(sent - self._anchor[0]), received - self._anchor[1]
-        if num_sent < SAMPLE_FRAMES_MIN:
+        if num_sent < max(SAMPLE_FRAMES_MIN, SAMPLE_AIR_MIN * self._in_air):
             return
         counted = min(arrived, num_sent)  # what is too much belongs to the next sample
         self.loss = self.loss.with_sample(sent=num_sent, arrived=counted)
         self.samples.append((num_sent, counted))
-        self._anchor = (self._anchor[0] + num_sent, self._anchor[1] + counted)
+        self._anchor, self._in_air = (self._anchor[0] + num_sent, self._anchor[1] + counted), in_air
 
     def _sent_by(self, time_s: float) -> float:
         """Frames sent by a time, between the marks of the history by proportion."""
