@@ -1,0 +1,45 @@
+#!/bin/sh
+# The ground container: one update, from no keys to CONFIRMED; exits 0 then. Killed and started again, it goes on.
+set -eu
+
+satellite=${SATELLITE:-SAT-1}
+home=${GROUND_HOME:-/ground}
+stick=${STICK:-/stick}
+release=${SECOND:-/models/second}
+link=${LINK:-link:7001}
+sky=${SKY:-/sky.yaml}
+
+say() { printf '\n== %s\n' "$*" >&2; }
+
+if [ ! -e "$home/has-keys" ]; then
+    say "keys, and a kit for $satellite on the integration stick"
+    rm -rf "$stick/kit.part" "$SKYLOAD_DEPOT"
+    skyload keys init --satellite "$satellite" --kit "$stick/kit.part"
+    touch "$home/has-keys"
+fi
+# A rename, so that the satellite takes a whole kit or none.
+[ ! -d "$stick/kit.part" ] || mv "$stick/kit.part" "$stick/kit"
+
+if [ ! -e "$home/has-update" ]; then
+    say "stage: pack, rehearse on the twin, sign"
+    skyload stage "$release" --for "$satellite" --name "$(basename "$release")"
+    touch "$home/has-update"
+fi
+
+epoch=$(($(date +%s) / 60 * 60)) # as the link does: see sky.yaml
+say "plan"
+skyload plan --for "$satellite" --profile "$sky" --loss 10%
+say "uplink"
+skyload uplink --for "$satellite" --link "$link" --profile "$sky" --epoch "$epoch" --json >"$home/uplink.json"
+cat "$home/uplink.json"
+say "status"
+skyload status --for "$satellite"
+say "ask"
+skyload ask "${QUESTION:-What is the capital of France?}" --for "$satellite" --link "$link" --max-tokens 24
+
+python -c '
+import json, sys
+state = json.load(open(sys.argv[1]))["state"]
+print(f"\n== the update is {state.upper()}", file=sys.stderr)
+sys.exit(state != "confirmed")
+' "$home/uplink.json"
