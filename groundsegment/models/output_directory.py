@@ -4,13 +4,14 @@ Files are written into a hidden neighbour, which takes the wanted name at the en
 neighbour, which the next run removes; whatever had the name before stays until then.
 """
 
+import fcntl
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from groundsegment.errors import DiskError, InputError
+from groundsegment.errors import BusyError, DiskError, InputError
 
 
 def check_output(out: Path, *, force: bool) -> None:
@@ -52,11 +53,16 @@ def whole_directory(out: Path, *, force: bool) -> Iterator[Path]:
     check_output(out, force=force)
     part = out.absolute().with_name(f".{out.absolute().name}.part")
     old = part.with_suffix(".old")
-    for leftover in (part, old):
-        if leftover.exists():
-            shutil.rmtree(leftover)
-    part.mkdir(parents=True)
+    part.mkdir(parents=True, exist_ok=True)
+    lock = os.open(part, os.O_RDONLY)
     try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(lock)
+        raise BusyError(f"{out}: another process is writing it", hint="wait for it to end") from error
+    try:
+        for leftover in [old, *part.iterdir()]:
+            _remove(leftover)
         yield part
         if out.exists():
             out.rename(old)
@@ -65,6 +71,14 @@ def whole_directory(out: Path, *, force: bool) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+        os.close(lock)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _sync_directory(path: Path) -> None:

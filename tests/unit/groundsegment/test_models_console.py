@@ -176,6 +176,7 @@ def test_a_known_name_is_fetched_once_then_comes_from_the_cache(index_of_one, tm
     index_of_one.unlink()
     assert find_gguf("known", tmp_path / "cache") == path
     assert sorted(item.name for item in (tmp_path / "cache").iterdir()) == [
+        ".lock",
         index_of_one.stem,
         index_of_one.name,
     ]

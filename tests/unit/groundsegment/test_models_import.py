@@ -9,7 +9,7 @@ import pytest
 from safetensors import safe_open
 from tokenizers import Tokenizer
 
-from groundsegment.errors import DiskError, InputError
+from groundsegment.errors import BusyError, DiskError, InputError
 from groundsegment.models import gguf_import, output_directory
 from groundsegment.models.bfloat16 import from_bfloat16, to_bfloat16
 from groundsegment.models.gguf_file import read_gguf
@@ -148,6 +148,28 @@ def test_a_failure_in_the_middle_leaves_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         import_gguf(plan, tmp_path / "out", progress=stop)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.gguf", "tokenizer.json", "tokenizer_config.json"]
+
+
+def test_what_a_kill_left_behind_is_cleared_and_does_not_get_in(tmp_path):
+    make_tiny_gguf(tmp_path / "m.gguf", seed=3)
+    (tmp_path / ".out.part").mkdir()
+    (tmp_path / ".out.part/stale.safetensors").write_text("half")
+    (tmp_path / ".out.old").mkdir()
+    import_gguf(plan_import(tmp_path / "m.gguf"), tmp_path / "out")
+    assert not (tmp_path / "out/stale.safetensors").exists()
+    assert not (tmp_path / ".out.old").exists()
+
+
+def test_a_second_writer_of_the_same_directory_is_turned_away(tmp_path):
+    with output_directory.whole_directory(tmp_path / "out", force=False) as first:
+        (first / "config.json").write_text("{}")
+        with (
+            pytest.raises(BusyError, match="another process"),
+            output_directory.whole_directory(tmp_path / "out", force=False),
+        ):
+            pass
+        assert (first / "config.json").exists()
+    assert (tmp_path / "out/config.json").exists()
 
 
 def test_a_full_disk_is_said_before_work_starts(tmp_path):
