@@ -9,9 +9,11 @@ will fly: the manifest and the bundles; and the release key, in a file of mode 0
 prints one JSON object: {"digest": hex, "answers": [{"tokens": [int], "text": str}], "load_s": float}.
 """
 
+import ctypes
 import json
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,6 +25,8 @@ from groundsegment.errors import TwinError
 from protocol.limits import CANARY_TOKENS_MAX
 
 PROGRAM = "skyloadd"
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)
 _LOG_NAME = "twin.log"
 _LOG_TAIL_LINES = 4
 _INSTALL_HINT = (
@@ -132,13 +136,25 @@ def _arguments(rehearsal: Rehearsal, directory: Path, key_file: Path) -> list[st
 
 def _run(command: list[str], log: Path) -> str:
     with log.open("wb") as log_file:
-        done = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log_file)
+        done = subprocess.run(
+            command,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log_file,
+            preexec_fn=_die_with_parent,
+        )
     if done.returncode:
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-_LOG_TAIL_LINES:]
         said = "".join(f"\n  {line}" for line in lines)
         hint = f"its whole log is {log}; nothing was signed, and the bundles are kept for the next try"
         raise TwinError(f"the twin ended with {done.returncode}{said}", hint=hint)
     return done.stdout.decode("utf-8", errors="replace")
+
+
+def _die_with_parent() -> None:
+    # A twin that outlives us would hold the release key and write where the next one works.
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _parse(printed: str, rehearsal: Rehearsal) -> tuple[TwinAnswer, ...]:
