@@ -20,6 +20,7 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, GenerationConfig
 
 from onboard.inference.engine import Prompt, RequestError, Sampling
+from onboard.inference.engines.int8 import keep_int8
 
 _PREFILL_CHUNK_TOKENS = 256
 """A long prompt is read in steps, so that other answers move on and memory stays small."""
@@ -33,6 +34,7 @@ class TransformersEngine:
         torch.set_num_interop_threads(1)
         transformers.utils.logging.disable_progress_bar()
         self._dtype = dtype
+        self._num_int8 = 0
         self._device = device
         self._max_context_tokens = max_context_tokens
         self._model: Any = None
@@ -44,7 +46,8 @@ class TransformersEngine:
     @property
     def name(self) -> str:
         """Engine and versions, for people."""
-        return f"transformers {transformers.__version__}, torch {torch.__version__}, {self._dtype}"
+        kind = f"{self._num_int8} int8 layers" if self._num_int8 else self._dtype
+        return f"transformers {transformers.__version__}, torch {torch.__version__}, {kind}"
 
     @property
     def context_tokens(self) -> int:
@@ -62,6 +65,7 @@ class TransformersEngine:
         self._model = AutoModelForCausalLM.from_pretrained(
             directory, dtype=dtype, use_safetensors=True, attn_implementation="sdpa", **common
         )
+        self._num_int8 = keep_int8(self._model)
         self._model = self._model.to(self._device).eval()
         config = self._model.config.get_text_config()
         self._vocabulary_size = int(config.vocab_size)
