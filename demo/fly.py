@@ -28,7 +28,7 @@ CACHE = ROOT / ".cache" / "demo"
 RUN = ROOT / "demo-run"
 PROFILE = "demo"
 SEED = 43  # as many passes as the flight to beat took
-QUESTION = "What is the capital of France?"
+QUESTION = "What is 2 + 2?"
 SMALL_TALK = "Name one planet."
 OLD, NEW = "smollm2-int4", "smollm2-int8"
 

@@ -76,7 +76,6 @@ def answer(model: Any, tokenizer: Any, question: str) -> str:
 
 
 def test_the_logits_are_those_of_the_llama_in_the_file(gguf, models):
-    pytest.importorskip("accelerate", reason="transformers reads GGUF files with accelerate only")
     import torch
 
     reference = load(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
