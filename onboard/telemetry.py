@@ -127,6 +127,7 @@ class Telemetry:
         self._counts: dict[str, int] = {}
         self._windows: dict[str, tuple[float, int]] = {}
         self.send_down: Callable[[Event, str, bytes | None], None] = lambda event, text, about: None
+        self.on_event: Callable[[Event], None] = lambda event: None
 
     def emit(self, event: Event, *, about: bytes | None = None, **arguments: object) -> None:
         """Tell that something happened.
@@ -137,6 +138,7 @@ class Telemetry:
             arguments: numbers and words; no secrets, no payload.
         """
         self._counts[event.name] = self._counts.get(event.name, 0) + 1
+        self.on_event(event)
         if not self._may_tell(event):
             return
         words = {"event": event.name, **({"about": about.hex()} if about else {}), **arguments}

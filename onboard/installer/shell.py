@@ -267,6 +267,15 @@ class Installer:
         number = self._update.bundle_numbers.get(handle) if self._update else None
         return number is not None and self._has_bundle(number)
 
+    def is_wanted(self, handle: bytes) -> bool:
+        """Whether an object is waited for."""
+        return self._update is not None and handle in self._update.bundle_numbers and not self.is_complete(handle)
+
+    @property
+    def root(self) -> bytes:
+        """Trusted root metadata as it is now."""
+        return self._root
+
     def status(self) -> InstallStatus:
         """Where things stand."""
         record, last = self._store.record, self._store.record.last_update

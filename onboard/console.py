@@ -1,0 +1,346 @@
+"""The command line of the satellite: `skyloadd`.
+
+Data goes to standard output, everything else to standard error. Exit codes: 0 done, 1 other, 2 usage, 3 configuration
+or kit, 4 store, 5 an update cannot go on, 6 no such release, 7 busy or nobody answers, 10 damage found, 130 interrupt.
+"""
+
+import argparse
+import contextlib
+import json
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from onboard.errors import OnboardError
+
+DAMAGE_EXIT_CODE = 10
+_INTERRUPT_EXIT_CODE = 130
+_CONFIG_DEFAULT = "satellite.toml"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    parsed = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = parsed.command
+    try:
+        return command(parsed)
+    except OnboardError as error:
+        print(f"error: {error}", file=sys.stderr)
+        if error.hint:
+            print(f"hint: {error.hint}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        return 0
+    except KeyboardInterrupt:
+        return _INTERRUPT_EXIT_CODE
+
+
+def _run(args: argparse.Namespace) -> int:
+    from onboard.config import load_config
+    from onboard.daemon import log_to_stderr, run_daemon
+
+    config = load_config(args.config)
+    log_to_stderr(is_verbose=args.verbose)
+    run_daemon(config)
+    return 0
+
+
+def _status(args: argparse.Namespace) -> int:
+    from onboard.config import load_config
+    from onboard.control_socket import ask_daemon
+    from onboard.store.layout import StateLayout
+
+    config = load_config(args.config)
+    status = ask_daemon(StateLayout(config.satellite.state_dir).run, {"op": "status"})["status"]
+    if args.json:
+        _print_json(status)
+        return 0
+    serving, update = status["serving"], status["update"]
+    print(f"satellite  {status['satellite']}, boot {status['boot_count']}, up {status['uptime_s']:.0f} s")
+    if serving["digest"]:
+        print(f"serving    {serving['name']} {serving['digest'][:16]} at {status['endpoint']}/v1")
+    else:
+        print("serving    nothing")
+    if update["handle"]:
+        reason = "" if update["reason"] == "none" else f", {update['reason']}"
+        print(
+            f"update     {update['handle']} sequence {update['sequence']}: {update['state']}{reason},"
+            f" bundles {update['bundles_installed']} of {update['num_bundles']}"
+        )
+    else:
+        print("update     none yet")
+    receiver = status["receiver"]
+    rejected = sum(receiver["frames_rejected"].values())
+    print(f"link       {receiver['frames_received']} frames received, {rejected} rejected")
+    print(f"trust      metadata version {status['accepted']}, floor {status['floor']}")
+    print(f"disk       {status['free_mib']} MiB free")
+    return 0
+
+
+def _releases(args: argparse.Namespace) -> int:
+    from onboard.config import load_config
+    from onboard.state import open_release, read_record
+
+    layout, record = read_record(load_config(args.config))
+    rows: list[dict[str, Any]] = []
+    for known in record.releases:
+        size: int | None = None
+        with contextlib.suppress(OnboardError):
+            size = open_release(layout, known).size_bytes
+        rows.append(
+            {
+                "digest": known.digest.hex(),
+                "name": known.name,
+                "sequence": known.sequence,
+                "size_bytes": size,
+                "is_current": known.digest == record.current,
+                "is_previous": known.digest == record.previous,
+                "directory": str(layout.release(known.digest)),
+            }
+        )
+    if args.json:
+        _print_json(rows)
+        return 0
+    for row in rows:
+        role = "current" if row["is_current"] else "previous" if row["is_previous"] else ""
+        size_text = "damaged" if row["size_bytes"] is None else f"{row['size_bytes'] / 1e6:.1f} MB"
+        print(f"{row['digest'][:16]}  {row['sequence']:>6}  {size_text:>12}  {role:<8}  {row['name']}")
+    if not rows:
+        print("no release is on board yet", file=sys.stderr)
+    return 0
+
+
+def _revert(args: argparse.Namespace) -> int:
+    from onboard.config import load_config
+    from onboard.control_socket import ask_daemon
+    from onboard.store.layout import StateLayout
+
+    config = load_config(args.config)
+    reply = ask_daemon(StateLayout(config.satellite.state_dir).run, {"op": "revert", "digest": args.digest})
+    if args.json:
+        _print_json({"digest": reply["digest"], "name": reply["name"]})
+    else:
+        print(f"{reply['name']} {reply['digest'][:16]} serves")
+    return 0
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from onboard.config import load_config
+    from onboard.errors import StoreCorruptError
+    from onboard.state import find_release, open_release, read_record
+
+    layout, record = read_record(load_config(args.config))
+    chosen = record.releases if args.digest == "all" else (find_release(record, args.digest),)
+    results: list[dict[str, Any]] = []
+    for known in chosen:
+        try:
+            damage = open_release(layout, known).find_damage(lambda name: _progress(f"reading {name}"))
+            found = [{"name": item.name, "problem": item.problem} for item in damage]
+        except StoreCorruptError as error:
+            found = [{"name": error.name, "problem": f"expected {error.expected}, got {error.got}"}]
+        results.append({"digest": known.digest.hex(), "name": known.name, "damage": found})
+    if args.json:
+        _print_json(results)
+    else:
+        for result in results:
+            print(f"{result['digest'][:16]}  {result['name']}  {'DAMAGED' if result['damage'] else 'whole'}")
+            for item in result["damage"]:
+                print(f"    {item['name']}: {item['problem']}")
+    if any(result["damage"] for result in results):
+        print("hint: `skyloadd revert` to another release; uplink this one again", file=sys.stderr)
+        return DAMAGE_EXIT_CODE
+    return 0
+
+
+def _provision(args: argparse.Namespace) -> int:
+    from onboard.config import load_config
+    from onboard.errors import ConfigError
+    from onboard.state import provision
+    from protocol.names import is_safe_name
+
+    name = args.name or args.directory.resolve().name
+    if not is_safe_name(name):
+        raise ConfigError(f"--name: {name!r} must be one word of A-Z a-z 0-9 . _ -", hint="give another --name")
+    known, is_new = provision(load_config(args.config), args.directory, name=name)
+    if args.json:
+        _print_json({"digest": known.digest.hex(), "name": known.name, "is_new": is_new})
+    else:
+        print(f"{known.name} {known.digest.hex()[:16]} {'is on board' if is_new else 'was on board already'}")
+    return 0
+
+
+def _rehearse(args: argparse.Namespace) -> int:
+    from onboard.rehearse import RehearsalTask, rehearse
+
+    task = RehearsalTask(
+        manifest=args.manifest,
+        bundles=args.bundles,
+        release_key_file=args.release_key_file,
+        base=args.base,
+        prompts=args.prompts,
+        max_tokens=args.max_tokens,
+        engine_command=shlex.split(args.engine_command),
+        num_threads=args.threads,
+        work_dir=args.work_dir,
+    )
+    result = rehearse(task, _progress)
+    if args.json:
+        _print_json(
+            {
+                "digest": result.digest.hex(),
+                "answers": list(result.answers),
+                "load_s": round(result.load_s, 3),
+                "rebuild_s": round(result.rebuild_s, 3),
+            }
+        )
+        return 0
+    print(f"release {result.digest.hex()[:16]} rebuilt in {result.rebuild_s:.1f} s, as signed")
+    for answer in result.answers:
+        print(f"  {len(answer['tokens'])} tokens: {answer['text']}")
+    return 0
+
+
+def _print_json(value: object) -> None:
+    print(json.dumps(value, indent=2))
+
+
+def _progress(text: str) -> None:
+    if sys.stderr.isatty():
+        print(f"  {text}", file=sys.stderr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="skyloadd",
+        description="The satellite's side of Skyload: receives model updates, installs them, serves the model.",
+        epilog="Examples:\n  skyloadd provision models/first --config kit/satellite.toml\n"
+        "  skyloadd run --config kit/satellite.toml",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    daemon = _command(commands, "run", _run, "run the daemon", ["skyloadd run --config kit/satellite.toml"])
+    _takes_config(daemon)
+    daemon.add_argument("--verbose", action="store_true", help="log developers' events, too")
+
+    status = _command(
+        commands,
+        "status",
+        _status,
+        "say how the daemon, its update and its model are",
+        ["skyloadd status --config kit/satellite.toml", "skyloadd status --json | jq .update.state"],
+    )
+    _takes_config(status)
+    _takes_json(status)
+
+    releases = _command(commands, "releases", _releases, "list the releases on board", ["skyloadd releases --json"])
+    _takes_config(releases)
+    _takes_json(releases)
+
+    revert = _command(
+        commands,
+        "revert",
+        _revert,
+        "let an older release serve again",
+        ["skyloadd revert", "skyloadd revert 3f2a9c"],
+    )
+    revert.add_argument("digest", nargs="?", help="first digits of its digest; default: the release before")
+    _takes_config(revert)
+    _takes_json(revert)
+
+    verify = _command(
+        commands,
+        "verify",
+        _verify,
+        "read releases back from the disk and compare every file with its digest; exit code 10 on damage",
+        ["skyloadd verify", "skyloadd verify 3f2a9c --json"],
+    )
+    verify.add_argument("digest", nargs="?", default="all", help="first digits of a digest, or all (default)")
+    _takes_config(verify)
+    _takes_json(verify)
+
+    provision = _command(
+        commands,
+        "provision",
+        _provision,
+        "put a model on board before launch, as the release that serves",
+        ["skyloadd provision models/first --config kit/satellite.toml --name first"],
+    )
+    provision.add_argument("directory", type=Path, help="model directory: config.json, tokenizer, safetensors")
+    provision.add_argument("--name", default="", help="what people call it; default: the directory's name")
+    _takes_config(provision)
+    _takes_json(provision)
+    _add_rehearse(commands)
+    return parser
+
+
+def _add_rehearse(commands: Any) -> None:  # noqa: ANN401 - argparse has no public name for it
+    rehearse = _command(
+        commands,
+        "rehearse",
+        _rehearse,
+        "the ground's twin: rebuild a release from its bundles as on board, and let the engine answer prompts",
+        [
+            "skyloadd rehearse --manifest manifest.msgpack --bundles . --release-key-file release.key \\",
+            "    --prompts prompts.json --max-tokens 16 --work-dir /tmp/twin --json",
+        ],
+    )
+    rehearse.add_argument("--manifest", type=Path, required=True, metavar="FILE", help="the update's manifest")
+    rehearse.add_argument("--bundles", type=Path, required=True, metavar="DIR", help="where its bundles lie")
+    rehearse.add_argument("--release-key-file", type=Path, required=True, metavar="FILE", help="64 hex digits")
+    rehearse.add_argument("--base", type=Path, metavar="DIR", help="the base release, if the update has one")
+    rehearse.add_argument("--prompts", type=Path, metavar="FILE", help="JSON array of texts; default: rebuild only")
+    rehearse.add_argument("--max-tokens", type=_positive, default=16, metavar="N", help="longest answer")
+    rehearse.add_argument("--engine-command", default="", metavar="WORDS", help="replaces the engine worker")
+    rehearse.add_argument("--threads", type=_positive, default=1, metavar="N", help="CPU threads of the engine")
+    rehearse.add_argument("--work-dir", type=Path, required=True, metavar="DIR", help="room for the release")
+    _takes_json(rehearse)
+
+
+def _command(
+    commands: Any,  # noqa: ANN401 - argparse has no public name for it
+    name: str,
+    command: Callable[[argparse.Namespace], int],
+    text: str,
+    examples: list[str],
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=text,
+        description=f"{text[0].upper()}{text[1:]}.",
+        epilog="Examples:\n" + "\n".join(f"  {example}" for example in examples),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(command=command)
+    return parser
+
+
+def _takes_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config",
+        type=Path,
+        default=Path(_CONFIG_DEFAULT),
+        metavar="FILE",
+        help=f"the satellite's configuration (default: {_CONFIG_DEFAULT})",
+    )
+
+
+def _takes_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""The daemon's control socket, both ends: `run/daemon.sock`, one JSON line asked, one answered.
+
+    {"op": "status"}                        -> {"ok": true, "status": {...}}
+    {"op": "revert", "digest": hex | null}  -> {"ok": true, "digest": hex, "name": str}
+    anything that fails                     -> {"ok": false, "error": text, "hint": text, "exit_code": int}
+
+Whoever may open the socket may do all of it: the run directory has mode 0700. Deep state directories work, for the
+socket is reached through its directory and not by its whole path (which may have 107 bytes at most).
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from onboard.errors import BusyError, OnboardError
+from onboard.installer.serving import ServingProblem
+
+SOCKET_NAME = "daemon.sock"
+_LINE_SIZE_MAX = 1 << 20
+_TIMEOUT_S = 5.0
+_REVERT_TIMEOUT_S = 900.0
+
+Operation = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
+
+
+class ControlSocket:
+    """The daemon's end.
+
+    Args:
+        run_directory: where the socket lies.
+        operations: what may be asked, by name.
+    """
+
+    def __init__(self, run_directory: Path, operations: dict[str, Operation]) -> None:
+        self._run_directory, self._operations = run_directory, operations
+
+    async def run(self) -> None:
+        """Answer, for ever."""
+        (self._run_directory / SOCKET_NAME).unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        with _short_path(self._run_directory) as path:
+            listener.bind(path)
+        (self._run_directory / SOCKET_NAME).chmod(0o600)
+        server = await asyncio.start_unix_server(self._serve, sock=listener, limit=_LINE_SIZE_MAX)
+        try:
+            await server.serve_forever()
+        finally:
+            (self._run_directory / SOCKET_NAME).unlink(missing_ok=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            line = await reader.readline()
+            writer.write(json.dumps(await self._answer(line)).encode() + b"\n")
+            await writer.drain()
+        except (OSError, ValueError):
+            pass  # whoever asked has gone, or asked for too much
+        finally:
+            writer.close()
+
+    async def _answer(self, line: bytes) -> dict[str, Any]:
+        try:
+            asked = json.loads(line)
+            operation = self._operations[asked["op"]]
+        except (ValueError, KeyError, TypeError):
+            return {"ok": False, "error": "not a request", "hint": "", "exit_code": 2}
+        try:
+            return {"ok": True, **await operation(asked)}
+        except OnboardError as error:
+            return {"ok": False, "error": str(error), "hint": error.hint, "exit_code": error.exit_code}
+        except ServingProblem as error:
+            return {"ok": False, "error": str(error), "hint": "`skyloadd status` shows serving", "exit_code": 7}
+
+
+def ask_daemon(run_directory: Path, request: dict[str, Any]) -> dict[str, Any]:
+    """Ask the daemon one thing.
+
+    Raises:
+        BusyError: nobody answers there.
+        OnboardError: what the daemon said no with, with its exit code.
+    """
+    timeout_s = _REVERT_TIMEOUT_S if request["op"] == "revert" else _TIMEOUT_S
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(timeout_s)
+            with _short_path(run_directory) as path:
+                connection.connect(path)
+            connection.sendall(json.dumps(request).encode() + b"\n")
+            reply: dict[str, Any] = json.loads(connection.makefile("rb").readline(_LINE_SIZE_MAX))
+    except (OSError, ValueError) as error:
+        raise BusyError(
+            f"no daemon answers at {run_directory / SOCKET_NAME}: {error}",
+            hint="start it with `skyloadd run --config FILE`, and look into its log",
+        ) from error
+    if not reply.get("ok"):
+        refused = OnboardError(str(reply.get("error")), hint=str(reply.get("hint", "")))
+        refused.exit_code = int(reply.get("exit_code", 1))
+        raise refused
+    return reply
+
+
+@contextlib.contextmanager
+def _short_path(run_directory: Path) -> Iterator[str]:
+    handle = os.open(run_directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{handle}/{SOCKET_NAME}"
+    finally:
+        os.close(handle)

@@ -1,0 +1,350 @@
+"""The daemon: builds receiver, installer, serving and commands, wires them to each other, and keeps them going.
+
+The composition root: the only module that knows all parts, and nothing else. Order of a start: lock, record, boot
+count, root, keys; then the installer cleans up what a crash left; then the serving process starts and loads what the
+record names, while frames are received already. SIGTERM and SIGINT stop it cleanly; `kill -9` costs nothing that was
+acknowledged.
+
+A trust record that cannot be written ends the daemon: nothing may be acted on that is not durable. Whoever started it
+starts it again. No torch, and no HTTP, in this process.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from onboard import telemetry as events
+from onboard.commands import Commander
+from onboard.config import Config, read_key
+from onboard.control_socket import ControlSocket
+from onboard.errors import OnboardError
+from onboard.installer.core import Fate
+from onboard.installer.serving import ServingProblem
+from onboard.installer.shell import Installer, InstallStatus, Surroundings
+from onboard.installer.trial import Candidate
+from onboard.messages import MessageBox
+from onboard.receiver.events import ReportStatus, Verdict
+from onboard.receiver.shell import Receiver, ReceiverOptions
+from onboard.serving_process import ServingOptions, ServingSupervision
+from onboard.state import find_release, locked_state, open_record, open_root
+from onboard.store.layout import StateLayout
+from onboard.store.record import MessageCounters
+from onboard.telemetry import Event, Telemetry
+from protocol.frame import FrameCodec
+from protocol.limits import MESSAGE_SIZE_MAX
+from protocol.link_keys import Direction
+from protocol.message import MessageKind
+from protocol.objects import ObjectKind
+from protocol.report import NO_HANDLE
+
+logger = logging.getLogger(__name__)
+
+_VERDICTS = {Fate.USED: Verdict.CONSUMED, Fate.KEPT: Verdict.KEPT, Fate.BAD: Verdict.REFUSED}
+
+
+def run_daemon(config: Config, *, crash_point: Callable[[str], None] = lambda name: None) -> None:
+    """Run until a signal says stop.
+
+    Args:
+        config: of the satellite.
+        crash_point: see `installer.shell.Surroundings`; for tests.
+
+    Raises:
+        OnboardError: it cannot start, or cannot go on.
+    """
+    with locked_state(config) as layout:
+        try:
+            asyncio.run(_run(config, layout, crash_point))
+        except BaseExceptionGroup as group:
+            raise _first_cause(group) from group
+
+
+async def _run(config: Config, layout: StateLayout, crash_point: Callable[[str], None]) -> None:
+    daemon = Daemon(config, layout, crash_point)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, daemon.stop.set)
+    await daemon.run()
+
+
+class Daemon:
+    """All parts of one life."""
+
+    def __init__(self, config: Config, layout: StateLayout, crash_point: Callable[[str], None]) -> None:
+        self._config, self._layout = config, layout
+        self._started_at = time.monotonic()
+        self.stop = asyncio.Event()
+        self.telemetry = Telemetry(time.monotonic)
+        keys = {
+            "link": read_key(config.link.link_key_file, what="link.link_key_file"),
+            "release": read_key(config.trust.release_key_file, what="trust.release_key_file"),
+            "identity": read_key(config.trust.identity_key_file, what="trust.identity_key_file"),
+        }
+        self._store = open_record(layout)
+        root, is_restored = open_root(layout, config)
+        if is_restored:
+            self.telemetry.emit(events.ROOT_RESTORED)
+        self._store.store(dataclasses.replace(self._store.record, boot_count=self._store.record.boot_count + 1))
+        self.messages = self._make_messages(Ed25519PrivateKey.from_private_bytes(keys["identity"]))
+        self.serving = self._make_serving()
+        self.installer = Installer(
+            Surroundings(
+                layout=layout,
+                store=self._store,
+                root=root,
+                satellite=config.satellite.name,
+                release_private_key=keys["release"],
+                options=config.install,
+                serving=self.serving,
+                messages=self.messages,
+                telemetry=self.telemetry,
+                utc=(lambda: datetime.now(UTC)) if config.trust.is_clock_trusted else (lambda: None),
+                offer_again=self._offer_again,
+                crash_point=crash_point,
+            )
+        )
+        self.commander = Commander(
+            satellite=config.satellite.name,
+            root=lambda: self.installer.root,
+            store=self._store,
+            installer=self.installer,
+            ask=self.serving.ask,
+            messages=self.messages,
+            telemetry=self.telemetry,
+        )
+        self.receiver = self._make_receiver(keys["link"])
+        self._wire()
+
+    async def run(self) -> None:
+        """Run until told to stop.
+
+        Raises:
+            OnboardError, or a group with one: it cannot go on.
+        """
+        record = self._store.record
+        for warning in self._config.warnings:
+            self.telemetry.emit(events.CONFIG_WARNING, warning=warning)
+        self.telemetry.emit(events.DAEMON_STARTED, boot=record.boot_count, satellite=self._config.satellite.name)
+        self.messages.load()
+        await self.installer.start()
+        control = ControlSocket(self._layout.run, {"status": self._answer_status, "revert": self._answer_revert})
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(work) for work in (self.serving.run(), self.installer.run(), control.run())]
+            # Ends by itself at the stop event, after a last sync.
+            await self.receiver.run(self.stop)
+            self.telemetry.emit(events.DAEMON_STOPPED)
+            await self.commander.close()
+            for task in tasks:
+                task.cancel()
+
+    # -- building ------------------------------------------------------------------------------------------
+
+    def _make_messages(self, identity: Ed25519PrivateKey) -> MessageBox:
+        return MessageBox(
+            self._layout.state_dir / "messages",
+            satellite=self._config.satellite.name,
+            public_key=identity.public_key().public_bytes_raw(),
+            sign=identity.sign,
+            take_counter=MessageCounters(self._store).take,
+            telemetry=self.telemetry,
+            now=asyncio.get_running_loop().time,
+        )
+
+    def _make_serving(self) -> ServingSupervision:
+        host, port = self._config.endpoint_listen
+        engine = self._config.engine
+        options = ServingOptions(
+            listen=f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
+            run_directory=self._layout.run,
+            engine_command=engine.command,
+            num_threads=engine.threads,
+        )
+        return ServingSupervision(options, self.telemetry, wanted=self._wanted_release)
+
+    def _make_receiver(self, link_key: bytes) -> Receiver:
+        link, limits = self._config.link, self._config.limits
+        return Receiver(
+            link.listen,
+            self._layout,
+            FrameCodec(Direction.UP, link_key),
+            FrameCodec(Direction.DOWN, link_key),
+            Sink(self.installer, self.commander),
+            Status(self.installer, boot_count=self._store.record.boot_count),
+            self.messages,
+            secrets.token_bytes(8),
+            ReceiverOptions(
+                report_interval_s=link.report_interval_s,
+                report_bytes_per_s=link.report_bytes_per_s,
+                sync_interval_s=link.sync_interval_s,
+                is_silent=link.silent,
+                inbox_bytes_max=limits.inbox_bytes_max,
+                open_objects_max=limits.open_objects_max,
+            ),
+            is_wanted=self.installer.is_wanted,
+        )
+
+    def _wire(self) -> None:
+        self.serving.on_up = self.installer.wake
+        self.serving.on_worker_failed = lambda digest, reason, failures: self.installer.worker_failed(
+            digest, reason, failures=failures
+        )
+        self.messages.on_queued = self._report_soon
+        self.telemetry.send_down = self._say_event
+        self.telemetry.on_event = lambda event: self._report_soon()
+
+    def _wanted_release(self) -> Candidate | None:
+        record = self._store.record
+        known = record.release(record.current) if record.current else None
+        if known is None:
+            return None
+        return Candidate(digest=known.digest, name=known.name, directory=self._layout.release(known.digest))
+
+    # -- wires ---------------------------------------------------------------------------------------------
+
+    def _offer_again(self) -> None:
+        if self.receiver.started.is_set():
+            self.receiver.offer_again()
+
+    def _report_soon(self) -> None:
+        if self.receiver.started.is_set():
+            self.receiver.report_soon()
+
+    def _say_event(self, event: Event, text: str, about: bytes | None) -> None:
+        body = {"name": event.name, "severity": event.severity.value, "text": text}
+        with contextlib.suppress(OnboardError):  # the record may be what failed
+            self.messages.say(MessageKind.EVENT, re=about or NO_HANDLE, body=body, is_kept=False)
+
+    # -- the control socket --------------------------------------------------------------------------------
+
+    async def _answer_revert(self, asked: dict[str, Any]) -> dict[str, Any]:
+        prefix = asked.get("digest")
+        digest = find_release(self._store.record, str(prefix)).digest if prefix is not None else None
+        known = await self.installer.revert(digest, why="by hand")
+        return {"digest": known.digest.hex(), "name": known.name}
+
+    async def _answer_status(self, _asked: dict[str, Any]) -> dict[str, Any]:
+        record, status = self._store.record, self.installer.status()
+        serving = record.release(status.serving) if status.serving else None
+        process: dict[str, Any] | None = None
+        with contextlib.suppress(ServingProblem):
+            process = dataclasses.asdict(await self.serving.status())
+        return {
+            "status": {
+                "satellite": self._config.satellite.name,
+                "boot_count": record.boot_count,
+                "uptime_s": round(time.monotonic() - self._started_at, 3),
+                "accepted": record.accepted,
+                "floor": record.floor,
+                "free_mib": status.free_mib,
+                "endpoint": self.serving.endpoint,
+                "serving": {
+                    "digest": status.serving.hex() if status.serving else None,
+                    "name": serving.name if serving else None,
+                    "sequence": serving.sequence if serving else None,
+                    "is_serving": bool(process and process["is_serving"]),
+                },
+                "update": _update_fields(status),
+                "releases": [
+                    {
+                        "digest": known.digest.hex(),
+                        "name": known.name,
+                        "sequence": known.sequence,
+                        "is_current": known.digest == record.current,
+                    }
+                    for known in record.releases
+                ],
+                "num_messages_waiting": len(self.messages),
+                "receiver": _jsonable(dataclasses.asdict(self.receiver.statistics())),
+                "serving_process": process,
+                "events": self.telemetry.counters(),
+            }
+        }
+
+
+class Sink:
+    """What the receiver hands objects to: the installer, or the commander."""
+
+    def __init__(self, installer: Installer, commander: Commander) -> None:
+        self._installer, self._commander = installer, commander
+
+    def is_complete(self, handle: bytes) -> bool:
+        """See `receiver.events.ObjectSink`."""
+        return self._installer.is_complete(handle)
+
+    async def object_ready(self, handle: bytes, kind: ObjectKind, path: Path, size: int, sha256: bytes) -> Verdict:
+        """See `receiver.events.ObjectSink`."""
+        if kind is ObjectKind.COMMAND and size <= MESSAGE_SIZE_MAX:
+            return _VERDICTS[self._commander.receive(handle, path.read_bytes())]
+        return _VERDICTS[await self._installer.object_ready(handle, kind, path, sha256)]
+
+
+class Status:
+    """What reports say of updates."""
+
+    def __init__(self, installer: Installer, *, boot_count: int) -> None:
+        self._installer, self._boot_count = installer, boot_count
+
+    def report_status(self) -> ReportStatus:
+        """See `receiver.events.StatusSource`."""
+        status = self._installer.status()
+        return ReportStatus(
+            state=status.state,
+            reason=status.reason,
+            update=status.update,
+            serving=status.serving[:8] if status.serving else NO_HANDLE,
+            accepted=status.accepted,
+            boot_count=self._boot_count,
+            free_mib=status.free_mib,
+            bundle_ranges=status.bundle_ranges,
+        )
+
+
+def log_to_stderr(*, is_verbose: bool = False) -> None:
+    """Let log lines go to standard error: time, level, key=value."""
+    handler = logging.StreamHandler(sys.stderr)
+    formatter = logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
+    formatter.converter = time.gmtime
+    handler.setFormatter(formatter)
+    logging.basicConfig(level=logging.DEBUG if is_verbose else logging.INFO, handlers=[handler])
+
+
+def _update_fields(status: InstallStatus) -> dict[str, Any]:
+    installed = sum(last - first + 1 for first, last in status.bundle_ranges)
+    return {
+        "handle": status.update.hex() if status.update != NO_HANDLE else None,
+        "state": status.state.name.lower(),
+        "reason": status.reason.name.lower(),
+        "sequence": status.sequence,
+        "release": status.release.hex() if status.release else None,
+        "attempts": status.attempts,
+        "bundles_installed": installed,
+        "num_bundles": status.num_bundles,
+    }
+
+
+def _jsonable(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value.name.lower() if hasattr(value, "name") else value for name, value in fields.items()}
+
+
+def _first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The one error a person can act on, or else the first."""
+    causes: list[BaseException] = []
+    pending: list[BaseException] = [group]
+    while pending:
+        error = pending.pop(0)
+        if isinstance(error, BaseExceptionGroup):
+            pending += error.exceptions
+        else:
+            causes.append(error)
+    return next((error for error in causes if isinstance(error, OnboardError)), causes[0])

@@ -1,0 +1,132 @@
+"""Messages to the ground: signed, numbered, sent until acknowledged, and kept across restarts where it matters.
+
+An `Outbox` whose receipts, results and answers lie in `STATE_DIR/messages/` until the ground reports them complete:
+
+    HANDLE.ska        a message not acknowledged yet
+    KEY.done          the message with that key was queued once (`say_once`); empty
+
+The file is written before the message is queued; a disk that refuses costs durability, never the message. At most
+MESSAGES_MAX are kept, the oldest go first.
+"""
+
+import contextlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from onboard.errors import StoreError
+from onboard.store.disk import RealDisk, replace_file
+from onboard.telemetry import MESSAGE_NOT_KEPT, MESSAGE_QUEUED, Telemetry
+from protocol.exchange import Outbox
+from protocol.limits import MESSAGE_SIZE_MAX
+from protocol.message import Message, MessageKind
+from protocol.objects import object_handle
+from protocol.report import NO_HANDLE
+
+MESSAGES_MAX = 64
+_RETRY_S = 2.0
+_DONE_MAX = 16
+_TEXT_SIZE_MAX = 48 * 1024  # leaves room for the rest of a message of 64 KiB
+
+
+class MessageBox(Outbox):
+    """See the module.
+
+    Args:
+        directory: made if missing.
+        satellite: our name.
+        public_key: raw Ed25519 public key that goes with `sign`.
+        sign: signs with our identity key.
+        take_counter: gives counters, each once for ever.
+        telemetry: events.
+        now: monotonic seconds, the receiver's clock.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        satellite: str,
+        public_key: bytes,
+        sign: Callable[[bytes], bytes],
+        take_counter: Callable[[], int],
+        telemetry: Telemetry,
+        now: Callable[[], float],
+    ) -> None:
+        super().__init__(retry_s=_RETRY_S, length_max=MESSAGES_MAX)
+        self._directory, self._disk = directory, RealDisk()
+        self._satellite, self._public_key, self._sign = satellite, public_key, sign
+        self._take_counter, self._telemetry, self._now = take_counter, telemetry, now
+        self.on_queued: Callable[[], None] = lambda: None
+
+    def load(self) -> None:
+        """Queue what an earlier life did not get rid of.
+
+        Raises:
+            StoreError: the disk refused.
+        """
+        self._disk.make_directory(self._directory)
+        paths = sorted(self._directory.glob("*.ska"), key=lambda path: path.stat().st_mtime_ns)
+        for path in paths[:-MESSAGES_MAX]:
+            self._disk.unlink(path)
+        for path in paths[-MESSAGES_MAX:]:
+            data = path.read_bytes()
+            if len(data) > MESSAGE_SIZE_MAX or object_handle(data).hex() != path.stem:
+                self._disk.unlink(path)  # torn: it was never said
+                continue
+            self.put(data, self._now())
+
+    def say(self, kind: MessageKind, *, re: bytes = NO_HANDLE, body: Mapping[str, Any], is_kept: bool = True) -> None:
+        """Queue a message.
+
+        Args:
+            kind: of the message.
+            re: handle of what it answers.
+            body: see `protocol.message`.
+            is_kept: whether it survives a restart.
+        """
+        message = Message(
+            satellite=self._satellite, counter=self._take_counter(), kind=kind, re=re, body=_bounded(body)
+        )
+        data = message.seal(public_key=self._public_key, sign=self._sign)
+        if is_kept:
+            try:
+                replace_file(self._path(object_handle(data)), data)
+            except (StoreError, OSError) as error:
+                self._telemetry.emit(MESSAGE_NOT_KEPT, about=re, error=str(error))
+        self.put(data, self._now())
+        self._telemetry.emit(MESSAGE_QUEUED, about=re, kind=kind.value, bytes=len(data))
+        self.on_queued()
+
+    def say_once(self, key: str, kind: MessageKind, *, re: bytes, body: Mapping[str, Any]) -> None:
+        """Queue a message unless one with that key was queued before, in any earlier life."""
+        done = self._directory / f"{key}.done"
+        if done.exists():
+            return
+        self.say(kind, re=re, body=body)
+        try:
+            # After the message: a power cut between the two says it twice, which is better than never.
+            replace_file(done, b"")
+            others = sorted(self._directory.glob("*.done"), key=lambda path: path.stat().st_mtime_ns)
+            for path in others[:-_DONE_MAX]:
+                self._disk.unlink(path)
+        except (StoreError, OSError) as error:
+            self._telemetry.emit(MESSAGE_NOT_KEPT, about=re, error=str(error))
+
+    def acknowledge(self, handle: bytes) -> None:
+        """The ground has it."""
+        if handle in self:
+            with contextlib.suppress(StoreError):
+                self._disk.unlink(self._path(handle))
+        super().acknowledge(handle)
+
+    def _path(self, handle: bytes) -> Path:
+        return self._directory / f"{handle.hex()}.ska"
+
+
+def _bounded(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Cut texts that would not fit a message."""
+    return {
+        name: value.encode()[:_TEXT_SIZE_MAX].decode(errors="ignore") if isinstance(value, str) else value
+        for name, value in body.items()
+    }

@@ -1,0 +1,202 @@
+"""The twin: rebuild a release from its bundles exactly as on board, and let the flight engine answer prompts with it.
+
+Runs on the ground, before anything is signed: it takes a bare manifest, and the release key itself. The same code
+that installs in orbit assembles and verifies here, and the same worker process answers, so what comes out is what the
+canary must see there. Nothing of a state directory is read or written.
+"""
+
+import asyncio
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from onboard.config import read_key
+from onboard.errors import ConfigError, InstallError, StoreCorruptError
+from onboard.installer.assemble import Assembly, Plan
+from onboard.installer.release import SUMS_NAME, ReleaseDirectory, hash_file, list_model_files
+from protocol.errors import ProtocolError
+from protocol.limits import MANIFEST_SIZE_MAX
+from protocol.manifest import FileEntry, Manifest, release_digest
+from protocol.objects import object_handle
+from protocol.report import Reason
+
+_RELEASE_NAME = "release"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RehearsalTask:
+    """What is to be rehearsed.
+
+    Attributes:
+        manifest: the manifest, not wrapped in metadata.
+        bundles: directory of the bundles, any names.
+        release_key_file: the release key, hexadecimal.
+        base: directory of the base release, where the manifest names one.
+        prompts: JSON file: an array of texts, or of conversations; None rebuilds and verifies only.
+        max_tokens: longest answer.
+        engine_command: of the engine worker; empty for the built-in one.
+        num_threads: CPU threads of the engine.
+        work_dir: where the release is rebuilt; it stays there as `release`.
+    """
+
+    manifest: Path
+    bundles: Path
+    release_key_file: Path
+    base: Path | None
+    prompts: Path | None
+    max_tokens: int
+    engine_command: Sequence[str]
+    num_threads: int
+    work_dir: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RehearsalResult:
+    """What came of it: the release's digest, answers in the order of the prompts, seconds to load and answer."""
+
+    digest: bytes
+    answers: tuple[dict[str, Any], ...]
+    load_s: float
+    rebuild_s: float
+
+
+def rehearse(task: RehearsalTask, tell: Callable[[str], None]) -> RehearsalResult:
+    """Rebuild, verify, ask.
+
+    Raises:
+        ConfigError: an input is not usable.
+        InstallError: the bundles do not give the release, or the engine does not run it.
+    """
+    manifest, handle = _read_manifest(task.manifest)
+    prompts = _read_prompts(task.prompts) if task.prompts is not None else []
+    started = time.perf_counter()
+    directory = _rebuild(task, manifest, handle, tell)
+    rebuild_s = time.perf_counter() - started
+    answers, load_s = _ask(task, directory, prompts, tell) if task.prompts is not None else ([], 0.0)
+    return RehearsalResult(digest=manifest.release_digest, answers=tuple(answers), load_s=load_s, rebuild_s=rebuild_s)
+
+
+def _rebuild(task: RehearsalTask, manifest: Manifest, handle: bytes, tell: Callable[[str], None]) -> Path:
+    base = _open_base(task.base, manifest, tell)
+    task.work_dir.mkdir(parents=True, exist_ok=True)
+    target = task.work_dir / _RELEASE_NAME
+    part = task.work_dir / f"{_RELEASE_NAME}.part"
+    plan = Plan(
+        manifest=manifest,
+        update=handle,
+        release_key=read_key(task.release_key_file, what="release key"),
+        base=base,
+    )
+    shutil.rmtree(part, ignore_errors=True)  # a rehearsal always begins at the beginning
+    assembly = Assembly.open(part, plan)
+    paths = _find_bundles(task.bundles, manifest)
+    for number, path in enumerate(paths):
+        tell(f"bundle {number + 1} of {len(paths)}")
+        assembly.install(path, number)
+    tell("comparing digests")
+    assembly.verify()
+    assembly.seal(target, b"")
+    return target
+
+
+def _ask(
+    task: RehearsalTask, directory: Path, prompts: list[dict[str, Any]], tell: Callable[[str], None]
+) -> tuple[list[dict[str, Any]], float]:
+    from onboard.inference.errors import ServingError
+    from onboard.inference.rehearsal import answer_prompts
+
+    tell(f"asking {len(prompts)} prompts")
+    started = time.perf_counter()
+    try:
+        answers = asyncio.run(
+            answer_prompts(directory, prompts, task.max_tokens, task.engine_command, num_threads=task.num_threads)
+        )
+    except ServingError as error:
+        raise InstallError(
+            str(error), reason=Reason.LOAD_FAILED, hint="the engine must be able to run this model: see above"
+        ) from error
+    seconds = time.perf_counter() - started - sum(answer.seconds for answer in answers)
+    return [{"tokens": list(answer.tokens), "text": answer.text} for answer in answers], max(seconds, 0.0)
+
+
+def _read_manifest(path: Path) -> tuple[Manifest, bytes]:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MANIFEST_SIZE_MAX + 1)
+        return Manifest.decode(data), object_handle(data)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}", hint="--manifest takes the file that stage wrote") from error
+    except ProtocolError as error:
+        raise ConfigError(f"{path}: {error}", hint="--manifest takes the file that stage wrote") from error
+
+
+def _read_prompts(path: Path) -> list[dict[str, Any]]:
+    try:
+        items = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}", hint="--prompts takes a JSON file") from error
+    except ValueError as error:
+        raise ConfigError(f"{path}: not JSON: {error}", hint='for example ["What is a satellite?"]') from error
+    if not isinstance(items, list):
+        raise ConfigError(f"{path}: expected an array", hint='for example ["What is a satellite?"]')
+    prompts = []
+    for item in items:
+        if isinstance(item, str):
+            prompts.append({"messages": [{"role": "user", "content": item}]})
+        elif isinstance(item, dict):
+            prompts.append(item)
+        else:
+            raise ConfigError(f"{path}: a prompt is a text or an object, not {item!r}")
+    return prompts
+
+
+def _open_base(directory: Path | None, manifest: Manifest, tell: Callable[[str], None]) -> ReleaseDirectory | None:
+    """Open the base: a sealed release, or any model directory, which is then hashed."""
+    if manifest.base is None:
+        return None
+    if directory is None:
+        raise ConfigError(
+            f"the manifest builds on release {manifest.base.hex()[:16]}", hint="give its directory with --base"
+        )
+    if (directory / SUMS_NAME).exists():
+        try:
+            return ReleaseDirectory.open(directory, manifest.base)
+        except StoreCorruptError as error:
+            raise ConfigError(str(error), hint="--base must be the release that the manifest names") from error
+    entries = []
+    for path in list_model_files(directory):
+        tell(f"hashing {path.name} of the base")
+        size, sha256 = hash_file(path)
+        entries.append(FileEntry(name=path.name, size_bytes=size, sha256=sha256))
+    digest = release_digest(entries)
+    if digest != manifest.base:
+        raise ConfigError(
+            f"{directory}: is release {digest.hex()[:16]}, the manifest builds on {manifest.base.hex()[:16]}",
+            hint="--base must be the release that the manifest names",
+        )
+    return ReleaseDirectory(directory=directory, digest=digest, files=tuple(entries))
+
+
+def _find_bundles(directory: Path, manifest: Manifest) -> list[Path]:
+    """Find each bundle by its digest, whatever the files are called."""
+    wanted = {(entry.size_bytes, entry.sha256) for entry in manifest.bundles}
+    sizes = {size for size, _ in wanted}
+    found: dict[bytes, Path] = {}
+    try:
+        paths = sorted(path for path in directory.iterdir() if path.is_file())
+    except OSError as error:
+        raise ConfigError(f"{directory}: {error.strerror}", hint="--bundles takes a directory") from error
+    for path in paths:
+        if path.stat().st_size in sizes and (entry := hash_file(path)) in wanted:
+            found[entry[1]] = path
+    missing = [number for number, entry in enumerate(manifest.bundles) if entry.sha256 not in found]
+    if missing:
+        raise ConfigError(
+            f"{directory}: {len(missing)} of {len(manifest.bundles)} bundles are not there, bundle {missing[0]} first",
+            hint="they must be the very files that stage wrote",
+        )
+    return [found[entry.sha256] for entry in manifest.bundles]

@@ -1,0 +1,171 @@
+"""The state directory as the commands and the daemon open it: the lock, the record, the trusted root.
+
+One process may write here. Reading the record needs no lock: it is in two slots, and one of them is always whole.
+"""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from onboard.config import Config
+from onboard.errors import BusyError, ConfigError, StoreFailedError, UnknownError
+from onboard.installer.housekeeping import point_current
+from onboard.installer.release import ReleaseDirectory, copy_release
+from onboard.store.disk import RealDisk, replace_file
+from onboard.store.layout import StateLayout, make_state_directories
+from onboard.store.record import KnownRelease, OnboardRecord, RecordStore
+from protocol.errors import ProtocolError
+from protocol.trust import command_keys
+
+_PID_SIZE_MAX = 16
+
+
+@contextlib.contextmanager
+def locked_state(config: Config) -> Iterator[StateLayout]:
+    """Make the state directory if it is missing, and be the only one to write there.
+
+    Raises:
+        BusyError: another process does.
+        StoreError: it cannot be made.
+    """
+    layout = StateLayout(config.satellite.state_dir)
+    try:
+        layout.state_dir.parent.mkdir(parents=True, exist_ok=True)
+        make_state_directories(layout, RealDisk())
+        handle = os.open(layout.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StoreFailedError(
+            f"{layout.state_dir}: {error.strerror}", hint="satellite.state_dir must be on a disk we may write"
+        ) from error
+    try:
+        _lock(handle, layout)
+        yield layout
+    finally:
+        os.close(handle)
+
+
+def open_record(layout: StateLayout) -> RecordStore:
+    """Load the trust record; make it on the first day.
+
+    Raises:
+        StoreError: it is damaged, or the disk refused.
+    """
+    store = RecordStore(layout.record)
+    if store.load() is None:
+        if _has_releases(layout):
+            raise StoreFailedError(
+                f"{layout.record}: it is gone, but there are releases",
+                hint="restore it from a copy; without it old updates could be replayed. Or move the directory away",
+            )
+        store.create(OnboardRecord())
+    return store
+
+
+def read_record(config: Config) -> tuple[StateLayout, OnboardRecord]:
+    """Read the record beside a running daemon.
+
+    Raises:
+        UnknownError: there is none yet.
+        StoreError: it is damaged.
+    """
+    layout = StateLayout(config.satellite.state_dir)
+    record = RecordStore(layout.record).load()
+    if record is None:
+        raise UnknownError(
+            f"{layout.state_dir}: no satellite was ever started here", hint="skyloadd run, or skyloadd provision, first"
+        )
+    return layout, record
+
+
+def open_root(layout: StateLayout, config: Config) -> tuple[bytes, bool]:
+    """Return the trusted root, and whether it had to be taken from the kit although there was a life before.
+
+    Raises:
+        ConfigError: the kit's root is not readable, or not a root.
+        StoreError: the disk refused.
+    """
+    try:
+        return layout.root.read_bytes(), False
+    except FileNotFoundError:
+        pass
+    path = config.trust.root_file
+    try:
+        root = path.read_bytes()
+        command_keys(root)
+    except OSError as error:
+        raise ConfigError(f"{path}: trust.root_file: {error.strerror}", hint="The kit holds it.") from error
+    except ProtocolError as error:
+        raise ConfigError(f"{path}: trust.root_file: {error}", hint="Copy it from the kit again.") from error
+    replace_file(layout.root, root)
+    record = RecordStore(layout.record).load()
+    return root, record is not None and record.accepted > 0
+
+
+def provision(config: Config, model: Path, *, name: str) -> tuple[KnownRelease, bool]:
+    """Copy a model directory in as a confirmed release that serves: before launch, without a signature.
+
+    Returns:
+        The release, and whether it was new.
+
+    Raises:
+        BusyError: the daemon runs.
+        ConfigError: the directory is not usable.
+        StoreError: no space, or the disk refused; nothing is half done.
+    """
+    with locked_state(config) as layout:
+        open_root(layout, config)
+        store = open_record(layout)
+        record = store.record
+        if record.floor > 0:
+            raise ConfigError(
+                "a signed update has set a floor: nothing may be provisioned any more",
+                hint="stage an update on the ground instead",
+            )
+        release = copy_release(model, layout.releases)
+        known = KnownRelease(digest=release.digest, name=name, sequence=0)
+        is_new = record.release(release.digest) is None
+        previous = record.current if record.current != release.digest else record.previous
+        point_current(layout, release.digest)
+        store.store(replace(record.with_release(known), current=release.digest, previous=previous))
+        return known, is_new
+
+
+def find_release(record: OnboardRecord, prefix: str) -> KnownRelease:
+    """Return the one confirmed release whose digest begins so.
+
+    Raises:
+        UnknownError: none, or several.
+    """
+    found = [known for known in record.releases if prefix and known.digest.hex().startswith(prefix.lower())]
+    if len(found) != 1:
+        names = ", ".join(known.digest.hex()[:16] for known in record.releases) or "none"
+        problem = "several releases begin" if found else "no confirmed release begins"
+        raise UnknownError(f"{problem} with {prefix!r}", hint=f"on board: {names}")
+    return found[0]
+
+
+def open_release(layout: StateLayout, known: KnownRelease) -> ReleaseDirectory:
+    """Open a release that the record knows."""
+    return ReleaseDirectory.open(layout.release(known.digest), known.digest)
+
+
+def _lock(handle: int, layout: StateLayout) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        pid = os.pread(handle, _PID_SIZE_MAX, 0).decode("ascii", "replace").strip() or "unknown"
+        raise BusyError(
+            f"{layout.state_dir}: another skyloadd (process {pid}) works here",
+            hint="`skyloadd status` shows how it is; stop it first, or use another state_dir",
+        ) from None
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+
+
+def _has_releases(layout: StateLayout) -> bool:
+    with contextlib.suppress(OSError):
+        return any(layout.releases.iterdir())
+    return False

@@ -1,0 +1,237 @@
+"""The real daemon as a process, with the fake engine: frames in by UDP, answers out by HTTP, killed at will."""
+
+import contextlib
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from protocol.command import Operation
+from protocol.message import MessageKind
+from protocol.report import UpdateState
+from tests.fakes.updates import FakeGround, digest_of, write_files
+from tests.fakes.uplink import CrudeUplink
+
+REPOSITORY = Path(__file__).parents[2]
+ENGINE = [sys.executable, "-S", "-E", str(REPOSITORY / "tests/fakes/engine.py")]
+OLD = {"config.json": b'{"old": 1}', "model.bin": bytes(range(256)) * 64}
+NEW = {"config.json": b'{"new": 2}', "model.bin": bytes(range(256)) * 48 + bytes(4096)}
+EXTRA = """
+[install]
+probation_s = 0.1
+"""
+
+
+class Satellite:
+    """A kit in a directory, and the daemon that runs on it."""
+
+    def __init__(self, directory: Path):
+        self.ground = FakeGround()
+        self.link, self.endpoint = free_port(socket.SOCK_DGRAM), free_port(socket.SOCK_STREAM)
+        self.config = self.ground.write_kit(
+            directory / "kit",
+            link=f"127.0.0.1:{self.link}",
+            endpoint=f"127.0.0.1:{self.endpoint}",
+            command=ENGINE,
+            extra=EXTRA,
+        )
+        self.directory = directory
+        self.process = None
+        self.uplink = CrudeUplink(("127.0.0.1", self.link), self.ground.link_key, self.ground.identity_public_key)
+
+    def skyloadd(self, *arguments: str, input_text: str | None = None) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [sys.executable, "-m", "onboard.console", *arguments, "--config", str(self.config)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            cwd=REPOSITORY,
+        )
+
+    def provision(self, files, name="first"):
+        done = self.skyloadd("provision", str(write_files(self.directory / name, files)), "--name", name)
+        assert done.returncode == 0, done.stderr
+
+    def start(self, crash_at: str | None = None):
+        program = ["-m", "onboard.console", "run", "--config", str(self.config)]
+        if crash_at:
+            program = ["-c", _CRASHING, str(self.config), crash_at]
+        with (self.directory / "daemon.log").open("ab") as log:
+            self.process = subprocess.Popen([sys.executable, *program], stderr=log, stdout=log, cwd=REPOSITORY)
+
+    def wait_until_serving(self, files=None, timeout_s=30.0):
+        deadline = time.monotonic() + timeout_s
+        while True:
+            assert time.monotonic() < deadline, self.log()
+            assert self.process.poll() is None, self.log()
+            with contextlib.suppress(OSError):
+                served = self.models()
+                if files is None or served == digest_of(files).hex():
+                    return
+            time.sleep(0.05)
+
+    def models(self) -> str | None:
+        """The digest of the release that the endpoint says it serves."""
+        done = self.skyloadd("status", "--json")
+        if done.returncode:
+            raise OSError(done.stderr)
+        return json.loads(done.stdout)["serving"]["digest"]
+
+    def chat(self, text="Hello"):
+        body = {"model": "current", "messages": [{"role": "user", "content": text}], "max_tokens": 8}
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.endpoint}/v1/chat/completions",
+            json.dumps(body).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=20) as reply:
+            return json.load(reply)["choices"][0]["message"]["content"]
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(20)
+
+    def log(self):
+        return (self.directory / "daemon.log").read_text()
+
+    def close(self):
+        if self.process is not None and self.process.poll() is None:
+            self.stop()
+        self.uplink.close()
+
+
+_CRASHING = """
+import os, signal, sys
+from pathlib import Path
+from onboard.config import load_config
+from onboard.daemon import log_to_stderr, run_daemon
+log_to_stderr()
+run_daemon(load_config(Path(sys.argv[1])),
+           crash_point=lambda name: name == sys.argv[2] and os.kill(os.getpid(), signal.SIGKILL))
+"""
+
+
+def free_port(kind):
+    with socket.socket(socket.AF_INET, kind) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def satellite(tmp_path):
+    satellite = Satellite(tmp_path)
+    yield satellite
+    satellite.close()
+
+
+def is_confirmed(update):
+    return lambda uplink: (
+        uplink.report is not None
+        and uplink.report.update == update.handle
+        and uplink.report.state is UpdateState.CONFIRMED
+    )
+
+
+def test_an_update_flies_in_and_the_endpoint_answers_with_it(satellite):
+    satellite.provision(OLD)
+    satellite.start()
+    satellite.wait_until_serving(OLD)
+    before = satellite.chat()
+    update = satellite.ground.make_update(NEW, base=OLD)
+    satellite.uplink.send(update.metadata, *update.bundles)
+    satellite.uplink.until(is_confirmed(update))
+    assert satellite.models() == update.digest.hex()
+    assert satellite.chat() != before
+    satellite.uplink.until(lambda uplink: any(m.kind is MessageKind.RECEIPT for m in uplink.messages))
+    receipt = next(m for m in satellite.uplink.messages if m.kind is MessageKind.RECEIPT)
+    assert (receipt.body["state"], receipt.body["release"]) == ("confirmed", update.digest)
+    assert satellite.stop() == 0
+
+
+@pytest.mark.slow
+def test_a_question_goes_up_and_its_answer_comes_down(satellite):
+    satellite.provision(OLD)
+    satellite.start()
+    satellite.wait_until_serving(OLD)
+    question = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8, "temperature_milli": 0, "seed": 0}
+    satellite.uplink.send(satellite.ground.command(Operation.ASK, question))
+    satellite.uplink.until(lambda uplink: uplink.messages)
+    body = satellite.uplink.messages[0].body
+    assert (body["text"], body["release"]) == (satellite.chat(), digest_of(OLD))
+
+
+@pytest.mark.slow
+def test_revert_by_command_and_by_hand(satellite):
+    satellite.provision(OLD)
+    satellite.provision(NEW, "second")
+    satellite.start()
+    satellite.wait_until_serving(NEW)
+    satellite.uplink.send(satellite.ground.command(Operation.REVERT, {"digest": None}))
+    satellite.uplink.until(lambda uplink: any(m.kind is MessageKind.RESULT for m in uplink.messages))
+    assert satellite.models() == digest_of(OLD).hex()
+    done = satellite.skyloadd("revert", digest_of(NEW).hex()[:8], "--json")
+    assert json.loads(done.stdout)["digest"] == digest_of(NEW).hex() == satellite.models()
+
+
+@pytest.mark.slow
+def test_a_second_daemon_says_who_runs_and_ends(satellite):
+    satellite.start()
+    deadline = time.monotonic() + 20
+    while satellite.skyloadd("status").returncode and time.monotonic() < deadline:
+        time.sleep(0.05)
+    done = satellite.skyloadd("run")
+    assert done.returncode == 7
+    assert str(satellite.process.pid) in done.stderr
+    assert "hint:" in done.stderr
+
+
+def test_the_daemon_imports_no_torch_and_no_web_server():
+    heavy = ("torch", "transformers", "fastapi", "uvicorn")
+    code = f"import sys, onboard.daemon; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    "point",
+    [
+        "metadata-kept",
+        "accepted",
+        "bundle-installed",
+        "sealed",
+        "verified",
+        "trial-counted",
+        "flipped",
+        "linked",
+        "confirmed",
+    ],
+)
+def test_a_kill_at_any_transition_ends_confirmed_after_a_restart(satellite, point):
+    satellite.provision(OLD)
+    satellite.start(crash_at=point)
+    satellite.wait_until_serving(OLD)
+    update = satellite.ground.make_update(NEW, base=OLD)
+    with contextlib.suppress(AssertionError):
+        satellite.uplink.send(update.metadata, *update.bundles, timeout_s=4)
+        satellite.uplink.until(lambda uplink: False, timeout_s=4)
+    assert satellite.process.wait(10) == -signal.SIGKILL
+    satellite.start()
+    satellite.wait_until_serving()
+    satellite.uplink.complete.clear()
+    satellite.uplink.send(update.metadata, *update.bundles)
+    satellite.uplink.until(is_confirmed(update))
+    assert satellite.skyloadd("verify", "all").returncode == 0
+    assert satellite.models() == update.digest.hex()
