@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,7 @@ from onboard.inference.errors import ServingError
 _SERVING_PROCESS_OOM_SCORE = 300
 _MAX_EVENTS = 256
 _REPLY_SLACK_S = 10.0
+_MAX_SOCKET_PATH_BYTES = 107
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -326,6 +328,9 @@ class ServingProcess:
         """
         run_directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         control_path = run_directory / "control.sock"
+        if len(os.fsencode(control_path)) > _MAX_SOCKET_PATH_BYTES:
+            reason = f"a Unix socket's path has at most {_MAX_SOCKET_PATH_BYTES} bytes: {control_path}"
+            raise ServingError(reason, kind="control")
         argv = [sys.executable, "-m", "onboard.inference.serving", "--listen", listen]
         argv += ["--control", str(control_path), "--run-dir", str(run_directory), "--threads", str(num_threads)]
         argv += ["--engine-command", shlex.join(engine_command), *options]

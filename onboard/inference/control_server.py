@@ -27,6 +27,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
+from onboard.inference.answers import Started
 from onboard.inference.children import rss_bytes
 from onboard.inference.engine import (
     MAX_LINE_BYTES,
@@ -41,7 +42,7 @@ from onboard.inference.engine import (
 from onboard.inference.errors import ServingError
 from onboard.inference.metrics import Tally
 from onboard.inference.openai_api import usage_object
-from onboard.inference.supervisor import Started, Supervisor
+from onboard.inference.supervisor import Supervisor
 
 _MAX_OPEN_REQUESTS = 64
 """Per connection; one more is refused."""

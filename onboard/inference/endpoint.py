@@ -21,6 +21,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from onboard.inference.answers import Started
 from onboard.inference.engine import Delta, Done, Sampling
 from onboard.inference.errors import ServingError
 from onboard.inference.metrics import Tally
@@ -34,7 +35,7 @@ from onboard.inference.openai_api import (
     parse_ask,
     usage_object,
 )
-from onboard.inference.supervisor import Started, Supervisor
+from onboard.inference.supervisor import Supervisor
 
 _T = TypeVar("_T")
 _BODY_TIMEOUT_S = 30.0

@@ -11,10 +11,11 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, disable_cre
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
+from onboard.inference.answers import Started
 from onboard.inference.children import rss_bytes
 from onboard.inference.engine import Delta, Done, Prompt, Sampling
 from onboard.inference.errors import ServingError
-from onboard.inference.supervisor import Started, Supervisor
+from onboard.inference.supervisor import Supervisor
 
 _REFUSED = {"busy", "invalid", "too_long", "unavailable"}
 """Kinds of a request that was answered with no work done: not a failure of an admitted request."""

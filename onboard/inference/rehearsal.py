@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from onboard.inference.answers import greedy_answer
 from onboard.inference.control import Answer
 from onboard.inference.engine import Prompt, RequestError
 from onboard.inference.errors import ServingError
-from onboard.inference.supervisor import greedy_answer
 from onboard.inference.workers import DEFAULT_ENGINE_COMMAND, EngineWorker, WorkerSpec
 
 

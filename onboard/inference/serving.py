@@ -24,10 +24,14 @@ import uvicorn
 
 from onboard.inference.control_server import ControlServer
 from onboard.inference.endpoint import make_app
+from onboard.inference.limits import Limits
 from onboard.inference.metrics import Tally
 from onboard.inference.openai_api import ApiLimits
-from onboard.inference.supervisor import Limits, Supervisor
+from onboard.inference.supervisor import Supervisor
 from onboard.inference.workers import DEFAULT_ENGINE_COMMAND
+
+_MAX_CONNECTIONS = 512
+"""Stuck clients cost memory; beyond this the answer is a plain 503."""
 
 
 class _Server(uvicorn.Server):
@@ -79,9 +83,17 @@ async def serve(arguments: argparse.Namespace, *, on_ready: Callable[[str], None
     supervisor.on_event = on_event
     api_limits = ApiLimits(body_bytes=arguments.max_body_bytes, max_tokens=arguments.max_tokens)
     app = make_app(supervisor, tally, limits=api_limits)
-    server = _Server(
-        uvicorn.Config(app, lifespan="off", access_log=False, log_level="warning", timeout_graceful_shutdown=2)
+    config = uvicorn.Config(
+        app,
+        lifespan="off",
+        access_log=False,
+        log_level="warning",
+        limit_concurrency=_MAX_CONNECTIONS,
+        # Well above what HTTP clients keep: one that closes first would lose a request that is on its way.
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=2,
     )
+    server = _Server(config)
     http = asyncio.create_task(server.serve(sockets=[listener]))
     await control.start(arguments.control)
     on_ready(endpoint)
@@ -130,7 +142,7 @@ def main() -> None:
     arguments = parse_arguments()
     try:
         asyncio.run(serve(arguments, on_ready=_say_ready))
-    except OSError as error:
+    except (OSError, ValueError) as error:
         sys.exit(f"serving cannot start: {error}")
 
 

@@ -25,39 +25,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from onboard.inference.answers import AnswerProgress, Probe, Started, greedy_answer
 from onboard.inference.children import set_oom_score
 from onboard.inference.engine import Delta, Done, Prompt, Sampling
 from onboard.inference.errors import ServingError, WorkerLostError
+from onboard.inference.limits import Limits
 from onboard.inference.workers import SERVING_OOM_SCORE, TRIAL_OOM_SCORE, EngineWorker, Generation, WorkerSpec
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """Every maximum of serving.
-
-    Attributes:
-        num_parallel: answers one worker computes in turn.
-        max_waiting: requests that wait for a place; one more is refused.
-        max_workers: releases loaded at the same time.
-        request_timeout_s: longest time from admission to the last token.
-        wait_timeout_s: longest wait for a model that serves.
-        health_interval_s: between two questions after a worker's health.
-        health_timeout_s: a worker that does not answer for this long is killed.
-        stall_timeout_s: so is one whose engine makes no progress for this long.
-        restart_pause_s: first pause before a restart; doubles each time.
-        restart_pause_max_s: longest pause.
-    """
-
-    num_parallel: int = 4
-    max_waiting: int = 64
-    max_workers: int = 3
-    request_timeout_s: float = 300.0
-    wait_timeout_s: float = 60.0
-    health_interval_s: float = 5.0
-    health_timeout_s: float = 30.0
-    stall_timeout_s: float = 120.0
-    restart_pause_s: float = 0.1
-    restart_pause_max_s: float = 30.0
 
 
 class ModelState(enum.StrEnum):
@@ -87,23 +60,6 @@ class Model:
     def num_active(self) -> int:
         """Answers in the making."""
         return self.worker.num_active if self.worker is not None else 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Started:
-    """The first item of an answer: who answers."""
-
-    release: str
-    name: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Probe:
-    """One greedy answer of a release that need not serve."""
-
-    tokens: tuple[int, ...]
-    text: str
-    seconds: float
 
 
 @dataclass(slots=True, eq=False)
@@ -190,10 +146,15 @@ class Supervisor:
         model = Model(release=release, name=name, spec=spec)
         self._models[release] = model
         try:
-            self._attach(model, await self._start_worker(spec))
+            worker = await self._start_worker(spec)
         except BaseException:
-            del self._models[release]
+            if self._models.get(release) is model:
+                del self._models[release]
             raise
+        if self._models.get(release) is not model:
+            await worker.stop()
+            raise ServingError(f"release {release[:12]} was unloaded while it loaded", kind="load_failed")
+        self._attach(model, worker)
         model.watcher = asyncio.create_task(self._watch(model))
         return model
 
@@ -232,6 +193,8 @@ class Supervisor:
             raise ServingError("its worker does not answer", kind="not_ready") from None
         except WorkerLostError as error:
             raise ServingError(f"its worker is lost: {error}", kind="not_ready") from None
+        model = self._ready(release)  # it may have died, or been unloaded, since it answered
+        assert model.worker is not None
         old, self._serving = self._serving, model
         set_oom_score(model.worker.pid, SERVING_OOM_SCORE)
         if old is not None and old is not model and old.worker is not None:
@@ -382,16 +345,17 @@ class Supervisor:
             ServingError: busy, unavailable, invalid, too_long, timeout, worker_lost or internal.
         """
         deadline = time.monotonic() + self.limits.request_timeout_s
-        sent = _Sent()
+        progress = AnswerProgress()
         waiting = self._admit(prompt, sampling)
         while True:
             model, generation = await self._handed(waiting)
+            started = Started(release=model.release, name=model.name)
             try:
-                async with contextlib.aclosing(sent.follow(model, generation, deadline)) as items:
+                async with contextlib.aclosing(progress.follow(started, generation, deadline)) as items:
                     async for item in items:
                         yield item
             except WorkerLostError:
-                if not sent.may_try_again():
+                if not progress.may_try_again():
                     raise
                 waiting = _Waiting(prompt, sampling)
                 self._waiting.appendleft(waiting)
@@ -444,69 +408,3 @@ class Supervisor:
             waiting = self._waiting.popleft()
             if not waiting.handed.done():
                 waiting.handed.set_result((model, worker.begin(waiting.prompt, waiting.sampling)))
-
-
-@dataclass(slots=True)
-class _Sent:
-    """What of one answer has left the supervisor, so that another worker can take the answer up."""
-
-    release: str | None = None
-    tokens: list[int] = field(default_factory=list)
-    text: str = ""
-    num_retries_left: int = 1
-
-    def may_try_again(self) -> bool:
-        """Use up the one retry; False if there is none."""
-        self.num_retries_left -= 1
-        return self.num_retries_left >= 0
-
-    async def follow(
-        self, model: Model, generation: Generation, deadline: float
-    ) -> AsyncGenerator[Started | Delta | Done, None]:
-        """Yield what is new in a generation; raises ServingError."""
-        if self.release not in (None, model.release):
-            self.num_retries_left = 0
-            raise WorkerLostError("the worker died during the answer, and another release serves now")
-        old_tokens, old_text = self.tokens.copy(), self.text
-        while True:
-            item = await generation.next_item(timeout_s=deadline - time.monotonic())
-            if self.release is None:
-                self.release = model.release
-                yield Started(release=model.release, name=model.name)
-            if isinstance(item, Done):
-                yield item
-                return
-            num_tokens, num_chars = len(item.tokens), len(item.text)
-            known_tokens, old_tokens = old_tokens[:num_tokens], old_tokens[num_tokens:]
-            known_text, old_text = old_text[:num_chars], old_text[num_chars:]
-            if known_tokens != list(item.tokens[: len(known_tokens)]) or not item.text.startswith(known_text):
-                self.num_retries_left = 0
-                raise WorkerLostError("the worker died during the answer, and the answer came out different")
-            news = Delta(tokens=item.tokens[len(known_tokens) :], text=item.text[len(known_text) :])
-            self.tokens.extend(news.tokens)
-            self.text += news.text
-            if news.tokens or news.text:
-                yield news
-
-
-async def greedy_answer(worker: EngineWorker, prompt: Prompt, *, max_tokens: int, timeout_s: float) -> Probe:
-    """Answer one prompt greedily with one worker.
-
-    Raises:
-        ServingError: it cannot.
-    """
-    started_at = time.perf_counter()
-    generation = worker.begin(prompt, Sampling(max_tokens=max_tokens))
-    tokens: list[int] = []
-    text = ""
-    try:
-        deadline = time.monotonic() + timeout_s
-        while True:
-            item = await generation.next_item(timeout_s=deadline - time.monotonic())
-            if isinstance(item, Done):
-                seconds = time.perf_counter() - started_at
-                return Probe(tokens=tuple(tokens), text=text, seconds=seconds)
-            tokens.extend(item.tokens)
-            text += item.text
-    finally:
-        generation.cancel()

@@ -8,10 +8,12 @@ import signal
 
 import pytest
 
+from onboard.inference.answers import Started
 from onboard.inference.engine import Delta, Done, Prompt, Sampling
 from onboard.inference.errors import ServingError
+from onboard.inference.limits import Limits
 from onboard.inference.rehearsal import answer_prompts
-from onboard.inference.supervisor import Limits, ModelState, Started, Supervisor
+from onboard.inference.supervisor import ModelState, Supervisor
 from onboard.inference.workers import EngineWorker, WorkerSpec
 from tests.fakes.engine import END, answer_tokens, engine_command, release_digest, text_of
 
@@ -364,10 +366,24 @@ def test_no_worker_outlives_its_supervisor(tmp_path):
         async with supervise(tmp_path) as supervisor:
             model = await load(supervisor, a)
             pid = model.worker.pid
-            assert int((model.worker.spec.run_directory / "..").exists())
             os.kill(pid, 0)
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+    asyncio.run(scenario())
+
+
+def test_unloading_a_release_that_still_loads_leaves_no_worker(tmp_path):
+    a = make_release(tmp_path / "a", b"a", load_s=0.05)
+
+    async def scenario():
+        async with supervise(tmp_path) as supervisor:
+            loading = asyncio.create_task(load(supervisor, a))
+            await asyncio.sleep(0.01)
+            await supervisor.unload("a")
+            with pytest.raises(ServingError, match="while it loaded"):
+                await loading
+            assert supervisor.models == []
 
     asyncio.run(scenario())
 
