@@ -99,10 +99,7 @@ class Journal:
         """Keep a verified message; False if it was kept before (the satellite sends until it is acknowledged)."""
         values = {**asdict(entry), "body": json.dumps(dict(entry.body), default=_as_json, sort_keys=True)}
         table = tables.messages
-        known = select(table.c.id).where(and_(table.c.satellite == entry.satellite, table.c.counter == entry.counter))
         with self._engine.begin() as connection:
-            if connection.execute(known).first() is not None:
-                return False
             return connection.execute(_insert(connection, table).values(values).on_conflict_do_nothing()).rowcount == 1
 
     def messages(

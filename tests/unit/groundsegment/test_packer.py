@@ -129,6 +129,25 @@ def test_a_file_that_shrank_is_told(job):
     assert caught.value.hint
 
 
+def test_what_is_unchanged_costs_a_row_of_the_table(job, tmp_path):
+    plan, sources, out = job
+    (tmp_path / "old").write_bytes(NOISE[: 4 * SEGMENT_SIZE])
+    base_files = (entry("weights", NOISE[: 4 * SEGMENT_SIZE]),)
+    plan = dataclasses.replace(plan, base_digest=release_digest(base_files), base_files=base_files)
+    packed = run((plan, Sources(files=sources.files, base_files=(tmp_path / "old",)), out))
+    assert packed.by_codec[SegmentCodec.COPY].num_segments == 4
+    assert packed.by_codec[SegmentCodec.STORED].num_segments == 1
+    files = rebuild(
+        out,
+        packed.bundles,
+        plan.files,
+        release_key=KEY,
+        release_digest=plan.release_digest,
+        base={"weights": NOISE[: 4 * SEGMENT_SIZE]},
+    )
+    assert files == {"weights": NOISE}
+
+
 @pytest.mark.parametrize(
     ("raw", "old", "expected"),
     [

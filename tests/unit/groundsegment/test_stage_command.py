@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from groundsegment.console import keys, stage
 from groundsegment.depot.depot import Depot
 from groundsegment.depot.records import FlightState, ReceivedReport
+from groundsegment.packer.packing import pack
 from groundsegment.signer.kit import read_kit
 from protocol.link_keys import unwrap_release_key
 from protocol.manifest import Manifest
@@ -272,6 +273,21 @@ def test_refusals_name_what_to_do(ground):
         code, _, err = run("v1", "--no-canary")
     assert code == 7
     assert "held by process" in err
+
+
+def test_a_file_touched_while_it_is_staged_is_told_and_nothing_is_registered(ground, monkeypatch):
+    def pack_and_touch(*args, **options):
+        packed = pack(*args, **options)
+        with (ground / "v1" / "config.json").open("a") as file:
+            file.write(" ")
+        return packed
+
+    monkeypatch.setattr("groundsegment.staging.staging.pack", pack_and_touch)
+    code, _, err = run("v1", "--no-canary")
+    assert code == 3
+    assert "changed while it was staged" in err
+    with Depot.open(Path("depot")) as depot:
+        assert depot.updates() == ()
 
 
 def test_a_missing_key_is_told_and_nothing_is_registered(ground):
