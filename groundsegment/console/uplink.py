@@ -133,19 +133,33 @@ def _as_json(depot: "Depot", plan: "FlightPlan", summary: "FlightSummary") -> di
     from groundsegment.uplink.update_flight import serving_of
 
     payload = sum(entry.payload_bytes for entry in summary.updates)
+    last = max(depot.updates(plan.satellite), key=lambda entry: entry.sequence, default=None)
     return {
         "satellite": plan.satellite,
         "updates": [_update_json(entry) for entry in summary.updates],
-        "state": summary.updates[-1].state.value if summary.updates else "",
+        "state": last.state.value if last else "",
         "frames_sent": summary.frames_sent,
         "bytes_sent": summary.bytes_sent,
         "payload_bytes": payload,
-        "link_ratio": round(summary.bytes_sent / payload, 4) if payload else None,
+        "link_ratio": round(summary.bytes_sent * (1 - (summary.loss or 0.0)) / payload, 4) if payload else None,
+        "loss": None if summary.loss is None else round(summary.loss, 5),
         "frames_lost": summary.frames_lost,
-        "contacts": summary.contacts,
+        "contacts_used": summary.contacts,
         "duration_s": round(summary.duration_s, 3),
+        "transfer_s": round(summary.transfer_s, 3),
+        "swap_ms": _swap_ms(summary),
         "serving": "" if summary.report is None else serving_of(depot, summary.report),
     }
+
+
+def _swap_ms(summary: "FlightSummary") -> float | None:
+    """How long the flip to the new model took, if the last receipt says so."""
+    for entry in reversed(summary.updates):
+        if entry.receipt is not None:
+            body = entry.receipt.body
+            found = body.get("swap_ms", dict(body.get("canary") or {}).get("swap_ms"))
+            return None if found is None else float(found)
+    return None
 
 
 def _update_json(entry: "UpdateSummary") -> dict[str, Any]:
@@ -169,9 +183,12 @@ def _print_summary(values: dict[str, Any]) -> None:
     if values["link_ratio"]:
         out.print(
             f"{format_bytes(values['payload_bytes'])} of updates, {format_bytes(values['bytes_sent'])} on the link "
-            f"(x {values['link_ratio']:.3f}), {values['frames_sent']} frames, about {values['frames_lost']} lost, "
-            f"{values['contacts']} contacts, {format_duration(values['duration_s'])}",
+            f"({values['link_ratio']:.3f} x the limit), {values['frames_sent']} frames, "
+            f"about {values['frames_lost']} lost, {values['contacts_used']} contacts, "
+            f"{format_duration(values['duration_s'])}",
             markup=False,
         )
+    if not values["updates"]:
+        out.print(f"nothing left to fly: the last update is {values['state']}", markup=False)
     if values["serving"]:
         out.print(f"serving {values['serving']}", markup=False)

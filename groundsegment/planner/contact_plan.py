@@ -76,6 +76,16 @@ class ContactPlan:
         self._contacts = tuple(_apart(contacts))
         self._periodic = key
 
+    def at_rate(self, rate_bps: float) -> "ContactPlan":
+        """The same contacts at another rate."""
+        plan = ContactPlan((), name=self.name, loss=self.loss, is_one_way=self.is_one_way)
+        plan._contacts = tuple(replace(contact, rate_bps=rate_bps) for contact in self._contacts)
+        if self._periodic is not None:
+            periodic, profile, epoch_s = self._periodic
+            up = replace(profile.up, rate_bps=rate_bps / profile.time_scale)
+            plan._periodic = periodic, replace(profile, up=up), epoch_s
+        return plan
+
     def from_time(self, now_s: float) -> Iterator[PlannedContact]:
         """Contacts that are not over, in time order."""
         if self._periodic is None:

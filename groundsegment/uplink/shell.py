@@ -19,7 +19,7 @@ from groundsegment.downlink import Downlink, MessageReceived, ReportReceived
 from groundsegment.errors import UnknownError
 from groundsegment.planner.contact_plan import ContactPlan, PlannedContact
 from groundsegment.uplink.core import SymbolRun, UplinkOptions, UplinkStatistics
-from groundsegment.uplink.events import Event
+from groundsegment.uplink.events import AllBundlesComplete, Event
 from groundsegment.uplink.link_socket import Endpoint, LinkSocket
 from groundsegment.uplink.loss import LossEstimate
 from groundsegment.uplink.pace import RateSearch, TokenBucket
@@ -115,7 +115,9 @@ class FlightSummary:
         frames_sent, bytes_sent: up, of all kinds, frames whole.
         frames_lost: estimated from reports.
         contacts: used.
-        duration_s: from the first contact's start, or ours, to the end.
+        duration_s: of the whole run.
+        transfer_s: of contact time, until all bundles of the last update were on board.
+        loss: share of frames lost, as reports told; None if none did.
         report: the newest one heard.
         is_interrupted: somebody asked us to stop.
         is_exhausted: no contact is left.
@@ -127,6 +129,8 @@ class FlightSummary:
     frames_lost: int
     contacts: int
     duration_s: float
+    transfer_s: float
+    loss: float | None
     report: Report | None
     is_interrupted: bool
     is_exhausted: bool
@@ -159,7 +163,8 @@ class UplinkShell:
         self._search = RateSearch()
         self._saved_s = self._ticked_s = self._hello_due_s = self._heard_s = 0.0
         self._rate_mark = (0.0, 0, 0.0)
-        self._lost = 0.0
+        self._lost = self._settled = 0
+        self._transfer_s = self._contact_s = 0.0
 
     async def run(self, stop: asyncio.Event) -> FlightSummary:
         """Fly until all updates are decided, the plan ends, or somebody says stop.
@@ -174,7 +179,7 @@ class UplinkShell:
         began_s = loop.time()
         with self._depot.lock(f"uplink-{self._plan.satellite}"), encoder_process() as executor:
             self._executor: Executor = executor
-            if not self._open_updates():
+            if not self._open_updates() and not self._depot.updates(self._plan.satellite):
                 raise UnknownError(
                     f"nothing to fly for {self._plan.satellite}",
                     hint=f"stage an update first: skyload stage MODEL_DIR --for {self._plan.satellite}",
@@ -189,9 +194,11 @@ class UplinkShell:
             updates=tuple(self._flown),
             frames_sent=self._frames_sent,
             bytes_sent=self._bytes_sent,
-            frames_lost=round(self._lost),
+            frames_lost=round(self._frames_sent * self._lost / self._settled) if self._settled else 0,
             contacts=self._num_contacts,
             duration_s=loop.time() - began_s,
+            transfer_s=self._transfer_s,
+            loss=self._lost / self._settled if self._settled else None,
             report=self._report,
             is_interrupted=stop.is_set(),
             is_exhausted=is_exhausted,
@@ -235,7 +242,7 @@ class UplinkShell:
     def _begin_contact(self, contact: PlannedContact, now: float) -> None:
         self._num_contacts += 1
         self._is_up, self._was_heard = True, False
-        self._hello_due_s, self._heard_s = now, now
+        self._hello_due_s = self._heard_s = self._begun_s = now
         self._mark = (self._frames_sent, self._bytes_sent)
         start = datetime.fromtimestamp(max(contact.start_s, self._unix_s()), tz=UTC)
         self._log = self._depot.journal.begin_contact(self._plan.satellite, contact.station, start)
@@ -244,6 +251,7 @@ class UplinkShell:
 
     def _end_contact(self) -> None:
         self._is_up = False
+        self._contact_s += self._loop.time() - self._begun_s
         if self._flight is not None:
             self._flight.core.end_contact()
             self._flight.save(exact=True)
@@ -286,8 +294,11 @@ class UplinkShell:
             return
         while (sample := self._flight.core.next_sample()) is not None:
             self._lost += sample[0] - sample[1]
+            self._settled += sample[0]
             self._search.sample(sent=sample[0], arrived=sample[1])
         while (happened := self._flight.core.next_event()) is not None:
+            if isinstance(happened, AllBundlesComplete):
+                self._transfer_s = self._contact_s + now - self._begun_s
             self._flight.record(happened)
             self._events.append(happened)
 

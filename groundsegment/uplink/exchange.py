@@ -1,0 +1,173 @@
+"""One signed command up, its answer down: a small exchange beside whatever else flies. A shell.
+
+It has a socket of its own and needs no uplink to run; if one does, that may hear the answer first and keep it in the
+depot, so both are watched. It keeps trying through gaps and losses until the answer comes or the time is up.
+"""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from groundsegment.depot.depot import Depot
+from groundsegment.depot.records import CommandState, QueuedCommand, ReceivedMessage
+from groundsegment.downlink import Downlink, MessageReceived, ReportReceived
+from groundsegment.errors import LinkError
+from groundsegment.signer.key_store import KeyStore
+from groundsegment.signer.signing import sign_command
+from groundsegment.uplink.link_socket import Endpoint, LinkSocket
+from groundsegment.uplink.update_flight import record_message, record_report
+from protocol.command import Command, Operation
+from protocol.exchange import Outbox
+from protocol.objects import object_handle
+
+RETRY_S = 1.0
+REPEAT_S = 4.0  # a gap may end at any time; a command is a frame or two
+HELLO_PERIOD_S = 1.0
+LOOK_PERIOD_S = 0.25  # into the depot, for an answer that a running uplink heard
+FAREWELLS = 3  # acknowledgements of the answer: one may be lost, and we are gone then
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What came back.
+
+    Attributes:
+        message: as kept in the depot.
+        seconds: from sending to hearing.
+        is_on_board_s: after how many seconds a report said that the command had arrived; None if none did.
+    """
+
+    message: ReceivedMessage
+    seconds: float
+    is_on_board_s: float | None
+
+
+def send_command(
+    depot: Depot,
+    satellite: str,
+    endpoint: Endpoint,
+    operation: Operation,
+    args: Mapping[str, Any],
+    *,
+    timeout_s: float,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Answer:
+    """Sign a command, send it, and wait for its answer.
+
+    Raises:
+        UnknownError, KeyStoreError: the depot lacks satellite or keys.
+        LinkError: no answer in time.
+    """
+    depot.satellite(satellite)
+    counter = depot.journal.allocate_command_counter(satellite)
+    command = Command(satellite=satellite, counter=counter, operation=operation, args=args)
+    data = sign_command(KeyStore(depot.keys_path), command)
+    queued = QueuedCommand(
+        handle=object_handle(data),
+        satellite=satellite,
+        counter=counter,
+        operation=str(operation),
+        data=data,
+        state=CommandState.QUEUED,
+        created_utc=datetime.now(tz=UTC),  # noqa: TID251 - a shell
+    )
+    depot.journal.add_command(queued)
+    state = CommandState.DROPPED
+    try:
+        answer = asyncio.run(_Exchange(depot, queued, endpoint, tell).run(timeout_s))
+        state = CommandState.DONE
+        return answer
+    finally:
+        depot.journal.set_command_state(queued.handle, state)
+
+
+class _Exchange:
+    def __init__(self, depot: Depot, command: QueuedCommand, endpoint: Endpoint, tell: Callable[[str], None]) -> None:
+        satellite = depot.satellite(command.satellite)
+        self._depot, self._command, self._endpoint, self._tell = depot, command, endpoint, tell
+        self._downlink = Downlink(
+            link_key=depot.link_key(satellite.name),
+            satellite=satellite.name,
+            identity_public=satellite.identity_public,
+            session=secrets.token_bytes(8),
+            known_sessions=depot.journal.report_sessions(satellite.name),
+        )
+        self._outbox = Outbox(retry_s=RETRY_S)
+        self._report: ReportReceived | None = None
+        self._arrived_s: float | None = None
+
+    async def run(self, timeout_s: float) -> Answer:
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        hello_s = look_s = repeat_s = began_s
+        async with LinkSocket(self._endpoint, self._downlink.receive) as link:
+            while (now := loop.time()) < began_s + timeout_s:
+                self._hear(now - began_s)
+                if now >= look_s:
+                    look_s = now + LOOK_PERIOD_S
+                    found = self._depot.journal.messages(self._command.satellite, re=self._command.handle)
+                    if found:
+                        await self._say_farewell(link, loop)
+                        return Answer(message=found[-1], seconds=now - began_s, is_on_board_s=self._arrived_s)
+                if self._arrived_s is None and now >= repeat_s:
+                    repeat_s = now + REPEAT_S
+                    self._outbox.put(self._command.data, now)
+                for frame in self._outbox.frames_to_send(now):
+                    await link.send(self._downlink.encode(frame))
+                for data in self._downlink.frames_to_send(now):
+                    await link.send(data)
+                if now >= hello_s:
+                    hello_s = now + HELLO_PERIOD_S
+                    await link.send(self._downlink.hello(now))
+                link.heard.clear()
+                try:
+                    await asyncio.wait_for(link.heard.wait(), 0.05)
+                except TimeoutError:
+                    continue
+        raise self._no_answer(timeout_s)
+
+    def _hear(self, elapsed_s: float) -> None:
+        while (event := self._downlink.next_event()) is not None:
+            if isinstance(event, MessageReceived):
+                record_message(self._depot, self._command.satellite, event)
+                self._downlink.message_kept(event.handle)
+                continue
+            if self._report is None:
+                record_report(self._depot, self._command.satellite, event, station="")
+            self._report = event
+            if self._arrived_s is None and self._command.handle in event.report.complete:
+                self._arrived_s = elapsed_s
+                self._outbox.acknowledge(self._command.handle)
+                self._tell(f"{self._command.satellite} has it; waiting for its answer")
+
+    async def _say_farewell(self, link: LinkSocket, loop: asyncio.AbstractEventLoop) -> None:
+        """Acknowledge the answer, so that the satellite stops sending it."""
+        for _ in range(FAREWELLS):
+            await link.send(self._downlink.hello(loop.time()))
+            await asyncio.sleep(0.02)
+
+    def _no_answer(self, timeout_s: float) -> LinkError:
+        name = self._command.satellite
+        if self._arrived_s is not None:
+            return LinkError(
+                f"{name} has the command, but did not answer within {timeout_s:g} s",
+                hint="give it longer with --timeout; `skyload status` shows the answer if it comes later",
+            )
+        if self._report is not None:
+            return LinkError(
+                f"{name} is heard, but did not take the command within {timeout_s:g} s",
+                hint="the way up may be cut or very lossy; try again with a longer --timeout",
+            )
+        return LinkError(
+            f"no word from {name} within {timeout_s:g} s",
+            hint="is there a contact now, is --link right, does the satellite have this depot's link key?",
+        )
+
+
+def seconds_since(utc: datetime) -> float:
+    """How long ago that was, by our clock."""
+    return max(0.0, time.time() - utc.timestamp())  # noqa: TID251 - a shell
