@@ -120,6 +120,7 @@ class ReceiverCore:
         self._trouble = Reason.NONE
         self._dirty: list[Block] = []
         self._syncing: list[tuple[Block, int]] | None = None
+        self._num_rebuilt = 0
         self._echo = self._echo_syncing = self._echo_durable = (NO_HANDLE, 0, 0)
         self._rejected: dict[str, int] = {}
         self._refused: dict[str, int] = {}
@@ -207,7 +208,7 @@ class ReceiverCore:
         for block in self._dirty:
             block.is_dirty = False
         self._dirty = []
-        self._echo_syncing = self._echo
+        self._echo_syncing = self._echo_durable if self._num_rebuilt else self._echo
 
     def symbols_stored(self) -> None:
         """That sync is through: what it covered is durable."""
@@ -229,12 +230,15 @@ class ReceiverCore:
         """The solver has it, durably, in the data file: its log needs no more."""
         block = self._objects[shape.handle].blocks[number]
         block.stage = BlockStage.REBUILT
-        self._dirty = [dirty for dirty in self._dirty if dirty is not block]  # what was not written never will be
+        # What of its log was not written never will be: no sync may count it, nor the echo pass it, until the mark.
+        self._dirty = [dirty for dirty in self._dirty if dirty is not block]
+        self._num_rebuilt += 1
 
     def block_solved(self, shape: ObjectShape, number: int) -> None:
         """It is marked so, durably."""
         entry = self._objects[shape.handle]
         entry.note_solved(number)
+        self._num_rebuilt -= 1
         self._counts["blocks_solved"] += 1
         self._timer.note_news(is_urgent=True)
         self._job_done(entry)
@@ -264,6 +268,7 @@ class ReceiverCore:
         """The disk had no room for it, or failed: ask again when there is no trouble any more."""
         entry = self._objects[shape.handle]
         block = entry.blocks[number]
+        self._num_rebuilt -= block.stage is BlockStage.REBUILT
         block.stage, block.asked = BlockStage.OPEN, 0
         self._job_done(entry)
 
@@ -537,7 +542,7 @@ class ReceiverCore:
             self._events.append(ObjectSolved(shape=entry.shape))
 
     def _report(self, status: ReportStatus) -> Report:
-        is_settled = not self._dirty and self._syncing is None
+        is_settled = not self._dirty and not self._num_rebuilt and self._syncing is None
         handle, block, esi = self._echo if is_settled else self._echo_durable
         return Report(
             echo_handle=handle,

@@ -1,0 +1,209 @@
+"""The receiver without a socket, a thread or a second process: the real core, inbox and solver, one step at a time.
+
+Also what it is fed with: the frames of an object, and a sink that remembers.
+"""
+
+from pathlib import Path
+
+from onboard.receiver.core import BlockReady, CoreOptions, ObjectDropped, ObjectReady, ObjectSolved, ReceiverCore
+from onboard.receiver.events import ReportStatus, Verdict
+from onboard.receiver.rebuild import Outcome, check_object, solve_block
+from onboard.receiver.reporting import ReportOptions
+from onboard.store.inbox import OBJECT_NAME, Inbox
+from protocol.blocks import block_layout, symbols_needed
+from protocol.fec import BlockEncoder
+from protocol.frame import Frame, FrameKind
+from protocol.objects import ObjectKind, object_handle, object_prefix
+from protocol.report import Report
+from tests.fakes.sim_disk import SimDisk
+
+KEY = bytes(range(32))
+SESSION = b"session!"
+INBOX = Path("inbox")
+
+
+def make_object(rng, size, kind=ObjectKind.BUNDLE):
+    """An object of random content."""
+    return object_prefix(kind, size) + rng.randbytes(size - 8)
+
+
+def disk_with_inbox(kind=SimDisk, **options):
+    """A simulated disk with an empty, durable inbox."""
+    disk = kind(**options)
+    disk.put(INBOX / "dropped-0", b"")
+    return disk
+
+
+class Source:
+    """Makes the frames of one object."""
+
+    def __init__(self, data, symbol_size=64, kind=FrameKind.RAPTORQ, handle=None):
+        self.data, self.symbol_size, self.kind = data, symbol_size, kind
+        self.handle = object_handle(data) if handle is None else handle
+        self.num_symbols = symbols_needed(len(data), symbol_size)
+        self.layout = block_layout(self.num_symbols, symbol_size)
+        self._padded = data.ljust(self.layout.padded_size, b"\0")
+
+    def frames(self, block=0, first=0, count=None):
+        """Frames of a block from an ESI on; of all source symbols if no count is given."""
+        offset, size = self.layout.offset_of(block), self.layout.size_of(block)
+        encoder = BlockEncoder(self.kind, self._padded[offset : offset + size], self.symbol_size)
+        count = self.layout.symbols_of(block) if count is None else count
+        return [
+            Frame(
+                kind=self.kind,
+                handle=self.handle,
+                num_symbols=self.num_symbols,
+                block=block,
+                esi=first + index,
+                payload=symbol,
+            )
+            for index, symbol in enumerate(encoder.symbols(first, count))
+        ]
+
+    def all_frames(self):
+        """The source symbols of every block."""
+        return [frame for block in range(self.layout.num_blocks) for frame in self.frames(block)]
+
+
+class RememberingSink:
+    """Takes objects, reads them, and answers as told; what it consumed survives a power cut."""
+
+    def __init__(self, verdict=Verdict.CONSUMED):
+        self.verdict = verdict
+        self.consumed = {}
+        self.offered = []
+
+    def is_complete(self, handle):
+        return handle in self.consumed
+
+    def judge(self, handle, kind, data):
+        self.offered.append((handle, kind, data))
+        if self.verdict is Verdict.CONSUMED:
+            self.consumed[handle] = data
+        return self.verdict
+
+    async def object_ready(self, handle, kind, path, size, sha256):
+        data = path.read_bytes()
+        assert len(data) == size
+        return self.judge(handle, kind, data)
+
+    def report_status(self):
+        return ReportStatus()
+
+
+class DryReceiver:
+    """See the module.
+
+    Args:
+        disk: where its inbox lies.
+        sink: a RememberingSink.
+        options: of the core.
+    """
+
+    def __init__(self, disk, sink, options=None):
+        self.disk, self.sink = disk, sink
+        report = ReportOptions(interval_s=0.1, bytes_per_s=1e9)
+        self.core = ReceiverCore(
+            session=SESSION, options=options or CoreOptions(report=report), is_complete=sink.is_complete
+        )
+        self.inbox = Inbox(INBOX, disk)
+        self.restored = self.inbox.load()
+        for found in self.restored:
+            self.core.restore(found.shape, found.symbols, found.solved, is_whole=found.is_whole)
+        self.now = 0.0
+        self._jobs, self._offers, self._batch, self._whole = [], [], None, {}
+        self.before_mark = lambda: None  # called when a block is in the data file but not yet marked
+        self._dispatch()
+
+    def receive(self, frame):
+        """Take a frame; whether its symbol was new."""
+        self.now += 0.001
+        shape = self.core.receive_symbol(frame, self.now)
+        self._dispatch()
+        if shape is not None:
+            self.inbox.append(shape, frame.block, frame.esi, frame.payload)
+        return shape is not None
+
+    def begin_sync(self):
+        if self._batch is None:
+            self._batch = self.inbox.begin_sync()
+            self.core.begin_sync()
+
+    def finish_sync(self):
+        if self._batch is not None:
+            self._batch.run()
+            self.inbox.finish_sync(self._batch)
+            self.core.symbols_stored()
+            self._batch = None
+
+    def sync(self):
+        self.finish_sync()
+        self.begin_sync()
+        self.finish_sync()
+
+    def work(self, num_jobs=1000):
+        """Do what is waiting for the solver and the sink."""
+        for _ in range(num_jobs):
+            if self._jobs:
+                self._do(self._jobs.pop(0))
+            elif self._offers:
+                self._offer(self._offers.pop(0))
+            else:
+                return
+            self._dispatch()
+
+    def report(self):
+        """The next report, as soon as one is due; None if none ever is."""
+        due = self.core.next_deadline()
+        if due is None:
+            return None
+        self.now = max(self.now, due)
+        (frame,) = self.core.frames_to_send(ReportStatus(), self.now)
+        return Report.decode(frame.payload)
+
+    def _do(self, event):
+        shape = event.shape
+        directory = self.inbox.directory(shape)
+        if isinstance(event, ObjectSolved):
+            result = check_object(self.disk, directory, shape)
+            if result.outcome is Outcome.WHOLE:
+                self.inbox.seal(shape)
+                self._whole[shape.handle] = result
+                self.core.object_checked(shape, result.size)
+            else:
+                assert result.outcome is Outcome.POISONED
+                self.core.object_poisoned(shape)
+            return
+        self.inbox.flush(shape, event.block)
+        result = solve_block(self.disk, directory, shape, event.block)
+        if result.outcome is Outcome.SOLVED:
+            self.core.block_rebuilt(shape, event.block)
+            self.inbox.close_log(shape, event.block)
+            self.before_mark()
+            self.inbox.mark_solved(shape, event.block)
+            self.core.block_solved(shape, event.block)
+        else:
+            assert result.outcome is Outcome.SHORT
+            assert result.num_symbols >= event.num_symbols
+            self.core.block_short(shape, event.block)
+
+    def _offer(self, shape):
+        whole = self._whole[shape.handle]
+        handle = self.disk.open(self.inbox.directory(shape) / OBJECT_NAME)
+        data = self.disk.read(handle, self.disk.size(handle), 0)
+        self.disk.close(handle)
+        assert len(data) == whole.size
+        self.core.object_judged(shape, self.sink.judge(shape.handle, whole.kind, data), whole.kind)
+
+    def _dispatch(self):
+        while (event := self.core.next_event()) is not None:
+            match event:
+                case BlockReady() | ObjectSolved():
+                    self._jobs.append(event)
+                case ObjectReady():
+                    self._offers.append(event.shape)
+                case ObjectDropped():
+                    aside = self.inbox.drop(event.shape)
+                    if aside is not None:
+                        self.inbox.remove(aside)
