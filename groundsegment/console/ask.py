@@ -30,10 +30,10 @@ def ask(
     Works beside a running uplink. The question is signed, so a satellite answers its own ground only.
 
     Examples:
-        ```
-        skyload ask "What is the capital of France?" --for SAT-1 --link 127.0.0.1:7001
-        skyload ask "Sum up the last pass." --for SAT-1 --link modem:7001 --max-tokens 64 --timeout 600 --json
-        ```
+    ```
+    skyload ask "What is the capital of France?" --for SAT-1 --link 127.0.0.1:7001
+    skyload ask "Sum up the last pass." --for SAT-1 --link modem:7001 --max-tokens 64 --timeout 600 --json
+    ```
     """
     from groundsegment.depot.depot import Depot
     from groundsegment.errors import InputError

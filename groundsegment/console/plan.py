@@ -40,20 +40,20 @@ def plan(
     Frames are counted with their headers; what the satellite has already is left out. A contact plan looks like this:
 
     Contact plan:
-        ```
-        epoch: now                 # or 2026-11-22T06:00:00Z
-        rate: 2Mbit/s
-        contacts:
-          - {station: svalbard, start_s: 0, end_s: 435}
-          - {station: inuvik, start: 2026-11-22T07:40:00Z, end: 2026-11-22T07:46:30Z}
-        ```
+    ```
+    epoch: now                 # or 2026-11-22T06:00:00Z
+    rate: 2Mbit/s
+    contacts:
+      - {station: svalbard, start_s: 0, end_s: 435}
+      - {station: inuvik, start: 2026-11-22T07:40:00Z, end: 2026-11-22T07:46:30Z}
+    ```
 
     Examples:
-        ```
-        skyload plan --for SAT-1 --profile s-band --loss 5%
-        skyload plan 1f2e3d --contacts today.yaml --deadline 2026-11-24T00:00:00Z
-        skyload plan --for SAT-1 --rate 2Mbit/s --per-day 4.3 --duration 435s --missed 5% --json
-        ```
+    ```
+    skyload plan --for SAT-1 --profile s-band --loss 5%
+    skyload plan 1f2e3d --contacts today.yaml --deadline 2026-11-24T00:00:00Z
+    skyload plan --for SAT-1 --rate 2Mbit/s --per-day 4.3 --duration 435s --missed 5% --json
+    ```
     """
     from groundsegment.depot.depot import Depot
     from groundsegment.planner.forecast import Weather, forecast

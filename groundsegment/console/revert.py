@@ -30,10 +30,10 @@ def revert(
     """Have the satellite serve an older release again; it must still be on board.
 
     Examples:
-        ```
-        skyload revert --for SAT-1 --link 127.0.0.1:7001
-        skyload revert 1f2e3d4c5b6a7988 --for SAT-1 --link modem:7001 --yes
-        ```
+    ```
+    skyload revert --for SAT-1 --link 127.0.0.1:7001
+    skyload revert 1f2e3d4c5b6a7988 --for SAT-1 --link modem:7001 --yes
+    ```
     """
     from groundsegment.depot.depot import Depot
     from groundsegment.uplink.exchange import send_command

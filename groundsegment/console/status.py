@@ -35,11 +35,11 @@ def status(
     Asks the depot, not the satellite: it works between contacts too.
 
     Examples:
-        ```
-        skyload status
-        skyload status --for SAT-1 --watch
-        skyload status --for SAT-1 --json
-        ```
+    ```
+    skyload status
+    skyload status --for SAT-1 --watch
+    skyload status --for SAT-1 --json
+    ```
     """
     from groundsegment.depot.depot import Depot
 

@@ -45,17 +45,17 @@ def uplink(
     link counts as always there.
 
     Exit codes:
-        ```
-        0 confirmed    1 rejected or cancelled    5 nothing staged
-        6 the plan ended before a decision    7 another uplink flies this satellite
-        ```
+    ```
+    0 confirmed    1 rejected or cancelled    5 nothing staged
+    6 the plan ended before a decision    7 another uplink flies this satellite
+    ```
 
     Examples:
-        ```
-        skyload uplink --for SAT-1 --link 127.0.0.1:7001 --profile demo
-        skyload uplink --for SAT-1 --link modem:7001 --contacts today.yaml --rate 2Mbit/s
-        skyload uplink --for SAT-1 --link modem:7001 --rate 2Mbit/s --until 2026-11-23T00:00:00Z --json
-        ```
+    ```
+    skyload uplink --for SAT-1 --link 127.0.0.1:7001 --profile demo
+    skyload uplink --for SAT-1 --link modem:7001 --contacts today.yaml --rate 2Mbit/s
+    skyload uplink --for SAT-1 --link modem:7001 --rate 2Mbit/s --until 2026-11-23T00:00:00Z --json
+    ```
     """
     import asyncio
     import signal
