@@ -25,6 +25,7 @@ from groundsegment.errors import TwinError
 from protocol.limits import CANARY_TOKENS_MAX
 
 PROGRAM = "skyloadd"
+VERB = "rehearse"
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
 _LOG_NAME = "twin.log"
@@ -70,7 +71,8 @@ def find_twin(command: str | None) -> list[str]:
     """Return the command line of the twin.
 
     Args:
-        command: what to run instead of `skyloadd`; None looks beside this Python, then in PATH.
+        command: what to run instead of `skyloadd`; it may go on with `rehearse` and options of its own. None looks
+            beside this Python, then in PATH.
 
     Raises:
         TwinError: there is none.
@@ -79,7 +81,7 @@ def find_twin(command: str | None) -> list[str]:
     program = shutil.which(words[0]) if words and words[0] else None
     if program is None:
         raise TwinError(f"no twin: {words[0] if command and words else PROGRAM} is not found", hint=_INSTALL_HINT)
-    return [program, *words[1:]]
+    return [program, *words[1:], *([] if VERB in words else [VERB])]
 
 
 def rehearse(rehearsal: Rehearsal, twin: Sequence[str], directory: Path) -> tuple[TwinAnswer, ...]:
@@ -126,7 +128,7 @@ def _write_inputs(rehearsal: Rehearsal, directory: Path, key_file: Path) -> None
 
 
 def _arguments(rehearsal: Rehearsal, directory: Path, key_file: Path) -> list[str]:
-    arguments = ["rehearse", "--manifest", str(directory / "manifest.msgpack"), "--bundles", str(rehearsal.bundles)]
+    arguments = ["--manifest", str(directory / "manifest.msgpack"), "--bundles", str(rehearsal.bundles)]
     arguments += ["--release-key-file", str(key_file), "--work-dir", str(directory / "work"), "--json"]
     arguments += ["--prompts", str(directory / "prompts.json"), "--max-tokens", str(rehearsal.max_tokens)]
     if rehearsal.base_files:

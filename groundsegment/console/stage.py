@@ -42,7 +42,7 @@ def stage(
     no_canary: Annotated[bool, typer.Option("--no-canary", help="No questions: loading is the whole trial.")] = False,
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, max=256, help="Of one canary answer.")] = 16,
     twin: Annotated[
-        str | None, typer.Option("--twin", envvar="SKYLOAD_TWIN", help="A command in place of skyloadd.")
+        str | None, typer.Option("--twin", envvar="SKYLOAD_TWIN", help="A command in place of `skyloadd rehearse`.")
     ] = None,
     bundle_size: Annotated[
         str | None, typer.Option("--bundle-size", help="64KiB to 64MiB; 16MiB unless the release is huge.")
