@@ -13,6 +13,7 @@ from protocol.fec import solve
 from protocol.frame import Frame, FrameCodec, FrameKind
 from protocol.link_keys import Direction
 from protocol.message import Message, MessageKind
+from protocol.objects import ObjectKind, strip_padding
 from protocol.report import NO_HANDLE, SOLVED, OpenBlock, Reason, Report, UpdateState
 
 
@@ -162,6 +163,16 @@ class FakeSatellite:
                 self.complete[handle] = None
         if self.all_there_since is None and all(handle in self.complete for handle in (self.metadata, *self.bundles)):
             self.all_there_since = now
+
+    def take_commands(self):
+        """Whole command objects that came since the last call (they need `keep_symbols`)."""
+        commands = []
+        for handle in list(self.complete):
+            padded = self.solved.get((handle, 0))
+            if padded is not None and padded.startswith(ObjectKind.COMMAND.value):
+                del self.solved[handle, 0]
+                commands.append((handle, strip_padding(padded, handle)[1]))
+        return commands
 
     def _solve(self, handle, entry, number, block):
         if self.keep_symbols:
