@@ -83,7 +83,7 @@ class Child:
         self._log.close()
         how = f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
         words = self._last_words.decode(errors="replace").strip().splitlines()
-        return f"{how}: {words[-1]}" if words else how
+        return f"{how}; last line of its log: {words[-1][-300:]}" if words and code else how
 
     def kill(self) -> None:
         """SIGKILL, if it still runs."""

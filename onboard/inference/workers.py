@@ -133,7 +133,8 @@ class EngineWorker:
         """Start a worker and wait until its release is loaded.
 
         Raises:
-            ServingError: load_failed, with what the engine said or how it ended.
+            ServingError: load_failed, with what the engine said or how it ended; unavailable if the engine itself
+                cannot be started.
         """
         accepted: asyncio.Queue[_Connection] = asyncio.Queue()
         connections: list[asyncio.StreamWriter] = []
@@ -301,7 +302,8 @@ async def _start_process(spec: WorkerSpec, path: str) -> Child:
             environment={"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(spec.num_threads)},
         )
     except OSError as error:
-        raise ServingError(f"cannot start the engine {spec.command[0]}: {error}", kind="load_failed") from error
+        # Not load_failed: the release may be good, it is the engine that is not there.
+        raise ServingError(f"cannot start the engine {spec.command[0]}: {error}", kind="unavailable") from error
 
 
 async def _meet(child: Child, accepted: asyncio.Queue[_Connection]) -> _Greeting:

@@ -156,12 +156,13 @@ def test_a_release_that_does_not_load_says_why_and_leaves_nothing(tmp_path, mode
     asyncio.run(scenario())
 
 
-def test_an_engine_that_cannot_be_started_is_a_load_failure(tmp_path):
+def test_an_engine_that_cannot_be_started_is_not_the_releases_fault(tmp_path):
     spec = WorkerSpec(release="a", directory=tmp_path, command=("/no/such/engine",), run_directory=tmp_path)
 
     async def scenario():
-        with pytest.raises(ServingError, match="/no/such/engine"):
+        with pytest.raises(ServingError, match="/no/such/engine") as caught:
             await EngineWorker.start(spec)
+        assert kind_of(caught) == "unavailable"
 
     asyncio.run(scenario())
 
