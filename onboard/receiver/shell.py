@@ -6,7 +6,7 @@ may a report count the symbols. Blocks are solved one at a time in the solver's 
 a time to the sink. Reports and the outbox's frames go to where the newest authentic frame came from.
 
 Trouble of the disk stops storing, not receiving: symbols are counted as refused, the owner is told, and the shell
-tries again every second; what was durable stays. Hostile bytes are counted by cause, never raised.
+tries again now and then; what was durable stays. Hostile bytes are counted by cause, never raised.
 """
 
 import asyncio
@@ -44,7 +44,6 @@ _SO_RCVBUFFORCE = 33  # asm-generic/socket.h; needs CAP_NET_ADMIN, passes over t
 _IDLE_S = 0.05  # silence after which a sync costs no throughput
 _SEND_FRAMES = 64  # of the outbox in one go, so that bursts fit the socket's and the modem's queues
 _SEND_PAUSE_S = 0.02
-_TROUBLE_RETRY_S = 1.0
 _ROOM_BYTES = 4 * MIB  # free again before storing goes on after a full disk
 _CHECK_TRIES = 3  # workers that checking an object may cost
 _T = TypeVar("_T")
@@ -61,6 +60,7 @@ class ReceiverOptions:
         is_silent: never transmit.
         inbox_bytes_max: of the disk, for objects being received or kept.
         open_objects_max: how many of them.
+        trouble_retry_s: how long to wait before trying a disk again that took nothing.
     """
 
     report_interval_s: float = 0.1
@@ -69,6 +69,7 @@ class ReceiverOptions:
     is_silent: bool = False
     inbox_bytes_max: int = 512 * MIB
     open_objects_max: int = 64
+    trouble_retry_s: float = 1.0
 
 
 class Receiver:
@@ -404,7 +405,7 @@ class Receiver:
     async def _run_syncs(self) -> None:
         while True:
             if self._core.trouble is not Reason.NONE:
-                await asyncio.sleep(_TROUBLE_RETRY_S)
+                await asyncio.sleep(self._options.trouble_retry_s)
                 await self._try_again()
             else:
                 await self._has_work.wait()

@@ -194,17 +194,20 @@ def write_all(disk: Disk, handle: int, data: bytes | bytearray | memoryview) -> 
         StoreFullError: no space. A part may have been written.
         StoreFailedError: the disk refused.
     """
-    view = memoryview(data)
-    while view:
-        view = view[disk.write(handle, view) :]
+    written = 0
+    with memoryview(data) as view:  # let go of even if the traceback of an error is kept: `data` may grow later
+        while written < len(view):
+            with view[written:] as rest:
+                written += disk.write(handle, rest)
 
 
 def write_all_at(disk: Disk, handle: int, data: bytes | bytearray | memoryview, offset: int) -> None:
     """Write all of the data at an offset. Raises as `write_all`."""
-    view = memoryview(data)
-    while view:
-        written = disk.write_at(handle, view, offset)
-        view, offset = view[written:], offset + written
+    written = 0
+    with memoryview(data) as view:
+        while written < len(view):
+            with view[written:] as rest:
+                written += disk.write_at(handle, rest, offset + written)
 
 
 def replace_file(path: Path, data: bytes, disk: Disk | None = None) -> None:

@@ -249,6 +249,9 @@ class RecordStore:
             return None
         try:
             slots = [self._disk.read(handle, SLOT_SIZE, at * SLOT_SIZE) for at in range(2)]
+            self._disk.sync(
+                handle
+            )  # what a killed daemon wrote may be in the kernel's memory only: nobody may act on it
         finally:
             self._disk.close(handle)
         found = [entry for entry in map(_parse_slot, slots) if entry is not None]

@@ -1,0 +1,202 @@
+"""The inbox on a real directory: torn tails, full disks, failing syncs, bounded memory."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from onboard.errors import StoreFailedError, StoreFullError
+from onboard.store.inbox import BUFFERED_BYTES_MAX, FLUSH_BYTES, Inbox
+from onboard.store.shape import ObjectShape
+from onboard.store.symbol_log import entry_size, read_entries
+from protocol.frame import FrameKind
+from tests.fakes.faulty_disk import FaultyDisk
+
+SHAPE = ObjectShape(handle=b"handle-1", kind=FrameKind.RAPTORQ, num_symbols=100, symbol_size=64)
+SYMBOLS = [random.Random(1).randbytes(64) for _ in range(100)]
+
+
+@pytest.fixture
+def disk():
+    return FaultyDisk()
+
+
+@pytest.fixture
+def inbox(tmp_path, disk):
+    made = Inbox(tmp_path / "inbox", disk)
+    made.load()
+    return made
+
+
+def fill(inbox, first, stop, shape=SHAPE):
+    for esi in range(first, stop):
+        inbox.append(shape, 0, esi, SYMBOLS[esi])
+
+
+def sync(inbox):
+    batch = inbox.begin_sync()
+    batch.run()
+    inbox.finish_sync(batch)
+
+
+def reload(inbox):
+    (found,) = Inbox(inbox.root, FaultyDisk()).load()
+    return found.symbols[0]
+
+
+def log_of(inbox) -> Path:
+    return inbox.directory(SHAPE) / "000.log"
+
+
+def test_synced_symbols_are_found_again(inbox):
+    fill(inbox, 0, 10)
+    sync(inbox)
+    fill(inbox, 50, 60)
+    sync(inbox)
+
+    found = reload(inbox)
+    assert len(found) == 20
+    assert all(esi in found for esi in [0, 9, 50, 59])
+
+
+def test_the_log_holds_the_very_symbols(inbox, disk):
+    fill(inbox, 0, 10)
+    sync(inbox)
+
+    entries = [(esi, symbol) for _, esi, symbol in read_entries(disk, log_of(inbox), SHAPE, 0)]
+    assert entries == list(enumerate(SYMBOLS[:10]))
+
+
+def test_a_torn_tail_is_cut_off_and_writing_goes_on_after_it(inbox):
+    fill(inbox, 0, 10)
+    sync(inbox)
+    with log_of(inbox).open("ab") as log:
+        log.write(bytes(40))
+    again = Inbox(inbox.root, FaultyDisk())
+    again.load()
+    assert log_of(inbox).stat().st_size == 10 * entry_size(SHAPE)
+
+    fill(again, 10, 20)
+    sync(again)
+    assert len(reload(again)) == 20
+
+
+def test_a_damaged_entry_hides_no_other(inbox):
+    fill(inbox, 0, 10)
+    sync(inbox)
+    data = bytearray(log_of(inbox).read_bytes())
+    data[3 * entry_size(SHAPE) + 5] ^= 1
+    log_of(inbox).write_bytes(data)
+
+    found = reload(inbox)
+    assert len(found) == 9
+    assert 3 not in found
+
+
+def test_entries_of_another_object_are_not_taken_for_ours(inbox, tmp_path):
+    other = ObjectShape(handle=b"handle-2", kind=FrameKind.RAPTORQ, num_symbols=100, symbol_size=64)
+    fill(inbox, 0, 5)
+    fill(inbox, 5, 10, shape=other)
+    sync(inbox)
+    log_of(inbox).write_bytes((inbox.directory(other) / "000.log").read_bytes())
+
+    found = {entry.shape.handle: entry for entry in Inbox(inbox.root, FaultyDisk()).load()}
+    assert len(found[SHAPE.handle].symbols[0]) == 0
+    assert len(found[other.handle].symbols[0]) == 5
+
+
+@pytest.mark.parametrize(
+    "name", ["garbage", "00.1.1.8", "68616e646c652d31.1.0.64", "68616e646c652d31.9.10.64", "dropped-3"]
+)
+def test_what_is_no_object_is_deleted_at_start(inbox, name):
+    (inbox.root / name).mkdir()
+    (inbox.root / name / "000.log").write_bytes(b"?")
+    (inbox.root / "stray").write_bytes(b"?")
+
+    assert Inbox(inbox.root, FaultyDisk()).load() == []
+    assert list(inbox.root.iterdir()) == []
+
+
+def test_short_writes_go_on(inbox, disk):
+    disk.write_max = 7
+    fill(inbox, 0, 10)
+    sync(inbox)
+
+    assert len(reload(inbox)) == 10
+
+
+def test_a_full_disk_leaves_no_torn_entry_and_keeps_what_it_could_not_write(inbox, disk):
+    fill(inbox, 0, 10)
+    sync(inbox)
+    disk.room_bytes = 3 * entry_size(SHAPE) + 20
+    fill(inbox, 10, 20)
+
+    with pytest.raises(StoreFullError) as kept:  # its traceback must not hold on to the buffer
+        inbox.begin_sync()
+    assert log_of(inbox).stat().st_size == 10 * entry_size(SHAPE)
+    fill(inbox, 20, 21)
+
+    disk.room_bytes = None
+    sync(inbox)
+    assert len(reload(inbox)) == 21
+    del kept
+
+
+def test_after_a_failed_sync_only_what_was_durable_before_counts(inbox, disk):
+    fill(inbox, 0, 10)
+    sync(inbox)
+    fill(inbox, 10, 20)
+    disk.sync_fails = True
+    batch = inbox.begin_sync()
+    with pytest.raises(StoreFailedError):
+        batch.run()
+    fill(inbox, 20, 25)
+
+    disk.sync_fails = False
+    ((shape, block, left),) = inbox.recover()
+
+    assert (shape, block, len(left)) == (SHAPE, 0, 10)
+    fill(inbox, 30, 33)
+    sync(inbox)
+    assert len(reload(inbox)) == 13
+
+
+def test_a_log_that_was_never_durable_is_gone_after_a_failed_sync(inbox, disk):
+    fill(inbox, 0, 10)
+    disk.sync_fails = True
+    with pytest.raises(StoreFailedError):
+        inbox.begin_sync().run()
+
+    disk.sync_fails = False
+    ((_, _, left),) = inbox.recover()
+
+    assert len(left) == 0
+    assert not log_of(inbox).exists()
+
+
+def test_memory_is_bounded_whatever_the_number_of_logs(inbox):
+    big = ObjectShape(handle=b"handle-3", kind=FrameKind.RAPTORQ, num_symbols=52_000, symbol_size=1280)
+    symbol = bytes(1280)
+    num_entries = BUFFERED_BYTES_MAX // 1287 + 10
+    per_log = FLUSH_BYTES // 1287
+    for number in range(num_entries):
+        inbox.append(big, number // per_log, number % per_log, symbol)
+
+    assert inbox._buffered <= BUFFERED_BYTES_MAX
+    inbox.close()
+
+
+def test_a_dropped_object_is_out_of_the_way_at_once(inbox):
+    fill(inbox, 0, 10)
+    sync(inbox)
+    aside = inbox.drop(SHAPE)
+    fill(inbox, 0, 3)
+    sync(inbox)
+    inbox.remove(aside)
+
+    assert len(reload(inbox)) == 3
+    assert [path.name for path in inbox.root.iterdir()] == [SHAPE.directory_name]
+
+
+def test_a_shape_is_its_directorys_name():
+    assert ObjectShape.parse(SHAPE.directory_name) == SHAPE
