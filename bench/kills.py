@@ -87,7 +87,7 @@ def fly_and_kill(num_flights: int, seed: int) -> list[Outcome]:
             rehearsal.init_keys()
             rehearsal.provision(make_synthetic_release(directory / "launch", 100_000, seed), "launch")
             rehearsal.start_satellite(wait_for_model=True)
-            profile = directory / "profile.yaml"
+            profile = rehearsal.directory / "profile.yaml"
             profile.write_text(yaml.safe_dump(PROFILE))
             rehearsal.start_link(str(profile), seed=seed)
             for number in range(num_flights):
@@ -109,7 +109,7 @@ def _fly(rehearsal: Rehearsal, release: Path, number: int, victim: str, at_s: fl
             *("--twin", twin_with_fake_engine()),
         )
     )
-    command = rehearsal.uplink_command("--json")
+    command = rehearsal.uplink_command("--profile", str(rehearsal.directory / "profile.yaml"), "--json")
     began = time.monotonic()
     uplink = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     try:

@@ -277,14 +277,14 @@ def set_key(text: str, key: str, value: object) -> str:
     """Set `section.name` in a TOML text, in place or at the end of its section."""
     section, name = key.split(".")
     literal = json.dumps(value)  # JSON's strings, numbers, booleans and arrays are TOML's too
-    head = re.search(rf"^\[{section}\]\s*$", text, re.MULTILINE)
+    head = re.search(rf"^\[{section}\][ \t]*$", text, re.MULTILINE)
     if head is None:
         return f"{text.rstrip()}\n\n[{section}]\n{name} = {literal}\n"
     start = head.end()
     following = re.search(r"^\[", text[start:], re.MULTILINE)
     stop_at = start + following.start() if following else len(text)
     body = text[start:stop_at]
-    line = re.compile(rf"^#?\s*{name}\s*=.*$", re.MULTILINE)
+    line = re.compile(rf"^#?[ \t]*{name}[ \t]*=.*$", re.MULTILINE)
     replaced = line.sub(lambda _: f"{name} = {literal}", body, count=1)
     if replaced == body and not line.search(body):
         replaced = f"{body.rstrip()}\n{name} = {literal}\n\n"
