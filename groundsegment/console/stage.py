@@ -130,18 +130,21 @@ def _parse_bundle_size(text: str) -> int:
 @contextmanager
 def _progress() -> Iterator["OnProgress"]:
     """Show what is being done: a bar on a terminal, nothing in a log."""
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description:11}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    from groundsegment.planner.quantities import format_bytes
+
+    columns = (TextColumn("{task.description:10}"), BarColumn(), TextColumn("{task.fields[amount]}"))
     with Progress(
         *columns, TimeRemainingColumn(), console=err, transient=True, disable=not sys.stderr.isatty()
     ) as progress:
         tasks: dict[str, Any] = {}
 
         def show(phase: str, done: int, total: int) -> None:
+            amount = f"{format_bytes(done)} of {format_bytes(total)}" if total else format_bytes(done) if done else ""
             if phase not in tasks:
-                tasks[phase] = progress.add_task(phase, total=total or None)
-            progress.update(tasks[phase], completed=done, total=total or None)
+                tasks[phase] = progress.add_task(phase, total=None, amount=amount)
+            progress.update(tasks[phase], completed=done, total=total or None, amount=amount)
 
         yield show
 
@@ -245,12 +248,12 @@ def _print_sizes(
     share = 100 * payload_bytes / max(1, installed)
     out.print(
         f"  {format_bytes(installed)} on board, {format_bytes(payload_bytes)} to send ({share:.1f} %), "
-        f"{num_bundles} bundles",
+        f"{num_bundles} bundle{'s' * (num_bundles != 1)}",
         markup=False,
     )
     for codec, totals in sorted(by_codec.items()):
         sizes = f"{format_bytes(totals.raw_bytes)} -> {format_bytes(totals.stored_bytes)}"
-        out.print(f"  {_CODEC_WORDS[codec.name]:12} {totals.num_segments:6} segments  {sizes}", markup=False)
+        out.print(f"  {_CODEC_WORDS[codec.name]:12} {totals.num_segments:6} segments   {sizes}", markup=False)
     airtimes = [
         f"{format_duration(payload_bytes * _FRAME_SHARE * 8 / rate)} at {format_rate(rate)}"
         for rate in _AIRTIME_RATES_BPS

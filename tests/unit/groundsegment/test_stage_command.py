@@ -19,7 +19,7 @@ from protocol.objects import object_handle
 from protocol.report import Report
 from protocol.trust import TrustState, accept_update
 from tests.fakes import twin
-from tests.fakes.models import make_tiny_qwen2
+from tests.fakes.models import make_tiny_gguf, make_tiny_qwen2
 from tests.fakes.rebuild import rebuild
 
 NOW = datetime(2026, 11, 22, 6, 0, tzinfo=UTC)
@@ -156,6 +156,26 @@ def test_the_twin_is_given_the_files_of_the_base_and_nothing_else(ground):
     names = (Path(staged["directory"]) / "base-seen").read_text().split()
     assert "README.md" not in names
     assert "config.json" in names
+
+
+def test_a_gguf_file_builds_on_the_one_before_whatever_it_is_called(ground):
+    make_tiny_gguf(ground / "v1.gguf", seed=1)
+    content = bytearray((ground / "v1.gguf").read_bytes())
+    content[-100] ^= 1
+    (ground / "v2.gguf").write_bytes(content)
+    staged = run_json("v2.gguf", "--base", "v1.gguf", "--twin", TWIN)
+    assert staged["payload_bytes"] < 1000
+    assert (Path(staged["directory"]) / "base-seen").read_text() == "v1.gguf"
+    manifest, key = open_as_satellite(Path(staged["directory"]))
+    assert manifest.engine_format == "gguf"
+    assert rebuild(
+        Path(staged["directory"]),
+        manifest.bundles,
+        manifest.files,
+        release_key=key,
+        release_digest=manifest.release_digest,
+        base={"v1.gguf": (ground / "v1.gguf").read_bytes()},
+    ) == {"v2.gguf": content}
 
 
 @pytest.mark.parametrize("trouble", ["unknown", "changed", "gone"])
