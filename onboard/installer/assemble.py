@@ -33,7 +33,15 @@ from pathlib import Path
 from typing import BinaryIO
 
 from onboard.errors import InstallError, StoreError, StoreFullError
-from onboard.installer.release import METADATA_NAME, SUMS_NAME, ReleaseDirectory, delete_tree, hash_file, write_file
+from onboard.installer.release import (
+    METADATA_NAME,
+    SUMS_NAME,
+    ReleaseDirectory,
+    delete_tree,
+    hash_file,
+    hash_written,
+    write_file,
+)
 from onboard.store.disk import Disk, RealDisk, write_all, write_all_at
 from protocol.bundle import HEADER_SIZE, BundleHeader, head_size, peek_num_segments
 from protocol.errors import DecodeError
@@ -123,7 +131,7 @@ class Assembly:
         """
         with _disk_reasons():
             for entry in self.plan.manifest.files:
-                if hash_file(self.part / entry.name) != (entry.size_bytes, entry.sha256):
+                if hash_written(self._disk, self.part / entry.name) != (entry.size_bytes, entry.sha256):
                     raise InstallError(
                         f"{entry.name} is not what was signed", reason=Reason.DIGEST_MISMATCH, hint="stage it again"
                     )
@@ -142,8 +150,7 @@ class Assembly:
             write_file(self._disk, self.part / METADATA_NAME, metadata)
             write_file(self._disk, self.part / SUMS_NAME, ReleaseDirectory.sums(self.plan.manifest.files))
             self._disk.sync_directory(self.part)
-            if target.exists():
-                delete_tree(target, self._disk)
+            delete_tree(target, self._disk)
             self._disk.rename(self.part, target)
             self._disk.sync_directory(target.parent)
             # Only now: without it a cut before the rename would have to begin all over again.
@@ -179,9 +186,16 @@ class Assembly:
         """Read what is done; False if there is nothing of this update that could be trusted."""
         path = self.part / PROGRESS_NAME
         try:
-            data = path.read_bytes()
+            handle = self._disk.open(path)
         except FileNotFoundError:
             return False
+        try:
+            return self._replay_from(handle)
+        finally:
+            self._disk.close(handle)
+
+    def _replay_from(self, handle: int) -> bool:
+        data = self._disk.read(handle, self._disk.size(handle), 0)
         if data[: len(self._header)] != self._header or not self._has_all_files():
             return False
         at = len(self._header)
@@ -193,17 +207,22 @@ class Assembly:
                 self._verified_base.add(number)
             at += _ENTRY_SIZE
         if at != len(data):  # torn by a power cut: whatever comes next must not follow rubbish
-            handle = self._disk.open(path)
-            try:
-                self._disk.truncate(handle, at)
-                self._disk.sync(handle)
-            finally:
-                self._disk.close(handle)
+            self._disk.truncate(handle, at)
+            self._disk.sync(handle)
         return True
 
     def _has_all_files(self) -> bool:
-        files = self.plan.manifest.files
-        return all(_size_or_none(self.part / entry.name) == entry.size_bytes for entry in files)
+        return all(self._size_of(entry.name) == entry.size_bytes for entry in self.plan.manifest.files)
+
+    def _size_of(self, name: str) -> int | None:
+        try:
+            handle = self._disk.open(self.part / name)
+        except FileNotFoundError:
+            return None
+        try:
+            return self._disk.size(handle)
+        finally:
+            self._disk.close(handle)
 
     def _decode(self, data: bytes) -> tuple[int, int] | None:
         checksum = int.from_bytes(data[_ENTRY.size :], "big")
@@ -307,13 +326,6 @@ def _read_stored(source: BinaryIO, at: int, row: SegmentRow) -> bytes:
         return _read_exactly(source, at, row.stored_size)
     except DecodeError as error:
         raise InstallError(f"segment {row.number}: {error}", reason=Reason.BUNDLE_DAMAGED) from error
-
-
-def _size_or_none(path: Path) -> int | None:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return None
 
 
 def _damaged(number: int, problem: str) -> InstallError:

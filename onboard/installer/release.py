@@ -120,6 +120,21 @@ def hash_file(path: Path) -> tuple[int, bytes]:
     return size, digest.digest()
 
 
+def hash_written(disk: Disk, path: Path) -> tuple[int, bytes]:
+    """Return size and SHA-256 of a file that was written through a disk."""
+    if isinstance(disk, RealDisk):
+        return hash_file(path)
+    handle = disk.open(path)
+    try:
+        digest, size = hashlib.sha256(), 0
+        while part := disk.read(handle, _READ_SIZE, size):
+            digest.update(part)
+            size += len(part)
+        return size, digest.digest()
+    finally:
+        disk.close(handle)
+
+
 def list_model_files(directory: Path) -> list[Path]:
     """Return the files of a model directory that make its release, rising by name.
 
@@ -170,9 +185,6 @@ def copy_release(source: Path, releases: Path, *, tell: Callable[[str], None] = 
 
 def delete_tree(directory: Path, disk: Disk) -> None:
     """Delete a directory of plain files, if it is there; what is mapped is freed when the last reader lets go."""
-    if directory.is_symlink():
-        disk.unlink(directory)
-        return
     for name in disk.list_directory(directory):
         path = directory / name
         if path.is_dir() and not path.is_symlink():

@@ -53,6 +53,7 @@ class FakeMessages:
 
 class Board:
     def __init__(self, directory: Path, ground: FakeGround, **options):
+        directory.mkdir(exist_ok=True)
         self.directory, self.ground = directory, ground
         self.layout = StateLayout(directory / "state")
         make_state_directories(self.layout, RealDisk())

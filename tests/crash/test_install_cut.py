@@ -1,0 +1,158 @@
+"""The power is cut at every operation of a rebuild, and at every point of an installation: old or new, never half."""
+
+import asyncio
+import contextlib
+import random
+from pathlib import Path
+
+import pytest
+
+from onboard.installer.assemble import Assembly, Plan
+from protocol.manifest import Canary, CanaryPrompt
+from protocol.report import UpdateState
+from tests.fakes.onboard import Board, Cutter, PowerCutError
+from tests.fakes.serving import answer_of
+from tests.fakes.sim_disk import NoDirectorySync, NoFileSync, PowerCut, SimDisk
+from tests.fakes.updates import FakeGround, digest_of
+
+OLD = {"config.json": b'{"old": 1}', "model.bin": bytes(range(256)) * 64}
+NEW = {"config.json": b'{"new": 2}', "model.bin": bytes(range(256)) * 48 + bytes(4096)}
+TINY = {"a.json": b"{}", "b.bin": b"0123456789" * 5}
+RELEASES = Path("releases")
+PART, TARGET = RELEASES / "new.part", RELEASES / "new"
+
+
+class TinyUpdate:
+    """A release of two files in two bundles, on real files for the bundles, as the inbox has them."""
+
+    def __init__(self, directory):
+        ground = FakeGround()
+        self.update = ground.make_update(TINY, segment_size=16, bundle_size=64)
+        self.key = ground._secret("release key 1 1")
+        self.bundles = []
+        for number, data in enumerate(self.update.bundles):
+            self.bundles.append(directory / f"bundle-{number}")
+            self.bundles[-1].write_bytes(data)
+
+    def rebuild(self, disk, finished=None):
+        """What the installer does, from wherever it was."""
+        if disk.has(TARGET):
+            return
+        plan = Plan(manifest=self.update.manifest, update=self.update.handle, release_key=self.key)
+        assembly = Assembly.open(PART, plan, disk=disk)
+        for number, path in enumerate(self.bundles):
+            assembly.install(path, number)
+            if finished is not None:
+                finished.append(number)
+        assembly.verify()
+        assembly.seal(TARGET, self.update.metadata)
+        if finished is not None:
+            finished.append("sealed")
+
+    def is_whole(self, disk):
+        return all(disk.content(TARGET / name) == data for name, data in TINY.items())
+
+
+def broken(tiny, kind, *, at_most=12):
+    """What a sweep of power cuts finds wrong, with a fresh rebuild on each disk that may be found."""
+    rehearsal = _disk(kind, None)
+    tiny.rebuild(rehearsal)
+    for cut_at in range(rehearsal.num_operations + 1):
+        disk, finished = _disk(kind, cut_at), []
+        with contextlib.suppress(PowerCut):
+            tiny.rebuild(disk, finished)
+        for image in disk.images(random.Random(cut_at), at_most=at_most):
+            if image.has(TARGET) and not tiny.is_whole(image):
+                yield cut_at, "half a release has its final name"
+            if "sealed" in finished and not image.has(TARGET):
+                yield cut_at, "a sealed release is gone"
+            if not image.has(TARGET):
+                plan = Plan(manifest=tiny.update.manifest, update=tiny.update.handle, release_key=tiny.key)
+                known = Assembly.open(PART, plan, disk=image).installed
+                if any(number not in known for number in finished if number != "sealed"):
+                    yield cut_at, "an installed bundle is forgotten"
+            try:
+                tiny.rebuild(image)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is what we look for
+                yield cut_at, f"it cannot go on: {error}"
+            if not tiny.is_whole(image):
+                yield cut_at, "it goes on to something else"
+
+
+def _disk(kind, cut_at):
+    disk = kind(write_max=40)
+    disk.put(RELEASES / ".keep", b"")
+    disk.cut_at = cut_at
+    return disk
+
+
+@pytest.mark.timeout(120)
+def test_a_power_cut_anywhere_in_a_rebuild_leaves_nothing_half_and_forgets_no_bundle(tmp_path):
+    assert list(broken(TinyUpdate(tmp_path), SimDisk)) == []
+
+
+@pytest.mark.parametrize("kind", [NoFileSync, NoDirectorySync])
+def test_the_sweep_sees_a_missing_sync(tmp_path, kind):
+    assert next(broken(TinyUpdate(tmp_path), kind), None) is not None
+
+
+# -- the installer: every crash point, then the next life, cut again
+
+
+def canary() -> Canary:
+    return Canary(prompts=(CanaryPrompt(text="Hello", expected=answer_of(NEW, "Hello", 4)),), max_tokens=4)
+
+
+def points_of_a_flight(tmp_path) -> list[str]:
+    board = Board(tmp_path, FakeGround())
+    board.provision(OLD)
+    asyncio.run(board.fly(board.ground.make_update(NEW, base=OLD, canary=canary(), bundle_size=4096)))
+    return board.crash_point.names
+
+
+def check_promises(board, update):
+    """What must hold after any cut, before anything is mended."""
+    record = board.record
+    current = board.layout.release(record.current)
+    files = {path.name: path.read_bytes() for path in current.iterdir() if not path.name.startswith(".")}
+    assert files in (OLD, NEW)
+    assert digest_of(files) == record.current
+    if record.last_update and record.last_update.state is UpdateState.CONFIRMED:
+        assert record.current == update.digest
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_cut_at_every_point_and_again_at_every_point_of_the_next_life_ends_confirmed(tmp_path):
+    names = points_of_a_flight(tmp_path / "rehearsal")
+    for first in range(len(names)):
+        for second in [None, *range(0, len(names), 2)]:
+            run_with_cuts(tmp_path / f"{first}-{second}", first, second)
+
+
+def test_a_cut_at_every_point_of_an_installation_ends_confirmed(tmp_path):
+    names = points_of_a_flight(tmp_path / "rehearsal")
+    assert {"accepted", "bundle-installed", "sealed", "trial-counted", "flipped", "linked", "confirmed"} <= set(names)
+    for first in range(len(names)):
+        run_with_cuts(tmp_path / str(first), first, None)
+
+
+def run_with_cuts(directory, *cuts):
+    directory.mkdir()
+    board = Board(directory, FakeGround(), attempts_max=5)
+    board.provision(OLD)
+    update = board.ground.make_update(NEW, base=OLD, canary=canary(), bundle_size=4096)
+    for cut in cuts:
+        board.crash_point = Cutter(cut)
+        if cut is None:
+            continue
+        try:
+            asyncio.run(board.fly(update))
+        except PowerCutError:
+            check_promises(board, update)
+    board.crash_point = Cutter()
+    assert asyncio.run(board.fly(update)) is UpdateState.CONFIRMED
+    assert board.record.current == update.digest == board.serving.release
+    assert [path.name for path in board.layout.releases.iterdir() if path.suffix == ".part"] == []
+    assert f"receipt-{update.handle.hex()}" in board.messages.said
+    assert board.record.accepted == 1
