@@ -1,11 +1,18 @@
 """Documents do not lie about what can be checked: links lead somewhere, decisions are numbered, commands exist."""
 
+import contextlib
+import io
 import itertools
 import re
+import shlex
 import tomllib
 from pathlib import Path
 
 import pytest
+import typer
+
+import groundsegment.console.main
+import onboard.console
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("tests/**/*.md")])
@@ -46,6 +53,46 @@ def test_make_targets_named_in_documents_exist(document):
     code += re.findall(r"^\s*make ([a-z-]+)", document.read_text(encoding="utf-8"), re.MULTILINE)
 
     assert set(code) <= targets
+
+
+def commands_in(document):
+    """Find the lines in code that start one of our two commands, continuation lines joined."""
+    text = document.read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = re.findall(r"^(?:    |\$ )?(skyloadd? .*)$", text, re.MULTILINE) + re.findall(r"`(skyloadd? [^`]+)`", text)
+    return [line.partition(" #")[0].removesuffix("&").strip() for line in lines]
+
+
+def options_on_the_ground(words):
+    """Return what `skyload` with these words in front takes: options, or nothing if there is no such command."""
+    command = typer.main.get_command(groundsegment.console.main.app)
+    while hasattr(command, "commands") and words and not words[0].startswith("-"):
+        if words[0] not in command.commands:
+            return set()
+        command, words = command.commands[words[0]], words[1:]
+    return {"--help", *itertools.chain(*(parameter.opts for parameter in command.params))}
+
+
+def options_on_board(words):
+    """Return what `skyloadd` with these words in front takes: options, or nothing if there is no such command."""
+    shown = io.StringIO()
+    with pytest.raises(SystemExit) as ended, contextlib.redirect_stdout(shown), contextlib.redirect_stderr(shown):
+        onboard.console.main([*words[:1], "--help"])
+    return {*re.findall(r"--[a-z-]+", shown.getvalue())} if ended.value.code == 0 else set()
+
+
+def unknown_options(line):
+    """Return the options of a command line that the command does not have, or its name."""
+    program, *words = shlex.split(line)
+    words = [word.partition("=")[0] for word in words]
+    known = options_on_the_ground(words) if program == "skyload" else options_on_board(words)
+    return [word for word in words if word.startswith("--") and word not in known] if known else words
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_commands_in_documents_are_understood(document):
+    wrong = {line: unknown_options(line) for line in commands_in(document)}
+
+    assert {line: words for line, words in wrong.items() if words} == {}
 
 
 def test_constraints_pin_everything_exactly_and_nothing_needs_cuda():
