@@ -1,12 +1,17 @@
 # The satellite: `skyloadd` and its engine, and no line of ground code. The only image with torch in it.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
+# What is needed, apart from all else that pyproject.toml says: a change of a linter's setting installs nothing again.
+FROM ${BASE_IMAGE} AS needs
+COPY pyproject.toml /
+RUN python3 -c "import tomllib; project = tomllib.load(open('/pyproject.toml', 'rb'))['project']; print(*project['dependencies'], *project['optional-dependencies']['onboard'], sep='\n')" >/needs.txt
+
 FROM ${BASE_IMAGE} AS build
 WORKDIR /build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 # Two environments: one to build with, and one that is copied out whole. The latter has no pip in it.
 RUN python3 -m venv /opt/tools && python3 -m venv --without-pip /opt/skyload
-COPY pyproject.toml constraints.txt ./
+COPY constraints.txt ./
 # torch alone and first: wheels in docker/wheels win, else TORCH_INDEX names an index with CPU builds. What would be a
 # CUDA build is refused before its gigabytes are fetched.
 ARG TORCH_INDEX=
@@ -15,12 +20,12 @@ RUN --mount=type=cache,target=/root/.cache/pip,sharing=locked --mount=type=bind,
     && if /opt/tools/bin/pip --python /opt/skyload/bin/python install --dry-run --no-deps --report - "$@" | grep -qE '"(nvidia|cuda)-'; then \
         echo "only a CUDA build of torch is found; put a CPU wheel into docker/wheels, or set TORCH_INDEX (docs/docker.md)" >&2; exit 1; fi \
     && /opt/tools/bin/pip --python /opt/skyload/bin/python install "$@"
+COPY --from=needs /needs.txt ./
 # What others wrote comes first and by itself: a change of our code does not install it again.
 RUN --mount=type=cache,target=/root/.cache/pip,sharing=locked \
-    python3 -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*project['dependencies'], *project['optional-dependencies']['onboard'], sep='\n')" >needs.txt \
-    && /opt/tools/bin/pip install --quiet --constraint constraints.txt hatchling \
+    /opt/tools/bin/pip install --quiet --constraint constraints.txt hatchling \
     && /opt/tools/bin/pip --python /opt/skyload/bin/python install --quiet --constraint constraints.txt --requirement needs.txt
-COPY README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE ./
 COPY protocol protocol
 COPY onboard onboard
 # `skyload` would be a command without code behind it.
