@@ -98,6 +98,7 @@ class ProcessSolver:
         if self._process is None or self._process.returncode is not None:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
+                "-P",  # nothing is imported from wherever the daemon was started
                 "-m",
                 "onboard.receiver.solver",
                 str(os.getpid()),
