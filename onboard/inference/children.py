@@ -51,6 +51,9 @@ class Child:
         self._process = process
         self._log = log
         self._last_words = b""
+        self._pidfd: int | None = None
+        with contextlib.suppress(OSError):  # a kernel without pidfd, or a child that has ended already
+            self._pidfd = os.pidfd_open(process.pid)
         assert process.stderr is not None
         self._pump = asyncio.create_task(self._copy(process.stderr))
 
@@ -81,19 +84,29 @@ class Child:
         await asyncio.wait({self._pump}, timeout=1)
         self._pump.cancel()
         self._log.close()
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+            self._pidfd = None
         how = f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
         words = self._last_words.decode(errors="replace").strip().splitlines()
         return f"{how}; last line of its log: {words[-1][-300:]}" if words and code else how
 
     def kill(self) -> None:
         """SIGKILL, if it still runs."""
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
+        self._send(signal.SIGKILL)
+
+    def _send(self, number: signal.Signals) -> None:
+        # Not through Process.kill: that polls first, which takes the exit code away from who waits for it.
+        if self._pidfd is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, number)
+        elif self.is_alive:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
     async def stop(self, *, grace_s: float) -> str:
         """SIGTERM, then SIGKILL after `grace_s`; returns how it ended."""
-        with contextlib.suppress(ProcessLookupError):
-            self._process.terminate()
+        self._send(signal.SIGTERM)
         try:
             await asyncio.wait_for(self._process.wait(), timeout=grace_s)
         except TimeoutError:

@@ -156,7 +156,7 @@ class EngineWorker:
                     for connection in connections:
                         connection.close()
                     if isinstance(error, TimeoutError):
-                        reason = f"not loaded after {spec.load_timeout_s:.0f} s"
+                        reason = f"not loaded after {spec.load_timeout_s:g} s"
                         raise ServingError(reason, kind="load_failed") from None
                     raise
             finally:

@@ -14,6 +14,7 @@ differently, the same one always alike, and a single wrong byte shows. It misbeh
     {"crash_mid_answer": true}               dies after the first token
     {"hang_on_generate": true}               never answers, and says so in health
     {"token_s": 0.01}                        waits before each token
+    {"hold_at": 3}                           stops before the token after so many, until told otherwise
     {"num_tokens": 8}                        length of an answer (default: 4 to 11, by digest)
 """
 
@@ -165,6 +166,8 @@ class Worker:
         for token in answer_tokens(digest, request, mode.get("num_tokens")):
             if mode.get("token_s"):
                 cancelled.wait(mode["token_s"])
+            while len(sent) == self.mode().get("hold_at") and not cancelled.is_set():
+                cancelled.wait(0.002)
             if cancelled.is_set():
                 finish_reason = "cancelled"
                 break

@@ -58,10 +58,10 @@ async def load(supervisor, directory, release="a", timeout_s=5.0):
     return await supervisor.load(release, directory=directory, name=f"model-{release}", timeout_s=timeout_s)
 
 
-async def ask(supervisor, *, prompt=HELLO, max_tokens=20, temperature=0.0, seed=0):
-    """Return who answered, and with which tokens."""
+async def ask(supervisor, *, prompt=HELLO, max_tokens=20, temperature=0.0, seed=0, tokens=None):
+    """Return who answered, and with which tokens; `tokens` is filled as they come."""
     sampling = Sampling(max_tokens=max_tokens, temperature=temperature, seed=seed)
-    tokens, started = [], None
+    tokens, started = [] if tokens is None else tokens, None
     async with contextlib.aclosing(supervisor.answer(prompt, sampling)) as items:
         async for item in items:
             if isinstance(item, Started):
@@ -72,6 +72,11 @@ async def ask(supervisor, *, prompt=HELLO, max_tokens=20, temperature=0.0, seed=
             else:
                 assert item.completion_tokens == len(tokens)
     return started.release, tokens
+
+
+async def until(condition):
+    while not condition():
+        await asyncio.sleep(0.002)
 
 
 def kind_of(caught):
@@ -97,7 +102,7 @@ def test_a_loaded_release_answers_probes_and_requests_only_after_the_flip(tmp_pa
 
 
 def test_a_flip_moves_new_requests_and_leaves_started_ones_where_they_are(tmp_path):
-    a = make_release(tmp_path / "a", b"a", token_s=0.005, num_tokens=20)
+    a = make_release(tmp_path / "a", b"a", hold_at=2)
     b = make_release(tmp_path / "b", b"b")
 
     async def scenario():
@@ -106,21 +111,23 @@ def test_a_flip_moves_new_requests_and_leaves_started_ones_where_they_are(tmp_pa
             await supervisor.flip("a")
             started = asyncio.create_task(ask(supervisor))
             waiting = asyncio.create_task(ask(supervisor))
-            await asyncio.sleep(0.02)
-            assert supervisor.num_waiting == 1
+            await until(lambda: supervisor.num_waiting == 1)
             await supervisor.flip("b")
             assert await ask(supervisor) == ("b", expected(b))
             assert await waiting == ("b", expected(b)), "a request that had not started goes to the new release"
             assert not started.done()
-            await supervisor.drain("a", timeout_s=5)
-            assert await started == ("a", expected(a, num_tokens=20))
+            draining = asyncio.create_task(supervisor.drain("a", timeout_s=20))
+            await asyncio.sleep(0)
+            set_mode(a)
+            assert await started == ("a", expected(a))
+            await draining
             assert [model.release for model in supervisor.models] == ["b"]
 
     asyncio.run(scenario())
 
 
 def test_a_drain_that_takes_too_long_leaves_the_worker_at_work(tmp_path):
-    a = make_release(tmp_path / "a", b"a", token_s=0.01, num_tokens=15)
+    a = make_release(tmp_path / "a", b"a", hold_at=2)
     b = make_release(tmp_path / "b", b"b")
 
     async def scenario():
@@ -128,11 +135,12 @@ def test_a_drain_that_takes_too_long_leaves_the_worker_at_work(tmp_path):
             await asyncio.gather(load(supervisor, a, "a"), load(supervisor, b, "b"))
             await supervisor.flip("a")
             started = asyncio.create_task(ask(supervisor))
-            await asyncio.sleep(0.01)
+            await until(lambda: supervisor.serving.num_active)
             await supervisor.flip("b")
             with pytest.raises(ServingError) as caught:
                 await supervisor.drain("a", timeout_s=0.01)
             assert kind_of(caught) == "timeout"
+            set_mode(a)
             assert (await started)[0] == "a"
 
     asyncio.run(scenario())
@@ -148,7 +156,7 @@ def test_a_release_that_does_not_load_says_why_and_leaves_nothing(tmp_path, mode
     async def scenario():
         async with supervise(tmp_path) as supervisor:
             with pytest.raises(ServingError, match=words) as caught:
-                await load(supervisor, a, timeout_s=0.15)
+                await load(supervisor, a, timeout_s=0.15 if mode == {"load": "hang"} else 20)
             assert kind_of(caught) == "load_failed"
             assert supervisor.models == []
             assert not list(tmp_path.glob("*.sock"))
@@ -211,19 +219,22 @@ def test_a_full_queue_refuses_and_a_prompt_too_long_is_named(tmp_path):
 
 
 def test_requests_of_a_killed_worker_are_taken_up_where_they_were(tmp_path):
-    a = make_release(tmp_path / "a", b"a", token_s=0.004, num_tokens=20)
+    a = make_release(tmp_path / "a", b"a", hold_at=6, num_tokens=20)
 
     async def scenario():
         async with supervise(tmp_path) as supervisor:
             model = await load(supervisor, a)
             await supervisor.flip("a")
-            running = [asyncio.create_task(ask(supervisor, max_tokens=n, seed=n)) for n in (18, 19, 20)]
-            drawn = asyncio.create_task(ask(supervisor, temperature=0.7, seed=5))
-            await asyncio.sleep(0.03)
+            got = [[], [], [], []]
+            asking = [ask(supervisor, max_tokens=n, seed=n, tokens=got[n - 18]) for n in (18, 19, 20)]
+            asking.append(ask(supervisor, temperature=0.7, seed=5, tokens=got[3]))
+            running = [asyncio.create_task(one) for one in asking]
+            await until(lambda: [len(tokens) for tokens in got] == [6, 6, 6, 6])
+            set_mode(a, num_tokens=20)
             os.kill(model.worker.pid, signal.SIGKILL)
-            answers = await asyncio.gather(*running)
+            *answers, drawn = await asyncio.gather(*running)
             assert answers == [("a", expected(a, max_tokens=n, num_tokens=20)) for n in (18, 19, 20)]
-            assert len((await drawn)[1]) == 20
+            assert len(drawn[1]) == 20
             assert (model.num_restarts, model.num_failures, model.state) == (1, 0, ModelState.READY)
             (event,) = supervisor.events
             assert (event["event"], event["release"], event["serving"]) == ("worker_failed", "a", True)
@@ -250,15 +261,16 @@ def test_a_request_that_kills_every_worker_fails_and_the_next_one_is_answered(tm
 
 
 def test_an_answer_is_not_continued_by_another_release(tmp_path):
-    a = make_release(tmp_path / "a", b"a", token_s=0.005, num_tokens=30)
+    a = make_release(tmp_path / "a", b"a", hold_at=2)
     b = make_release(tmp_path / "b", b"b")
 
     async def scenario():
         async with supervise(tmp_path) as supervisor:
             await asyncio.gather(load(supervisor, a, "a"), load(supervisor, b, "b"))
             await supervisor.flip("a")
-            started = asyncio.create_task(ask(supervisor, max_tokens=30))
-            await asyncio.sleep(0.03)
+            got = []
+            started = asyncio.create_task(ask(supervisor, tokens=got))
+            await until(lambda: len(got) == 2)
             await supervisor.flip("b")
             await supervisor.unload("a")
             with pytest.raises(ServingError, match="another release"):
@@ -276,7 +288,7 @@ def test_a_worker_that_dies_before_the_first_token_loses_nothing_in_a_flip(tmp_p
             await asyncio.gather(load(supervisor, a, "a"), load(supervisor, b, "b"))
             await supervisor.flip("a")
             started = asyncio.create_task(ask(supervisor))
-            await asyncio.sleep(0.01)
+            await until(lambda: supervisor.serving.num_active)
             await supervisor.flip("b")
             await supervisor.unload("a")
             assert await started == ("b", expected(b))
@@ -292,8 +304,7 @@ def test_a_hanging_engine_is_killed_and_restarted(tmp_path):
             await load(supervisor, a)
             await supervisor.flip("a")
             asked = asyncio.create_task(ask(supervisor))
-            while not supervisor.events:
-                await asyncio.sleep(0.005)
+            await until(lambda: supervisor.events)
             set_mode(a)
             assert await asked == ("a", expected(a))
             assert "no progress" in supervisor.events[0]["reason"]
@@ -310,8 +321,7 @@ def test_a_restart_that_fails_is_told_each_time_and_a_flip_ends_it(tmp_path):
             await supervisor.flip("a")
             set_mode(a, load="fail")
             os.kill(model.worker.pid, signal.SIGKILL)
-            while len(supervisor.events) < 3:
-                await asyncio.sleep(0.005)
+            await until(lambda: len(supervisor.events) >= 3)
             assert not supervisor.is_serving
             waiting = asyncio.create_task(ask(supervisor))
             await supervisor.flip("b")
@@ -323,19 +333,20 @@ def test_a_restart_that_fails_is_told_each_time_and_a_flip_ends_it(tmp_path):
 
 
 def test_a_client_that_gives_up_frees_its_place(tmp_path):
-    a = make_release(tmp_path / "a", b"a", token_s=0.01, num_tokens=1000)
+    a = make_release(tmp_path / "a", b"a", hold_at=2)
 
     async def scenario():
         async with supervise(tmp_path, num_parallel=1) as supervisor:
             model = await load(supervisor, a)
             await supervisor.flip("a")
-            asked = asyncio.create_task(ask(supervisor, max_tokens=2000))
+            asked = asyncio.create_task(ask(supervisor))
             gave_up_waiting = asyncio.create_task(ask(supervisor))
-            await asyncio.sleep(0.02)
+            await until(lambda: supervisor.num_waiting == 1)
             asked.cancel()
             gave_up_waiting.cancel()
             await asyncio.wait({asked, gave_up_waiting})
-            assert (await ask(supervisor, max_tokens=1))[0] == "a"
+            set_mode(a)
+            assert (await ask(supervisor))[0] == "a"
             assert (model.num_active, supervisor.num_waiting) == (0, 0)
 
     asyncio.run(scenario())
@@ -380,7 +391,7 @@ def test_unloading_a_release_that_still_loads_leaves_no_worker(tmp_path):
     async def scenario():
         async with supervise(tmp_path) as supervisor:
             loading = asyncio.create_task(load(supervisor, a))
-            await asyncio.sleep(0.01)
+            await until(lambda: supervisor.models)
             await supervisor.unload("a")
             with pytest.raises(ServingError, match="while it loaded"):
                 await loading
@@ -412,7 +423,7 @@ def test_a_done_without_deltas_still_says_who_answered(tmp_path):
             await supervisor.flip("a")
             items = supervisor.answer(HELLO, Sampling(max_tokens=5))
             first = asyncio.ensure_future(anext(items))
-            await asyncio.sleep(0.01)
+            await until(lambda: model.num_active)
             model.worker.say("cancel", {"id": next(iter(model.worker._open))})
             assert isinstance(await first, Started)
             assert isinstance(await anext(items), Done)
