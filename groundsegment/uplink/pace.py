@@ -10,8 +10,8 @@ BURST_S = 0.1  # covers a late timer or a repair batch; far below the queue of a
 RATE_START = 16e6  # bytes per second; where the search for an unknown rate begins
 RATE_MIN, RATE_MAX = 0.5e6, 80e6
 _GROW, _SHRINK = 1.25, 0.7
-_LOSS_STEP = 0.04  # loss above the usual that means that somebody's queue overflows
-_ROUNDS = 8  # samples among which the smallest loss is the usual one
+_LOSS_STEP = 0.08  # loss above the usual that means that somebody's queue overflows; a busy machine jitters by less
+_ROUNDS = 12  # samples among which the usual loss is at the lower quartile
 _WINDOW_FRAMES_MIN = 2048
 
 
@@ -48,7 +48,7 @@ class RateSearch:
     def sample(self, *, sent: int, arrived: int) -> None:
         """Take in a settled sample: of `sent` frames in a row, `arrived` arrived."""
         loss = 1 - min(arrived, sent) / sent
-        usual = min(self._losses, default=loss)
+        usual = sorted(self._losses)[len(self._losses) // 4] if self._losses else loss
         self._losses.append(loss)
         factor = _SHRINK if loss > usual + _LOSS_STEP else _GROW
         self.rate_bytes_per_s = min(max(self.rate_bytes_per_s * factor, RATE_MIN), RATE_MAX)

@@ -37,6 +37,8 @@ HELLO_PERIOD_S_UNHEARD = 0.25
 IDLE_S = 0.01
 RECEIPT_PATIENCE_S = 5.0  # the state is known from a report; the signed receipt follows
 RESOLVE_SILENCE_S = 10.0
+SILENT_RATE = 2e6  # bytes per second where the rate is up to reports, and none comes
+SILENCE_S_OPEN = 8.0
 PACE_SHARE = 0.99  # of the contact's rate: a modem's queue must not grow over minutes
 
 
@@ -331,6 +333,7 @@ class UplinkShell:
             flying = statistics.symbols_sent - statistics.symbols_settled
             if not statistics.is_silent:
                 budget = min(budget, self._search.window_frames(frame_size, statistics.feedback_s) - flying)
+            bucket.set_rate(SILENT_RATE if statistics.is_silent else self._search.rate_bytes_per_s)
         if budget <= 0:
             return 0
         runs = flight.core.frames_to_send(now, budget)
@@ -382,7 +385,7 @@ class UplinkShell:
             return False
         options = UplinkOptions(
             kind=best_kind(),
-            silence_s=0.0 if self._plan.contacts.is_one_way else self._plan.silence_s,
+            silence_s=self._silence_s(),
             loss=self._loss,
         )
         self._flight = UpdateFlight(self._depot, waiting[0], options, self._executor)
@@ -480,6 +483,13 @@ class UplinkShell:
 
     def _is_rate_open(self, contact: PlannedContact) -> bool:
         return self._plan.rate_bps == 0 or (self._plan.rate_bps is None and contact.rate_bps is None)
+
+    def _silence_s(self) -> float:
+        if self._plan.contacts.is_one_way:
+            return 0.0
+        # Who sends as fast as reports allow needs them: a busy satellite is late before it is silent.
+        is_open = self._contact is not None and self._is_rate_open(self._contact)
+        return max(self._plan.silence_s, SILENCE_S_OPEN) if is_open else self._plan.silence_s
 
     def _bytes_per_s(self, contact: PlannedContact) -> float:
         if self._is_rate_open(contact):

@@ -12,13 +12,13 @@ import os
 import signal
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from groundsegment.errors import DiskError
 from groundsegment.uplink.core import OutgoingObject, SymbolRun
@@ -30,6 +30,7 @@ from protocol.frame import FrameKind
 BATCH_SYMBOLS_MIN = 128
 BATCH_BYTES_MAX = 4 << 20  # of one batch; what is asked for at once is never more than a run
 CACHE_BYTES_MAX = 48 << 20
+INLINE_BYTES_MAX = 128 << 10  # of a block: metadata is made at once, it must not wait for a process to start
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +136,8 @@ class SymbolSource:
         # The deeper the ESI, the more is made and thrown away for each batch: larger batches keep the share constant.
         count = max(count, BATCH_SYMBOLS_MIN, (esi - num_source) // 4, num_source // 8)
         count = min(count, BATCH_BYTES_MAX // size)
-        future = self._executor.submit(
+        executor = self._executor if layout.size_of(block) > INLINE_BYTES_MAX else _INLINE
+        future = executor.submit(
             encode_repair, str(self._files[item.handle].path), layout, block, int(self._kind), esi, count
         )
         batch = _Batch(esi, count, future)
@@ -164,6 +166,22 @@ class SymbolSource:
             self._ask(item, block, end, 0)
 
 
+class InlineExecutor(Executor):
+    """Makes symbols at once, where the caller is."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":  # noqa: ANN401
+        """Call it now."""
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:  # noqa: BLE001 - handed to whoever waits for the future
+            future.set_exception(error)
+        return future
+
+
+_INLINE = InlineExecutor()
+
+
 def encode_repair(path: str, layout: BlockLayout, block: int, kind: int, first_esi: int, count: int) -> bytes:
     """Return `count` symbols of a block, one after the other. Runs in the worker process."""
     with Path(path).open("rb") as file:
@@ -175,7 +193,9 @@ def encode_repair(path: str, layout: BlockLayout, block: int, kind: int, first_e
 def encoder_process() -> ProcessPoolExecutor:
     """Return a pool of one process; it ends with us, even if we are killed."""
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(max_workers=1, mp_context=context, initializer=_prepare_worker)
+    pool = ProcessPoolExecutor(max_workers=1, mp_context=context, initializer=_prepare_worker)
+    pool.submit(abs, 0)  # start it now, not when the first repair symbol is due
+    return pool
 
 
 def _prepare_worker() -> None:

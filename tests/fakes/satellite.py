@@ -82,6 +82,7 @@ class FakeSatellite:
         self.sequence_of_message = 0
         self.boot_count = 0
         self.num_symbols_surplus = 0
+        self.num_symbols_cut = 0
         self.ground_sessions: set[bytes] = set()
         self.sent_receipt = False
         self._boot()
@@ -98,6 +99,7 @@ class FakeSatellite:
         """A power cut and a restart: what was not synced is lost."""
         for entry in self.objects.values():
             for block in entry.blocks.values():
+                self.num_symbols_cut += len(block.fresh)
                 block.fresh.clear()
         self._boot()
 

@@ -33,7 +33,7 @@ class SatelliteOnUdp:
 
     @property
     def address(self):
-        return "127.0.0.1:%d" % self.socket.getsockname()[1]
+        return f"127.0.0.1:{self.socket.getsockname()[1]}"
 
     def __enter__(self):
         self._thread.start()
