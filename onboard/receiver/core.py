@@ -307,7 +307,10 @@ class ReceiverCore:
         return self._trouble
 
     def pause_storing(self, reason: Reason) -> None:
-        """The disk takes nothing: count symbols as refused until further notice."""
+        """The disk takes no more: count symbols as refused until further notice.
+
+        On a full disk small objects are still tried, for among them may be the command that makes room.
+        """
         self._trouble = reason
 
     def resume_storing(self) -> None:
@@ -421,7 +424,7 @@ class ReceiverCore:
         if frame.block >= layout.num_blocks:
             self._refuse("layout")
             return None
-        if self._trouble is not Reason.NONE:
+        if self._is_paused_for(object_cost(shape)):
             self._refuse("store")
             return None
         if not self._make_room(shape):
@@ -433,7 +436,7 @@ class ReceiverCore:
 
     def _accept(self, entry: OpenObject, block: Block, esi: int) -> ObjectShape | None:
         key = esi if entry.kind is FrameKind.RAPTORQ else esi % block.needed
-        if self._trouble is not Reason.NONE:
+        if self._trouble is not Reason.NONE and self._is_paused_for(entry.cost):
             self._refuse("store")
             return None
         if not block.symbols.add(key):
@@ -447,6 +450,11 @@ class ReceiverCore:
         if block.symbols.num >= block.needed:
             self._ask_if_ready(entry, block)
         return entry.shape
+
+    def _is_paused_for(self, cost: int) -> bool:
+        if self._trouble is Reason.DISK_FULL:
+            return cost > _SMALL_COST_MAX
+        return self._trouble is not Reason.NONE
 
     def _takes_more(self, block: Block) -> bool:
         return block.stage is BlockStage.SOLVING and block.symbols.num < block.asked + SOLVING_EXTRA
@@ -527,7 +535,7 @@ class ReceiverCore:
         self._timer.note_news(is_urgent=True)
 
     def _ask_if_ready(self, entry: OpenObject, block: Block) -> None:
-        if entry.is_poisoned or entry.stage is not ObjectStage.COLLECTING or self._trouble is not Reason.NONE:
+        if entry.is_poisoned or entry.stage is not ObjectStage.COLLECTING or self._is_paused_for(entry.cost):
             return
         if block.is_ready:
             block.stage, block.asked = BlockStage.SOLVING, block.symbols.num

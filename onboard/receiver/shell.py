@@ -6,7 +6,8 @@ may a report count the symbols. Blocks are solved one at a time in the solver's 
 a time to the sink. Reports and the outbox's frames go to where the newest authentic frame came from.
 
 Trouble of the disk stops storing, not receiving: symbols are counted as refused, the owner is told, and the shell
-tries again now and then; what was durable stays. Hostile bytes are counted by cause, never raised.
+tries again now and then; what was durable stays. A nearly full disk still takes commands. Hostile bytes are counted
+by cause, never raised.
 """
 
 import asyncio
@@ -44,7 +45,8 @@ _SO_RCVBUFFORCE = 33  # asm-generic/socket.h; needs CAP_NET_ADMIN, passes over t
 _IDLE_S = 0.05  # silence after which a sync costs no throughput
 _SEND_FRAMES = 64  # of the outbox in one go, so that bursts fit the socket's and the modem's queues
 _SEND_PAUSE_S = 0.02
-_ROOM_BYTES = 4 * MIB  # free again before storing goes on after a full disk
+_FLOOR_BYTES = 8 * MIB  # free at least, else only small objects are stored: a command may have to make room
+_ROOM_BYTES = 2 * _FLOOR_BYTES  # free again before everything is stored, or room for the block that found none
 _CHECK_TRIES = 3  # workers that checking an object may cost
 _T = TypeVar("_T")
 
@@ -138,6 +140,7 @@ class Receiver:
         self._whole: dict[bytes, JobResult] = {}
         self._outgoing: deque[bytes] = deque()
         self._must_recover = False
+        self._room_bytes = _ROOM_BYTES
         self._has_work = asyncio.Event()  # of the sync loop
         self._timer: asyncio.TimerHandle | None = None
         self._last_frame_at = 0.0
@@ -169,8 +172,8 @@ class Receiver:
             async with asyncio.TaskGroup() as group:
                 loops = (self._run_jobs, self._run_offers, self._run_drops, self._run_syncs)
                 tasks = [group.create_task(run()) for run in loops]
-                self._settle()
                 self.started.set()
+                self._settle()
                 await stop.wait()
                 for task in tasks:
                     task.cancel()
@@ -257,6 +260,8 @@ class Receiver:
 
     def _settle(self) -> None:
         """After anything happened: hand out the core's events, set the timer."""
+        if not self.started.is_set():
+            return
         self._dispatch()
         if self._core.is_dirty:
             self._has_work.set()
@@ -327,6 +332,7 @@ class Receiver:
                 self._num_solver_deaths += 1
                 self._core.block_short(shape, block, has_died=True)
             case Outcome.FULL | Outcome.FAILED:
+                self._room_bytes = max(self._room_bytes, _FLOOR_BYTES + shape.layout.size_of(block))
                 self._note_trouble(_error_of(result))
                 self._core.block_postponed(shape, block)
             case _:
@@ -436,7 +442,17 @@ class Receiver:
             return False
         self._inbox.finish_sync(batch)
         self._core.symbols_stored()
+        self._watch_floor()
         return True
+
+    def _watch_floor(self) -> None:
+        try:
+            free_bytes = self._inbox.free_bytes()
+        except StoreError as error:
+            self._note_trouble(error)
+            return
+        if free_bytes < _FLOOR_BYTES and self._core.trouble is Reason.NONE:
+            self._note_trouble(StoreFullError(f"{free_bytes} bytes free, at least {_FLOOR_BYTES} must stay"))
 
     async def _try_again(self) -> None:
         """After trouble: throw away what may be half written, see whether the disk works again."""
@@ -445,13 +461,13 @@ class Receiver:
                 for shape, block, symbols in self._inbox.recover():
                     self._core.block_reloaded(shape, block, symbols)
                 self._must_recover = False
-            if self._inbox.free_bytes() < _ROOM_BYTES:
-                return
+            has_room = self._inbox.free_bytes() >= self._room_bytes
         except StoreError as error:
             self._note_trouble(error)
             return
-        if await self._sync():
+        if await self._sync() and has_room:
             logger.info("storing again")
+            self._room_bytes = _ROOM_BYTES
             self._core.resume_storing()
             self._on_store_trouble(Reason.NONE)
 
@@ -469,6 +485,7 @@ class Receiver:
 
     async def _close(self) -> None:
         assert self._socket is not None
+        self.started.clear()
         self._loop.remove_reader(self._socket)
         if self._timer is not None:
             self._timer.cancel()

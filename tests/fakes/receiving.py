@@ -14,7 +14,7 @@ from protocol.blocks import block_layout, symbols_needed
 from protocol.fec import BlockEncoder
 from protocol.frame import Frame, FrameKind
 from protocol.objects import ObjectKind, object_handle, object_prefix
-from protocol.report import Report
+from protocol.report import SOLVED, Report
 from tests.fakes.sim_disk import SimDisk
 
 KEY = bytes(range(32))
@@ -92,6 +92,31 @@ class RememberingSink:
         return ReportStatus()
 
 
+class Claims:
+    """What reports have said, and what had to be true for it."""
+
+    def __init__(self):
+        self.counts = {}
+        self.complete = set()
+
+    def note(self, report):
+        self.complete |= set(report.complete)
+        for entry in report.open_blocks:
+            key = entry.handle, entry.block
+            assert entry.have >= self.counts.get(key, 0), "a report said less than one before"
+            self.counts[key] = entry.have
+
+    def check(self, restored, sink):
+        """Whether what a new life found on the disk honours them."""
+        found = {entry.shape.handle: entry for entry in restored}
+        assert all(handle in sink.consumed or found[handle].is_whole for handle in self.complete)
+        for (handle, block), have in self.counts.items():
+            if handle in sink.consumed or found[handle].is_whole or block in found[handle].solved:
+                continue
+            assert have != SOLVED
+            assert len(found[handle].symbols[block]) >= have
+
+
 class DryReceiver:
     """See the module.
 
@@ -113,6 +138,7 @@ class DryReceiver:
             self.core.restore(found.shape, found.symbols, found.solved, is_whole=found.is_whole)
         self.now = 0.0
         self._jobs, self._offers, self._batch, self._whole = [], [], None, {}
+        self.during_solve = lambda: None  # called when the solver has read the log
         self.before_mark = lambda: None  # called when a block is in the data file but not yet marked
         self._dispatch()
 
@@ -176,6 +202,7 @@ class DryReceiver:
                 self.core.object_poisoned(shape)
             return
         self.inbox.flush(shape, event.block)
+        self.during_solve()
         result = solve_block(self.disk, directory, shape, event.block)
         if result.outcome is Outcome.SOLVED:
             self.core.block_rebuilt(shape, event.block)

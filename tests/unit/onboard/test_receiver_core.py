@@ -288,7 +288,7 @@ def test_while_the_disk_takes_nothing_symbols_are_refused_and_solves_wait():
     *frames, last = source.frames()
     for frame in frames:
         receiver.receive(frame)
-    receiver.core.pause_storing(Reason.DISK_FULL)
+    receiver.core.pause_storing(Reason.DISK_FAILED)
 
     assert not receiver.receive(last)
     assert receiver.core.statistics().symbols_refused == {"store": 1}

@@ -175,7 +175,7 @@ async def test_what_was_reported_is_there_after_a_restart_and_the_rest_is_enough
 
 @flies
 async def test_a_full_disk_stops_storing_not_receiving_and_it_goes_on_when_there_is_room(tmp_path):
-    source = source_of(200_000, symbol_size=1280)
+    source = source_of(900_000, symbol_size=1280)
     async with station(tmp_path) as flying:
         flying.disk.room_bytes = 20_000
         frames = source.frames()
@@ -193,6 +193,20 @@ async def test_a_full_disk_stops_storing_not_receiving_and_it_goes_on_when_there
         await flying.until(lambda: flying.sink.consumed)
 
         assert flying.sink.consumed == {source.handle: source.data}
+
+
+@flies
+async def test_a_nearly_full_disk_takes_commands_but_no_bundles(tmp_path):
+    bundle, command = source_of(900_000, symbol_size=1280), source_of(300, object_kind=ObjectKind.COMMAND)
+    async with station(tmp_path) as flying:
+        flying.disk.room_bytes = 1_000_000
+        await flying.ground.send(*bundle.frames()[:50])
+        await flying.until(lambda: flying.troubles)
+        await flying.ground.send(*bundle.frames()[50:60], *command.frames())
+        await flying.until(lambda: flying.sink.consumed)
+
+        assert flying.sink.consumed == {command.handle: command.data}
+        assert flying.receiver.statistics().symbols_refused == {"store": 10}
 
 
 @flies
