@@ -24,7 +24,11 @@ from sqlalchemy import (
     event,
 )
 from sqlalchemy.engine import Dialect
+from sqlalchemy.engine.interfaces import ExceptionContext
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.types import BigInteger, TypeDecorator
+
+from groundsegment.errors import BusyError, DiskError, GroundError
 
 SCHEMA_VERSION = 1
 BUSY_TIMEOUT_MS = 15_000  # another process commits in milliseconds; a stopped one must not hang us for ever
@@ -180,7 +184,20 @@ def open_engine(url: str) -> Engine:
     engine = create_engine(url)
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _set_pragmas)
+    event.listen(engine, "handle_error", _say_whose_fault, retval=True)
     return engine
+
+
+def _say_whose_fault(context: ExceptionContext) -> GroundError | None:
+    """Turn what the disk or another process did to the database into the ground's own errors."""
+    if not isinstance(context.sqlalchemy_exception, OperationalError):
+        return None
+    text = str(context.original_exception)
+    if "locked" in text or "busy" in text:
+        hint = "wait until the other skyload is done, or stop it, then run the same command again"
+        return BusyError(f"the depot's database is in use: {text}", hint=hint)
+    hint = "check space and permissions of the depot's disk, then run the same command again"
+    return DiskError(f"the depot's database: {text}", hint=hint)
 
 
 def _set_pragmas(connection: Any, record: object) -> None:  # noqa: ANN401 - DBAPI connection

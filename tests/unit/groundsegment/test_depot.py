@@ -6,6 +6,7 @@ import sys
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from sqlalchemy import event
 
 from groundsegment.depot.depot import Depot
 from groundsegment.depot.records import (
@@ -20,7 +21,7 @@ from groundsegment.depot.records import (
     Satellite,
     Update,
 )
-from groundsegment.errors import BusyError, InputError, KeyStoreError, UnknownError
+from groundsegment.errors import BusyError, DiskError, InputError, KeyStoreError, UnknownError
 from protocol.report import SOLVED, OpenBlock, Report
 
 NOW = datetime(2026, 11, 22, 6, 0, tzinfo=UTC)
@@ -58,7 +59,12 @@ def an_update(depot, number=1, **changes):
 def a_bundle(entry, number):
     path = entry.directory / f"bundle-{number:05d}.skb"
     return Bundle(
-        update=entry.handle, number=number, sha256=bytes([number]) * 32, size_bytes=100, num_segments=3, path=path
+        update=entry.handle,
+        number=number,
+        sha256=number.to_bytes(8, "big") * 4,
+        size_bytes=100,
+        num_segments=3,
+        path=path,
     )
 
 
@@ -75,7 +81,7 @@ def test_what_was_put_in_comes_out_after_opening_again_even_elsewhere(depot, tmp
         assert [bundle.path for bundle in again.bundles(entry.handle)] == [
             found.directory / bundle.path.name for bundle in bundles
         ]
-        assert again.bundles(entry.handle)[2].handle == b"\x02" * 8
+        assert again.bundles(entry.handle)[2].handle == (2).to_bytes(8, "big")
 
 
 def test_updates_come_in_flight_order_and_change_state(depot):
@@ -277,3 +283,34 @@ def test_creating_twice_opens_what_is_there(depot):
 def test_paths_outside_the_depot_are_refused(depot, tmp_path):
     with pytest.raises(ValueError, match="not in the subpath"):
         depot.add_update(an_update(depot, directory=tmp_path / "elsewhere"), [])
+
+
+def test_a_full_disk_is_told_and_nothing_is_half_done(depot):
+    with depot._engine.begin() as connection:
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
+    event.listen(depot._engine, "checkout", lambda raw, *_: raw.execute(f"PRAGMA max_page_count={pages}"))
+    entry = an_update(depot)
+    bundles = [a_bundle(entry, number) for number in range(2000)]
+    with pytest.raises(DiskError, match="full") as caught:
+        depot.add_update(entry, bundles)
+    assert caught.value.hint
+    assert depot.updates() == ()
+
+
+def test_a_database_that_somebody_holds_too_long_is_told(depot, monkeypatch):
+    monkeypatch.setattr("groundsegment.depot.tables.BUSY_TIMEOUT_MS", 20)
+    holder = sqlite3.connect(depot.path / "depot.db", isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    with Depot.open(depot.path) as other:
+        assert other.satellites()  # readers do not wait for writers
+        with pytest.raises(BusyError, match="in use"):
+            other.allocate_sequence()
+    holder.close()
+
+
+def test_a_damaged_database_is_told(depot):
+    depot.close()
+    (depot.path / "depot.db").write_bytes(b"not a database" * 1000)
+    with pytest.raises(DiskError) as caught:
+        Depot.open(depot.path)
+    assert caught.value.hint
