@@ -1,0 +1,168 @@
+import random
+
+import pytest
+
+from groundsegment.uplink.block_sender import Aim, BlockSender
+from groundsegment.uplink.feedback import Feedback
+from groundsegment.uplink.flight_log import FlightLog
+from groundsegment.uplink.loss import LossEstimate
+from groundsegment.uplink.pace import RATE_MAX, RateSearch, TokenBucket
+from protocol.frame import FrameKind
+
+A, B = (b"object-a", 0), (b"object-b", 1)
+
+
+def test_the_loss_is_learned_and_so_is_how_sure_we_are():
+    estimate = LossEstimate()
+    doubt = estimate.deviation
+    for _ in range(100):
+        estimate = estimate.with_sample(sent=100, arrived=80)
+
+    assert estimate.mean == pytest.approx(0.2, abs=0.01)
+    assert estimate.deviation < doubt / 5
+
+
+def test_the_loss_is_forgotten_when_it_changes():
+    estimate = LossEstimate().with_sample(sent=100_000, arrived=100_000)
+    for _ in range(10):
+        estimate = estimate.with_sample(sent=10_000, arrived=5_000)
+
+    assert estimate.mean == pytest.approx(0.5, abs=0.05)
+
+
+def test_duplicates_do_not_make_the_loss_negative():
+    assert 0 < LossEstimate().with_sample(sent=10, arrived=50).mean < 0.1
+
+
+def test_a_prior_keeps_the_mean_and_loses_its_certainty():
+    sure = LossEstimate().with_sample(sent=20_000, arrived=18_000)
+
+    assert sure.as_prior().mean == pytest.approx(sure.mean)
+    assert sure.as_prior().weight <= 400
+
+
+def test_an_echo_settles_everything_before_it():
+    log = FlightLog()
+    log.sent(A, 0, 10, 0.0)
+    log.sent(B, 0, 10, 0.1)
+    log.sent(A, 10, 10, 0.2)
+
+    log.settle_through(log.number_of(B, 4))
+
+    assert (log.in_flight(A), log.in_flight(B)) == (10, 5)
+    assert log.num_settled == 15
+    assert log.number_of(A, 3) is None
+    assert log.number_of(B, 4) is None
+    assert log.number_of(A, 12) == 22
+
+
+def test_old_frames_are_settled_by_time():
+    log = FlightLog()
+    log.sent(A, 0, 10, 0.0)
+    log.sent(A, 10, 10, 5.0)
+
+    log.settle_sent_before(1.0)
+
+    assert log.in_flight(A) == 10
+    assert log.oldest_s == 5.0
+
+
+def test_the_log_agrees_with_a_naive_one():
+    rng = random.Random(7)
+    log, naive, next_esi = FlightLog(), [], {A: 0, B: 0}
+    settled = -1
+    for step in range(400):
+        block, count = rng.choice([A, B]), rng.randrange(1, 20)
+        log.sent(block, next_esi[block], count, step * 0.03)
+        naive += [(block, next_esi[block] + i) for i in range(count)]
+        next_esi[block] += count
+        if rng.random() < 0.3:
+            settled = max(settled, rng.randrange(len(naive)))
+            log.settle_through(settled)
+        for key in (A, B):
+            assert log.in_flight(key) == sum(entry[0] == key for entry in naive[settled + 1 :])
+        number = rng.randrange(settled, len(naive))
+        assert log.number_of(*naive[number]) == (number if number > settled else None) or number < 0
+
+
+def test_the_log_stays_bounded_and_still_counts(monkeypatch):
+    monkeypatch.setattr("groundsegment.uplink.flight_log._RUNS_MAX", 10)
+    log = FlightLog()
+    for step in range(100):
+        log.sent(A if step % 2 else B, step * 5, 5, float(step))
+
+    assert log.in_flight(A) == log.in_flight(B) == 250
+    log.settle_sent_before(1000.0)
+    assert log.in_flight(A) == log.in_flight(B) == 0
+
+
+def a_block(**changes):
+    return BlockSender(A, 1000, changes.pop("kind", FrameKind.RAPTORQ), **changes)
+
+
+def test_need_is_what_is_lacking_over_what_arrives():
+    loss = LossEstimate.of_mean(0.2, 20_000)
+    block = a_block(have=500, next_esi=700)
+
+    assert block.need(0, loss, Aim(luck=0.0), 0.0) == pytest.approx(500 / 0.8, abs=2)
+    assert block.need(625, loss, Aim(luck=0.0), 0.0) <= 1
+    assert block.need(0, loss, Aim(luck=1.0), 0.0) < block.need(0, loss, Aim(luck=-1.0), 0.0)
+
+
+def test_a_block_that_should_be_solved_and_is_not_gets_two_more_after_a_while():
+    loss = LossEstimate.of_mean(0.0, 20_000)
+    block = a_block(next_esi=1000)
+    block.learn(1000, 10.0)
+
+    assert block.need(0, loss, Aim(luck=0.0), 11.0) == 0
+    assert block.need(0, loss, Aim(luck=0.0), 14.0) in {2, 3}
+
+
+def test_a_carousel_needs_many_more_symbols():
+    loss = LossEstimate.of_mean(0.1, 20_000)
+    coded, plain = a_block(next_esi=1500, have=900), a_block(next_esi=1500, have=900, kind=FrameKind.PLAIN)
+
+    assert coded.need(0, loss, Aim(luck=0.0), 0.0) == pytest.approx(111, abs=2)
+    assert plain.need(0, loss, Aim(luck=0.0), 0.0) == pytest.approx(1111, abs=10)
+
+
+def test_reports_measure_loss_delay_and_silence():
+    feedback, log, rng = Feedback(2.0, LossEstimate()), FlightLog(), random.Random(3)
+    feedback.begin_contact(0.0)
+    arrived, echo = 0, None
+    for step in range(600):
+        now = step * 0.05
+        log.sent(A, step * 10, 10, now)
+        feedback.sent(10, now)
+        for i in range(10):
+            if rng.random() >= 0.25:
+                arrived, echo = arrived + 1, log.number_of(A, step * 10 + i)
+        if step % 4 == 3:
+            feedback.heard(log, arrived, session=b"s", echo=echo, now=now + 0.01)
+
+    assert feedback.loss.mean == pytest.approx(0.25, abs=0.03)
+    assert 0.1 < feedback.delay_s < 0.5
+    assert not feedback.is_silent(30.5)
+    assert feedback.is_silent(32.5)
+
+
+def test_a_bucket_gives_the_rate_and_no_more_than_a_burst():
+    bucket, spent = TokenBucket(1000.0, 0.0), 0
+    for step in range(1, 1001):
+        allowed = int(bucket.available(step / 100))
+        bucket.spend(allowed)
+        spent += allowed
+
+    assert spent == pytest.approx(10_000, rel=0.01)
+    assert bucket.available(1e6) == pytest.approx(100.0)
+
+
+def test_the_rate_grows_on_a_steady_link_and_steps_back_when_loss_rises():
+    search = RateSearch()
+    for _ in range(20):
+        search.sample(sent=1000, arrived=880)
+    top = search.rate_bytes_per_s
+    search.sample(sent=1000, arrived=500)
+
+    assert top == RATE_MAX
+    assert search.rate_bytes_per_s < top
