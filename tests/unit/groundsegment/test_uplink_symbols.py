@@ -1,0 +1,106 @@
+import asyncio
+import random
+
+import pytest
+
+from groundsegment.errors import DiskError
+from groundsegment.uplink.core import OutgoingObject, SymbolRun
+from groundsegment.uplink.symbols import InlineExecutor, ObjectFile, SymbolSource, encoder_process
+from protocol.blocks import symbols_needed
+from protocol.fec import BlockEncoder
+from protocol.frame import FrameKind
+
+SIZE = 64
+HANDLE = b"thebytes"
+
+
+class CountingExecutor(InlineExecutor):
+    def __init__(self):
+        self.calls = []
+
+    def submit(self, fn, /, *args, **kwargs):
+        self.calls.append(args[-2:])
+        return super().submit(fn, *args, **kwargs)
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch):
+    """An object of 8100 symbols in two blocks, the last symbol padded, and its expected symbols."""
+    monkeypatch.setattr("groundsegment.uplink.symbols.INLINE_BYTES_MAX", 0)
+    data = random.Random(1).randbytes(8100 * SIZE - 5)
+    path = tmp_path / "object"
+    path.write_bytes(data)
+    item = OutgoingObject(handle=HANDLE, num_symbols=symbols_needed(len(data), SIZE), symbol_size=SIZE, bundle=0)
+    padded = data.ljust(8100 * SIZE, b"\0")
+    layout = item.layout
+    blocks = [
+        padded[layout.offset_of(block) : layout.offset_of(block) + layout.size_of(block)]
+        for block in range(layout.num_blocks)
+    ]
+    return {HANDLE: ObjectFile(item=item, path=path)}, blocks
+
+
+def take(source, block, first, count):
+    return asyncio.run(source.symbols(SymbolRun(handle=HANDLE, block=block, first_esi=first, count=count)))
+
+
+@pytest.mark.parametrize(
+    ("block", "first", "count"),
+    [(0, 0, 300), (1, 4040, 10), (1, 4049, 1), (0, 4045, 20), (1, 4050, 700), (0, 9000, 40)],
+)
+def test_symbols_are_those_of_the_codec(made, block, first, count):
+    files, blocks = made
+    with SymbolSource(files, FrameKind.RAPTORQ, InlineExecutor()) as source:
+        assert take(source, block, first, count) == BlockEncoder(FrameKind.RAPTORQ, blocks[block], SIZE).symbols(
+            first, count
+        )
+
+
+def test_repair_symbols_are_asked_for_before_they_are_due(made):
+    files, _ = made
+    executor = CountingExecutor()
+    with SymbolSource(files, FrameKind.RAPTORQ, executor) as source:
+        take(source, 0, 0, 3000)
+        assert executor.calls == []
+        take(source, 0, 3000, 900)
+        assert [first for first, _ in executor.calls] == [4050]
+        take(source, 0, 4050, 100)
+        assert len(executor.calls) == 1
+
+
+def test_a_batch_serves_many_runs_and_the_next_is_made_ahead(made):
+    files, blocks = made
+    executor = CountingExecutor()
+    with SymbolSource(files, FrameKind.RAPTORQ, executor) as source:
+        got = [symbol for first in range(4050, 6050, 20) for symbol in take(source, 0, first, 20)]
+
+    assert got == BlockEncoder(FrameKind.RAPTORQ, blocks[0], SIZE).symbols(4050, 2000)
+    assert len(executor.calls) <= 6
+
+
+def test_the_cache_is_bounded(made, monkeypatch):
+    monkeypatch.setattr("groundsegment.uplink.symbols.CACHE_BYTES_MAX", 40_000)
+    files, blocks = made
+    with SymbolSource(files, FrameKind.RAPTORQ, InlineExecutor()) as source:
+        for _ in range(2):
+            for block in range(2):
+                expected = BlockEncoder(FrameKind.RAPTORQ, blocks[block], SIZE).symbols(4100, 10)
+                assert take(source, block, 4100, 10) == expected
+        assert source._cached_bytes <= 40_000 + 2 * 506 * SIZE
+
+
+def test_a_missing_file_is_an_error_with_a_hint(tmp_path):
+    item = OutgoingObject(handle=HANDLE, num_symbols=10, symbol_size=SIZE, bundle=0)
+    files = {HANDLE: ObjectFile(item=item, path=tmp_path / "gone")}
+    with SymbolSource(files, FrameKind.RAPTORQ, InlineExecutor()) as source, pytest.raises(DiskError) as caught:
+        take(source, 0, 0, 1)
+
+    assert "gone" in str(caught.value)
+    assert caught.value.hint
+
+
+@pytest.mark.slow
+def test_the_process_makes_the_same_symbols(made):
+    files, blocks = made
+    with encoder_process() as executor, SymbolSource(files, FrameKind.RAPTORQ, executor) as source:
+        assert take(source, 0, 4100, 50) == BlockEncoder(FrameKind.RAPTORQ, blocks[0], SIZE).symbols(4100, 50)
