@@ -15,14 +15,15 @@ SOURCE = Source(make_object(random.Random(1), 600))
 class Reception:
     """One object of ten symbols arrives, is solved, and is kept; reports are taken down as they go."""
 
-    def __init__(self, disk, *, syncs_first):
+    def __init__(self, disk, *, syncs_first, syncs_later=True):
         self.claims, self.sink = Claims(), RememberingSink(Verdict.KEPT)
-        self._syncs_first = syncs_first
+        self._syncs_first, self._syncs_later = syncs_first, syncs_later
         self._disk = disk
 
     def run(self):
         self._receiver = receiver = DryReceiver(self._disk, self.sink)
-        receiver.during_solve, receiver.before_mark = self._receive_extra, self._sync_and_report
+        if self._syncs_later:
+            receiver.during_solve, receiver.before_mark = self._receive_extra, self._sync_and_report
         frames = SOURCE.frames()
         if self._syncs_first:
             for frame in frames[:4]:
@@ -47,20 +48,22 @@ class Reception:
         self.claims.note(report)
 
 
-def sweep(kind, *, syncs_first):
+def sweep(kind, **how):
     """Cut everywhere, look at everything that may be left; returns how many disks were looked at."""
     rehearsal = disk_with_inbox(kind)
-    Reception(rehearsal, syncs_first=syncs_first).run()
+    Reception(rehearsal, **how).run()
     num_images = 0
     for cut_at in range(rehearsal.num_operations + 1):
         disk = disk_with_inbox(kind)
         disk.cut_at = cut_at
-        reception = Reception(disk, syncs_first=syncs_first)
+        reception = Reception(disk, **how)
         with contextlib.suppress(PowerCut):
             reception.run()
         for image in disk.images(random.Random(cut_at), at_most=40):
             again = DryReceiver(image, reception.sink)
             reception.claims.check(again.restored, reception.sink)
+            again.work()
+            assert again.core.statistics().objects_poisoned == 0, "marked as solved, but not there"
             finish(again)
             num_images += 1
     return num_images
@@ -74,9 +77,10 @@ def finish(receiver):
     assert receiver.sink.offered[-1][2] == SOURCE.data
 
 
-@pytest.mark.parametrize("syncs_first", [True, False])
-def test_no_cut_takes_back_what_was_reported(syncs_first):
-    assert sweep(SimDisk, syncs_first=syncs_first) > 50
+@pytest.mark.parametrize("how", [(True, True), (False, True), (False, False)], ids=["synced", "new", "never synced"])
+def test_no_cut_takes_back_what_was_reported(how):
+    syncs_first, syncs_later = how
+    assert sweep(SimDisk, syncs_first=syncs_first, syncs_later=syncs_later) > 50
 
 
 @pytest.mark.parametrize("mutant", [NoFileSync, NoDirectorySync])
