@@ -22,7 +22,7 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # run as a script by `make demo`, from wherever
 
-from demo.rehearsal import SATELLITE, Rehearsal, RehearsalError  # noqa: E402
+from demo.rehearsal import SATELLITE, Rehearsal, RehearsalError, stop  # noqa: E402
 
 CACHE = ROOT / ".cache" / "demo"
 RUN = ROOT / "demo-run"
@@ -30,9 +30,10 @@ PROFILE = "demo"
 SEED = 43  # as many passes as the flight to beat took
 QUESTION = "What is 2 + 2?"
 SMALL_TALK = "Name one planet."
+HEAD_START_S = 2.5  # the first contact begins when the uplink is there to use it
 OLD, NEW = "smollm2-int4", "smollm2-int8"
 
-console = Console(highlight=False)
+console = Console(highlight=False, soft_wrap=True)
 
 
 @dataclass(slots=True)
@@ -164,7 +165,7 @@ def ask(rehearsal: Rehearsal) -> dict[str, Any]:
 def stage(rehearsal: Rehearsal, new: Path) -> dict[str, Any]:
     """Pack, rehearse on the twin, sign; then show the plan."""
     step(3, "Stage release 2: pack, rebuild it on a twin, let that answer the canary, sign")
-    command = ["stage", str(new), "--for", SATELLITE, "--name", NEW, "--depot", str(rehearsal.depot)]
+    command = ["stage", str(new), "--for", SATELLITE, "--name", NEW, "--base", "none", "--depot", str(rehearsal.depot)]
     skyload = str(Path(sys.executable).parent / "skyload")
     show_command(["skyload", *command[:-2]])
     done = subprocess.run([skyload, *command, "--json"], check=False, stdout=subprocess.PIPE, text=True)
@@ -180,14 +181,12 @@ def stage(rehearsal: Rehearsal, new: Path) -> dict[str, Any]:
 def fly(rehearsal: Rehearsal) -> dict[str, Any]:
     """Fly it; the display is the uplink's own."""
     step(4, "Fly it, while somebody keeps asking the model on board")
-    from demo.rehearsal import stop
-
     stop(rehearsal.link)
     rehearsal.control.unlink(missing_ok=True)
-    epoch = time.time()
+    epoch = time.time() + HEAD_START_S
     rehearsal.start_link(PROFILE, seed=SEED, epoch=epoch)
     command = rehearsal.uplink_command("--profile", PROFILE, "--epoch", str(epoch), "--json")
-    show_command(["skyload", *command[1:-4]])
+    show_command(["skyload", *command[1 : command.index("--depot")], "--profile", PROFILE])
     done = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True, timeout=600)
     if not done.stdout.strip():
         raise RehearsalError(f"skyload uplink ended with {done.returncode} and no summary")
