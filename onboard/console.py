@@ -291,8 +291,6 @@ def _add_rehearse(commands: Any) -> None:  # noqa: ANN401 - argparse has no publ
             "    --prompts prompts.json --max-tokens 16 --work-dir /tmp/twin --json",
         ],
     )
-    # `skyload stage --twin "skyloadd rehearse --engine-command ..."` adds `rehearse` and what it is about.
-    rehearse.add_argument("again", nargs="?", choices=["rehearse"], help=argparse.SUPPRESS)
     rehearse.add_argument("--manifest", type=Path, required=True, metavar="FILE", help="the update's manifest")
     rehearse.add_argument("--bundles", type=Path, required=True, metavar="DIR", help="where its bundles lie")
     rehearse.add_argument("--release-key-file", type=Path, required=True, metavar="FILE", help="64 hex digits")

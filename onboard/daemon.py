@@ -46,7 +46,7 @@ from protocol.limits import MESSAGE_SIZE_MAX
 from protocol.link_keys import Direction
 from protocol.message import MessageKind
 from protocol.objects import ObjectKind
-from protocol.report import NO_HANDLE
+from protocol.report import NO_HANDLE, Reason
 
 logger = logging.getLogger(__name__)
 
@@ -192,6 +192,7 @@ class Daemon:
                 open_objects_max=limits.open_objects_max,
             ),
             is_wanted=self.installer.is_wanted,
+            on_store_trouble=self._hear_of_trouble,
         )
 
     def _wire(self) -> None:
@@ -219,6 +220,12 @@ class Daemon:
     def _report_soon(self) -> None:
         if self.receiver.started.is_set():
             self.receiver.report_soon()
+
+    def _hear_of_trouble(self, reason: Reason) -> None:
+        if reason is not Reason.NONE and reason is not self.installer.inbox_trouble:
+            self.telemetry.emit(events.INBOX_TROUBLE, reason=reason.name)
+        self.installer.inbox_trouble = reason
+        self._report_soon()
 
     def _say_event(self, event: Event, text: str, about: bytes | None) -> None:
         body = {"name": event.name, "severity": event.severity.value, "text": text}

@@ -67,6 +67,9 @@ CONFIG_WARNING = Event(id=4, name="config_warning", severity=_LO, text="the conf
 RECORD_CREATED = Event(id=5, name="record_created", severity=_A, text="first start: a new trust record")
 ROOT_RESTORED = Event(id=6, name="root_restored", severity=_HI, text="the trusted root was missing; the kit's is used")
 LEFTOVER_DELETED = Event(id=7, name="leftover_deleted", severity=_A, text="what no record speaks of was deleted")
+INBOX_TROUBLE = Event(
+    id=8, name="inbox_trouble", severity=_HI, text="the disk takes no symbols for now", throttle=6, down=True
+)
 
 SERVING_STARTED = Event(id=20, name="serving_started", severity=_A, text="the serving process listens")
 SERVING_ENDED = Event(id=21, name="serving_ended", severity=_LO, text="the serving process ended and is restarted")

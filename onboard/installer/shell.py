@@ -17,60 +17,37 @@ It does not know frames, HTTP, or processes.
 import asyncio
 import contextlib
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
 
 from onboard import telemetry as events
 from onboard.config import InstallConfig
 from onboard.errors import InstallError, StoreCorruptError, StoreError, UnknownError
-from onboard.installer.acceptance import judge_metadata, open_release_key
-from onboard.installer.assemble import Assembly, Plan
-from onboard.installer.core import (
-    REASON_TEXT,
-    CanaryVerdict,
-    Fate,
-    Input,
-    OnBoard,
-    Step,
-    is_obstacle,
-    is_unfinished,
-    next_state,
-    next_step,
-    release_to_return_to,
-    releases_to_delete,
-)
+from onboard.installer.acceptance import judge_metadata
+from onboard.installer.book import Messages, UpdateBook
+from onboard.installer.building import Building
+from onboard.installer.core import CanaryVerdict, Fate, Input, Step, is_obstacle, is_unfinished, next_step
 from onboard.installer.housekeeping import delete_leftovers, memory_available_bytes, point_current
-from onboard.installer.release import METADATA_NAME, ReleaseDirectory, delete_tree
 from onboard.installer.serving import Serving, ServingProblem
-from onboard.installer.trial import Candidate, FailureWatch, Trial
+from onboard.installer.shelf import Shelf
+from onboard.installer.threads import in_thread
+from onboard.installer.trial import FailureWatch, Trial
 from onboard.installer.update_file import AcceptedUpdate, accepted_update, forget_updates, keep_update, read_update
-from onboard.store.disk import RealDisk, free_bytes, replace_file
+from onboard.store.disk import free_bytes, replace_file
 from onboard.store.layout import StateLayout
-from onboard.store.record import KnownRelease, LastUpdate, OnboardRecord, RecordStore
-from onboard.store.record import Trial as CountedTrial
+from onboard.store.record import KnownRelease, LastUpdate, RecordStore
 from onboard.telemetry import Telemetry
 from protocol.limits import METADATA_SIZE_MAX, MIB
-from protocol.message import MessageKind
-from protocol.objects import ObjectKind, object_handle
+from protocol.objects import ObjectKind
 from protocol.report import NO_HANDLE, Reason, UpdateState
 from protocol.trust import TrustedUpdate, TrustState
 
-_T = TypeVar("_T")
 _RETRY_S_MAX = 600.0
+_SERVING_POLL_S = 1.0  # while serving is away: it also wakes us when it is back
 _REFUSED_MAX = 64  # handles of untrusted metadata remembered, so that their frames are dropped
 _FAILURES_MAX = 3  # crashes in a row of the confirmed release before we go back
-
-
-class Messages(Protocol):
-    """Takes messages for the ground and keeps them until they are acknowledged."""
-
-    def say_once(self, key: str, kind: MessageKind, *, re: bytes, body: Mapping[str, Any]) -> None:
-        """Queue a message unless one with that key was queued before, in any earlier life."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,24 +107,44 @@ class Installer:
     """See the module."""
 
     def __init__(self, given: Surroundings) -> None:
-        self._given, self._layout, self._store = given, given.layout, given.store
-        self._telemetry, self._serving = given.telemetry, given.serving
-        self._root = given.root
-        self._update: AcceptedUpdate | None = None
-        self._assembly: Assembly | None = None
-        self._is_on_board = False  # the release is sealed already: no bundle is needed
-        self._refused: OrderedDict[bytes, Reason] = OrderedDict()
-        self._evidence: frozenset[bytes] = frozenset()
-        self._mutex = asyncio.Lock()
-        self._wake = asyncio.Event()
+        self._given, self._layout, self._telemetry, self._serving = (
+            given,
+            given.layout,
+            given.telemetry,
+            given.serving,
+        )
+        self.root = given.root
+        """Trusted root metadata as it is now."""
+        self.inbox_trouble = Reason.NONE
+        """Why the receiver stores nothing for now."""
+        self._book = UpdateBook(given.store, given.messages)
+        self._building = Building(
+            given.layout,
+            satellite=given.satellite,
+            release_private_key=given.release_private_key,
+            is_known=lambda digest: given.store.record.release(digest) is not None,
+        )
+        self._shelf = Shelf(
+            layout=given.layout,
+            store=given.store,
+            serving=given.serving,
+            telemetry=given.telemetry,
+            keep_releases=given.options.keep_releases,
+            drain_timeout_s=given.options.drain_timeout_s,
+            crash_point=given.crash_point,
+        )
         self._watch = FailureWatch()
         self._trial = Trial(
-            self._serving,
-            self._telemetry,
+            given.serving,
+            given.telemetry,
             self._watch,
             probation_s=given.options.probation_s,
             crash_point=given.crash_point,
         )
+        self._refused: OrderedDict[bytes, Reason] = OrderedDict()
+        self._evidence: frozenset[bytes] = frozenset()
+        self._mutex = asyncio.Lock()
+        self._wake = asyncio.Event()
         self._trial_task: asyncio.Task[None] | None = None
         self._is_cancelled = False
         self._retry_s = given.retry_s
@@ -162,21 +159,20 @@ class Installer:
         Raises:
             StoreError: the disk refused.
         """
-        record = self._store.record
-        last = record.last_update
-        forget_updates(self._layout.state_dir, but=last.handle if last else None)
-        if last is not None:
-            await self._remember(last)
-        wanted = self._update.manifest.release_digest if self._update and self._is_unfinished() else None
+        book, record = self._book, self._book.record
+        forget_updates(self._layout.state_dir, but=book.last.handle if book.last else None)
+        if book.last is not None:
+            self._remember(book.last)
+        wanted = self._building.digest if book.is_unfinished else None
         known = [release.digest for release in record.releases]
-        for name in await _in_thread(lambda: delete_leftovers(self._layout, known=known, wanted=wanted)):
+        for name in await in_thread(delete_leftovers, self._layout, known=known, wanted=wanted):
             self._telemetry.emit(events.LEFTOVER_DELETED, name=name)
         if record.current is not None:
             point_current(self._layout, record.current)
-        self._read_evidence()
-        if self._state() is UpdateState.RECEIVING:
+        self._evidence = self._shelf.evidence()
+        if book.state is UpdateState.RECEIVING:
             await self._open()
-        self._report_end()
+        book.report_end(self._building.digest)
 
     async def run(self) -> None:
         """Take step after step, for ever.
@@ -208,7 +204,7 @@ class Installer:
     def worker_failed(self, digest: bytes, reason: str, *, failures: int) -> None:
         """Hear of a dead worker; the serving release is returned from after three deaths in a row."""
         self._telemetry.emit(events.WORKER_FAILED, release=digest.hex()[:16], reason=reason, failures=failures)
-        if self._watch.tell(digest, reason) or digest != self._store.record.current:
+        if self._watch.tell(digest, reason) or digest != self._book.record.current:
             return
         if failures >= _FAILURES_MAX and digest not in self._left_for_failing:
             self._left_for_failing.add(digest)
@@ -227,12 +223,12 @@ class Installer:
             ServingProblem: serving itself failed.
         """
         async with self._mutex:
-            record = self._store.record
-            known = self._choose(record, digest)
+            record = self._book.record
+            known = self._shelf.choose(digest)
             if known.digest == record.current == self._serving.release:
                 return known
-            await self._trial.take_over(self._candidate(known.digest, known.name))
-            self._make_current(known, record)
+            await self._trial.take_over(self._shelf.candidate(known.digest, known.name))
+            self._shelf.make_current(known, record)
             self._telemetry.emit(events.REVERTED, release=known.digest.hex()[:16], name=known.name, why=why)
             self._retire(record.current, known.digest)
             return known
@@ -243,15 +239,15 @@ class Installer:
         Raises:
             UnknownError: it is not the newest one, or has ended.
         """
-        last = self._store.record.last_update
-        if last is None or last.handle != handle or not is_unfinished(last.state):
+        last = self._book.last
+        if last is None or last.handle != handle or not self._book.is_unfinished:
             raise UnknownError(f"no unfinished update {handle.hex()}", hint="see the report: it may have ended")
         if self._trial_task is not None:
             self._is_cancelled = True
             self._trial_task.cancel()
         async with self._mutex:
             self._is_cancelled = False
-            if self._is_unfinished():
+            if self._book.is_unfinished:
                 await self._end(Input.CANCELLED, Reason.COMMANDED)
         self._wake.set()
 
@@ -259,28 +255,25 @@ class Installer:
 
     def is_complete(self, handle: bytes) -> bool:
         """Whether no frame of this object is wanted any more."""
-        last = self._store.record.last_update
+        last, update = self._book.last, self._building.update
         if (last is not None and last.handle == handle) or handle in self._refused or handle in self._evidence:
             return True
-        if self._store.record.is_rejected(handle):
+        if self._book.record.is_rejected(handle):
             return True
-        number = self._update.bundle_numbers.get(handle) if self._update else None
-        return number is not None and self._has_bundle(number)
+        number = update.bundle_numbers.get(handle) if update else None
+        return number is not None and (not self._is_receiving() or self._building.has_bundle(number))
 
     def is_wanted(self, handle: bytes) -> bool:
         """Whether an object is waited for."""
-        return self._update is not None and handle in self._update.bundle_numbers and not self.is_complete(handle)
-
-    @property
-    def root(self) -> bytes:
-        """Trusted root metadata as it is now."""
-        return self._root
+        update = self._building.update
+        return update is not None and handle in update.bundle_numbers and not self.is_complete(handle)
 
     def status(self) -> InstallStatus:
         """Where things stand."""
-        record, last = self._store.record, self._store.record.last_update
-        state, reason = (last.state, last.reason) if last else (UpdateState.NONE, Reason.NONE)
-        handle = last.handle if last else NO_HANDLE
+        record, last = self._book.record, self._book.last
+        state, reason, handle = (last.state, last.reason, last.handle) if last else _NOTHING
+        if state is UpdateState.RECEIVING:
+            reason = self.inbox_trouble
         if self._refused and not is_unfinished(state):
             # The ground must learn why the update it is sending does not start.
             handle, reason = next(reversed(self._refused.items()))
@@ -293,33 +286,18 @@ class Installer:
             reason=reason,
             update=handle,
             sequence=last.sequence if last else 0,
-            release=self._update.manifest.release_digest if self._update else None,
+            release=self._building.digest,
             serving=self._serving.release,
             accepted=record.accepted,
             floor=record.floor,
-            attempts=record.trial.attempts if record.trial else 0,
-            num_bundles=len(self._update.manifest.bundles) if self._update else 0,
-            bundle_ranges=self._bundle_ranges() if last and handle == last.handle else (),
+            attempts=self._book.attempts,
+            num_bundles=self._building.num_bundles,
+            bundle_ranges=self._building.ranges if last and handle == last.handle else (),
             free_mib=free,
         )
 
-    def _bundle_ranges(self) -> tuple[tuple[int, int], ...]:
-        count = len(self._update.manifest.bundles) if self._update else 0
-        if count and self._has_bundle(count - 1) and self._assembly is None:
-            return ((0, count - 1),)
-        return tuple((first, stop - 1) for first, stop in self._assembly.installed) if self._assembly else ()
-
-    def _has_bundle(self, number: int) -> bool:
-        if self._is_on_board or self._state() not in {UpdateState.RECEIVING, UpdateState.BLOCKED}:
-            return True
-        return self._assembly is not None and number in self._assembly.installed
-
-    def _state(self) -> UpdateState:
-        last = self._store.record.last_update
-        return last.state if last else UpdateState.NONE
-
-    def _is_unfinished(self) -> bool:
-        return is_unfinished(self._state())
+    def _is_receiving(self) -> bool:
+        return self._book.state in {UpdateState.RECEIVING, UpdateState.BLOCKED}
 
     # -- objects -------------------------------------------------------------------------------------------
 
@@ -332,10 +310,10 @@ class Installer:
             try:
                 trusted = judge_metadata(
                     data,
-                    TrustState(root=self._root, accepted=self._store.record.accepted),
+                    TrustState(root=self.root, accepted=self._book.record.accepted),
                     satellite=self._given.satellite,
                     utc=self._given.utc(),
-                    floor=self._store.record.floor,
+                    floor=self._book.record.floor,
                 )
             except InstallError as error:
                 self._refuse(handle, error)
@@ -360,22 +338,16 @@ class Installer:
         """Persist first, then trust."""
         update = accepted_update(data, trusted.manifest)
         keep_update(self._layout.state_dir, update)
-        if trusted.state.root != self._root:
+        if trusted.state.root != self.root:
             replace_file(self._layout.root, trusted.state.root)
-            self._root = trusted.state.root
+            self.root = trusted.state.root
         self._given.crash_point("metadata-kept")
-        if self._is_unfinished():
+        if self._book.is_unfinished:
             await self._end(Input.CANCELLED, Reason.SUPERSEDED)
-        last = LastUpdate(
-            handle=update.handle,
-            state=next_state(UpdateState.NONE, Input.ACCEPTED),
-            reason=Reason.NONE,
-            sequence=update.manifest.sequence,
-        )
-        self._store.store(replace(self._store.record, accepted=trusted.state.accepted, last_update=last, trial=None))
+        self._book.accept(update.handle, sequence=update.manifest.sequence, accepted=trusted.state.accepted)
         self._given.crash_point("accepted")
         forget_updates(self._layout.state_dir, but=update.handle)
-        self._update, self._assembly, self._is_on_board = update, None, False
+        self._building.begin(update)
         self._refused.clear()
         self._retry_s = self._given.retry_s
         self._telemetry.emit(
@@ -387,38 +359,42 @@ class Installer:
         )
 
     async def _take_bundle(self, path: Path, sha256: bytes) -> Fate:
+        if self._bundle_number(sha256) is None:
+            return Fate.KEPT  # perhaps of an update whose metadata is on its way
         async with self._mutex:
-            update, assembly = self._update, self._assembly
-            number = update.numbers.get(sha256) if update else None
-            if update is None or number is None or self._state() is UpdateState.BLOCKED:
+            number = self._bundle_number(sha256)
+            if number is None or self._book.state is UpdateState.BLOCKED:
                 return Fate.KEPT
-            if self._has_bundle(number):
+            if not self._is_receiving() or self._building.has_bundle(number):
                 return Fate.USED
-            if assembly is None:
+            if not self._building.is_ready:
                 return Fate.KEPT
             try:
-                await _in_thread(lambda: assembly.install(path, number))
+                await self._building.install(path, number)
             except InstallError as error:
                 await self._stand_still(error)
                 return Fate.KEPT if is_obstacle(error.reason) else Fate.USED
             self._given.crash_point("bundle-installed")
             self._retry_s = self._given.retry_s
-            self._telemetry.emit(events.BUNDLE_INSTALLED, about=update.handle, number=number)
-            if assembly.is_complete:
+            self._telemetry.emit(events.BUNDLE_INSTALLED, number=number)
+            if self._building.is_complete:
                 self._wake.set()
         return Fate.USED
+
+    def _bundle_number(self, sha256: bytes) -> int | None:
+        update = self._building.update
+        return update.numbers.get(sha256) if update else None
 
     # -- steps ---------------------------------------------------------------------------------------------
 
     async def _take_step(self) -> float | None:
         """Do what is next; returns how long to wait at most before looking again."""
         async with self._mutex:
-            record = self._store.record
             step = next_step(
-                self._state(),
-                attempts=record.trial.attempts if record.trial else 0,
+                self._book.state,
+                attempts=self._book.attempts,
                 attempts_max=self._given.options.attempts_max,
-                is_complete=self._is_on_board or (self._assembly is not None and self._assembly.is_complete),
+                is_complete=self._building.is_complete,
                 is_trying=False,
             )
             try:
@@ -439,260 +415,143 @@ class Installer:
             case Step.RETRY_LATER:
                 return await self._retry()
             case Step.RECOVER:
-                self._move(Input.TRIAL_INTERRUPTED)
-                self._telemetry.emit(events.TRIAL_INTERRUPTED, attempts=self._attempts())
+                self._book.move(Input.TRIAL_INTERRUPTED)
+                self._telemetry.emit(events.TRIAL_INTERRUPTED, attempts=self._book.attempts)
             case Step.GIVE_UP:
                 await self._end(Input.GIVEN_UP, Reason.TOO_MANY_ATTEMPTS)
             case Step.TRY:
-                if not self._serving.is_up:
-                    return 1.0
-                return await self._supervise_trial()
+                return await self._supervise_trial() if self._serving.is_up else _SERVING_POLL_S
             case _:
                 return None
         return 0
 
+    async def _open(self) -> None:
+        """Get ready to take bundles; an obstacle holds the update."""
+        try:
+            await self._building.prepare()
+        except InstallError as error:
+            await self._stand_still(error)
+
     async def _seal(self) -> None:
-        assembly, update = self._assembly, self._update
-        assert update is not None
-        if assembly is not None:
-            target = self._layout.release(update.manifest.release_digest)
-            await _in_thread(assembly.verify)
-            self._given.crash_point("digests-right")
-            await _in_thread(lambda: assembly.seal(target, update.metadata))
-            self._given.crash_point("sealed")
-        self._move(Input.SEALED)
-        self._assembly = None
+        await self._building.seal(self._given.crash_point)
+        self._given.crash_point("sealed")
+        self._book.move(Input.SEALED)
         self._given.crash_point("verified")
-        self._telemetry.emit(events.UPDATE_VERIFIED, about=update.handle)
+        assert self._building.update is not None
+        self._telemetry.emit(events.UPDATE_VERIFIED, about=self._building.update.handle)
 
     async def _retry(self) -> float:
         """See whether the obstacle is gone; the record changes only if it is, so a full disk is not worn out."""
-        last = self._store.record.last_update
+        last = self._book.last
         assert last is not None
         try:
-            await self._prepare()
+            await self._building.prepare()
         except InstallError as error:
             if not is_obstacle(error.reason):
-                self._move(Input.CLEARED)
+                self._book.move(Input.CLEARED)
                 raise
             if error.reason is not last.reason:
-                self._move(Input.OBSTACLE, error.reason)
+                self._book.move(Input.OBSTACLE, error.reason)
             return self._next_pause_s()
         self._next_pause_s()  # reset only by a bundle that goes in: a damaged base looks fine until then
-        self._move(Input.CLEARED)
+        self._book.move(Input.CLEARED)
         self._telemetry.emit(events.UPDATE_RESUMED, about=last.handle, reason=last.reason.name)
         self._given.offer_again()
         return 0
 
     def _next_pause_s(self) -> float:
-        self._retry_s = min(2 * self._retry_s, _RETRY_S_MAX)
-        return self._retry_s / 2
+        pause_s, self._retry_s = self._retry_s, min(2 * self._retry_s, _RETRY_S_MAX)
+        return pause_s
 
     async def _supervise_trial(self) -> float:
-        self._trial_task = asyncio.create_task(self._try())
+        task = self._trial_task = asyncio.create_task(self._try())
         try:
-            await asyncio.wait({self._trial_task})
+            await asyncio.wait({task})
         except asyncio.CancelledError:
-            self._trial_task.cancel()
-            await asyncio.wait({self._trial_task})
+            task.cancel()
+            await asyncio.wait({task})
             raise
         finally:
-            task, self._trial_task = self._trial_task, None
+            self._trial_task = None
         self._given.offer_again()  # metadata that waited for the end of the trial
         if task.cancelled() and self._is_cancelled:
             return 0  # whoever cancelled has the mutex next, and records it
         task.result()
         # Not at once: what interrupted the trial may need a moment to come back.
-        return 1.0 if self._state() is UpdateState.VERIFIED else 0
+        return _SERVING_POLL_S if self._book.state is UpdateState.VERIFIED else 0
 
     async def _try(self) -> None:
-        update = self._update
+        update = self._building.update
         assert update is not None
-        manifest, attempts = update.manifest, self._attempts() + 1
-        self._move(Input.TRIAL_STARTED, trial=CountedTrial(digest=manifest.release_digest, attempts=attempts))
+        manifest = update.manifest
+        attempt = self._book.count_trial(manifest.release_digest)
         self._given.crash_point("trial-counted")
-        self._telemetry.emit(events.TRIAL_STARTED, about=update.handle, attempt=attempts)
+        self._telemetry.emit(events.TRIAL_STARTED, about=update.handle, attempt=attempt)
         try:
             _check_memory(manifest.memory_bytes)
-            verdict = await self._trial.run(
-                self._candidate(manifest.release_digest, manifest.release_name), manifest.canary
-            )
+            candidate = self._shelf.candidate(manifest.release_digest, manifest.release_name)
+            verdict = await self._trial.run(candidate, manifest.canary)
         except InstallError as error:
             await self._end(Input.TRIAL_FAILED, error.reason, text=str(error))
         except ServingProblem as error:
-            self._move(Input.TRIAL_INTERRUPTED)
-            self._telemetry.emit(events.TRIAL_INTERRUPTED, about=update.handle, error=str(error), attempts=attempts)
+            self._book.move(Input.TRIAL_INTERRUPTED)
+            self._telemetry.emit(events.TRIAL_INTERRUPTED, about=update.handle, error=str(error), attempts=attempt)
         else:
             self._confirm(update, verdict)
 
     def _confirm(self, update: AcceptedUpdate, verdict: CanaryVerdict) -> None:
-        manifest, before = update.manifest, self._store.record
+        manifest, before = update.manifest, self._book.record
         known = KnownRelease(digest=manifest.release_digest, name=manifest.release_name, sequence=manifest.sequence)
-        self._make_current(
-            known,
-            replace(
-                before,
-                last_update=self._last_moved(before, Input.TRIAL_PASSED),
-                trial=None,
-                floor=max(before.floor, manifest.floor),
-            ),
-        )
+        last, floor = self._book.moved(Input.TRIAL_PASSED), max(before.floor, manifest.floor)
+        self._shelf.make_current(known, replace(before, last_update=last, trial=None, floor=floor))
         self._given.crash_point("confirmed")
         self._telemetry.emit(events.UPDATE_CONFIRMED, about=update.handle, release=known.digest.hex()[:16])
         canary = {"agreeing": verdict.agreeing, "expected": verdict.expected, "permille": verdict.agreement_permille}
-        self._report_end(canary=canary)
+        self._book.report_end(known.digest, canary=canary)
         self._given.crash_point("receipt-queued")
-        self._read_evidence()
+        self._evidence = self._shelf.evidence()
         self._retire(before.current, known.digest)
 
     # -- shared by steps -----------------------------------------------------------------------------------
 
-    async def _remember(self, last: LastUpdate) -> None:
+    def _remember(self, last: LastUpdate) -> None:
+        """Read the newest update again; an unfinished one that is lost is given up."""
         try:
-            self._update = read_update(self._layout.state_dir, last.handle)
+            update = read_update(self._layout.state_dir, last.handle)
         except StoreCorruptError as error:
-            if is_unfinished(last.state):
+            if self._book.is_unfinished:
                 self._telemetry.emit(events.INSTALLER_FAILED, about=last.handle, error=str(error))
-                record = self._store.record.with_rejected(last.handle, Reason.INTERNAL)
-                ended = replace(last, state=UpdateState.REJECTED, reason=Reason.INTERNAL)
-                self._store.store(replace(record, last_update=ended, trial=None))
-
-    async def _open(self) -> None:
-        """Get ready to take bundles; an obstacle holds the update."""
-        try:
-            await self._prepare()
-        except InstallError as error:
-            await self._stand_still(error)
-
-    async def _prepare(self) -> None:
-        update = self._update
-        assert update is not None
-        digest = update.manifest.release_digest
-        self._assembly = None
-        self._is_on_board = await _in_thread(lambda: _is_sealed_and_whole(self._layout.release(digest), digest))
-        if self._is_on_board:
+                self._book.give_up_lost()
             return
-        key = open_release_key(update.manifest, self._given.release_private_key, satellite=self._given.satellite)
-        plan = Plan(manifest=update.manifest, update=update.handle, release_key=key, base=self._base(update))
-        part = self._layout.release_part(digest)
-        self._assembly = await _in_thread(lambda: Assembly.open(part, plan))
-
-    def _base(self, update: AcceptedUpdate) -> ReleaseDirectory | None:
-        base = update.manifest.base
-        if base is None:
-            return None
-        if self._store.record.release(base) is None:
-            raise InstallError(f"base {base.hex()[:16]} is not on board", reason=Reason.BASE_MISSING)
-        try:
-            return ReleaseDirectory.open(self._layout.release(base), base)
-        except StoreCorruptError as error:
-            raise InstallError(str(error), reason=Reason.BASE_DAMAGED) from error
+        is_whole = last.state in {UpdateState.VERIFIED, UpdateState.TRIAL, UpdateState.CONFIRMED}
+        self._building.begin(update, is_whole=is_whole)
 
     async def _stand_still(self, error: InstallError) -> None:
         """Hold or end the update, by the reason it cannot go on."""
         if not is_obstacle(error.reason):
             await self._end(Input.UNBUILDABLE, error.reason, text=str(error))
             return
-        self._assembly = None  # after a failed write its handles prove nothing; it is opened again
-        self._move(Input.OBSTACLE, error.reason)
+        self._building.stop()
+        self._book.move(Input.OBSTACLE, error.reason)
         self._telemetry.emit(events.UPDATE_BLOCKED, reason=error.reason.name, error=str(error))
         self._wake.set()
 
     async def _end(self, how: Input, reason: Reason, *, text: str = "") -> None:
         """Bring an update to REJECTED or CANCELLED: recorded, cleared away, reported."""
-        record = self._store.record
-        last = self._last_moved(record, how, reason)
-        if last.state is UpdateState.REJECTED:
-            record = record.with_rejected(last.handle, reason)
-        self._store.store(replace(record, last_update=last, trial=None))
+        last = self._book.end(how, reason)
         self._given.crash_point("ended")
         is_rejected = last.state is UpdateState.REJECTED
-        self._telemetry.emit(
-            events.UPDATE_REJECTED if is_rejected else events.UPDATE_CANCELLED,
-            about=last.handle,
-            reason=reason.name,
-            error=text,
-        )
-        self._assembly = None
-        if self._update is not None:
-            await self._clear_away(self._update.manifest.release_digest)
-        self._report_end(text=text)
-
-    async def _clear_away(self, digest: bytes) -> None:
-        """Delete what was built, unless the release was on board before."""
-        paths = [self._layout.release_part(digest)]
-        if self._store.record.release(digest) is None:
-            paths.append(self._layout.release(digest))
-        with contextlib.suppress(StoreError):  # the next start deletes what is left
-            for path in paths:
-                await _in_thread(partial(delete_tree, path, RealDisk()))
-
-    def _report_end(self, *, text: str = "", canary: Mapping[str, int] | None = None) -> None:
-        """Queue the receipt of an update that has ended, if it was not queued before."""
-        record = self._store.record
-        last = record.last_update
-        if last is None or is_unfinished(last.state):
-            return
-        digest = self._update.manifest.release_digest if self._update else bytes(32)
-        body = {
-            "state": last.state.name.lower(),
-            "reason": last.reason.name.lower(),
-            "release": digest,
-            "sequence": last.sequence,
-            "canary": dict(canary or {}),
-            "text": (text or REASON_TEXT[last.reason])[:1000],
-        }
-        self._given.messages.say_once(f"receipt-{last.handle.hex()}", MessageKind.RECEIPT, re=last.handle, body=body)
-
-    def _move(self, happened: Input, reason: Reason = Reason.NONE, *, trial: CountedTrial | None = None) -> None:
-        record = self._store.record
-        last = self._last_moved(record, happened, reason)
-        self._store.store(replace(record, last_update=last, trial=trial or record.trial))
-
-    @staticmethod
-    def _last_moved(record: OnboardRecord, happened: Input, reason: Reason = Reason.NONE) -> LastUpdate:
-        assert record.last_update is not None
-        return replace(record.last_update, state=next_state(record.last_update.state, happened), reason=reason)
-
-    def _make_current(self, known: KnownRelease, record: OnboardRecord) -> None:
-        """Link, then record, that a release serves. The record decides; `start` mends the link after a crash."""
-        point_current(self._layout, known.digest)
-        self._given.crash_point("linked")
-        previous = record.current if record.current != known.digest else record.previous
-        self._store.store(replace(record.with_release(known), current=known.digest, previous=previous))
-
-    def _attempts(self) -> int:
-        trial = self._store.record.trial
-        return trial.attempts if trial else 0
-
-    def _candidate(self, digest: bytes, name: str) -> Candidate:
-        return Candidate(digest=digest, name=name, directory=self._layout.release(digest))
-
-    # -- releases ------------------------------------------------------------------------------------------
-
-    def _choose(self, record: OnboardRecord, digest: bytes | None) -> KnownRelease:
-        hint = "`skyloadd releases` lists what is on board"
-        if digest is not None:
-            known = record.release(digest)
-            if known is None:
-                raise UnknownError(f"no confirmed release {digest.hex()[:16]} on board", hint=hint)
-            if known.sequence < record.floor:
-                raise UnknownError(
-                    f"release {digest.hex()[:16]} has sequence {known.sequence}, below the floor {record.floor}",
-                    hint="a signed update forbade releases this old",
-                )
-            return known
-        found = release_to_return_to(
-            _on_board(record), leaving=record.current, previous=record.previous, floor=record.floor
-        )
-        known = record.release(found.digest) if found else None
-        if known is None:
-            raise UnknownError("there is no release to go back to", hint=hint)
-        return known
+        event = events.UPDATE_REJECTED if is_rejected else events.UPDATE_CANCELLED
+        self._telemetry.emit(event, about=last.handle, reason=reason.name, error=text)
+        self._building.stop()
+        if self._building.digest is not None:
+            await self._shelf.clear_away(self._building.digest)
+        self._book.report_end(self._building.digest, text=text)
 
     async def _return_from(self, digest: bytes) -> None:
+        """Leave a release that crashes again and again."""
         try:
-            found = self._choose(self._store.record, None)
+            found = self._shelf.choose(None)
             if found.digest in self._left_for_failing:
                 raise UnknownError("the release before fails as well", hint="uplink another one")
             await self.revert(found.digest, why="worker failed again and again")
@@ -706,45 +565,14 @@ class Installer:
     async def _drain(self, old: bytes | None) -> None:
         """Let the old release finish, then delete releases that nobody needs."""
         if old is not None:
-            try:
-                await self._serving.drain(old, timeout_s=self._given.options.drain_timeout_s)
-            except ServingProblem as error:
-                self._telemetry.emit(events.OLD_NOT_DRAINED, release=old.hex()[:16], error=str(error))
-                with contextlib.suppress(ServingProblem):
-                    await self._serving.unload(old)
+            await self._shelf.drain(old)
         self._given.crash_point("drained")
         async with self._mutex:
-            await self._delete_unneeded()
+            update = self._building.update if self._book.is_unfinished else None
+            needed = {update.manifest.release_digest, update.manifest.base} if update else set()
+            await self._shelf.delete_unneeded(needed)
 
-    async def _delete_unneeded(self) -> None:
-        record = self._store.record
-        needed: set[bytes | None] = {self._serving.release}
-        if self._update is not None and self._is_unfinished():
-            needed |= {self._update.manifest.release_digest, self._update.manifest.base}
-        goners = releases_to_delete(
-            _on_board(record),
-            serving=record.current,
-            needed=needed,
-            keep=self._given.options.keep_releases,
-            floor=record.floor,
-        )
-        for digest in goners:
-            record = self._store.record.without_release(digest)
-            previous = record.previous if record.previous != digest else None
-            self._store.store(replace(record, previous=previous))
-            self._given.crash_point("forgotten")
-            await self._clear_away(digest)
-            self._telemetry.emit(events.RELEASE_DELETED, release=digest.hex()[:16])
-
-    def _read_evidence(self) -> None:
-        """Remember which metadata objects brought what is on board: their frames are not wanted again."""
-        found = set()
-        for release in self._store.record.releases:
-            with contextlib.suppress(OSError):
-                found.add(object_handle((self._layout.release(release.digest) / METADATA_NAME).read_bytes()))
-        self._evidence = frozenset(found)
-
-    def _spawn(self, work: Any) -> None:  # noqa: ANN401 - a coroutine
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background_done)
@@ -755,17 +583,7 @@ class Installer:
             self._telemetry.emit(events.INSTALLER_FAILED, error=repr(task.exception()))
 
 
-def _on_board(record: OnboardRecord) -> list[OnBoard]:
-    return [OnBoard(digest=release.digest, sequence=release.sequence) for release in record.releases]
-
-
-def _is_sealed_and_whole(directory: Path, digest: bytes) -> bool:
-    if not directory.exists():
-        return False
-    try:
-        return not ReleaseDirectory.open(directory, digest).find_damage()
-    except (StoreCorruptError, OSError):
-        return False
+_NOTHING = (UpdateState.NONE, Reason.NONE, NO_HANDLE)
 
 
 def _check_memory(needed_bytes: int) -> None:
@@ -776,13 +594,3 @@ def _check_memory(needed_bytes: int) -> None:
             reason=Reason.ENGINE_UNSUITABLE,
             hint="the old release stays loaded during the trial",
         )
-
-
-async def _in_thread(work: Callable[[], _T]) -> _T:
-    """Run blocking work; a cancellation waits for its end, for a thread cannot be stopped half way."""
-    task = asyncio.ensure_future(asyncio.to_thread(work))
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait({task})
-        raise

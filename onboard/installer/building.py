@@ -1,0 +1,144 @@
+"""The release that the newest update makes, as far as it is built: what is needed for it, what is in place.
+
+Between `prepare` and an obstacle it takes bundles; after an obstacle it is prepared again, for after a failed write
+nothing that was open may be trusted. What was in place stays known meanwhile. Callers hold the installer's mutex.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from onboard.errors import InstallError, StoreCorruptError
+from onboard.installer.acceptance import open_release_key
+from onboard.installer.assemble import Assembly, Plan
+from onboard.installer.release import ReleaseDirectory
+from onboard.installer.threads import in_thread
+from onboard.installer.update_file import AcceptedUpdate
+from onboard.store.layout import StateLayout
+from protocol.ranges import RangeSet
+from protocol.report import Reason
+
+
+class Building:
+    """See the module.
+
+    Args:
+        layout: of the state directory.
+        satellite: our name.
+        release_private_key: opens release keys.
+        is_known: whether a confirmed release with that digest is on board.
+    """
+
+    def __init__(
+        self,
+        layout: StateLayout,
+        *,
+        satellite: str,
+        release_private_key: bytes,
+        is_known: Callable[[bytes], bool],
+    ) -> None:
+        self._layout, self._satellite, self._private_key = layout, satellite, release_private_key
+        self._is_known = is_known
+        self._assembly: Assembly | None = None
+        self._is_whole = False  # the release is sealed: no bundle is wanted
+        self._installed = RangeSet()
+        self.update: AcceptedUpdate | None = None
+
+    @property
+    def digest(self) -> bytes | None:
+        """Digest of the release."""
+        return self.update.manifest.release_digest if self.update else None
+
+    @property
+    def num_bundles(self) -> int:
+        """Bundles of the update."""
+        return len(self.update.manifest.bundles) if self.update else 0
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether it can be sealed."""
+        return self._is_whole or (self._assembly is not None and self._assembly.is_complete)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether bundles can be taken."""
+        return self._assembly is not None
+
+    @property
+    def ranges(self) -> tuple[tuple[int, int], ...]:
+        """Bundles in place, as inclusive ranges."""
+        if self._is_whole and self.num_bundles:
+            return ((0, self.num_bundles - 1),)
+        return tuple((first, stop - 1) for first, stop in self._installed)
+
+    def has_bundle(self, number: int) -> bool:
+        """Whether a bundle is in place, or not needed."""
+        return self._is_whole or number in self._installed
+
+    def begin(self, update: AcceptedUpdate | None, *, is_whole: bool = False) -> None:
+        """Turn to another update; with `is_whole`, to one that wants no bundle any more."""
+        self.update, self._assembly, self._is_whole, self._installed = update, None, is_whole, RangeSet()
+
+    def stop(self) -> None:
+        """Let go of what is open."""
+        self._assembly = None
+
+    async def prepare(self) -> None:
+        """Get ready to take bundles, going on where an earlier life stopped.
+
+        Raises:
+            InstallError: why it cannot be built, now or ever.
+        """
+        update = self.update
+        assert update is not None
+        digest = update.manifest.release_digest
+        self._assembly = None
+        if await in_thread(_is_sealed_and_whole, self._layout.release(digest), digest):
+            self._is_whole = True
+            return
+        key = open_release_key(update.manifest, self._private_key, satellite=self._satellite)
+        plan = Plan(manifest=update.manifest, update=update.handle, release_key=key, base=self._base(update))
+        self._assembly = await in_thread(Assembly.open, self._layout.release_part(digest), plan)
+        self._installed = self._assembly.installed
+
+    async def install(self, path: Path, number: int) -> None:
+        """Put a bundle in place; its digest is the manifest's.
+
+        Raises:
+            InstallError: see `Assembly.install`.
+        """
+        assert self._assembly is not None
+        await in_thread(self._assembly.install, path, number)
+
+    async def seal(self, crash_point: Callable[[str], None]) -> None:
+        """Verify all files and give the release its name.
+
+        Raises:
+            InstallError: DIGEST_MISMATCH, or the disk refused.
+        """
+        assembly, update = self._assembly, self.update
+        assert update is not None
+        if assembly is not None:
+            await in_thread(assembly.verify)
+            crash_point("digests-right")
+            await in_thread(assembly.seal, self._layout.release(update.manifest.release_digest), update.metadata)
+        self._assembly, self._is_whole = None, True
+
+    def _base(self, update: AcceptedUpdate) -> ReleaseDirectory | None:
+        base = update.manifest.base
+        if base is None:
+            return None
+        if not self._is_known(base):
+            raise InstallError(f"base {base.hex()[:16]} is not on board", reason=Reason.BASE_MISSING)
+        try:
+            return ReleaseDirectory.open(self._layout.release(base), base)
+        except StoreCorruptError as error:
+            raise InstallError(str(error), reason=Reason.BASE_DAMAGED) from error
+
+
+def _is_sealed_and_whole(directory: Path, digest: bytes) -> bool:
+    if not directory.exists():
+        return False
+    try:
+        return not ReleaseDirectory.open(directory, digest).find_damage()
+    except (StoreCorruptError, OSError):
+        return False

@@ -1,0 +1,137 @@
+"""The confirmed releases on board: which serves, which to go back to, which may go.
+
+Every change is linked and recorded before the release it replaces is drained, and a release is forgotten by the
+record before its files are deleted. Callers hold the installer's mutex.
+"""
+
+import contextlib
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+
+from onboard import telemetry as events
+from onboard.errors import StoreError, UnknownError
+from onboard.installer.core import OnBoard, release_to_return_to, releases_to_delete
+from onboard.installer.housekeeping import point_current
+from onboard.installer.release import METADATA_NAME, delete_tree
+from onboard.installer.serving import Serving, ServingProblem
+from onboard.installer.threads import in_thread
+from onboard.installer.trial import Candidate
+from onboard.store.disk import RealDisk
+from onboard.store.layout import StateLayout
+from onboard.store.record import KnownRelease, OnboardRecord, RecordStore
+from onboard.telemetry import Telemetry
+from protocol.objects import object_handle
+
+_LISTING_HINT = "`skyloadd releases` lists what is on board"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shelf:
+    """The confirmed releases.
+
+    Attributes:
+        layout: where they lie.
+        store: the trust record, loaded.
+        serving: whatever serves.
+        telemetry: events.
+        keep_releases: how many stay, the serving one included.
+        drain_timeout_s: how long a release that was replaced may finish its answers.
+        crash_point: see `shell.Surroundings`.
+    """
+
+    layout: StateLayout
+    store: RecordStore
+    serving: Serving
+    telemetry: Telemetry
+    keep_releases: int
+    drain_timeout_s: float
+    crash_point: Callable[[str], None]
+
+    def candidate(self, digest: bytes, name: str) -> Candidate:
+        """A sealed release as a trial takes it."""
+        return Candidate(digest=digest, name=name, directory=self.layout.release(digest))
+
+    def choose(self, digest: bytes | None) -> KnownRelease:
+        """Return the release to serve instead of the current one; None means the one before.
+
+        Raises:
+            UnknownError: there is none that may.
+        """
+        record = self.store.record
+        if digest is None:
+            found = release_to_return_to(
+                _on_board(record), leaving=record.current, previous=record.previous, floor=record.floor
+            )
+            known = record.release(found.digest) if found else None
+            if known is None:
+                raise UnknownError("there is no release to go back to", hint=_LISTING_HINT)
+            return known
+        known = record.release(digest)
+        if known is None:
+            raise UnknownError(f"no confirmed release {digest.hex()[:16]} on board", hint=_LISTING_HINT)
+        if known.sequence < record.floor:
+            raise UnknownError(
+                f"release {digest.hex()[:16]} has sequence {known.sequence}, below the floor {record.floor}",
+                hint="a signed update forbade releases this old",
+            )
+        return known
+
+    def make_current(self, known: KnownRelease, record: OnboardRecord) -> None:
+        """Link, then record, that a release serves. The record decides: after a crash the link is mended.
+
+        Args:
+            known: the release.
+            record: what else is to be recorded with it, in the same write.
+        """
+        point_current(self.layout, known.digest)
+        self.crash_point("linked")
+        previous = record.current if record.current != known.digest else record.previous
+        self.store.store(replace(record.with_release(known), current=known.digest, previous=previous))
+
+    async def drain(self, digest: bytes) -> None:
+        """Let a release that was replaced finish its answers; needs no mutex."""
+        try:
+            await self.serving.drain(digest, timeout_s=self.drain_timeout_s)
+        except ServingProblem as error:
+            self.telemetry.emit(events.OLD_NOT_DRAINED, release=digest.hex()[:16], error=str(error))
+            with contextlib.suppress(ServingProblem):
+                await self.serving.unload(digest)
+
+    async def delete_unneeded(self, needed: Collection[bytes | None]) -> None:
+        """Delete releases that nothing needs and nobody will go back to."""
+        record = self.store.record
+        goners = releases_to_delete(
+            _on_board(record),
+            serving=record.current,
+            needed={self.serving.release, *needed},
+            keep=self.keep_releases,
+            floor=record.floor,
+        )
+        for digest in goners:
+            record = self.store.record.without_release(digest)
+            previous = record.previous if record.previous != digest else None
+            self.store.store(replace(record, previous=previous))
+            self.crash_point("forgotten")
+            await self.clear_away(digest)
+            self.telemetry.emit(events.RELEASE_DELETED, release=digest.hex()[:16])
+
+    async def clear_away(self, digest: bytes) -> None:
+        """Delete what was built of a release, and the release itself unless the record knows it."""
+        paths = [self.layout.release_part(digest)]
+        if self.store.record.release(digest) is None:
+            paths.append(self.layout.release(digest))
+        with contextlib.suppress(StoreError):  # the next start deletes what is left
+            for path in paths:
+                await in_thread(delete_tree, path, RealDisk())
+
+    def evidence(self) -> frozenset[bytes]:
+        """Handles of the metadata objects that brought what is on board."""
+        found = set()
+        for release in self.store.record.releases:
+            with contextlib.suppress(OSError):
+                found.add(object_handle((self.layout.release(release.digest) / METADATA_NAME).read_bytes()))
+        return frozenset(found)
+
+
+def _on_board(record: OnboardRecord) -> list[OnBoard]:
+    return [OnBoard(digest=release.digest, sequence=release.sequence) for release in record.releases]
