@@ -1,0 +1,108 @@
+"""Messages survive a restart until they are acknowledged, and what is said once is said once."""
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from onboard.messages import MessageBox
+from onboard.telemetry import Telemetry
+from protocol.envelope import key_id
+from protocol.exchange import Inbox
+from protocol.message import Message, MessageKind
+from protocol.objects import object_handle
+
+KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))
+PUBLIC = KEY.public_key().public_bytes_raw()
+
+
+class Life:
+    """One life of the daemon, as far as messages go."""
+
+    counter = 0
+
+    def __init__(self, directory):
+        def take():
+            Life.counter += 1
+            return Life.counter
+
+        self.box = MessageBox(
+            directory,
+            satellite="SAT-1",
+            public_key=PUBLIC,
+            sign=KEY.sign,
+            take_counter=take,
+            telemetry=Telemetry(lambda: 0.0),
+            now=lambda: 0.0,
+        )
+        self.box.load()
+
+    def received(self):
+        """What the ground makes of the frames that are due."""
+        inbox, messages = Inbox(), []
+        for frame in self.box.frames_to_send(1e9):
+            data = inbox.receive(frame)
+            if data is not None:
+                messages.append((object_handle(data), Message.open(data, public_keys={key_id(PUBLIC): PUBLIC})))
+        return messages
+
+
+@pytest.fixture
+def directory(tmp_path):
+    return tmp_path / "messages"
+
+
+def test_a_message_is_sent_again_by_the_next_life_until_it_is_acknowledged(directory):
+    Life(directory).box.say(MessageKind.RECEIPT, re=b"12345678", body={"state": "confirmed"})
+    second = Life(directory)
+    ((handle, message),) = second.received()
+    assert (message.kind, message.re, message.body) == (MessageKind.RECEIPT, b"12345678", {"state": "confirmed"})
+    second.box.acknowledge(handle)
+    assert second.received() == []
+    assert Life(directory).received() == []
+
+
+def test_events_do_not_outlive_the_daemon(directory):
+    Life(directory).box.say(MessageKind.EVENT, body={"name": "x"}, is_kept=False)
+    assert Life(directory).received() == []
+
+
+def test_what_is_said_once_is_said_once_in_all_lives_even_when_it_was_acknowledged(directory):
+    first = Life(directory)
+    first.box.say_once("receipt-1", MessageKind.RECEIPT, re=b"12345678", body={})
+    for handle, _ in first.received():
+        first.box.acknowledge(handle)
+    second = Life(directory)
+    second.box.say_once("receipt-1", MessageKind.RECEIPT, re=b"12345678", body={})
+    assert second.received() == []
+    second.box.say_once("receipt-2", MessageKind.RECEIPT, re=b"12345678", body={})
+    assert len(second.received()) == 1
+
+
+def test_a_torn_file_is_thrown_away(directory):
+    Life(directory).box.say(MessageKind.RESULT, body={"ok": True, "text": "x"})
+    (path,) = directory.glob("*.ska")
+    path.write_bytes(path.read_bytes()[:-1])
+    assert Life(directory).received() == []
+    assert not list(directory.glob("*.ska"))
+
+
+def test_a_very_long_answer_is_cut_to_fit(directory):
+    life = Life(directory)
+    life.box.say(MessageKind.ANSWER, body={"text": "\N{SATELLITE}" * 100_000, "tokens": 1})
+    ((_, message),) = life.received()
+    assert len(message.body["text"].encode()) <= 48 * 1024
+
+
+def test_a_disk_that_refuses_costs_durability_and_not_the_message(directory):
+    life = Life(directory)
+    directory.rename(directory.with_name("gone"))
+    life.box.say(MessageKind.ANSWER, body={"text": "hello"})
+    assert len(life.received()) == 1
+
+
+def test_files_of_messages_are_bounded(directory):
+    life = Life(directory)
+    for number in range(70):
+        life.box.say(MessageKind.RESULT, body={"ok": True, "text": str(number)})
+    again = Life(directory)
+    assert len(again.box) == 64
+    assert len(list(directory.glob("*.ska"))) == 64
