@@ -146,6 +146,8 @@ class FakeSatellite:
         """Sync and report if it is time; returns datagrams for the ground."""
         if self.next_sync is not None and now >= self.next_sync:
             self._sync(now)
+        if self.all_there_since is None and all(handle in self.complete for handle in (self.metadata, *self.bundles)):
+            self.all_there_since = now
         if self.next_report is None or now < self.next_report:
             return []
         self.next_report = now + self.report_interval_s
@@ -163,8 +165,6 @@ class FakeSatellite:
             if entry.is_solved:
                 del self.objects[handle]
                 self.complete[handle] = None
-        if self.all_there_since is None and all(handle in self.complete for handle in (self.metadata, *self.bundles)):
-            self.all_there_since = now
 
     def take_commands(self):
         """Whole command objects that came since the last call (they need `keep_symbols`)."""
