@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import random
 import socket
 
@@ -228,6 +229,41 @@ async def test_a_failed_sync_takes_back_what_was_not_durable_and_nothing_else(tm
 
         await flying.ground.send(*frames)
         await flying.until(lambda: flying.sink.consumed)
+
+
+@flies
+async def test_an_object_dropped_and_taken_up_again_in_one_burst_starts_anew(tmp_path):
+    first, second = source_of(seed=1), source_of(seed=2)
+    options = dataclasses.replace(QUICK, open_objects_max=1)
+    async with station(tmp_path, options=options) as flying:
+        await flying.ground.send(first.frames()[0], second.frames()[0], *first.frames()[1:])
+        await flying.until(lambda: flying.receiver.statistics().symbols_accepted == first.num_symbols + 1)
+        await flying.ground.send(first.frames()[0])
+        await flying.until(lambda: flying.sink.consumed)
+
+        statistics = flying.receiver.statistics()
+        assert (statistics.objects_dropped, statistics.solves_failed) == (2, 0)
+
+
+@flies
+async def test_a_log_damaged_at_rest_costs_the_damaged_symbols_only(tmp_path):
+    source = source_of(5000)
+    *frames, last = source.frames()
+    async with station(tmp_path) as flying:
+        await flying.ground.send(*frames)
+        await flying.until(lambda: [entry.have for entry in flying.last_report.open_blocks] == [len(frames)])
+        (log,) = (tmp_path / "state/inbox").glob("*/000.log")
+        data = bytearray(log.read_bytes())
+        data[5] ^= 1
+        log.write_bytes(data)
+        flying.ground.reports.clear()
+        await flying.ground.send(last)
+        await flying.until(lambda: flying.receiver.statistics().solves_failed == 1)
+        await flying.ground.send(frames[0])
+        await flying.until(lambda: flying.sink.consumed)
+
+        assert flying.sink.consumed == {source.handle: source.data}
+        assert flying.receiver.statistics().symbols_duplicate == 0
 
 
 @flies
