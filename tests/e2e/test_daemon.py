@@ -2,10 +2,13 @@
 
 import contextlib
 import json
+import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -14,8 +17,10 @@ from pathlib import Path
 import pytest
 
 from protocol.command import Operation
+from protocol.manifest import Canary, CanaryPrompt
 from protocol.message import MessageKind
-from protocol.report import UpdateState
+from protocol.report import Reason, UpdateState
+from tests.fakes import engine
 from tests.fakes.updates import FakeGround, digest_of, write_files
 from tests.fakes.uplink import CrudeUplink
 
@@ -58,6 +63,10 @@ class Satellite:
     def provision(self, files, name="first"):
         done = self.skyloadd("provision", str(write_files(self.directory / name, files)), "--name", name)
         assert done.returncode == 0, done.stderr
+
+    def use_engine(self, command):
+        text = self.config.read_text()
+        self.config.write_text(text.replace(f"command = {json.dumps(ENGINE)}", f"command = {json.dumps(command)}"))
 
     def start(self, crash_at: str | None = None):
         program = ["-m", "onboard.console", "run", "--config", str(self.config)]
@@ -203,6 +212,108 @@ def test_the_daemon_imports_no_torch_and_no_web_server():
     assert done.stdout.strip() == "[]"
 
 
+def canary() -> Canary:
+    expected = expected_answer(NEW, "Hello", 4)
+    return Canary(prompts=(CanaryPrompt(text="Hello", expected=expected),), max_tokens=4, timeout_s=20)
+
+
+def expected_answer(files, prompt, max_tokens):
+    """What the fake engine answers with a release of these files."""
+    with tempfile.TemporaryDirectory() as directory:
+        digest = engine.release_digest(write_files(Path(directory) / "release", files))
+    request = {"messages": [{"role": "user", "content": prompt}], "max_tokens": max_tokens}
+    return tuple(engine.answer_tokens(digest, request))
+
+
+def rejected_for(update, reason):
+    return lambda uplink: (
+        uplink.report is not None
+        and (
+            uplink.report.update,
+            uplink.report.state,
+            uplink.report.reason,
+        )
+        == (update.handle, UpdateState.REJECTED, reason)
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mode", "reason"),
+    [
+        ({}, None),
+        ({"wrong_answers": True}, Reason.CANARY_FAILED),
+        ({"load": "crash"}, Reason.LOAD_FAILED),
+        ({"load": "fail"}, Reason.LOAD_FAILED),
+        ({"crash_after": 0}, Reason.CANARY_FAILED),
+        ({"crash_mid_answer": True}, Reason.CANARY_FAILED),
+    ],
+)
+def test_an_engine_that_misbehaves_rejects_the_update_and_the_old_release_answers(satellite, mode, reason):
+    satellite.provision(OLD)
+    mode_file = satellite.directory / "mode.json"
+    satellite.use_engine([*ENGINE, "--mode", json.dumps({"mode_file": str(mode_file)})])
+    satellite.start()
+    satellite.wait_until_serving(OLD)
+    before = satellite.chat()
+    mode_file.write_text(json.dumps(mode))
+    update = satellite.ground.make_update(NEW, base=OLD, canary=canary())
+    satellite.uplink.send(update.metadata, *update.bundles)
+    if reason is None:
+        satellite.uplink.until(is_confirmed(update))
+        return
+    satellite.uplink.until(rejected_for(update, reason))
+    mode_file.write_text("{}")
+    assert satellite.models() == digest_of(OLD).hex()
+    assert satellite.chat() == before
+    satellite.uplink.until(lambda uplink: any(m.kind is MessageKind.RECEIPT for m in uplink.messages))
+
+
+@pytest.mark.slow
+def test_a_serving_process_that_dies_is_started_again_with_the_same_release(satellite):
+    satellite.provision(OLD)
+    satellite.start()
+    satellite.wait_until_serving(OLD)
+    pid = int(re.search(r"event=serving_started .* pid=(\d+)", satellite.log()).group(1))
+    os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    while satellite.log().count("event=release_loaded") < 2:
+        assert time.monotonic() < deadline, satellite.log()
+        time.sleep(0.05)
+    assert satellite.chat()
+
+
+@pytest.mark.slow
+def test_a_full_disk_blocks_the_update_and_it_goes_on_when_there_is_space(satellite, small_disk):
+    text = satellite.config.read_text()
+    satellite.config.write_text(text.replace('state_dir = "state"', f'state_dir = "{small_disk}/state"'))
+    ballast = small_disk / "ballast"
+    satellite.provision(OLD)
+    satellite.start()
+    satellite.wait_until_serving(OLD)
+    big = {**NEW, "model.bin": bytes(8 << 20)}
+    update = satellite.ground.make_update(big, segment_size=1 << 20)
+    ballast.write_bytes(bytes(9 << 20))
+    satellite.uplink.send(update.metadata)
+    satellite.uplink.until(lambda uplink: uplink.report is not None and uplink.report.reason is Reason.DISK_FULL)
+    assert satellite.uplink.report.state is UpdateState.BLOCKED
+    assert satellite.chat()
+    ballast.unlink()
+    satellite.uplink.send(*update.bundles, timeout_s=40)
+    satellite.uplink.until(is_confirmed(update), timeout_s=40)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    path = tmp_path / "disk"
+    path.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(path)], capture_output=True)
+    if done.returncode:
+        pytest.skip("mounting a tmpfs needs root")
+    yield path
+    subprocess.run(["umount", "-l", str(path)], check=True)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(
@@ -223,11 +334,9 @@ def test_a_kill_at_any_transition_ends_confirmed_after_a_restart(satellite, poin
     satellite.provision(OLD)
     satellite.start(crash_at=point)
     satellite.wait_until_serving(OLD)
-    update = satellite.ground.make_update(NEW, base=OLD)
-    with contextlib.suppress(AssertionError):
-        satellite.uplink.send(update.metadata, *update.bundles, timeout_s=4)
-        satellite.uplink.until(lambda uplink: False, timeout_s=4)
-    assert satellite.process.wait(10) == -signal.SIGKILL
+    update = satellite.ground.make_update(NEW, base=OLD, canary=canary())
+    satellite.uplink.send(update.metadata, *update.bundles, unless=lambda: satellite.process.poll() is not None)
+    assert satellite.process.wait(20) == -signal.SIGKILL
     satellite.start()
     satellite.wait_until_serving()
     satellite.uplink.complete.clear()

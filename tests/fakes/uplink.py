@@ -62,11 +62,11 @@ class CrudeUplink:
                     payload=symbol,
                 )
 
-    def send(self, *objects, timeout_s=20.0):
-        """Send objects until each is reported complete."""
+    def send(self, *objects, timeout_s=20.0, unless=lambda: False):
+        """Send objects until each is reported complete, or it is no use any more."""
         wanted = {object_handle(data): data for data in objects}
         deadline, first = time.monotonic() + timeout_s, 0
-        while wanted.keys() - self.complete:
+        while wanted.keys() - self.complete and not unless():
             assert time.monotonic() < deadline, f"not complete: {[h.hex() for h in wanted.keys() - self.complete]}"
             for handle, data in wanted.items():
                 if handle not in self.complete:
