@@ -9,6 +9,8 @@ import typer
 from groundsegment.console.output import command, err, out, print_json
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from groundsegment.depot.depot import Depot
     from groundsegment.depot.records import Update
     from groundsegment.planner.contact_plan import ContactPlan
@@ -202,7 +204,11 @@ def _print(values: dict[str, Any], result: "Forecast", deadline: str | None) -> 
         f"about {values['frames']} frames, {format_bytes(values['link_bytes'])} on the link "
         f"at {values['loss']:.1%} loss"
     )
-    table = Table("contact", "station", "start", "duration", "rate", "carries", "bundles", "total", "P(done)", box=None)
+    rates = sorted({row["rate_bit_per_s"] for row in values["contacts"]})
+    out.print(f"contacts at {', '.join(format_rate(rate) for rate in rates)}")
+    table = Table(box=None, pad_edge=False, padding=(0, 1))
+    for header in ("#", "station", "start", "duration", "carries", "bundles", "total", "P(done)"):
+        table.add_column(header, no_wrap=True)
     for row in _shortened(values["contacts"]):
         if row is None:
             table.add_row("...")
@@ -213,17 +219,21 @@ def _print(values: dict[str, Any], result: "Forecast", deadline: str | None) -> 
             row["station"] or "-",
             row["start_utc"],
             "without end" if row["duration_s"] is None else format_duration(row["duration_s"]),
-            format_rate(row["rate_bit_per_s"]),
             format_bytes(row["carried_bytes"]),
             "-" if bundles is None else f"{bundles[0]}" if bundles[0] == bundles[1] else f"{bundles[0]}-{bundles[1]}",
             f"{row['total_share']:.1%}",
             f"{row['p_done']:.1%}",
         )
-    out.print(table)
+    print_table(table)
     for name, moment in values["done_utc"].items():
         out.print(f"done with {name[1:]} % certainty: {moment or 'not within this plan'}")
     if deadline is not None and result.p_deadline is not None:
         out.print(f"done by {deadline}: {result.p_deadline:.1%}")
+
+
+def print_table(table: "Table") -> None:
+    """Print a table on stdout; where that is no terminal, no column is squeezed to fit one."""
+    out.print(table, width=None if out.is_terminal else 160)
 
 
 def _shortened(rows: list[dict[str, Any]], *, length_max: int = 40) -> list[dict[str, Any] | None]:

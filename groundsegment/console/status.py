@@ -52,7 +52,7 @@ def status(
         print_json({"satellites": values})
         return
     for renderable in _render(values):
-        out.print(renderable)
+        out.print(renderable, width=None if out.is_terminal else 160)
 
 
 def _watch(depot: "Depot", satellite: str | None) -> None:

@@ -19,6 +19,7 @@ OVERHEAD = 1.003  # symbols that the sender's schedule wastes, measured: docs/be
 OVERHEAD_ONE_WAY = 1.02  # without reports every block must be sure of itself
 ASSUMED_RATE_BPS = 2e6
 QUANTILES = (0.5, 0.9, 0.99)
+_CERTAINTY = 1 - 1e-9
 _GRID = 400
 _CONTACTS_MAX = 4000  # beyond some years of passes the answer is "never"
 
@@ -127,7 +128,8 @@ def forecast(
     for number, contact in enumerate(contacts):
         if deadline_s is not None and deadline is None and contact.end_s - contact.guard_s > deadline_s:
             deadline = walk.p_at(contact, deadline_s)
-        if number >= _CONTACTS_MAX or (walk.is_sure and (deadline_s is None or deadline is not None)):
+        knows_deadline = deadline_s is None or deadline is not None or walk.p_done > _CERTAINTY
+        if number >= _CONTACTS_MAX or (walk.is_sure and knows_deadline):
             break
         walk.step(contact)
     if deadline_s is not None and deadline is None:
@@ -161,7 +163,7 @@ class _Walk:
         return self.done_s[-1] is not None
 
     def step(self, contact: PlannedContact) -> None:
-        frames = self._frames_of(contact)
+        frames, was_sure = self._frames_of(contact), self.is_sure
         before, p_before = self._expected, self.p_done
         for index, quantile in enumerate(QUANTILES):
             if self.done_s[index] is None and self._p_with(frames) >= quantile:
@@ -170,7 +172,8 @@ class _Walk:
         arriving = frames * (1 - self._weather.loss) * (1 - self._weather.p_missed)
         self._expected = min(self._need, self._expected + arriving)
         self._frames = self._spread(frames)
-        self.rows.append(self._row(contact, before))
+        if not was_sure:
+            self.rows.append(self._row(contact, before))
 
     def p_at(self, contact: PlannedContact, time_s: float) -> float:
         """Probability of being done at a time, if this is the contact in or after it."""

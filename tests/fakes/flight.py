@@ -86,7 +86,9 @@ class Flight:
 
     def step(self, step_s):
         self.now += step_s
-        is_up, _ = self.profile.contact_at(self.now)
+        is_up, until_s = self.profile.contact_at(self.now)
+        # As the shell does: what would arrive after the end of the contact is not sent.
+        is_up = is_up and self.now + step_s < until_s - self.profile.up.delay_s - self.profile.up.jitter_s
         if is_up and not self.is_up:
             self.core.begin_contact(self.now)
             self.hello_due = self.now

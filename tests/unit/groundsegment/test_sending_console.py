@@ -1,0 +1,348 @@
+import json
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from groundsegment.console.main import app
+from groundsegment.depot.records import BlockProgress, CommandState, FlightState, ReceivedMessage, ReceivedReport
+from groundsegment.signer.key_store import KeyStore
+from groundsegment.signer.signing import create_trust
+from protocol.command import Command, Operation
+from protocol.message import MessageKind
+from protocol.report import SOLVED, Report, UpdateState
+from protocol.trust import command_keys
+from tests.fakes.depots import IDENTITY, LINK_KEY, NOW, make_depot, stage_bytes
+from tests.fakes.satellite import FakeSatellite
+from tests.fakes.satellite_process import SatelliteOnUdp
+
+SIGNER = (IDENTITY.public_key().public_bytes_raw(), IDENTITY.sign)
+DIGEST = bytes(range(100, 132))
+
+
+@pytest.fixture
+def depot(tmp_path):
+    with make_depot(tmp_path / "depot") as depot:
+        create_trust(KeyStore(depot.keys_path), utc=NOW)
+        yield depot
+
+
+def run(depot, *arguments, text=None):
+    return CliRunner().invoke(app, [*arguments, "--depot", str(depot.path)], input=text)
+
+
+class Operator:
+    """Answers commands as a satellite would: verified, once."""
+
+    def __init__(self, depot, reply, delay_s=0.0):
+        self.keys = command_keys(KeyStore(depot.keys_path).root())
+        self.reply, self.delay_s, self.commands = reply, delay_s, []
+
+    def __call__(self, satellite, handle, data, now):
+        command = Command.open(data, public_keys=self.keys, satellite="SAT-1")
+        self.commands.append(command)
+        kind = MessageKind.ANSWER if command.operation is Operation.ASK else MessageKind.RESULT
+        satellite.say(kind, handle, self.reply, now)
+
+
+def a_sky(operator, loss=0.0, **options):
+    values = {"sync_interval_s": 0.02, "report_interval_s": 0.02, "keep_symbols": True}
+    satellite = FakeSatellite(LINK_KEY, identity=SIGNER, **{**values, **options})
+    return SatelliteOnUdp(satellite, loss=loss, on_command=operator)
+
+
+ANSWER = {"text": " Paris. ", "release": DIGEST, "tokens": 3, "seconds_milli": 250}
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.3])
+def test_ask_prints_the_answer_and_who_gave_it(depot, loss):
+    operator = Operator(depot, ANSWER)
+    with a_sky(operator, loss) as sky:
+        result = run(depot, "ask", "Capital of France?", "--for", "SAT-1", "--link", sky.address, "--max-tokens", "7")
+
+    assert result.exit_code == 0, result.output
+    assert result.stdout == "Paris.\n"
+    assert f"answered by {DIGEST.hex()[:16]}: 3 tokens, 0.2 s on board" in result.stderr
+    (command,) = operator.commands
+    assert command.operation is Operation.ASK
+    assert command.args == {
+        "messages": [{"role": "user", "content": "Capital of France?"}],
+        "max_tokens": 7,
+        "temperature_milli": 0,
+        "seed": 0,
+    }
+    (queued,) = depot.journal.commands("SAT-1")
+    assert queued.state is CommandState.DONE
+    assert [message.kind for message in depot.journal.messages("SAT-1")] == ["answer"]
+    if not loss:
+        assert len(sky.satellite.outbox) == 0  # the answer was acknowledged
+
+
+def test_ask_prints_json(depot):
+    with a_sky(Operator(depot, ANSWER)) as sky:
+        result = run(depot, "ask", "x", "--for", "SAT-1", "--link", sky.address, "--json")
+
+    values = json.loads(result.stdout)
+    assert (values["text"], values["release"], values["tokens"]) == (" Paris. ", DIGEST.hex(), 3)
+
+
+def test_ask_tells_when_the_satellite_cannot_answer(depot):
+    with a_sky(Operator(depot, {"error": "no model is loaded"})) as sky:
+        result = run(depot, "ask", "x", "--for", "SAT-1", "--link", sky.address)
+
+    assert result.exit_code == 1
+    assert "could not answer: no model is loaded" in result.stderr
+    assert "hint:" in result.stderr
+
+
+def test_ask_finds_an_answer_that_a_running_uplink_heard(depot):
+    """The satellite's answer goes to the uplink's socket; ask reads it from the depot."""
+
+    def stolen(satellite, handle, data, now):
+        depot.journal.add_message(
+            ReceivedMessage(
+                satellite="SAT-1", counter=1, kind="answer", re=handle, body={"text": "Bern"}, received_utc=NOW
+            )
+        )
+
+    with a_sky(stolen) as sky:
+        result = run(depot, "ask", "x", "--for", "SAT-1", "--link", sky.address, "--timeout", "20")
+
+    assert result.stdout == "Bern\n"
+
+
+def test_no_word_is_a_link_error_and_the_command_is_dropped(depot):
+    result = run(depot, "ask", "x", "--for", "SAT-1", "--link", "127.0.0.1:9", "--timeout", "0.2")
+
+    assert result.exit_code == 6
+    assert "no word from SAT-1" in result.stderr
+    assert "hint:" in result.stderr
+    assert depot.journal.commands("SAT-1")[0].state is CommandState.DROPPED
+
+
+def test_a_satellite_that_has_the_question_and_says_nothing_is_told_apart(depot):
+    with a_sky(lambda *_: None) as sky:
+        result = run(depot, "ask", "x", "--for", "SAT-1", "--link", sky.address, "--timeout", "1")
+
+    assert result.exit_code == 6
+    assert "has the command, but did not answer" in result.stderr
+
+
+def test_counters_of_commands_are_never_used_twice(depot):
+    operator = Operator(depot, ANSWER)
+    with a_sky(operator) as sky:
+        for _ in range(2):
+            run(depot, "ask", "x", "--for", "SAT-1", "--link", sky.address)
+
+    assert [command.counter for command in operator.commands] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["ask", "x", "--for", "SAT-9", "--link", "a:1"], 5, "SAT-9: no such satellite"),
+        (["ask", "x", "--for", "SAT-1", "--link", "nowhere"], 3, "is not HOST:PORT"),
+        (["ask", "", "--for", "SAT-1", "--link", "a:1"], 3, "a question of 0 characters"),
+        (["revert", "xyz", "--for", "SAT-1", "--link", "a:1", "--yes"], 3, "'xyz' is not a digest"),
+        (["revert", "abcd", "--for", "SAT-1", "--link", "a:1", "--yes"], 5, "abcd: no such release"),
+        (["uplink", "--for", "SAT-1", "--link", "a:1", "--rate", "2"], 3, "is not a rate"),
+        (["uplink", "--for", "SAT-1", "--link", "a:1", "--epoch", "7"], 3, "--epoch belongs to --profile"),
+        (["uplink", "--for", "SAT-1", "--link", "a:1"], 5, "nothing to fly"),
+        (["uplink", "--for", "SAT-1", "--link", "a:1", "--profile", "demo", "--contacts", "x"], 3, "two answers"),
+        (["uplink", "--for", "SAT-1", "--link", "a:1", "--profile", "dmeo"], 3, "no link profile"),
+        (["plan"], 3, "which update?"),
+        (["plan", "ff"], 5, "no such update"),
+        (["plan", "--for", "SAT-1"], 5, "nothing is staged"),
+        (["status", "--for", "SAT-9"], 5, "no such satellite"),
+    ],
+)
+def test_errors_say_what_to_do(depot, arguments, code, words):
+    result = run(depot, *arguments)
+
+    assert result.exit_code == code, result.output
+    assert words in result.stderr
+    assert "hint:" in result.stderr
+
+
+def test_revert_asks_first_and_sends_nothing_if_told_not_to(depot):
+    operator = Operator(depot, {"ok": True, "text": "release old serves"})
+    with a_sky(operator) as sky:
+        refused = run(depot, "revert", "--for", "SAT-1", "--link", sky.address, text="n\n")
+        assert refused.exit_code == 1
+        assert operator.commands == []
+        done = run(depot, "revert", "--for", "SAT-1", "--link", sky.address, text="y\n")
+
+    assert done.exit_code == 0, done.output
+    assert "release old serves" in done.stdout
+    assert operator.commands[0].args == {"digest": None}
+
+
+def test_revert_to_a_digest_that_the_satellite_lacks_fails(depot):
+    operator = Operator(depot, {"ok": False, "text": "not on board"})
+    with a_sky(operator) as sky:
+        result = run(depot, "revert", DIGEST.hex(), "--for", "SAT-1", "--link", sky.address, "--yes")
+
+    assert result.exit_code == 1
+    assert "did not revert: not on board" in result.stderr
+    assert operator.commands[0].args == {"digest": DIGEST}
+
+
+def test_status_of_a_satellite_never_heard(depot):
+    result = run(depot, "status")
+
+    assert result.exit_code == 0
+    assert "SAT-1" in result.stdout
+    assert "never heard" in result.stdout
+
+
+def test_status_shows_updates_the_last_word_messages_and_contacts(depot):
+    staged = stage_bytes(depot, [20_000])
+    report = Report(state=UpdateState.RECEIVING, update=staged.update.handle, serving=DIGEST[:8], boot_count=3)
+    depot.journal.record_report(
+        ReceivedReport(
+            satellite="SAT-1", session=b"sessions", sequence=1, station="inuvik", received_utc=NOW, report=report
+        )
+    )
+    depot.journal.save_progress(
+        "SAT-1", [BlockProgress(handle=staged.bundle_handles[0], block=0, next_esi=16, have=SOLVED)]
+    )
+    depot.journal.add_message(
+        ReceivedMessage(
+            satellite="SAT-1", counter=1, kind="event", re=bytes(8), body={"name": "BOOT"}, received_utc=NOW
+        )
+    )
+    depot.journal.begin_contact("SAT-1", "inuvik", NOW)
+
+    values = json.loads(run(depot, "status", "--for", "SAT-1", "--json").stdout)["satellites"][0]
+    text = run(depot, "status").stdout
+
+    assert values["report"]["serving"] == DIGEST[:8].hex()
+    assert values["report"]["boot_count"] == 3
+    assert values["updates"][0]["blocks_solved"] == 1
+    assert values["contacts"][0]["station"] == "inuvik"
+    assert values["messages"][0]["body"] == {"name": "BOOT"}
+    for words in ("RECEIVING", "inuvik", "release-1", "staged", "BOOT"):
+        assert words in text
+
+
+def test_plan_prints_a_table_and_json(depot):
+    staged = stage_bytes(depot, [3_000_000, 3_000_000])
+    arguments = ("--rate", "100kbit/s", "--duration", "435s", "--loss", "10%", "--deadline", "2100-01-01T00:00:00Z")
+
+    text = run(depot, "plan", staged.update.handle.hex()[:6], *arguments)
+    values = json.loads(run(depot, "plan", "--for", "SAT-1", *arguments, "--json").stdout)
+
+    assert text.exit_code == 0, text.output
+    assert "done with 99 % certainty: 20" in text.stdout
+    assert "100 kbit/s" in text.stdout
+    assert values["payload_bytes"] == 6_000_000
+    # 7 min 15 s at 100 kbit/s are 5.4 MB of frames, 4.77 MB of payload at 10 % loss: two contacts.
+    assert len(values["contacts"]) == 2
+    assert values["contacts"][0]["carried_bytes"] == pytest.approx(4.75e6, rel=0.02)
+    assert values["p_deadline"] == 1.0
+    assert values["link_bytes"] == pytest.approx(6e6 / 0.9 * 1312 / 1280, rel=0.01)
+
+
+def test_plan_leaves_out_what_is_on_board(depot):
+    staged = stage_bytes(depot, [3_000_000, 3_000_000])
+    depot.journal.save_progress(
+        "SAT-1", [BlockProgress(handle=staged.bundle_handles[0], block=0, next_esi=9999, have=SOLVED)]
+    )
+
+    values = json.loads(run(depot, "plan", "--for", "SAT-1", "--rate", "2Mbit/s", "--json").stdout)
+
+    assert values["symbols_to_deliver"] == pytest.approx(3_000_000 / 1280, rel=0.02)
+
+
+def test_plan_follows_a_profile(depot):
+    stage_bytes(depot, [30_000_000])
+
+    values = json.loads(run(depot, "plan", "--for", "SAT-1", "--profile", "demo", "--json").stdout)
+
+    assert [contact["station"] for contact in values["contacts"]][:1] == ["svalbard"]
+    assert values["loss"] == pytest.approx(0.1)
+
+
+@pytest.mark.slow
+def test_uplink_prints_its_summary_as_json(depot):
+    staged = stage_bytes(depot, [100_000])
+    satellite = FakeSatellite(
+        LINK_KEY, staged.update.handle, staged.bundle_handles, sync_interval_s=0.05, install_s=0.1, identity=SIGNER
+    )
+    with SatelliteOnUdp(satellite) as sky:
+        result = run(depot, "uplink", "--for", "SAT-1", "--link", sky.address, "--rate", "20Mbit/s", "--json")
+
+    assert result.exit_code == 0, result.output
+    values = json.loads(result.stdout)
+    assert values["state"] == "confirmed"
+    assert values["payload_bytes"] == 100_000
+    assert values["bytes_sent"] == sky.bytes_up
+    assert values["contacts_used"] == 1
+    assert values["updates"][0]["receipt"]["state"] == "CONFIRMED"
+    assert "on board: CONFIRMED" in result.stderr
+
+
+@pytest.mark.slow
+def test_a_rejected_update_is_exit_code_1(depot):
+    staged = stage_bytes(depot, [20_000])
+    satellite = FakeSatellite(
+        LINK_KEY, staged.update.handle, staged.bundle_handles, sync_interval_s=0.05, install_s=0.1,
+        verdict=UpdateState.REJECTED, identity=SIGNER,
+    )  # fmt: skip
+    with SatelliteOnUdp(satellite) as sky:
+        result = run(depot, "uplink", "--for", "SAT-1", "--link", sky.address, "--rate", "20Mbit/s", "--quiet")
+
+    assert result.exit_code == 1
+    assert "CANARY_FAILED" in result.stdout
+    assert depot.update(staged.update.handle).state is FlightState.REJECTED
+
+
+@pytest.mark.slow
+def test_once_flies_one_contact_and_says_what_is_missing(depot, tmp_path):
+    staged = stage_bytes(depot, [4_000_000])
+    plan = tmp_path / "plan.yaml"
+    plan.write_text("rate: 1Mbit/s\ncontacts:\n  - {start_s: 0, end_s: 2}\n  - {start_s: 100, end_s: 200}\n")
+    satellite = FakeSatellite(LINK_KEY, staged.update.handle, staged.bundle_handles)
+    with SatelliteOnUdp(satellite) as sky:
+        result = run(depot, "uplink", "--for", "SAT-1", "--link", sky.address, "--contacts", str(plan), "--once")
+
+    assert result.exit_code == 6
+    assert "that contact was not enough" in result.stderr
+    assert "hint:" in result.stderr
+
+
+@pytest.mark.slow
+def test_ask_works_beside_a_running_uplink(depot):
+    staged = stage_bytes(depot, [6_000_000])
+    satellite = FakeSatellite(
+        LINK_KEY, staged.update.handle, staged.bundle_handles, sync_interval_s=0.05, keep_symbols=True, identity=SIGNER
+    )
+    with SatelliteOnUdp(satellite, on_command=Operator(depot, ANSWER)) as sky:
+        # A process, as in life: only a main thread can handle signals.
+        skyload = str(Path(sys.executable).parent / "skyload")
+        uplink = subprocess.Popen(
+            [
+                skyload,
+                "uplink",
+                "--for",
+                "SAT-1",
+                "--link",
+                sky.address,
+                "--rate",
+                "16Mbit/s",
+                "--depot",
+                str(depot.path),
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        deadline_s = time.monotonic() + 20
+        while satellite.received < 50 and time.monotonic() < deadline_s:
+            threading.Event().wait(0.05)
+        result = run(depot, "ask", "x", "--for", "SAT-1", "--link", sky.address, "--timeout", "20")
+        assert result.stdout == "Paris.\n"
+        assert uplink.wait(40) == 0
