@@ -72,6 +72,11 @@ class Outbox:
                 entry.pause_s = min(entry.pause_s * _BACKOFF, _BACKOFF_S_MAX)
         return frames
 
+    def hurry(self, now: float) -> None:
+        """The other end is heard again after a silence: all is due now, and pauses start over."""
+        for entry in self._objects.values():
+            entry.due, entry.pause_s = now, self._retry_s
+
     def next_deadline(self) -> float | None:
         """When something is due next."""
         return min((entry.due for entry in self._objects.values()), default=None)

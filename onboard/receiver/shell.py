@@ -43,6 +43,7 @@ _DRAIN_FRAMES = 64  # per wakeup: the loop's other work waits a few milliseconds
 _RECEIVE_BUFFER_BYTES = 32 * MIB  # a second of a fast link, should the loop be held up
 _SO_RCVBUFFORCE = 33  # asm-generic/socket.h; needs CAP_NET_ADMIN, passes over the system's limit
 _IDLE_S = 0.05  # silence after which a sync costs no throughput
+_SILENCE_S = 3.0  # without a frame: whoever comes next is a new contact, and waits for answers
 _SEND_FRAMES = 64  # of the outbox in one go, so that bursts fit the socket's and the modem's queues
 _SEND_PAUSE_S = 0.02
 _FLOOR_BYTES = 8 * MIB  # free at least, else only small objects are stored: a command may have to make room
@@ -216,6 +217,8 @@ class Receiver:
         except DecodeError as error:
             self._core.reject_frame(_cause(error))
             return
+        if now - self._last_frame_at > _SILENCE_S:
+            self._outbox.hurry(now)
         self._ground, self._last_frame_at = address, now
         if frame.kind is FrameKind.REPORT:
             for handle in self._core.receive_report(frame, now):

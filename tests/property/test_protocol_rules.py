@@ -135,6 +135,19 @@ def test_small_objects_arrive_whole_over_a_lossy_link(sizes, seed, loss):
     assert arrived == objects
 
 
+def test_a_new_contact_does_not_wait_for_pauses_that_grew_in_silence():
+    outbox, now = Outbox(retry_s=1.0), 0.0
+    outbox.put(object_prefix(ObjectKind.MESSAGE, 20) + bytes(12), now)
+    for _ in range(8):
+        assert outbox.frames_to_send(now)
+        now = outbox.next_deadline()
+    outbox.frames_to_send(now)
+    assert outbox.next_deadline() > now + 30
+    outbox.hurry(now)
+    assert outbox.frames_to_send(now)
+    assert outbox.next_deadline() == now + 1.0
+
+
 def test_a_release_key_opens_only_for_its_satellite_and_release():
     private = X25519PrivateKey.from_private_bytes(bytes(range(32)))
     secret, public = private.private_bytes_raw(), private.public_key().public_bytes_raw()
