@@ -38,5 +38,10 @@ fi
 say "status"
 skyload status --for "$satellite"
 say "ask"
-skyload ask "${QUESTION:-What is the capital of France?}" --for "$satellite" --link "$link" --max-tokens 24
+tries_left=20 # started again together with the satellite, we may be faster than its model loads
+until skyload ask "${QUESTION:-What is the capital of France?}" --for "$satellite" --link "$link" --max-tokens 24; do
+    tries_left=$((tries_left - 1))
+    [ "$tries_left" -gt 0 ] || exit 6
+    sleep 3
+done
 say "CONFIRMED"
