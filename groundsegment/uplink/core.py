@@ -297,6 +297,10 @@ class Uplink:
         """What was learned of the link, as a prior."""
         return self._feedback.loss.as_prior()
 
+    def frame_totals(self) -> tuple[int, int]:
+        """Frames sent, and of them received, as far as reports tell."""
+        return self._feedback.totals()
+
     def statistics(self, now: float) -> UplinkStatistics:
         """A snapshot."""
         bundle_blocks = [block for sending in self._bundles for block in sending.blocks]

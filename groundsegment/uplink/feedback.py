@@ -34,6 +34,9 @@ class Feedback:
         self._num_sent = 0
         self._anchor: tuple[float, int] | None = None  # frames sent, frames received: where the next sample starts
         self._in_air = 0.0
+        self._base: tuple[float, int] | None = None  # totals when this session was first heard
+        self._latest = (0.0, 0)
+        self._closed = (0, 0)  # totals of earlier sessions
         self._delay_s: float | None = None
         self._round_trip_s = math.inf
         self.samples: deque[tuple[int, int]] = deque(maxlen=16)  # (sent, arrived), for whoever searches a rate
@@ -62,7 +65,8 @@ class Feedback:
         """Take in a report; returns whether the receiver restarted since the last one."""
         restarted = self._session is not None and session != self._session
         if restarted:
-            self._anchor = None
+            self._closed = self.totals()
+            self._anchor = self._base = None
         self._session = session
         self.heard_s, self._was_heard_in_contact = now, True
         if echo is not None and echo >= log.num_settled:
@@ -72,6 +76,13 @@ class Feedback:
             self._measure_loss(frames_received, now)
         log.settle_sent_before(now - self.timeout_s)
         return restarted
+
+    def totals(self) -> tuple[int, int]:
+        """Frames sent, and of them received, over all contacts, as far as reports tell."""
+        if self._base is None:
+            return self._closed
+        sent, received = int(self._latest[0] - self._base[0]), self._latest[1] - self._base[1]
+        return self._closed[0] + sent, self._closed[1] + max(0, min(received, sent))
 
     def exact_sample(self, *, sent: int, arrived: int) -> None:
         """Symbols of an open block: what was settled, and what of it was counted."""
@@ -119,6 +130,7 @@ class Feedback:
     def _measure_loss(self, received: int, now: float) -> None:
         sent = self._sent_by(now - self._round_trip_s)
         in_air = self._num_sent - sent
+        self._base, self._latest = self._base or (sent, received), (sent, received)
         if self._anchor is None or received < self._anchor[1]:
             self._anchor, self._in_air = (sent, received), in_air
             return

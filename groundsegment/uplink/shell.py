@@ -295,8 +295,6 @@ class UplinkShell:
         if self._flight is None:
             return
         while (sample := self._flight.core.next_sample()) is not None:
-            self._lost += sample[0] - sample[1]
-            self._settled += sample[0]
             self._search.sample(sent=sample[0], arrived=sample[1])
         while (happened := self._flight.core.next_event()) is not None:
             if isinstance(happened, AllBundlesComplete):
@@ -407,6 +405,8 @@ class UplinkShell:
             return
         self._flight = None
         self._loss = flight.core.loss_for_next_contact()
+        told, received = flight.core.frame_totals()
+        self._settled, self._lost = self._settled + told, self._lost + told - received
         flight.__exit__(None, None, None)
         update = flight.update
         self._flown.append(
