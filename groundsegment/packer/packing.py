@@ -109,7 +109,7 @@ def fitting_bundle_size(raw_bytes: int) -> int:
     Raises:
         InputError: no bundle size will do.
     """
-    size = max(BUNDLE_SIZE_DEFAULT, -(-raw_bytes // (BUNDLES_MAX * 3 // 4) // MIB) * MIB)
+    size = max(BUNDLE_SIZE_DEFAULT, -(-raw_bytes // (BUNDLES_MAX * 15 // 16) // MIB) * MIB)
     if size > OBJECT_SIZE_MAX:
         raise InputError(f"{raw_bytes} bytes are more than one update can carry", hint="quantize the model first")
     return size
