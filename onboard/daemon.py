@@ -31,7 +31,8 @@ from onboard.control_socket import ControlSocket
 from onboard.errors import OnboardError
 from onboard.installer.core import Fate
 from onboard.installer.serving import ServingProblem
-from onboard.installer.shell import Installer, InstallStatus, Surroundings
+from onboard.installer.shell import Installer
+from onboard.installer.surroundings import InstallStatus, Surroundings
 from onboard.installer.trial import Candidate
 from onboard.messages import MessageBox
 from onboard.receiver.events import ReportStatus, Verdict

@@ -118,8 +118,9 @@ class ServingSupervision:
                 return
             try:
                 await self.load(wanted.digest, directory=wanted.directory, name=wanted.name, timeout_s=_LOAD_TIMEOUT_S)
-                if self._release is not None:  # another one took over meanwhile
-                    if self._release != wanted.digest:
+                serves = self.release
+                if serves is not None:  # another one took over meanwhile
+                    if serves != wanted.digest:
                         await self.unload(wanted.digest)
                     return
                 await self.flip(wanted.digest)

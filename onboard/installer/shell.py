@@ -17,28 +17,25 @@ It does not know frames, HTTP, or processes.
 import asyncio
 import contextlib
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
-from datetime import datetime
+from collections.abc import Coroutine
+from dataclasses import replace
 from pathlib import Path
 
 from onboard import telemetry as events
-from onboard.config import InstallConfig
 from onboard.errors import InstallError, StoreCorruptError, StoreError, UnknownError
 from onboard.installer.acceptance import judge_metadata
-from onboard.installer.book import Messages, UpdateBook
+from onboard.installer.book import UpdateBook
 from onboard.installer.building import Building
 from onboard.installer.core import CanaryVerdict, Fate, Input, Step, is_obstacle, is_unfinished, next_step
 from onboard.installer.housekeeping import delete_leftovers, memory_available_bytes, point_current
-from onboard.installer.serving import Serving, ServingProblem
+from onboard.installer.serving import ServingProblem
 from onboard.installer.shelf import Shelf
+from onboard.installer.surroundings import InstallStatus, Surroundings
 from onboard.installer.threads import in_thread
 from onboard.installer.trial import FailureWatch, Trial
 from onboard.installer.update_file import AcceptedUpdate, accepted_update, forget_updates, keep_update, read_update
 from onboard.store.disk import free_bytes, replace_file
-from onboard.store.layout import StateLayout
-from onboard.store.record import KnownRelease, LastUpdate, RecordStore
-from onboard.telemetry import Telemetry
+from onboard.store.record import KnownRelease, LastUpdate
 from protocol.limits import METADATA_SIZE_MAX, MIB
 from protocol.objects import ObjectKind
 from protocol.report import NO_HANDLE, Reason, UpdateState
@@ -48,59 +45,6 @@ _RETRY_S_MAX = 600.0
 _SERVING_POLL_S = 1.0  # while serving is away: it also wakes us when it is back
 _REFUSED_MAX = 64  # handles of untrusted metadata remembered, so that their frames are dropped
 _FAILURES_MAX = 3  # crashes in a row of the confirmed release before we go back
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
-    """What the installer is given.
-
-    Attributes:
-        layout: the state directory; its directories exist.
-        store: the trust record, loaded.
-        root: trusted root metadata.
-        satellite: our name.
-        release_private_key: opens release keys.
-        options: from the configuration.
-        serving: whatever serves.
-        messages: to the ground.
-        telemetry: events.
-        utc: the time, if the clock is believed.
-        offer_again: tells the receiver to offer kept objects again.
-        crash_point: called with a name where a power cut would be most unkind; for tests.
-        retry_s: first pause before a blocked update is tried again; doubles up to ten minutes.
-    """
-
-    layout: StateLayout
-    store: RecordStore
-    root: bytes
-    satellite: str
-    release_private_key: bytes
-    options: InstallConfig
-    serving: Serving
-    messages: Messages
-    telemetry: Telemetry
-    utc: Callable[[], datetime | None] = lambda: None
-    offer_again: Callable[[], None] = lambda: None
-    crash_point: Callable[[str], None] = lambda name: None
-    retry_s: float = 5.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InstallStatus:
-    """Where the newest update stands; for reports and people."""
-
-    state: UpdateState
-    reason: Reason
-    update: bytes
-    sequence: int
-    release: bytes | None
-    serving: bytes | None
-    accepted: int
-    floor: int
-    attempts: int
-    num_bundles: int
-    bundle_ranges: tuple[tuple[int, int], ...]
-    free_mib: int
 
 
 class Installer:

@@ -14,7 +14,8 @@ from pathlib import Path
 from onboard.config import InstallConfig
 from onboard.installer.core import Fate, is_unfinished
 from onboard.installer.release import copy_release
-from onboard.installer.shell import Installer, Surroundings
+from onboard.installer.shell import Installer
+from onboard.installer.surroundings import Surroundings
 from onboard.store.disk import RealDisk
 from onboard.store.layout import StateLayout, make_state_directories
 from onboard.store.record import KnownRelease, OnboardRecord, RecordStore

@@ -7,7 +7,7 @@ import pytest
 
 from onboard.installer.core import Fate
 from protocol.manifest import Canary, CanaryPrompt
-from protocol.objects import ObjectKind
+from protocol.objects import ObjectKind, handle_of_digest
 from protocol.report import Reason, UpdateState
 from tests.fakes.onboard import Board, PowerCutError
 from tests.fakes.serving import answer_of
@@ -311,3 +311,142 @@ def test_an_update_that_needs_more_memory_than_there_is_is_rejected(board, groun
     update = ground.make_update(NEW, memory_bytes=2**60)
     assert asyncio.run(board.fly(update)) is UpdateState.REJECTED
     assert board.record.last_update.reason is Reason.ENGINE_UNSUITABLE
+
+
+def test_metadata_that_comes_during_a_trial_waits_for_its_end(tmp_path, ground):
+    board = Board(tmp_path, ground, probation_s=0.2)
+    board.provision(OLD)
+    first = ground.make_update(NEW, base=OLD, canary=canary_for(NEW))
+    second = ground.make_update({**NEW, "config.json": b"{}"}, base=NEW)
+
+    async def run():
+        async with board.life() as installer:
+            await board.deliver(first)
+            while installer.status().state is not UpdateState.TRIAL:
+                await asyncio.sleep(0.001)
+            offers = board.offers
+            assert await board.hand_over(second.metadata, ObjectKind.METADATA) is Fate.KEPT
+            while board.offers == offers:
+                await asyncio.sleep(0.001)
+            assert board.record.current == first.digest
+            await board.deliver(second)
+            return await board.until_ended(installer)
+
+    assert asyncio.run(run()) is UpdateState.CONFIRMED
+    assert board.record.current == second.digest
+
+
+def test_a_trial_can_be_cancelled_and_the_old_release_serves_again(tmp_path, ground):
+    board = Board(tmp_path, ground, probation_s=30)
+    old = board.provision(OLD)
+    update = ground.make_update(NEW, base=OLD, canary=canary_for(NEW))
+
+    async def run():
+        async with board.life() as installer:
+            await board.deliver(update)
+            while board.serving.release != update.digest:
+                await asyncio.sleep(0.001)
+            await installer.cancel(update.handle)
+            return await board.until_ended(installer)
+
+    assert asyncio.run(run()) is UpdateState.CANCELLED
+    assert board.serving.release == old == board.record.current
+    assert receipt(board, update)["reason"] == "commanded"
+    assert not board.layout.release(update.digest).exists()
+
+
+def test_what_no_record_speaks_of_is_deleted_at_start(board):
+    old = board.provision(OLD)
+    (board.layout.releases / "deadbeefdeadbeef.part").mkdir()
+    (board.layout.releases / "deadbeefdeadbeef.part" / "model.bin").write_bytes(b"x")
+    (board.layout.releases / "deadbeefdeadbeef").mkdir()
+
+    async def run():
+        await board.boot().start()
+
+    asyncio.run(run())
+    assert [path.name for path in board.layout.releases.iterdir()] == [old.hex()[:16]]
+
+
+def test_the_link_follows_the_record_after_a_cut_between_the_two(board, ground):
+    old = board.provision(OLD)
+    board.crash_point.at = "linked"
+    update = ground.make_update(NEW, base=OLD)
+    with pytest.raises(PowerCutError):
+        asyncio.run(board.fly(update))
+    assert board.layout.current.resolve() == board.layout.release(update.digest)
+
+    async def run():
+        await board.boot().start()
+
+    asyncio.run(run())
+    assert board.layout.current.resolve() == board.layout.release(old)
+
+
+def test_a_receipt_that_a_cut_swallowed_is_queued_by_the_next_life(board, ground):
+    board.provision(OLD)
+    board.crash_point.at = "confirmed"
+    update = ground.make_update(NEW, base=OLD)
+    with pytest.raises(PowerCutError):
+        asyncio.run(board.fly(update))
+    assert not board.messages.said
+
+    async def run():
+        await board.boot().start()
+
+    asyncio.run(run())
+    assert receipt(board, update)["state"] == "confirmed"
+
+
+def test_an_expired_statement_is_refused_only_where_the_clock_is_trusted(board, ground):
+    ground.expires = ground.expires.replace(year=2020)
+    update = ground.make_update(NEW)
+    board.utc = ground.expires.replace(year=2026)
+
+    async def run():
+        async with board.life() as installer:
+            await board.hand_over(update.metadata, ObjectKind.METADATA)
+            refused = installer.status()
+            assert (refused.state, refused.reason) == (UpdateState.REJECTED, Reason.EXPIRED)
+            assert refused.update == update.handle
+        board.utc = None
+        return await board.fly(update)
+
+    assert asyncio.run(run()) is UpdateState.CONFIRMED
+
+
+def test_an_update_that_lost_its_metadata_is_given_up_and_says_so(board, ground):
+    board.provision(OLD)
+    update = ground.make_update(NEW, base=OLD)
+
+    async def run():
+        async with board.life():
+            await board.hand_over(update.metadata, ObjectKind.METADATA)
+        for path in board.layout.state_dir.glob("update-*.skm"):
+            path.write_bytes(b"damaged")
+        async with board.life() as installer:
+            return installer.status()
+
+    status = asyncio.run(run())
+    assert (status.state, status.reason) == (UpdateState.REJECTED, Reason.INTERNAL)
+
+
+def test_bundles_in_place_stay_known_while_an_obstacle_stands(board, ground):
+    board.provision(OLD)
+    update = ground.make_update({**NEW, "a.bin": bytes(range(256)) * 200}, base=OLD, segment_size=512, bundle_size=600)
+    damaged = board.layout.release(digest_of(OLD)) / "model.bin"
+    damaged.write_bytes(bytes(damaged.stat().st_size))
+
+    async def run():
+        async with board.life() as installer:
+            await board.deliver(update)
+            assert installer.status().state is UpdateState.BLOCKED
+            ranges = installer.status().bundle_ranges
+            assert ranges
+            for first, last in ranges:
+                assert all(
+                    installer.is_complete(handle_of_digest(update.manifest.bundles[number].sha256))
+                    for number in range(first, last + 1)
+                )
+
+    asyncio.run(run())
