@@ -16,6 +16,7 @@ from protocol.frame import FrameKind
 WRAP_SYMBOLS = 60_000
 RESERVE_SHARE = 4  # a quarter of a block is reserved at once: few commits, few skipped symbols after a kill
 RESERVE_SYMBOLS_MIN = 64
+SAMPLE_SYMBOLS_MIN = 64
 STALL_S = 3.0  # a solver may take that long before we think that K symbols did not suffice
 
 
@@ -125,9 +126,12 @@ class BlockSender:
 
     def sample(self, have: int, in_flight: int) -> tuple[int, int] | None:
         """How many symbols were settled since the last report, and how many of them arrived."""
-        settled = self.num_sent - in_flight
-        before, self.mark = self.mark, (settled, have)
-        if before is None or settled <= before[0] or have < before[1] or have >= self.num_source:
+        settled, before = self.num_sent - in_flight, self.mark
+        is_sample = before is not None and have >= before[1] and have < self.num_source
+        if is_sample and before is not None and 0 < settled - before[0] < SAMPLE_SYMBOLS_MIN:
+            return None  # where frames overtake each other a few may be counted before they are settled
+        self.mark = (settled, have)
+        if before is None or not is_sample or settled <= before[0]:
             return None
         return settled - before[0], have - before[1]
 

@@ -416,7 +416,9 @@ class Uplink:
         if self._state is UpdateState.BLOCKED and self._reason in _PAUSING and not silent:
             return None, 0
         if self._queue is None:
-            self._aims = deque(_SILENT_AIMS if silent else _HEARD_AIMS)
+            # Insurance against a loss that is only guessed would be waste: first hear what became of something.
+            heard = _HEARD_AIMS if self._feedback.delay_s is not None else (_CERTAIN,)
+            self._aims = deque(_SILENT_AIMS if silent else heard)
             self._queue = self._candidates(silent=silent)
         while self._aims:
             while self._queue:

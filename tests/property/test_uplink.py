@@ -54,9 +54,9 @@ def test_any_link_with_a_way_back_carries_everything_near_the_limit(profile, see
 
     assert flight.core.state is UpdateState.CONFIRMED
     assert flight.num_repeated == 0
-    # Small blocks: chance alone is 4 % of the larger here (4 sigma at 30 % loss); the size that flies is below.
+    # Small blocks: a loss that is not yet known, and chance, are some percent of them; the size that flies is below.
     # Where most reports are lost there are silences, and in silence frames go out on suspicion.
-    assert flight.symbol_ratio <= 1.06 or profile.down.loss > 0.5
+    assert flight.symbol_ratio <= 1.07 or profile.down.loss > 0.5
 
 
 @SETTINGS
