@@ -8,6 +8,8 @@ re         bin8    handle of the command or update it answers, all zero for none
 body       map     answer: text, release bin32, tokens int, seconds_milli int | error str
                    result: ok bool, text str           (what came of a command)
                    receipt: state str, reason str, release bin32, sequence int, canary map, text str
+                         canary, of a trial that passed: agreeing int, expected int (tokens), permille int,
+                         swap_ms float (how long the flip to the new release took)
                    event: name str, severity str, text str
 """
 

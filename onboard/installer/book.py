@@ -103,7 +103,7 @@ class UpdateBook:
         assert self.last is not None
         return replace(self.last, state=next_state(self.last.state, happened), reason=reason)
 
-    def report_end(self, digest: bytes | None, *, text: str = "", canary: Mapping[str, int] | None = None) -> None:
+    def report_end(self, digest: bytes | None, *, text: str = "", canary: Mapping[str, float] | None = None) -> None:
         """Queue the receipt of an update that has ended, if it was not queued before."""
         last = self.last
         if last is None or is_unfinished(last.state):

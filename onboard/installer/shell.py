@@ -26,13 +26,13 @@ from onboard.errors import InstallError, StoreCorruptError, StoreError, UnknownE
 from onboard.installer.acceptance import judge_metadata
 from onboard.installer.book import UpdateBook
 from onboard.installer.building import Building
-from onboard.installer.core import CanaryVerdict, Fate, Input, Step, is_obstacle, is_unfinished, next_step
+from onboard.installer.core import Fate, Input, Step, is_obstacle, is_unfinished, next_step
 from onboard.installer.housekeeping import delete_leftovers, memory_available_bytes, point_current
 from onboard.installer.serving import ServingProblem
 from onboard.installer.shelf import Shelf
 from onboard.installer.surroundings import InstallStatus, Surroundings
 from onboard.installer.threads import in_thread
-from onboard.installer.trial import FailureWatch, Trial
+from onboard.installer.trial import FailureWatch, PassedTrial, Trial
 from onboard.installer.update_file import AcceptedUpdate, accepted_update, forget_updates, keep_update, read_update
 from onboard.store.disk import free_bytes, replace_file
 from onboard.store.record import KnownRelease, LastUpdate
@@ -434,23 +434,29 @@ class Installer:
         try:
             _check_memory(manifest.memory_bytes)
             candidate = self._shelf.candidate(manifest.release_digest, manifest.release_name)
-            verdict = await self._trial.run(candidate, manifest.canary)
+            passed = await self._trial.run(candidate, manifest.canary)
         except InstallError as error:
             await self._end(Input.TRIAL_FAILED, error.reason, text=str(error))
         except ServingProblem as error:
             self._book.move(Input.TRIAL_INTERRUPTED)
             self._telemetry.emit(events.TRIAL_INTERRUPTED, about=update.handle, error=str(error), attempts=attempt)
         else:
-            self._confirm(update, verdict)
+            self._confirm(update, passed)
 
-    def _confirm(self, update: AcceptedUpdate, verdict: CanaryVerdict) -> None:
+    def _confirm(self, update: AcceptedUpdate, passed: PassedTrial) -> None:
         manifest, before = update.manifest, self._book.record
         known = KnownRelease(digest=manifest.release_digest, name=manifest.release_name, sequence=manifest.sequence)
         last, floor = self._book.moved(Input.TRIAL_PASSED), max(before.floor, manifest.floor)
         self._shelf.make_current(known, replace(before, last_update=last, trial=None, floor=floor))
         self._given.crash_point("confirmed")
         self._telemetry.emit(events.UPDATE_CONFIRMED, about=update.handle, release=known.digest.hex()[:16])
-        canary = {"agreeing": verdict.agreeing, "expected": verdict.expected, "permille": verdict.agreement_permille}
+        verdict = passed.verdict
+        canary = {
+            "agreeing": verdict.agreeing,
+            "expected": verdict.expected,
+            "permille": verdict.agreement_permille,
+            "swap_ms": passed.swap_ms,
+        }
         self._book.report_end(known.digest, canary=canary)
         self._given.crash_point("receipt-queued")
         self._evidence = self._shelf.evidence()

@@ -36,6 +36,19 @@ class Candidate:
     directory: Path
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PassedTrial:
+    """How a release passed.
+
+    Attributes:
+        verdict: on its answers.
+        swap_ms: how long the flip to it took.
+    """
+
+    verdict: CanaryVerdict
+    swap_ms: float
+
+
 class FailureWatch:
     """Collects failures of workers, for whoever waits for one of a certain release."""
 
@@ -75,7 +88,7 @@ class Trial:
         self._serving, self._telemetry, self._watch = serving, telemetry, watch
         self._probation_s, self._crash_point = probation_s, crash_point
 
-    async def run(self, candidate: Candidate, canary: Canary) -> CanaryVerdict:
+    async def run(self, candidate: Candidate, canary: Canary) -> PassedTrial:
         """Try a release; when this returns it serves and has passed.
 
         Raises:
@@ -86,12 +99,12 @@ class Trial:
             async with self._undone_on_failure(candidate):
                 verdict = await self._ask_canary(candidate, canary)
                 self._crash_point("canary-passed")
-                await self._flip(candidate)
+                swap_ms = await self._flip(candidate)
                 self._crash_point("flipped")
                 await asyncio.wait({failure}, timeout=self._probation_s)
                 if failure.done():
                     raise InstallError(failure.result(), reason=Reason.WORKER_FAILED, hint="see the worker's log")
-                return verdict
+                return PassedTrial(verdict=verdict, swap_ms=swap_ms)
 
     async def take_over(self, candidate: Candidate, *, timeout_s: float = _LOAD_TIMEOUT_S) -> None:
         """Have a release that passed its trial earlier serve again: load, one token, flip.
@@ -167,9 +180,10 @@ class Trial:
         except TimeoutError:
             raise CanaryFailedError(f"no answers within {timeout_s:.0f} s", hint="raise the canary's timeout") from None
 
-    async def _flip(self, candidate: Candidate) -> None:
+    async def _flip(self, candidate: Candidate) -> float:
         swap_ms = await self._serving.flip(candidate.digest)
         self._telemetry.emit(FLIPPED, release=candidate.digest.hex()[:16], name=candidate.name, swap_ms=swap_ms)
+        return swap_ms
 
 
 def _blamed(error: ServingProblem, reason: Reason) -> Exception:

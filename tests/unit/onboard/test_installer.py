@@ -56,6 +56,7 @@ def test_a_first_update_without_a_base_is_confirmed_and_serves(board, ground):
     assert board.layout.current.resolve() == board.layout.release(update.digest)
     assert receipt(board, update)["state"] == "confirmed"
     assert receipt(board, update)["canary"]["permille"] == 1000
+    assert receipt(board, update)["canary"]["swap_ms"] == 0.5  # as long as the fake's flip takes
 
 
 def test_an_update_on_a_base_copies_and_adds_to_it(board, ground):
