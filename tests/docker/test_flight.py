@@ -207,15 +207,14 @@ def test_an_update_flies_though_the_link_is_cut_and_the_satellite_killed(mission
         lambda: (mission.link_statistics() or {"up": {"delivered": 0}})["up"]["delivered"] >= FRAMES_IN_MID_FLIGHT,
         timeout_s=FLIGHT_S_MAX,
     )
-    check_how_containers_are_held(mission)
     satellite, network = mission.container("satellite"), f"{mission.project}_spacenet"
 
     docker("network", "disconnect", network, satellite)
+    assert mission.execute("satellite", "python", "-c", CAN_RESOLVE, "link").strip() == "no"
     time.sleep(2)
     before = mission.onboard_status()
     docker("kill", "--signal", "SIGKILL", satellite)
     wait_until("the satellite is dead", lambda: not mission.state("satellite")["Running"], timeout_s=20)
-    lost = mission.link_statistics()
     assert mission.state("ground")["Running"], "the flight was over before the link was cut"
     docker("start", satellite)
     time.sleep(2)
@@ -225,24 +224,26 @@ def test_an_update_flies_though_the_link_is_cut_and_the_satellite_killed(mission
     log = mission.compose("logs", "--no-log-prefix", "ground")
     assert exit_code == "0", log
     assert log.rstrip().endswith("== CONFIRMED")
-    print(log)
     old, new = (release_digest(digest_files(scan_release(models / "models" / name))) for name in ("first", "second"))
     check_outcome(mission, before, old, new)
-    assert lost["up"]["offered"] > FRAMES_IN_MID_FLIGHT
+    check_how_containers_are_held(mission)
 
 
 def check_how_containers_are_held(mission):
+    def ask(service, *question):
+        # The ground has done its work and left; another one like it answers in its place.
+        how = ["run", "--rm", "--no-deps", "-T"] if service == "ground" else ["exec", "-T"]
+        return mission.compose(*how, service, "python", "-c", *question).strip()
+
     for service in ("ground", "link", "satellite", "twin"):
-        held = json.loads(mission.execute(service, "python", "-c", HOW_IT_IS_HELD))
-        assert held == {
+        assert json.loads(ask(service, HOW_IT_IS_HELD)) == {
             "uid": "10001",
             "capabilities": 0,
             "no_new_privileges": "1",
             "read_only": [True, True, True, True],
         }, service
     peers = [("ground", "link"), ("satellite", "link"), ("ground", "satellite"), ("satellite", "ground")]
-    reach = [mission.execute(service, "python", "-c", CAN_RESOLVE, peer).strip() for service, peer in peers]
-    assert reach == ["yes", "yes", "no", "no"]
+    assert [ask(service, CAN_RESOLVE, peer) for service, peer in peers] == ["yes", "yes", "no", "no"]
     assert mission.execute("satellite", "ls", "-A", "/stick") == ""  # the kit's keys are on board only
 
 
