@@ -100,12 +100,19 @@ UPDATE_REJECTED = Event(id=52, name="update_rejected", severity=_HI, text="the u
 UPDATE_CANCELLED = Event(id=53, name="update_cancelled", severity=_A, text="the update is dropped")
 RELEASE_DELETED = Event(id=54, name="release_deleted", severity=_A, text="a release that is not needed was deleted")
 OLD_NOT_DRAINED = Event(id=55, name="old_not_drained", severity=_LO, text="the old release did not finish in time")
-REVERTED = Event(id=56, name="reverted", severity=_HI, text="an older release serves again", down=True)
+REVERTED = Event(id=56, name="reverted", severity=_A, text="another release on board serves, as it was told", down=True)
 REVERT_FAILED = Event(
     id=57, name="revert_failed", severity=_HI, text="no older release could take over", throttle=6, down=True
 )
 INSTALLER_FAILED = Event(
     id=58, name="installer_failed", severity=_HI, text="an error of our own", throttle=6, down=True
+)
+RETURNED = Event(
+    id=59,
+    name="returned",
+    severity=_HI,
+    text="the release before serves again, for its successor kept failing",
+    down=True,
 )
 
 COMMAND_ACCEPTED = Event(id=70, name="command_accepted", severity=_A, text="a command is carried out")

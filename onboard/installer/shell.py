@@ -167,14 +167,11 @@ class Installer:
             ServingProblem: serving itself failed.
         """
         async with self._mutex:
-            record = self._book.record
             known = self._shelf.choose(digest)
-            if known.digest == record.current == self._serving.release:
-                return known
-            await self._trial.take_over(self._shelf.candidate(known.digest, known.name))
-            self._shelf.make_current(known, record)
-            self._telemetry.emit(events.REVERTED, release=known.digest.hex()[:16], name=known.name, why=why)
-            self._retire(record.current, known.digest)
+            if known.digest != self._book.record.current or known.digest != self._serving.release:
+                await self._go_back_to(known)
+                self._telemetry.emit(events.REVERTED, release=known.digest.hex()[:16], name=known.name, why=why)
+            self._left_for_failing.discard(known.digest)  # who says so gives it another chance
             return known
 
     async def cancel(self, handle: bytes) -> None:
@@ -501,13 +498,25 @@ class Installer:
     async def _return_from(self, digest: bytes) -> None:
         """Leave a release that crashes again and again."""
         try:
-            found = self._shelf.choose(None)
-            if found.digest in self._left_for_failing:
-                raise UnknownError("the release before fails as well", hint="uplink another one")
-            await self.revert(found.digest, why="worker failed again and again")
+            async with self._mutex:
+                if self._book.record.current != digest:
+                    return  # a trial has replaced it while we waited
+                known = self._shelf.choose(None)
+                if known.digest in self._left_for_failing:
+                    raise UnknownError("the release before fails as well", hint="uplink another one")
+                await self._go_back_to(known)
         except (UnknownError, InstallError, ServingProblem) as error:
             self._left_for_failing.discard(digest)  # try again at its next failure
             self._telemetry.emit(events.REVERT_FAILED, release=digest.hex()[:16], error=str(error))
+        else:
+            self._telemetry.emit(events.RETURNED, release=known.digest.hex()[:16], name=known.name)
+
+    async def _go_back_to(self, known: KnownRelease) -> None:
+        """Let a confirmed release serve instead of the current one."""
+        await self._trial.take_over(self._shelf.candidate(known.digest, known.name))
+        record = self._book.record
+        self._shelf.make_current(known, record)
+        self._retire(record.current, known.digest)
 
     def _retire(self, old: bytes | None, new: bytes) -> None:
         self._spawn(self._drain(old if old != new else None))

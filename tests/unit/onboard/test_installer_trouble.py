@@ -1,0 +1,90 @@
+"""What goes wrong between the installer's parts: races, full disks, serving that restarts. Nothing stays stuck."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from onboard.telemetry import EVENTS, Severity
+from protocol.objects import ObjectKind
+from protocol.report import Reason, UpdateState
+from tests.fakes.onboard import Board
+from tests.fakes.updates import FakeGround
+from tests.unit.onboard.test_installer import NEW, OLD, canary_for, receipt
+
+NEWER = {**NEW, "config.json": b"{}"}
+
+
+@pytest.fixture
+def ground():
+    return FakeGround()
+
+
+@pytest.fixture
+def board(tmp_path, ground):
+    return Board(tmp_path, ground)
+
+
+async def settled(installer):
+    async with asyncio.timeout(10):
+        while installer._background or installer._mutex.locked():
+            await asyncio.sleep(0.001)
+
+
+def test_a_revert_that_was_told_is_no_warning_and_a_return_by_itself_is(board, ground):
+    board.provision(OLD)
+    update = ground.make_update(NEW, base=OLD)
+    asyncio.run(board.fly(update))
+
+    async def run():
+        async with board.life() as installer:
+            await installer.revert(None)
+            await installer.revert(None)
+            reverts = dict(board.telemetry.counters())
+            installer.worker_failed(update.digest, "segmentation fault", failures=3)
+            await settled(installer)
+            return reverts, board.telemetry.counters()
+
+    before, after = asyncio.run(run())
+    assert (before["reverted"], before.get("returned", 0)) == (2, 0)
+    assert (after["reverted"], after["returned"]) == (2, 1)
+    assert EVENTS["reverted"].severity is Severity.ACTIVITY
+    assert EVENTS["returned"].severity is Severity.WARNING_HI
+
+
+def test_a_return_from_a_failing_release_does_not_undo_the_update_that_replaced_it_meanwhile(tmp_path, ground):
+    board = Board(tmp_path, ground, probation_s=0.1, keep_releases=3)
+    board.provision(OLD)
+    asyncio.run(board.fly(ground.make_update(NEW, base=OLD)))
+    update = ground.make_update(NEWER, base=NEW, canary=canary_for(NEWER))
+
+    async def run():
+        async with board.life() as installer:
+            failing = board.record.current
+            await board.deliver(update)
+            while installer.status().state is not UpdateState.TRIAL:
+                await asyncio.sleep(0.001)
+            installer.worker_failed(failing, "segmentation fault", failures=3)
+            await board.until_ended(installer)
+
+    asyncio.run(run())
+    assert board.record.current == update.digest == board.serving.release
+
+
+def test_a_release_that_was_left_and_is_chosen_again_is_left_again_when_it_goes_on_failing(board, ground):
+    old = board.provision(OLD)
+    update = ground.make_update(NEW, base=OLD)
+    asyncio.run(board.fly(update))
+
+    async def run():
+        async with board.life() as installer:
+            for _ in range(2):
+                installer.worker_failed(update.digest, "segmentation fault", failures=3)
+                await settled(installer)
+                assert board.record.current == old
+                await installer.revert(update.digest)
+            installer.worker_failed(update.digest, "segmentation fault", failures=3)
+            await settled(installer)
+
+    asyncio.run(run())
+    assert board.record.current == old
