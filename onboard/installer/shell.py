@@ -183,14 +183,20 @@ class Installer:
         last = self._book.last
         if last is None or last.handle != handle or not self._book.is_unfinished:
             raise UnknownError(f"no unfinished update {handle.hex()}", hint="see the report: it may have ended")
+        self._is_cancelled = True  # no step begins while we wait
         if self._trial_task is not None:
-            self._is_cancelled = True
             self._trial_task.cancel()
-        async with self._mutex:
+        try:
+            async with self._mutex:
+                if self._book.is_unfinished:
+                    await self._end(Input.CANCELLED, Reason.COMMANDED)
+                ended = self._book.last
+        finally:
             self._is_cancelled = False
-            if self._book.is_unfinished:
-                await self._end(Input.CANCELLED, Reason.COMMANDED)
-        self._wake.set()
+            self._wake.set()
+        if ended is None or ended.handle != handle or ended.state is not UpdateState.CANCELLED:
+            state = ended.state.name if ended else "gone"
+            raise UnknownError(f"update {handle.hex()} ended first: {state}", hint="see its receipt")
 
     # -- queries -------------------------------------------------------------------------------------------
 
@@ -331,6 +337,8 @@ class Installer:
     async def _take_step(self) -> float | None:
         """Do what is next; returns how long to wait at most before looking again."""
         async with self._mutex:
+            if self._is_cancelled:
+                return None
             step = next_step(
                 self._book.state,
                 attempts=self._book.attempts,

@@ -1,13 +1,12 @@
 """What goes wrong between the installer's parts: races, full disks, serving that restarts. Nothing stays stuck."""
 
 import asyncio
-from dataclasses import replace
 
 import pytest
 
+from onboard.errors import UnknownError
 from onboard.telemetry import EVENTS, Severity
-from protocol.objects import ObjectKind
-from protocol.report import Reason, UpdateState
+from protocol.report import UpdateState
 from tests.fakes.onboard import Board
 from tests.fakes.updates import FakeGround
 from tests.unit.onboard.test_installer import NEW, OLD, canary_for, receipt
@@ -88,3 +87,43 @@ def test_a_release_that_was_left_and_is_chosen_again_is_left_again_when_it_goes_
 
     asyncio.run(run())
     assert board.record.current == old
+
+
+def test_no_trial_begins_before_a_cancel_that_waits_for_its_turn(board, ground):
+    old = board.provision(OLD)
+    update = ground.make_update(NEW, base=OLD)
+
+    async def run():
+        async with board.life() as installer:
+            await board.deliver(update)
+            await installer._mutex.acquire()  # whatever else works on the update
+            installer.wake()
+            await asyncio.sleep(0.01)
+            cancelling = asyncio.create_task(installer.cancel(update.handle))
+            await asyncio.sleep(0.01)
+            installer._mutex.release()
+            await cancelling
+
+    asyncio.run(run())
+    assert board.record.last_update.state is UpdateState.CANCELLED
+    assert board.record.current == old == board.serving.release
+    assert receipt(board, update)["reason"] == "commanded"
+
+
+def test_a_cancel_that_comes_too_late_says_so(tmp_path, ground):
+    board = Board(tmp_path, ground, probation_s=0.05)
+    board.provision(OLD)
+    update = ground.make_update(NEW, base=OLD)
+
+    async def run():
+        async with board.life() as installer:
+            await board.deliver(update)
+            while board.serving.release != update.digest:
+                await asyncio.sleep(0.001)
+            installer._trial_task, trial = None, installer._trial_task  # it ends before it can be cancelled
+            with pytest.raises(UnknownError, match="CONFIRMED"):
+                await installer.cancel(update.handle)
+            await trial
+
+    asyncio.run(run())
+    assert board.record.current == update.digest
