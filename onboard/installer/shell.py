@@ -22,7 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from onboard import telemetry as events
-from onboard.errors import InstallError, StoreCorruptError, StoreError, UnknownError
+from onboard.errors import InstallError, StoreCorruptError, StoreError, StoreFullError, UnknownError
 from onboard.installer.acceptance import judge_metadata
 from onboard.installer.book import UpdateBook
 from onboard.installer.building import Building
@@ -86,6 +86,7 @@ class Installer:
             crash_point=given.crash_point,
         )
         self._refused: OrderedDict[bytes, Reason] = OrderedDict()
+        self._held: tuple[bytes, Reason] | None = None  # metadata that the disk did not take yet
         self._evidence: frozenset[bytes] = frozenset()
         self._mutex = asyncio.Lock()
         self._wake = asyncio.Event()
@@ -225,6 +226,8 @@ class Installer:
             # The ground must learn why the update it is sending does not start.
             handle, reason = next(reversed(self._refused.items()))
             state = UpdateState.REJECTED
+        if self._held and not is_unfinished(state):
+            (handle, reason), state = self._held, UpdateState.BLOCKED
         free = 0
         with contextlib.suppress(StoreError):
             free = free_bytes(self._layout.state_dir) // MIB
@@ -252,6 +255,7 @@ class Installer:
         if self._trial_task is not None:
             return Fate.KEPT  # a trial takes seconds to minutes: let it end, its release may be the new one's base
         async with self._mutex:
+            self._held = None
             with path.open("rb") as file:
                 data = file.read(METADATA_SIZE_MAX + 1)
             try:
@@ -268,7 +272,7 @@ class Installer:
             try:
                 await self._accept(data, trusted)
             except StoreError as error:
-                self._telemetry.emit(events.INSTALLER_FAILED, about=handle, error=str(error))
+                self._hold(handle, error)
                 return Fate.KEPT
             await self._open()
         self._wake.set()
@@ -280,6 +284,16 @@ class Installer:
         while len(self._refused) > _REFUSED_MAX:
             self._refused.popitem(last=False)
         self._telemetry.emit(events.UPDATE_REFUSED, about=handle, reason=error.reason.name, error=str(error))
+
+    def _hold(self, handle: bytes, error: StoreError) -> None:
+        """Trusted metadata could not be made durable: say so, and ask for it again after a while."""
+        self._held = handle, _reason_of(error)
+        self._telemetry.emit(events.UPDATE_BLOCKED, about=handle, reason=self._held[1].name, error=str(error))
+        self._spawn(self._offer_later(self._next_pause_s()))
+
+    async def _offer_later(self, pause_s: float) -> None:
+        await asyncio.sleep(pause_s)
+        self._given.offer_again()
 
     async def _accept(self, data: bytes, trusted: TrustedUpdate) -> None:
         """Persist first, then trust."""
@@ -551,6 +565,10 @@ class Installer:
 
 
 _NOTHING = (UpdateState.NONE, Reason.NONE, NO_HANDLE)
+
+
+def _reason_of(error: StoreError) -> Reason:
+    return Reason.DISK_FULL if isinstance(error, StoreFullError) else Reason.DISK_FAILED
 
 
 def _check_memory(needed_bytes: int) -> None:

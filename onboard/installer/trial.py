@@ -104,6 +104,8 @@ class Trial:
                 await asyncio.wait({failure}, timeout=self._probation_s)
                 if failure.done():
                     raise InstallError(failure.result(), reason=Reason.WORKER_FAILED, hint="see the worker's log")
+                if self._serving.release != candidate.digest:  # it serves what the record says, not what we try
+                    raise ServingProblem("serving was restarted during the probation", fault=Fault.SERVING)
                 return PassedTrial(verdict=verdict, swap_ms=swap_ms)
 
     async def take_over(self, candidate: Candidate, *, timeout_s: float = _LOAD_TIMEOUT_S) -> None:

@@ -4,9 +4,12 @@ import asyncio
 
 import pytest
 
-from onboard.errors import UnknownError
+from onboard.errors import StoreFullError, UnknownError
+from onboard.installer import shell
+from onboard.installer.core import Fate
 from onboard.telemetry import EVENTS, Severity
-from protocol.report import UpdateState
+from protocol.objects import ObjectKind
+from protocol.report import Reason, UpdateState
 from tests.fakes.onboard import Board
 from tests.fakes.updates import FakeGround
 from tests.unit.onboard.test_installer import NEW, OLD, canary_for, receipt
@@ -127,3 +130,50 @@ def test_a_cancel_that_comes_too_late_says_so(tmp_path, ground):
 
     asyncio.run(run())
     assert board.record.current == update.digest
+
+
+def test_metadata_that_finds_no_space_is_reported_and_offered_again_when_there_may_be_some(board, ground, monkeypatch):
+    board.provision(OLD)
+    update = ground.make_update(NEW, base=OLD)
+    keep_update = shell.keep_update
+
+    def refuse(state_dir, accepted):
+        raise StoreFullError("write: no space (a test says so)")
+
+    async def run():
+        async with board.life() as installer:
+            monkeypatch.setattr(shell, "keep_update", refuse)
+            assert await board.hand_over(update.metadata, ObjectKind.METADATA) is Fate.KEPT
+            status = installer.status()
+            assert (status.update, status.state, status.reason) == (
+                update.handle,
+                UpdateState.BLOCKED,
+                Reason.DISK_FULL,
+            )
+            async with asyncio.timeout(5):
+                while not board.offers:
+                    await asyncio.sleep(0.001)
+            monkeypatch.setattr(shell, "keep_update", keep_update)
+            await board.deliver(update)
+            return await board.until_ended(installer)
+
+    assert asyncio.run(run()) is UpdateState.CONFIRMED
+
+
+def test_serving_that_restarts_during_the_probation_does_not_confirm_what_it_does_not_serve(tmp_path, ground):
+    board = Board(tmp_path, ground, probation_s=0.05)
+    old = board.provision(OLD)
+    update = ground.make_update(NEW, base=OLD)
+
+    async def run():
+        async with board.life() as installer:
+            await board.deliver(update)
+            while board.serving.release != update.digest:
+                await asyncio.sleep(0.001)
+            del board.serving.loaded[update.digest]
+            board.serving.release = old  # a new process has loaded what the record names
+            return await board.until_ended(installer)
+
+    assert asyncio.run(run()) is UpdateState.CONFIRMED
+    assert board.telemetry.counters()["trial_interrupted"] == 1
+    assert board.record.current == update.digest == board.serving.release
