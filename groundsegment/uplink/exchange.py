@@ -5,6 +5,7 @@ depot, so both are watched. It keeps trying through gaps and losses until the an
 """
 
 import asyncio
+import contextlib
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -28,6 +29,8 @@ RETRY_S = 1.0
 REPEAT_S = 4.0  # a gap may end at any time; a command is a frame or two
 HELLO_PERIOD_S = 1.0
 LOOK_PERIOD_S = 0.25  # into the depot, for an answer that a running uplink heard
+IDLE_S = 0.05
+FAREWELL_PAUSE_S = 0.05
 FAREWELLS = 3  # acknowledgements of the answer: one may be lost, and we are gone then
 
 
@@ -101,33 +104,40 @@ class _Exchange:
         self._arrived_s: float | None = None
 
     async def run(self, timeout_s: float) -> Answer:
-        loop = asyncio.get_running_loop()
-        began_s = loop.time()
-        hello_s = look_s = repeat_s = began_s
+        began_s = asyncio.get_running_loop().time()
         async with LinkSocket(self._endpoint, self._downlink.receive) as link:
-            while (now := loop.time()) < began_s + timeout_s:
-                self._hear(now - began_s)
-                if now >= look_s:
-                    look_s = now + LOOK_PERIOD_S
-                    found = self._depot.journal.messages(self._command.satellite, re=self._command.handle)
-                    if found:
-                        await self._say_farewell(link, loop)
-                        return Answer(message=found[-1], seconds=now - began_s, is_on_board_s=self._arrived_s)
-                if self._arrived_s is None and now >= repeat_s:
-                    repeat_s = now + REPEAT_S
-                    self._outbox.put(self._command.data, now)
-                for frame in self._outbox.frames_to_send(now):
-                    await link.send(self._downlink.encode(frame))
-                for data in self._downlink.frames_to_send(now):
-                    await link.send(data)
-                if now >= hello_s:
-                    hello_s = now + HELLO_PERIOD_S
-                    await link.send(self._downlink.hello(now))
-                link.heard.clear()
-                try:
-                    await asyncio.wait_for(link.heard.wait(), 0.05)
-                except TimeoutError:
-                    continue
+            try:
+                message = await self._converse(link, began_s, timeout_s)
+            finally:
+                if self._report is not None:
+                    record_report(self._depot, self._command.satellite, self._report, station="")
+        seconds = asyncio.get_running_loop().time() - began_s
+        return Answer(message=message, seconds=seconds, is_on_board_s=self._arrived_s)
+
+    async def _converse(self, link: LinkSocket, began_s: float, timeout_s: float) -> ReceivedMessage:
+        loop = asyncio.get_running_loop()
+        hello_s = look_s = repeat_s = began_s
+        while (now := loop.time()) < began_s + timeout_s:
+            self._hear(now - began_s)
+            if now >= look_s:
+                look_s = now + LOOK_PERIOD_S
+                found = self._depot.journal.messages(self._command.satellite, re=self._command.handle)
+                if found:
+                    await self._say_farewell(link, now - began_s)
+                    return found[-1]
+            if self._arrived_s is None and now >= repeat_s:
+                repeat_s = now + REPEAT_S
+                self._outbox.put(self._command.data, now)
+            for frame in self._outbox.frames_to_send(now):
+                await link.send(self._downlink.encode(frame))
+            for data in self._downlink.frames_to_send(now):
+                await link.send(data)
+            if now >= hello_s:
+                hello_s = now + HELLO_PERIOD_S
+                await link.send(self._downlink.hello(now))
+            link.heard.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(link.heard.wait(), IDLE_S)
         raise self._no_answer(timeout_s)
 
     def _hear(self, elapsed_s: float) -> None:
@@ -136,19 +146,18 @@ class _Exchange:
                 record_message(self._depot, self._command.satellite, event)
                 self._downlink.message_kept(event.handle)
                 continue
-            if self._report is None:
-                record_report(self._depot, self._command.satellite, event, station="")
             self._report = event
             if self._arrived_s is None and self._command.handle in event.report.complete:
                 self._arrived_s = elapsed_s
                 self._outbox.acknowledge(self._command.handle)
                 self._tell(f"{self._command.satellite} has it; waiting for its answer")
 
-    async def _say_farewell(self, link: LinkSocket, loop: asyncio.AbstractEventLoop) -> None:
-        """Acknowledge the answer, so that the satellite stops sending it."""
+    async def _say_farewell(self, link: LinkSocket, elapsed_s: float) -> None:
+        """Acknowledge the answer, so that the satellite stops sending it, and hear how it stands now."""
         for _ in range(FAREWELLS):
-            await link.send(self._downlink.hello(loop.time()))
-            await asyncio.sleep(0.02)
+            await link.send(self._downlink.hello(asyncio.get_running_loop().time()))
+            await asyncio.sleep(FAREWELL_PAUSE_S)
+            self._hear(elapsed_s)
 
     def _no_answer(self, timeout_s: float) -> LinkError:
         name = self._command.satellite

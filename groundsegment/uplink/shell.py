@@ -440,8 +440,9 @@ class UplinkShell:
             return
         frames, size = self._frames_sent - self._mark[0], self._bytes_sent - self._mark[1]
         loss = None
-        if self._flight is not None and self._was_heard:
-            loss = self._flight.core.statistics(self._loop.time()).loss.mean
+        if self._was_heard:
+            estimate = self._loss if self._flight is None else self._flight.core.statistics(self._loop.time()).loss
+            loss = estimate.mean
         self._log = replace(
             self._log,
             end_utc=datetime.fromtimestamp(self._unix_s(), tz=UTC) if is_over else None,
