@@ -13,10 +13,10 @@ from pathlib import Path
 from onboard.config import Config
 from onboard.errors import BusyError, ConfigError, StoreFailedError, UnknownError
 from onboard.installer.housekeeping import point_current
-from onboard.installer.release import ReleaseDirectory, copy_release
+from onboard.installer.release import ReleaseDirectory, copy_release, delete_tree
 from onboard.store.disk import RealDisk, replace_file
 from onboard.store.layout import StateLayout, make_state_directories
-from onboard.store.record import KnownRelease, OnboardRecord, RecordStore
+from onboard.store.record import RELEASES_MAX, KnownRelease, OnboardRecord, RecordStore
 from protocol.errors import ProtocolError
 from protocol.trust import command_keys
 
@@ -127,6 +127,12 @@ def provision(config: Config, model: Path, *, name: str) -> tuple[KnownRelease, 
         release = copy_release(model, layout.releases)
         known = KnownRelease(digest=release.digest, name=name, sequence=0)
         is_new = record.release(release.digest) is None
+        if is_new and len(record.releases) >= RELEASES_MAX:
+            delete_tree(release.directory, RealDisk())
+            raise ConfigError(
+                f"{len(record.releases)} releases are on board, and there is room for no more in the record",
+                hint="start the daemon once: it deletes those beyond install.keep_releases",
+            )
         previous = record.current if record.current != release.digest else record.previous
         point_current(layout, release.digest)
         store.store(replace(record.with_release(known), current=release.digest, previous=previous))

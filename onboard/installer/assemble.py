@@ -291,6 +291,10 @@ class Assembly:
                 f"segment {row.number}: its base has no file {row.base_file}", reason=Reason.BUNDLE_DAMAGED
             )
         self._verify_base(base, row.base_file)
+        if row.base_offset + row.raw_size > base.files[row.base_file].size_bytes:
+            raise InstallError(
+                f"segment {row.number}: it asks for bytes after the end of its base", reason=Reason.BUNDLE_DAMAGED
+            )
         path = base.directory / base.files[row.base_file].name
         with _base_reasons(path.name), path.open("rb") as file:
             return _read_exactly(file, row.base_offset, row.raw_size)

@@ -170,3 +170,12 @@ def test_the_twin_refuses_the_wrong_key_and_an_engine_that_does_not_load(console
     twin.key.write_text("00" * 32)
     assert console(*twin.arguments) == 5
     assert BundleHeader.decode(twin.update.bundles[0]).number == 0
+
+
+def test_a_ninth_model_does_not_fit_the_record_and_leaves_nothing(console, tmp_path):
+    for number in range(8):
+        assert console("provision", write_files(tmp_path / f"model-{number}", {"config.json": b"%d" % number})) == 0
+    assert console("provision", write_files(tmp_path / "model-8", {"config.json": b"8"})) == 3
+    assert "hint: start the daemon" in console.err
+    assert len(console.json("releases")) == 8
+    assert len(list((tmp_path / "kit/state/releases").iterdir())) == 8

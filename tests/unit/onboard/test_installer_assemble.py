@@ -6,6 +6,7 @@ from onboard.errors import InstallError
 from onboard.installer.assemble import PROGRESS_NAME, Assembly, Plan
 from onboard.installer.release import ReleaseDirectory, copy_release
 from protocol.report import Reason
+from protocol.segment import SegmentCodec, SegmentRow
 from tests.fakes.faulty_disk import FaultyDisk
 from tests.fakes.updates import FakeGround, digest_of, write_files
 
@@ -178,3 +179,19 @@ def test_damage_at_rest_is_found_by_name(tmp_path):
 def make(path):
     path.mkdir()
     return path
+
+
+def test_a_segment_that_asks_for_more_than_its_base_has_is_the_bundles_fault(tmp_path):
+    shop = Workshop(tmp_path, OLD)
+    assembly = shop.open()
+    row = SegmentRow(
+        number=0,
+        codec=SegmentCodec.COPY,
+        file=0,
+        offset=0,
+        raw_size=3,
+        stored_size=0,
+        base_file=0,
+        base_offset=len(OLD["a.json"]) - 1,
+    )
+    assert reason_of(assembly._read_base, row) is Reason.BUNDLE_DAMAGED
