@@ -70,6 +70,8 @@ LEFTOVER_DELETED = Event(id=7, name="leftover_deleted", severity=_A, text="what 
 INBOX_TROUBLE = Event(
     id=8, name="inbox_trouble", severity=_HI, text="the disk takes no symbols for now", throttle=6, down=True
 )
+LINK_NOT_SET = Event(id=9, name="link_not_set", severity=_LO, text="the link to the release that serves was not set")
+LEFTOVER_STAYS = Event(id=10, name="leftover_stays", severity=_LO, text="what no record speaks of cannot be deleted")
 
 SERVING_STARTED = Event(id=20, name="serving_started", severity=_A, text="the serving process listens")
 SERVING_ENDED = Event(id=21, name="serving_ended", severity=_LO, text="the serving process ended and is restarted")

@@ -59,11 +59,6 @@ class Building:
         return self._is_whole or (self._assembly is not None and self._assembly.is_complete)
 
     @property
-    def is_ready(self) -> bool:
-        """Whether bundles can be taken."""
-        return self._assembly is not None
-
-    @property
     def ranges(self) -> tuple[tuple[int, int], ...]:
         """Bundles in place, as inclusive ranges."""
         if self._is_whole and self.num_bundles:
@@ -104,10 +99,12 @@ class Building:
         """Put a bundle in place; its digest is the manifest's.
 
         Raises:
-            InstallError: see `Assembly.install`.
+            InstallError: see `prepare` and `Assembly.install`.
         """
-        assert self._assembly is not None
-        await in_thread(self._assembly.install, path, number)
+        if self._assembly is None:  # an error of ours came between
+            await self.prepare()
+        if self._assembly is not None:
+            await in_thread(self._assembly.install, path, number)
 
     async def seal(self, crash_point: Callable[[str], None]) -> None:
         """Verify all files and give the release its name.

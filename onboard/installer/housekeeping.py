@@ -4,9 +4,10 @@ Called at start and after a confirmation. What the record does not speak of is w
 """
 
 import contextlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from onboard.errors import StoreError
 from onboard.installer.release import delete_tree
 from onboard.store.disk import RealDisk
 from onboard.store.layout import StateLayout
@@ -31,8 +32,10 @@ def point_current(layout: StateLayout, digest: bytes) -> None:
     disk.sync_directory(layout.state_dir)
 
 
-def delete_leftovers(layout: StateLayout, *, known: Collection[bytes], wanted: bytes | None) -> list[str]:
-    """Delete what is in `releases/` but neither known nor wanted; returns the names.
+def delete_leftovers(
+    layout: StateLayout, *, known: Collection[bytes], wanted: bytes | None
+) -> Iterator[tuple[str, StoreError | None]]:
+    """Delete what is in `releases/` but neither known nor wanted; yields each name, with the error if it stays.
 
     Args:
         layout: of the state directory.
@@ -43,10 +46,19 @@ def delete_leftovers(layout: StateLayout, *, known: Collection[bytes], wanted: b
     if wanted is not None:
         kept |= {layout.release(wanted).name, layout.release_part(wanted).name}
     disk = RealDisk()
-    deleted = [name for name in disk.list_directory(layout.releases) if name not in kept]
-    for name in deleted:
-        delete_tree(layout.releases / name, disk)
-    return deleted
+    for name in disk.list_directory(layout.releases):
+        if name in kept:
+            continue
+        path = layout.releases / name
+        try:
+            if path.is_dir() and not path.is_symlink():
+                delete_tree(path, disk)
+            else:
+                disk.unlink(path)
+        except StoreError as error:  # a mount point's lost+found, say: it may stay, we go on
+            yield name, error
+        else:
+            yield name, None
 
 
 def memory_available_bytes() -> int | None:

@@ -76,7 +76,16 @@ class ReleaseDirectory:
             raise StoreCorruptError(
                 str(path), expected=f"digest {digest.hex()[:16]}", got=got.hex()[:16], hint="revert, or send it again"
             )
-        return cls(directory=directory, digest=digest, files=tuple(_parse_sums(data.decode(), directory)))
+        try:
+            files = tuple(_parse_sums(data.decode(), directory))
+        except OSError as error:
+            raise StoreCorruptError(
+                str(error.filename or directory),
+                expected="a file",
+                got=error.strerror or "nothing",
+                hint="revert, or send it again",
+            ) from error
+        return cls(directory=directory, digest=digest, files=files)
 
     @staticmethod
     def sums(files: Iterable[FileEntry]) -> bytes:

@@ -83,10 +83,17 @@ class Shelf:
             known: the release.
             record: what else is to be recorded with it, in the same write.
         """
-        point_current(self.layout, known.digest)
+        self.link(known.digest)
         self.crash_point("linked")
         previous = record.current if record.current != known.digest else record.previous
         self.store.store(replace(record.with_release(known), current=known.digest, previous=previous))
+
+    def link(self, digest: bytes) -> None:
+        """Let `current` name a release. People follow it, we follow the record: so it is no reason to stop."""
+        try:
+            point_current(self.layout, digest)
+        except (StoreError, OSError) as error:
+            self.telemetry.emit(events.LINK_NOT_SET, release=digest.hex()[:16], error=str(error))
 
     async def drain(self, digest: bytes) -> None:
         """Let a release that was replaced finish its answers; needs no mutex."""

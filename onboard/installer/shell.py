@@ -27,7 +27,7 @@ from onboard.installer.acceptance import judge_metadata
 from onboard.installer.book import UpdateBook
 from onboard.installer.building import Building
 from onboard.installer.core import Fate, Input, Step, is_obstacle, is_unfinished, next_step
-from onboard.installer.housekeeping import delete_leftovers, memory_available_bytes, point_current
+from onboard.installer.housekeeping import delete_leftovers, memory_available_bytes
 from onboard.installer.serving import ServingProblem
 from onboard.installer.shelf import Shelf
 from onboard.installer.surroundings import InstallStatus, Surroundings
@@ -110,13 +110,17 @@ class Installer:
             self._remember(book.last)
         wanted = self._building.digest if book.is_unfinished else None
         known = [release.digest for release in record.releases]
-        for name in await in_thread(delete_leftovers, self._layout, known=known, wanted=wanted):
-            self._telemetry.emit(events.LEFTOVER_DELETED, name=name)
+        for name, error in await in_thread(lambda: list(delete_leftovers(self._layout, known=known, wanted=wanted))):
+            if error is None:
+                self._telemetry.emit(events.LEFTOVER_DELETED, name=name)
+            else:
+                self._telemetry.emit(events.LEFTOVER_STAYS, name=name, error=str(error))
         if record.current is not None:
-            point_current(self._layout, record.current)
+            self._shelf.link(record.current)
         self._evidence = self._shelf.evidence()
         if book.state is UpdateState.RECEIVING:
             await self._open()
+        await self._delete_unneeded()
         book.report_end(self._building.digest)
 
     async def run(self) -> None:
@@ -307,8 +311,9 @@ class Installer:
             await self._end(Input.CANCELLED, Reason.SUPERSEDED)
         self._book.accept(update.handle, sequence=update.manifest.sequence, accepted=trusted.state.accepted)
         self._given.crash_point("accepted")
-        forget_updates(self._layout.state_dir, but=update.handle)
         self._building.begin(update)
+        with contextlib.suppress(StoreError):  # the next start deletes what is left
+            forget_updates(self._layout.state_dir, but=update.handle)
         self._refused.clear()
         self._retry_s = self._given.retry_s
         self._telemetry.emit(
@@ -328,8 +333,6 @@ class Installer:
                 return Fate.KEPT
             if not self._is_receiving() or self._building.has_bundle(number):
                 return Fate.USED
-            if not self._building.is_ready:
-                return Fate.KEPT
             try:
                 await self._building.install(path, number)
             except InstallError as error:
@@ -549,9 +552,12 @@ class Installer:
             await self._shelf.drain(old)
         self._given.crash_point("drained")
         async with self._mutex:
-            update = self._building.update if self._book.is_unfinished else None
-            needed = {update.manifest.release_digest, update.manifest.base} if update else set()
-            await self._shelf.delete_unneeded(needed)
+            await self._delete_unneeded()
+
+    async def _delete_unneeded(self) -> None:
+        update = self._building.update if self._book.is_unfinished else None
+        needed = {update.manifest.release_digest, update.manifest.base} if update else set()
+        await self._shelf.delete_unneeded(needed)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)

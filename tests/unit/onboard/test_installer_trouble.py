@@ -4,13 +4,13 @@ import asyncio
 
 import pytest
 
-from onboard.errors import StoreFullError, UnknownError
-from onboard.installer import shell
+from onboard.errors import StoreFailedError, StoreFullError, UnknownError
+from onboard.installer import housekeeping, release, shelf, shell
 from onboard.installer.core import Fate
 from onboard.telemetry import EVENTS, Severity
 from protocol.objects import ObjectKind
 from protocol.report import Reason, UpdateState
-from tests.fakes.onboard import Board
+from tests.fakes.onboard import Board, PowerCutError
 from tests.fakes.updates import FakeGround
 from tests.unit.onboard.test_installer import NEW, OLD, canary_for, receipt
 
@@ -177,3 +177,104 @@ def test_serving_that_restarts_during_the_probation_does_not_confirm_what_it_doe
     assert asyncio.run(run()) is UpdateState.CONFIRMED
     assert board.telemetry.counters()["trial_interrupted"] == 1
     assert board.record.current == update.digest == board.serving.release
+
+
+def test_a_link_that_cannot_be_set_stops_no_update(board, ground, monkeypatch):
+    board.provision(OLD)
+    update = ground.make_update(NEW, base=OLD, canary=canary_for(NEW))
+
+    def refuse(layout, digest):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shelf, "point_current", refuse)
+    assert asyncio.run(board.fly(update)) is UpdateState.CONFIRMED
+    assert board.record.current == update.digest == board.serving.release
+    assert board.telemetry.counters()["link_not_set"] >= 1
+
+
+def test_a_stray_file_among_the_releases_keeps_nobody_from_starting(board):
+    old = board.provision(OLD)
+    (board.layout.releases / "notes.txt").write_text("left by somebody")
+
+    async def run():
+        await board.boot().start()
+
+    asyncio.run(run())
+    assert [path.name for path in board.layout.releases.iterdir()] == [old.hex()[:16]]
+
+
+def test_what_cannot_be_deleted_keeps_nobody_from_starting(board, monkeypatch):
+    board.provision(OLD)
+    (board.layout.releases / "lost+found").mkdir()
+
+    def refuse(directory, disk):
+        raise StoreFailedError("rmdir: Operation not permitted")
+
+    monkeypatch.setattr(housekeeping, "delete_tree", refuse)
+
+    async def run():
+        await board.boot().start()
+        return board.telemetry.counters()
+
+    assert asyncio.run(run())["leftover_stays"] == 1
+
+
+def test_releases_that_a_cut_kept_from_being_deleted_go_at_the_next_start(board, ground):
+    first = board.provision(OLD)
+    second = ground.make_update(NEW, base=OLD)
+    asyncio.run(board.fly(second))
+    third = ground.make_update(NEWER, base=NEW)
+    board.crash_point.at = "confirmed"
+    with pytest.raises(PowerCutError):
+        asyncio.run(board.fly(third))
+    assert board.record.release(first) is not None
+
+    async def run():
+        await board.boot().start()
+
+    board.crash_point.at = None
+    asyncio.run(run())
+    assert {known.digest for known in board.record.releases} == {second.digest, third.digest}
+    assert not board.layout.release(first).exists()
+
+
+def test_the_base_of_a_running_update_stays_however_few_releases_are_kept(tmp_path, ground):
+    board = Board(tmp_path, ground, keep_releases=1)
+    board.provision(OLD)
+    update = ground.make_update(NEWER, base=OLD, canary=canary_for(NEWER))
+
+    async def run():
+        async with board.life():
+            await board.hand_over(update.metadata, ObjectKind.METADATA)
+        board.provision(NEW, "second")
+        async with board.life() as installer:  # OLD serves no more, but the update builds on it
+            await settled(installer)
+            await board.deliver(update)
+            return await board.until_ended(installer)
+
+    assert asyncio.run(run()) is UpdateState.CONFIRMED
+
+
+def test_a_base_that_cannot_be_looked_at_blocks_the_update(board, ground, monkeypatch):
+    board.provision(OLD)
+    update = ground.make_update(NEW, base=OLD)
+
+    def refuse(text, directory):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(release, "_parse_sums", refuse)
+
+    async def run():
+        async with board.life() as installer:
+            await board.hand_over(update.metadata, ObjectKind.METADATA)
+            blocked = installer.status()
+            monkeypatch.undo()
+            async with asyncio.timeout(5):
+                while installer.status().state is UpdateState.BLOCKED:
+                    await asyncio.sleep(0.001)
+            await board.deliver(update)
+            return blocked, await board.until_ended(installer)
+
+    blocked, state = asyncio.run(run())
+    assert (blocked.state, blocked.reason) == (UpdateState.BLOCKED, Reason.BASE_DAMAGED)
+    assert state is UpdateState.CONFIRMED
