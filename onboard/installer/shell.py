@@ -88,6 +88,7 @@ class Installer:
         self._refused: OrderedDict[bytes, Reason] = OrderedDict()
         self._held: tuple[bytes, Reason] | None = None  # metadata that the disk did not take yet
         self._evidence: frozenset[bytes] = frozenset()
+        self._useless: frozenset[bytes] = frozenset()  # bundles of the update that the newest one superseded
         self._mutex = asyncio.Lock()
         self._wake = asyncio.Event()
         self._trial_task: asyncio.Task[None] | None = None
@@ -213,7 +214,9 @@ class Installer:
         if self._book.record.is_rejected(handle):
             return True
         number = update.bundle_numbers.get(handle) if update else None
-        return number is not None and (not self._is_receiving() or self._building.has_bundle(number))
+        if number is None:
+            return handle in self._useless
+        return not self._is_receiving() or self._building.has_bundle(number)
 
     def is_wanted(self, handle: bytes) -> bool:
         """Whether an object is waited for."""
@@ -311,6 +314,8 @@ class Installer:
             await self._end(Input.CANCELLED, Reason.SUPERSEDED)
         self._book.accept(update.handle, sequence=update.manifest.sequence, accepted=trusted.state.accepted)
         self._given.crash_point("accepted")
+        old = self._building.update
+        self._useless = frozenset(old.bundle_numbers) if old else frozenset()
         self._building.begin(update)
         with contextlib.suppress(StoreError):  # the next start deletes what is left
             forget_updates(self._layout.state_dir, but=update.handle)
@@ -519,6 +524,8 @@ class Installer:
         if self._building.digest is not None:
             await self._shelf.clear_away(self._building.digest)
         self._book.report_end(self._building.digest, text=text)
+        if reason is not Reason.SUPERSEDED:  # the newer one may want the same bundles
+            self._given.offer_again()  # the inbox lets go of what it has of them
 
     async def _return_from(self, digest: bytes) -> None:
         """Leave a release that crashes again and again."""

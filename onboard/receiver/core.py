@@ -343,9 +343,12 @@ class ReceiverCore:
         self._note_complete(shape.handle)
 
     def offer_again(self) -> None:
-        """The owner may want what it kept."""
-        for entry in self._objects.values():
-            if entry.stage is ObjectStage.KEPT:
+        """The owner may want what it kept, or need no more of what is being collected."""
+        for entry in list(self._objects.values()):
+            if not entry.is_busy and self._is_complete(entry.shape.handle):
+                self._note_complete(entry.shape.handle)
+                self._drop(entry, forget=False)
+            elif entry.stage is ObjectStage.KEPT:
                 entry.stage = ObjectStage.OFFERED
                 self._events.append(ObjectReady(shape=entry.shape))
 

@@ -8,7 +8,7 @@ from onboard.errors import StoreFailedError, StoreFullError, UnknownError
 from onboard.installer import housekeeping, release, shelf, shell
 from onboard.installer.core import Fate
 from onboard.telemetry import EVENTS, Severity
-from protocol.objects import ObjectKind
+from protocol.objects import ObjectKind, handle_of_digest
 from protocol.report import Reason, UpdateState
 from tests.fakes.onboard import Board, PowerCutError
 from tests.fakes.updates import FakeGround
@@ -278,3 +278,34 @@ def test_a_base_that_cannot_be_looked_at_blocks_the_update(board, ground, monkey
     blocked, state = asyncio.run(run())
     assert (blocked.state, blocked.reason) == (UpdateState.BLOCKED, Reason.BASE_DAMAGED)
     assert state is UpdateState.CONFIRMED
+
+
+def test_a_cancelled_update_frees_the_inbox_of_the_bundles_that_were_kept_for_it(board, ground):
+    update = ground.make_update(NEW, base=OLD)  # blocked: there is no base
+
+    async def run():
+        async with board.life() as installer:
+            await board.hand_over(update.metadata, ObjectKind.METADATA)
+            assert await board.hand_over(update.bundles[0], ObjectKind.BUNDLE) is Fate.KEPT
+            offers = board.offers
+            await installer.cancel(update.handle)
+            assert board.offers > offers
+            return await board.hand_over(update.bundles[0], ObjectKind.BUNDLE)
+
+    assert asyncio.run(run()) is Fate.USED
+
+
+def test_the_bundles_of_a_superseded_update_are_wanted_no_more_but_for_those_that_the_new_one_has_too(board, ground):
+    first = ground.make_update(NEW)
+    second = ground.make_update(NEWER)
+
+    async def run():
+        async with board.life() as installer:
+            await board.hand_over(first.metadata, ObjectKind.METADATA)
+            handles = [handle_of_digest(entry.sha256) for entry in first.manifest.bundles]
+            assert not any(map(installer.is_complete, handles))
+            await board.hand_over(second.metadata, ObjectKind.METADATA)
+            assert all(map(installer.is_complete, handles))
+            assert not any(installer.is_complete(handle_of_digest(entry.sha256)) for entry in second.manifest.bundles)
+
+    asyncio.run(run())

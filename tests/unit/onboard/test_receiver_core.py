@@ -399,3 +399,21 @@ def test_solved_blocks_of_an_unfinished_object_are_listed():
     report = receiver.report()
 
     assert (have(report, source, 0), have(report, source, 1)) == (SOLVED, 1)
+
+
+def test_what_the_owner_needs_no_more_is_let_go_of_when_it_says_that_something_changed():
+    half, receiver = source_of(), receiver_with(RememberingSink(Verdict.KEPT))
+    kept = source_of(seed=2)
+    for frame in half.frames()[:-1]:
+        receiver.receive(frame)
+    feed(receiver, kept)
+    receiver.sync()
+    assert receiver.core.statistics().open_objects == 2
+
+    receiver.sink.consumed = {half.handle: b"", kept.handle: b""}  # an update was cancelled, say
+    receiver.core.offer_again()
+    receiver._dispatch()
+
+    assert receiver.core.statistics().open_bytes == 0
+    assert receiver.disk.list_directory(receiver.inbox.root) == []
+    assert set(receiver.report().complete) == {half.handle, kept.handle}
