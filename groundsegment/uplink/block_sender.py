@@ -50,7 +50,7 @@ class BlockSender:
         full_since_s: since when K symbols are there and the block is still not solved.
         absent_since_s: since when reports no longer list it.
         num_sent: symbols sent by this process.
-        mark: symbols settled, and symbols there, at the last report: what came since is a sample of the loss.
+        mark: symbols settled, symbols there, frames expired, at an earlier report: where the next sample starts.
     """
 
     key: BlockKey
@@ -64,7 +64,7 @@ class BlockSender:
     full_since_s: float | None = None
     absent_since_s: float | None = None
     num_sent: int = 0
-    mark: tuple[int, int] | None = None
+    mark: tuple[int, int, int] | None = None
 
     @property
     def is_untouched(self) -> bool:
@@ -124,16 +124,24 @@ class BlockSender:
             self.reserved_esi = self.next_esi + max(RESERVE_SYMBOLS_MIN, self.num_source // RESERVE_SHARE)
         return first, count
 
-    def sample(self, have: int, in_flight: int) -> tuple[int, int] | None:
-        """How many symbols were settled since the last report, and how many of them arrived."""
+    def sample(self, have: int, in_flight: int, num_expired: int) -> tuple[int, int] | None:
+        """How many symbols were settled since the mark, and how many of them arrived; None if that says little.
+
+        Args:
+            have: as reported.
+            in_flight: symbols of this block that are not settled.
+            num_expired: frames of any block settled by time, not by a report: they may arrive yet, so they are none.
+        """
         settled, before = self.num_sent - in_flight, self.mark
-        is_sample = before is not None and have >= before[1] and have < self.num_source
-        if is_sample and before is not None and 0 < settled - before[0] < SAMPLE_SYMBOLS_MIN:
-            return None  # where frames overtake each other a few may be counted before they are settled
-        self.mark = (settled, have)
-        if before is None or not is_sample or settled <= before[0]:
+        if before is None or have < before[1] or have >= self.num_source or num_expired != before[2]:
+            self.mark = (settled, have, num_expired)
             return None
-        return settled - before[0], have - before[1]
+        sent = settled - before[0]
+        if sent < SAMPLE_SYMBOLS_MIN:
+            return None  # where frames overtake each other a few may be counted before they are settled
+        arrived = min(have - before[1], sent)  # what is too much belongs to the next sample
+        self.mark = (settled, before[1] + arrived, num_expired)
+        return sent, arrived
 
     def learn(self, have: int, now: float) -> None:
         """Believe a report."""

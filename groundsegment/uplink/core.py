@@ -51,6 +51,7 @@ _REPORT_FIXED_SIZE, _RANGE_SIZE, _HANDLE_SIZE, _BLOCK_SIZE = 58, 4, 8, 12
 _CERTAIN, _INSURED, _SURE = Aim(luck=1.0), Aim(luck=-1.0, doubts_loss=False), Aim(luck=-3.0)
 _HEARD_AIMS, _SILENT_AIMS = (_CERTAIN, _INSURED), (_CERTAIN, _SURE)
 _METADATA_REPEAT_S, _METADATA_REPEAT_S_MAX, _REPEAT_GROWTH = 1.0, 30.0, 1.6
+_PROBE_SYMBOLS = 2
 _ABSENT_S = 2.0  # between two reports a block may move from "open" to "complete": not gone at once
 _ABSENT_SOLVED_S = 30.0  # a whole bundle is hashed and opened meanwhile
 
@@ -174,7 +175,7 @@ class Uplink:
         assert objects[0].bundle is None
         self._options = options or UplinkOptions()
         self._sending = {item.handle: _Sending(item, self._senders(item, progress)) for item in objects}
-        self._order = [block for sending in self._sending.values() for block in sending.blocks]
+        self._blocks = {block.key: block for sending in self._sending.values() for block in sending.blocks}
         self._metadata = self._sending[objects[0].handle]
         self._bundles = [self._sending[item.handle] for item in objects[1:]]
         self._log = FlightLog()
@@ -268,7 +269,7 @@ class Uplink:
                 next_esi=block.next_esi if exact else block.reserved_esi,
                 have=SOLVED if block.is_solved else block.have,
             )
-            for block in self._order
+            for block in self._blocks.values()
             if not block.is_untouched or block.is_solved
         ]
 
@@ -356,7 +357,7 @@ class Uplink:
                     block.learn_solved()
                 elif not self._is_known_complete(sending, report):
                     self._reopen(sending)
-                    sample = block.sample(have, self._log.in_flight(block.key))
+                    sample = block.sample(have, self._log.in_flight(block.key), self._log.num_expired)
                     if sample is not None and not is_restart:
                         self._feedback.exact_sample(sent=sample[0], arrived=sample[1])
                     block.learn(have, now)
@@ -428,7 +429,7 @@ class Uplink:
                 self._queue.popleft()
             self._aims.popleft()
             self._queue = self._candidates(silent=silent)
-        return self._next_blindly() if silent else (None, 0)
+        return self._next_blindly() if silent else self._next_probe(now)
 
     def _next_metadata(self, now: float) -> tuple[BlockSender, int] | None:
         """The metadata has right of way, and is repeated until it is there: without it nothing can be used."""
@@ -470,6 +471,14 @@ class Uplink:
         self._blind = block, max(32, block.num_source // 32)
         return self._blind
 
+    def _next_probe(self, now: float) -> tuple[BlockSender | None, int]:
+        """All is in flight, and no echo comes: its last frames may be lost. Two more tell what became of the rest."""
+        newest = self._log.newest
+        if newest is None or now - newest[1] < self._feedback.probe_after_s:
+            return None, 0
+        block = self._blocks[newest[0]]
+        return (None, 0) if block.is_solved else (block, _PROBE_SYMBOLS)
+
     def _take(self, block: BlockSender, count: int, now: float) -> SymbolRun:
         reserved = block.reserved_esi
         first, count = block.take(count)
@@ -490,7 +499,7 @@ class Uplink:
             block = BlockSender((item.handle, number), layout.symbols_of(number), self._options.kind)
             entry = known.get(number)
             if entry is None:
-                block.mark = (0, 0)
+                block.mark = (0, 0, 0)
             else:
                 block.next_esi = block.reserved_esi = entry.next_esi
                 block.is_solved = entry.have == SOLVED

@@ -15,7 +15,8 @@ from groundsegment.uplink.loss import LossEstimate
 SAMPLE_FRAMES_MIN = 64  # fewer say little
 SAMPLE_AIR_MIN = 4  # times the frames that are between the two ends
 TIMEOUT_S_FIRST = 3.0  # until a delay was measured: a second of syncing, a second of flight and queues, one spare
-TIMEOUT_S_MIN, TIMEOUT_S_MAX = 0.3, 20.0
+TIMEOUT_S_MAX = 30.0
+PROBE_S = 0.1
 _FORGET = 0.9  # how much of an old, longer delay stays at each measurement
 _HISTORY_S = 30.0  # the longest round trip that can be compared over
 _HISTORY_STEP_S = 0.02
@@ -98,7 +99,12 @@ class Feedback:
         """After this time a symbol that no report covers is lost."""
         if self._delay_s is None:
             return TIMEOUT_S_FIRST
-        return min(max(1.5 * self._delay_s + 0.1, TIMEOUT_S_MIN), TIMEOUT_S_MAX)
+        return min(3 * self._delay_s + 1.0, TIMEOUT_S_MAX)
+
+    @property
+    def probe_after_s(self) -> float:
+        """When nothing was sent for so long and no echo came, something new should be sent to be echoed."""
+        return self._delay_s + PROBE_S if self._delay_s is not None else TIMEOUT_S_FIRST
 
     @property
     def silent_at_s(self) -> float:

@@ -39,6 +39,7 @@ class FlightLog:
         self._forgotten: dict[BlockKey, int] = {}
         self.num_sent = 0
         self.num_settled = 0  # every frame numbered below is settled
+        self.num_expired = 0  # of them, those that no report covered in time
 
     def sent(self, block: BlockKey, first_esi: int, count: int, now: float) -> None:
         """Note that `count` symbols were sent."""
@@ -69,6 +70,11 @@ class FlightLog:
         """When the oldest frame in flight was sent."""
         return self._runs[0].sent_s if self._runs else None
 
+    @property
+    def newest(self) -> tuple[BlockKey, float] | None:
+        """The block of the newest frame in flight, and when that was sent."""
+        return (self._runs[-1].block, self._runs[-1].sent_s) if self._runs else None
+
     def sent_s(self, number: int) -> float | None:
         """When a frame in flight was sent."""
         return next((run.sent_s for run in self._runs if run.first_number <= number < run.next_number), None)
@@ -91,6 +97,7 @@ class FlightLog:
     def settle_sent_before(self, time_s: float) -> None:
         """Whatever was sent before has had time enough to be reported."""
         while self._runs and self._runs[0].sent_s < time_s:
+            self.num_expired += self._runs[0].count
             self._settle(self._runs[0], self._runs[0].count)
         self._forgotten.clear()
 
