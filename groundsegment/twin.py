@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from groundsegment.errors import TwinError
+from groundsegment.errors import InputError, TwinError
 from protocol.limits import CANARY_TOKENS_MAX
 
 PROGRAM = "skyloadd"
@@ -75,9 +75,13 @@ def find_twin(command: str | None) -> list[str]:
             beside this Python, then in PATH.
 
     Raises:
+        InputError: the command has no words.
         TwinError: there is none.
     """
-    words = shlex.split(command) if command else [_installed() or ""]
+    try:
+        words = shlex.split(command) if command else [_installed() or ""]
+    except ValueError as error:
+        raise InputError(f"--twin: {command!r} is not a command line: {error}", hint="close its quotes") from None
     program = shutil.which(words[0]) if words and words[0] else None
     if program is None:
         raise TwinError(f"no twin: {words[0] if command and words else PROGRAM} is not found", hint=_INSTALL_HINT)
@@ -150,7 +154,11 @@ def _run(command: list[str], log: Path) -> str:
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-_LOG_TAIL_LINES:]
         said = "".join(f"\n  {line}" for line in lines)
         hint = f"its whole log is {log}; nothing was signed, and the bundles are kept for the next try"
-        raise TwinError(f"the twin ended with {done.returncode}{said}", hint=hint)
+        how = f"ended with {done.returncode}"
+        if done.returncode < 0:
+            how = f"was killed by signal {-done.returncode}"
+            hint = f"no memory left for it? Free some and run the same command again; {hint}"
+        raise TwinError(f"the twin {how}{said}", hint=hint)
     return done.stdout.decode("utf-8", errors="replace")
 
 
@@ -175,7 +183,10 @@ def _parse(printed: str, rehearsal: Rehearsal) -> tuple[TwinAnswer, ...]:
             hint="do not touch the files of a release while it is staged; run the same command again",
         )
     if len(answers) != len(rehearsal.prompts):
-        raise TwinError(f"the twin answered {len(answers)} of {len(rehearsal.prompts)} prompts")
+        raise TwinError(
+            f"the twin answered {len(answers)} of {len(rehearsal.prompts)} prompts",
+            hint="skyload and skyloadd must be of the same version",
+        )
     if not any(answer.tokens for answer in answers):
         raise TwinError("the twin answered nothing to any prompt", hint="a canary of silence proves nothing: --canary")
     return answers

@@ -7,6 +7,8 @@ import typer
 
 from groundsegment.console.output import command, err, print_json
 
+_TEXT_BYTES_MAX = 60 * 1024  # of the 64 KiB that a command may have
+
 
 @command
 def ask(
@@ -18,7 +20,7 @@ def ask(
     system: Annotated[str | None, typer.Option("--system", help="A system message before the question.")] = None,
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, max=4096, help="Longest answer.")] = 128,
     temperature: Annotated[float, typer.Option("--temperature", min=0.0, max=10.0, help="0 is greedy.")] = 0.0,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="For temperatures above 0.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="For temperatures above 0.")] = 0,
     timeout: Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds to wait for the answer.")] = 180.0,
     depot: Annotated[Path, typer.Option("--depot", envvar="SKYLOAD_DEPOT", help="The depot directory.")] = Path(
         "depot"
@@ -42,10 +44,17 @@ def ask(
     from protocol.command import Operation
     from protocol.limits import PROMPT_SIZE_MAX
 
-    if not prompt.strip() or len(prompt) > PROMPT_SIZE_MAX:
-        raise InputError(
-            f"a question of {len(prompt)} characters", hint=f"ask something, in at most {PROMPT_SIZE_MAX} characters"
-        )
+    for what, text in (("question", prompt), ("system message", system or "none")):
+        if not text.strip() or len(text) > PROMPT_SIZE_MAX:
+            hint = f"write something, in at most {PROMPT_SIZE_MAX} characters"
+            raise InputError(f"a {what} of {len(text)} characters", hint=hint)
+    try:
+        size = len(f"{system or ''}{prompt}".encode())
+    except UnicodeEncodeError:
+        raise InputError("the question is not text in UTF-8", hint="check the encoding of terminal and file") from None
+    if size > _TEXT_BYTES_MAX:
+        hint = f"at most {_TEXT_BYTES_MAX} bytes fit one command"
+        raise InputError(f"question and system message have {size} bytes", hint=hint)
     endpoint = Endpoint.parse(link)
     messages = [{"role": "user", "content": prompt}]
     if system:

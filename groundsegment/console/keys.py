@@ -29,6 +29,7 @@ def init(
 ) -> None:
     """Make a depot, its keys and trust root, and a kit for each satellite. Nothing is ever overwritten.
 
+    Interrupted, the same command goes on where it was.
     A kit holds the only copies of a satellite's private keys: carry it on board, keep no copy.
     Keep keys/root-*.pem of the depot elsewhere, offline: nothing that flies every day needs them.
 
@@ -49,14 +50,17 @@ def init(
     if len(set(names)) != len(names):
         raise InputError("a satellite is named twice", hint="give each --satellite once")
     kits = {name: kit if len(names) == 1 else kit / name for name in names}
+    goes_on = KeyStore(depot / "keys").root_path.exists()
     for path in kits.values():
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise InputError(f"{path}: is there already and is never overwritten", hint="give another --kit directory")
+        _check_kit_place(path, depot, may_be_there=goes_on)
     with Depot.create(depot) as opened, opened.lock("keys"):
         store = KeyStore(opened.keys_path)
-        create_trust(store, utc=datetime.now(UTC))
+        known = {satellite.name for satellite in opened.satellites()}
+        if not goes_on or not known < set(names):
+            create_trust(store, utc=datetime.now(UTC))
         for name, path in kits.items():
-            _add_satellite(opened, name, path)
+            if name not in known:
+                _add_satellite(opened, name, path)
     _tell(depot, kits, as_json=as_json)
 
 
@@ -78,6 +82,7 @@ def add_satellite(
     from groundsegment.depot.depot import Depot
 
     _checked_names([name])
+    _check_kit_place(kit, depot, may_be_there=True)
     with Depot.open(depot) as opened, opened.lock("keys"):
         _add_satellite(opened, name, kit)
     _tell(depot, {name: kit}, as_json=as_json)
@@ -127,6 +132,29 @@ def _checked_names(names: list[str]) -> list[str]:
             hint = "use letters, digits, dot, dash, underscore, at most 128, no leading dot"
             raise InputError(f"{name!r} cannot be a satellite's name", hint=hint)
     return names
+
+
+def _check_kit_place(path: Path, depot: Path, *, may_be_there: bool) -> None:
+    """Refuse a place for a kit before anything is made.
+
+    Args:
+        path: of the kit.
+        depot: whose it will be.
+        may_be_there: an interrupted run may have made it; whose it is shows later.
+    """
+    import os
+
+    from groundsegment.errors import InputError
+
+    hint = "give another --kit directory"
+    whole, home = path.resolve(), depot.resolve()
+    if whole == home or home in whole.parents or whole in home.parents:
+        raise InputError(f"{path}: the kit leaves the ground, the depot {depot} stays: keep them apart", hint=hint)
+    if not may_be_there and path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(f"{path}: is there already and is never overwritten", hint=hint)
+    parent = next(parent for parent in whole.parents if parent.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise InputError(f"{path}: {parent} is not a directory that we may write", hint=hint)
 
 
 def _add_satellite(depot: "Depot", name: str, path: Path) -> None:

@@ -54,13 +54,22 @@ def run(
 
     from groundsegment.emulator.profile import load_profile
     from groundsegment.emulator.shell import Endpoint, LinkProxy, write_statistics
+    from groundsegment.errors import InputError
+    from groundsegment.planner.quantities import check_epoch
 
     conditions = load_profile(profile)
     ends = {
         "ground": Endpoint.parse(ground, option="--ground"),
         "space": Endpoint.parse(space, option="--space"),
-        "satellite": Endpoint.parse(satellite, option="--satellite"),
+        "satellite": Endpoint.parse(satellite, option="--satellite", lowest_port=1),
     }
+    if ends["satellite"] in (ends["ground"], ends["space"]):
+        raise InputError(f"--satellite {satellite}: the emulator listens there itself", hint="give the satellite's own")
+    check_epoch(epoch)
+    if statistics_file is not None and (statistics_file.is_dir() or not statistics_file.absolute().parent.is_dir()):
+        raise InputError(
+            f"--statistics-file {statistics_file}: not a place for a file", hint="make its directory first"
+        )
     status = _Status(statistics_file)
 
     async def carry() -> dict[str, Any]:

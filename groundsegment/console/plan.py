@@ -58,11 +58,14 @@ def plan(
     ```
     """
     from groundsegment.depot.depot import Depot
+    from groundsegment.errors import InputError
     from groundsegment.planner.forecast import Weather, forecast
     from groundsegment.planner.quantities import parse_share, parse_utc
 
     now_s = datetime.now(tz=UTC).timestamp()
     chosen = _contacts(contacts, profile, epoch, rate, per_day, duration, now_s)
+    if next(chosen.from_time(now_s), None) is None:
+        raise InputError("no contact of this plan is in the future", hint="give a later plan, or another --epoch")
     with Depot.open(depot) as opened:
         updates = _updates(opened, update, satellite)
         load = _load(opened, updates, is_one_way=chosen.is_one_way)
@@ -92,11 +95,14 @@ def _contacts(
     now_s: float,
 ) -> "ContactPlan":
     from groundsegment.console.uplink import chosen_contacts
+    from groundsegment.errors import InputError
     from groundsegment.planner.contact_plan import periodic
     from groundsegment.planner.forecast import ASSUMED_RATE_BPS
     from groundsegment.planner.quantities import format_rate, parse_duration, parse_rate
 
     rate_bps = None if rate is None else parse_rate(rate)
+    if epoch is not None and profile is None:
+        raise InputError("--epoch belongs to --profile", hint="a contact plan says its epoch itself")
     if contacts is not None or profile is not None:
         chosen = chosen_contacts(contacts, profile, epoch)
         return chosen if rate_bps is None else chosen.at_rate(rate_bps)
@@ -111,8 +117,10 @@ def _updates(depot: "Depot", update: str | None, satellite: str | None) -> tuple
     from groundsegment.depot.records import FlightState
     from groundsegment.errors import InputError, UnknownError
 
-    if (update is None) == (satellite is None):
+    if update is None and satellite is None:
         raise InputError("which update?", hint="give an update's handle, or --for SATELLITE for all that is staged")
+    if update is not None and satellite is not None:
+        raise InputError("an update and --for are two answers to one question", hint="give one of them")
     if update is not None:
         return (depot.find_update(update),)
     assert satellite is not None

@@ -45,7 +45,7 @@ def revert(
         opened.satellite(satellite)
         target = None if digest is None else _whole_digest(opened, digest)
         goal = "the release before the one it serves" if target is None else f"release {target.hex()[:16]}"
-        if not yes and not typer.confirm(f"Have {satellite} go back to {goal}?", err=True):
+        if not yes and not _confirm(f"Have {satellite} go back to {goal}?"):
             err.print("nothing was sent")
             raise typer.Exit(1)
         answer = send_command(
@@ -66,6 +66,20 @@ def revert(
         err.print(f"error: {satellite} did not revert: {text}", markup=False)
         err.print("hint: it keeps the newest releases only; `skyload status` shows what it serves", markup=False)
         raise typer.Exit(1)
+
+
+def _confirm(question: str) -> bool:
+    import sys
+
+    from groundsegment.errors import InputError
+
+    try:
+        return typer.confirm(question, err=True)
+    except typer.Abort:
+        sys.stderr.write("\n")
+        if sys.stdin.isatty():
+            raise KeyboardInterrupt from None
+        raise InputError("nobody is there to confirm; nothing was sent", hint="--yes does without asking") from None
 
 
 def _whole_digest(depot: "Depot", text: str) -> bytes:

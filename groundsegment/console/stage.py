@@ -50,10 +50,12 @@ def stage(
     level: Annotated[
         int, typer.Option("--level", min=3, max=19, help="zstd level for what compresses well; 19 is slow.")
     ] = 15,
-    priority: Annotated[int, typer.Option("--priority", help="Higher flies first.")] = 0,
+    priority: Annotated[int, typer.Option("--priority", min=-1000, max=1000, help="Higher flies first.")] = 0,
     floor: Annotated[
         int,
-        typer.Option("--floor", min=0, help="Once confirmed, no release of a smaller sequence may serve again."),
+        typer.Option(
+            "--floor", min=0, max=2**53, help="Once confirmed, no release of a smaller sequence may serve again."
+        ),
     ] = 0,
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="Packing processes; one per CPU.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print sizes from a sample; write nothing.")] = False,

@@ -186,16 +186,16 @@ def _report_text(report: Mapping[str, Any] | None) -> str:
 
 
 def _updates_table(updates: list[dict[str, Any]]) -> "RenderableType":
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
     from groundsegment.planner.quantities import format_bytes
 
     if not updates:
         return Text("  no updates")
-    table = Table(
-        "update", "seq", "release", "digest", "state", "bundles", "blocks", "payload", box=None, pad_edge=True
-    )
+    # What is typed again keeps its width; the rest gives way on a narrow terminal.
+    update, digest = (Column(name, no_wrap=True, min_width=16) for name in ("update", "digest"))
+    table = Table(update, "seq", "release", digest, "state", "bundles", "blocks", "payload", box=None, pad_edge=True)
     for entry in updates:
         state = entry["state"] + (f" ({entry['reason']})" if entry["reason"] else "")
         table.add_row(

@@ -98,17 +98,22 @@ def chosen_contacts(contacts: Path | None, profile: str | None, epoch: float | N
     from groundsegment.emulator.profile import load_profile
     from groundsegment.errors import InputError
     from groundsegment.planner.contact_plan import always, from_profile, load_contact_plan
+    from groundsegment.planner.quantities import check_epoch
 
     now_s = datetime.now(tz=UTC).timestamp()
     if contacts is not None and profile is not None:
         raise InputError("--contacts and --profile are two answers to one question", hint="give one of them")
     if epoch is not None and profile is None:
         raise InputError("--epoch belongs to --profile", hint="a contact plan says its epoch itself")
+    check_epoch(epoch)
     if contacts is not None:
         return load_contact_plan(contacts, now_s=now_s)
     if profile is not None:
         return from_profile(load_profile(profile), epoch_s=now_s if epoch is None else epoch)
     return always()
+
+
+OPEN_STATES = ("staged", "flying", "complete")
 
 
 def _finish(plan: "FlightPlan", summary: "FlightSummary") -> None:
@@ -125,7 +130,11 @@ def _finish(plan: "FlightPlan", summary: "FlightSummary") -> None:
             hint="run it again with later contacts; what was sent counts. `skyload plan --for` says how many it takes",
         )
     if any(entry.state is not FlightState.CONFIRMED for entry in summary.updates):
-        err.print(f"{plan.satellite} did not confirm; it serves what it served before", markup=False)
+        reasons = ", ".join(entry.reason for entry in summary.updates if entry.reason)
+        err.print(f"error: {plan.satellite} did not confirm{f' ({reasons})' if reasons else ''}", markup=False)
+        err.print(
+            "hint: it serves what it served before; docs/runbook.md says what to do for each reason", markup=False
+        )
         raise typer.Exit(1)
 
 
@@ -188,7 +197,7 @@ def _print_summary(values: dict[str, Any]) -> None:
             f"{format_duration(values['duration_s'])}",
             markup=False,
         )
-    if not values["updates"]:
+    if not values["updates"] and values["state"] not in OPEN_STATES:
         out.print(f"nothing left to fly: the last update is {values['state']}", markup=False)
     if values["serving"]:
         out.print(f"serving {values['serving']}", markup=False)

@@ -21,16 +21,18 @@ from types import TracebackType
 from typing import Any, Self
 
 from sqlalchemy import Engine, Row, insert, inspect, select, update
-from sqlalchemy.exc import DatabaseError, IntegrityError
+from sqlalchemy.exc import IntegrityError
 
 from groundsegment.depot import tables
 from groundsegment.depot.journal import Journal, upsert
 from groundsegment.depot.records import Bundle, FlightState, RegisteredRelease, Satellite, Update
-from groundsegment.errors import BusyError, DiskError, InputError, KeyStoreError, UnknownError
+from groundsegment.errors import BusyError, GroundError, InputError, KeyStoreError, UnknownError
 from protocol.link_keys import LINK_KEY_SIZE
 
 DATABASE_NAME = "depot.db"
+_LOCKS = "locks"
 _SEQUENCE = "sequence"
+_LOST_HINT = f"there are keys, but {DATABASE_NAME} is gone: restore it from a backup of the depot"
 
 
 class Depot:
@@ -48,13 +50,18 @@ class Depot:
         Raises:
             InputError: the directory holds something else.
         """
-        if not (path / DATABASE_NAME).exists() and path.exists() and any(path.iterdir()):
-            raise InputError(f"{path}: not empty and not a depot", hint="give an empty or new directory")
+        # An interrupted creation leaves its lock, and perhaps a database without tables.
+        names = {entry.name for entry in path.iterdir()} if path.exists() else set()
+        if names - {_LOCKS} and DATABASE_NAME not in names:
+            hint = _LOST_HINT if (path / "keys").is_dir() else "give an empty or new directory"
+            raise InputError(f"{path}: not empty and not a depot", hint=hint)
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
         engine = tables.open_engine(url or _database_url(path))
         depot = cls(path, engine)
         with depot.lock("create"):
             if not inspect(engine).has_table("schema"):
+                if depot.keys_path.exists():
+                    raise tables.damaged("it has no tables, though there are keys")
                 with engine.begin() as connection:
                     tables.metadata.create_all(connection)
                     connection.execute(insert(tables.schema).values(version=tables.SCHEMA_VERSION))
@@ -70,6 +77,8 @@ class Depot:
         """
         if url is None and not (path / DATABASE_NAME).exists():
             hint = "`skyload keys init` makes one; --depot or SKYLOAD_DEPOT says where it is"
+            if (path / "keys").is_dir():
+                hint = _LOST_HINT
             raise InputError(f"{path}: no depot there", hint=hint)
         depot = cls(path, tables.open_engine(url or _database_url(path)))
         depot._check_schema()
@@ -109,7 +118,7 @@ class Depot:
         Raises:
             BusyError: another process holds it; says which.
         """
-        directory = self.path / "locks"
+        directory = self.path / _LOCKS
         directory.mkdir(exist_ok=True)
         with (directory / f"{name}.lock").open("a+") as file:
             try:
@@ -140,7 +149,7 @@ class Depot:
             key = bytes.fromhex(path.read_text(encoding="ascii"))
         except FileNotFoundError:
             raise KeyStoreError(f"{path}: the link key is missing", hint=hint) from None
-        except ValueError:
+        except (ValueError, IsADirectoryError):
             raise KeyStoreError(f"{path}: not a key file (64 hex digits)", hint=hint) from None
         if len(key) != LINK_KEY_SIZE:
             raise KeyStoreError(f"{path}: {len(key)} bytes, a link key has {LINK_KEY_SIZE}", hint=hint)
@@ -160,7 +169,8 @@ class Depot:
             with self._engine.begin() as connection:
                 connection.execute(insert(tables.satellites).values(asdict(satellite)))
         except IntegrityError:
-            raise InputError(f"{satellite.name}: there is already a satellite of that name") from None
+            hint = "choose another name; a satellite's kit is made once and never again"
+            raise InputError(f"{satellite.name}: there is already a satellite of that name", hint=hint) from None
 
     def satellites(self) -> tuple[Satellite, ...]:
         """All satellites, by name."""
@@ -224,7 +234,8 @@ class Depot:
                 if rows:
                     connection.execute(insert(tables.bundles), rows)
         except IntegrityError as error:
-            raise InputError(f"update {entry.handle.hex()}: cannot be registered: {error.orig}") from error
+            hint = "`skyload status` lists what is registered; stage it again"
+            raise InputError(f"update {entry.handle.hex()}: cannot be registered: {error.orig}", hint=hint) from error
 
     def updates(self, satellite: str | None = None, states: Iterable[FlightState] | None = None) -> tuple[Update, ...]:
         """Updates, highest priority first, then in order of sequence; of one satellite or state where given."""
@@ -244,7 +255,7 @@ class Depot:
         """
         rows = self._rows(select(tables.updates).where(tables.updates.c.handle == handle))
         if not rows:
-            raise UnknownError(f"{handle.hex()}: no such update", hint="skyload status lists the updates")
+            raise UnknownError(f"{handle.hex()}: no such update", hint="`skyload status` lists the updates")
         return self._update(rows[0])
 
     def find_update(self, handle_start: str) -> Update:
@@ -253,10 +264,11 @@ class Depot:
         Raises:
             UnknownError: none, or several.
         """
-        found = [entry for entry in self.updates() if entry.handle.hex().startswith(handle_start.lower())]
+        wanted = handle_start.lower()
+        found = [entry for entry in self.updates() if wanted and entry.handle.hex().startswith(wanted)]
         if len(found) != 1:
-            problem = "no such update" if not found else f"{len(found)} updates start so"
-            raise UnknownError(f"{handle_start}: {problem}", hint="skyload status lists the updates")
+            problem = "no such update" if not found else f"{len(found)} updates start so, give more digits"
+            raise UnknownError(f"{handle_start!r}: {problem}", hint="`skyload status` lists the updates")
         return found[0]
 
     def set_update_state(self, handle: bytes, state: FlightState, *, reason: str = "") -> Update:
@@ -285,10 +297,9 @@ class Depot:
     def _check_schema(self) -> None:
         try:
             versions = [row.version for row in self._rows(select(tables.schema))]
-        except DatabaseError as error:
+        except GroundError:
             self.close()
-            hint = "restore it from a backup, or make a new depot with `skyload keys init`"
-            raise DiskError(f"{self.path}: the depot's database cannot be read: {error.orig}", hint=hint) from None
+            raise
         version = max(versions, default=0)
         if version != tables.SCHEMA_VERSION:
             self.close()

@@ -25,12 +25,13 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine import Dialect
 from sqlalchemy.engine.interfaces import ExceptionContext
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DatabaseError, OperationalError
 from sqlalchemy.types import BigInteger, TypeDecorator
 
 from groundsegment.errors import BusyError, DiskError, GroundError
 
 SCHEMA_VERSION = 1
+_DAMAGE = ("not a database", "malformed", "no such table", "no such column", "encrypted")  # in SQLite's words
 BUSY_TIMEOUT_MS = 15_000  # another process commits in milliseconds; a stopped one must not hang us for ever
 
 
@@ -188,11 +189,21 @@ def open_engine(url: str) -> Engine:
     return engine
 
 
+def damaged(problem: str) -> DiskError:
+    """What to raise when the database is there and not what it was."""
+    hint = "restore depot.db from a backup of the depot, or make a new depot with `skyload keys init`"
+    return DiskError(f"the depot's database is damaged: {problem}", hint=hint)
+
+
 def _say_whose_fault(context: ExceptionContext) -> GroundError | None:
     """Turn what the disk or another process did to the database into the ground's own errors."""
-    if not isinstance(context.sqlalchemy_exception, OperationalError):
+    if not isinstance(context.sqlalchemy_exception, DatabaseError):
         return None
     text = str(context.original_exception)
+    if any(words in text for words in _DAMAGE):
+        return damaged(text)
+    if not isinstance(context.sqlalchemy_exception, OperationalError):
+        return None
     if "locked" in text or "busy" in text:
         hint = "wait until the other skyload is done, or stop it, then run the same command again"
         return BusyError(f"the depot's database is in use: {text}", hint=hint)

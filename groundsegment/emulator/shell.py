@@ -58,14 +58,15 @@ class Endpoint:
     port: int
 
     @classmethod
-    def parse(cls, text: str, *, option: str) -> "Endpoint":
-        """Read HOST:PORT or [IPV6]:PORT.
+    def parse(cls, text: str, *, option: str, lowest_port: int = 0) -> "Endpoint":
+        """Read HOST:PORT or [IPV6]:PORT; port 0 lets the system choose one to listen on.
 
         Raises:
             InputError: it is neither.
         """
         host, colon, port = text.rpartition(":")
-        if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65_535:
+        is_port = port.isascii() and port.isdigit() and lowest_port <= int(port) <= 65_535
+        if not colon or not host or not is_port:
             raise InputError(f"{option}: {text!r} is not HOST:PORT", hint=f"for example {option} 127.0.0.1:7001")
         return cls(host=host.removeprefix("[").removesuffix("]"), port=int(port))
 
@@ -356,8 +357,12 @@ class LinkProxy:
 def write_statistics(path: Path, statistics: dict[str, Any]) -> None:
     """Replace a statistics file: readers see the old one or the new one, never half of one."""
     part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(statistics, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    part.replace(path)
+    try:
+        part.write_text(json.dumps(statistics, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def _bind_error(name: str, endpoint: Endpoint, error: OSError) -> GroundError:

@@ -136,10 +136,16 @@ def _architecture(source: ReleaseSource, config: dict[str, Any]) -> str:
 
 def _weights_arguments(config: dict[str, Any]) -> dict[str, Any]:
     """Return the first group's arguments of a compressed-tensors config, or the whole of another one's."""
-    settings = config.get("quantization_config") or {}
+    settings = _quantization_settings(config)
     groups = settings.get("config_groups") or {}
     first: object = next(iter(groups.values()), {}) if isinstance(groups, dict) else {}
-    return (first.get("weights") if isinstance(first, dict) else None) or settings
+    weights = first.get("weights") if isinstance(first, dict) else None
+    return weights if isinstance(weights, dict) and weights else settings
+
+
+def _quantization_settings(config: dict[str, Any]) -> dict[str, Any]:
+    settings = config.get("quantization_config")
+    return settings if isinstance(settings, dict) else {}
 
 
 def _bits(config: dict[str, Any]) -> int:
@@ -152,7 +158,7 @@ def _quantization(source: ReleaseSource, config: dict[str, Any], by_dtype: dict[
     if source.kind == "gguf":
         quantized = [name for name in by_dtype if not re.fullmatch(r"B?F\d+", name)]
         return ", ".join(sorted(quantized)) or "none"
-    settings = config.get("quantization_config")
+    settings = _quantization_settings(config)
     if not settings:
         return "none"
     arguments = _weights_arguments(config)

@@ -6,6 +6,8 @@ from datetime import UTC, datetime
 
 from groundsegment.errors import InputError
 
+RATE_BPS_MAX = 1e12  # no link is faster; what is larger is a slip
+_EPOCH_S_MAX = 253_402_300_800.0  # the end of the year 9999, and of `datetime`
 _RATES = {"bit/s": 1.0, "kbit/s": 1e3, "mbit/s": 1e6, "gbit/s": 1e9, "B/s": 8.0, "kB/s": 8e3, "MB/s": 8e6}
 _DURATIONS = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _NUMBER = re.compile(r"\s*([0-9]+(?:[._][0-9]+)*(?:[eE]\+?[0-9]+)?)\s*(.*?)\s*")
@@ -19,7 +21,7 @@ def parse_rate(text: str, *, option: str = "--rate") -> float:
     """
     number, unit = _split(text)
     scale = _RATES.get(unit, _RATES.get(unit.lower()))
-    if number is None or scale is None or number <= 0:
+    if number is None or scale is None or not 0 < number * scale <= RATE_BPS_MAX:
         raise InputError(
             f"{option}: {text!r} is not a rate", hint="write 250kbit/s, 2Mbit/s or 1.5MB/s: bits or bytes, spelled"
         )
@@ -65,6 +67,19 @@ def parse_utc(text: str, *, option: str) -> datetime:
             f"{option}: {text!r} is not a time", hint="write it as 2026-11-22T06:00:00Z (ISO 8601, UTC)"
         ) from None
     return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def check_epoch(unix_s: float | None, *, option: str = "--epoch") -> float | None:
+    """Return a moment in Unix seconds as it is, if it is one.
+
+    Raises:
+        InputError: it is none.
+    """
+    if unix_s is not None and not 0 <= unix_s < _EPOCH_S_MAX:
+        raise InputError(
+            f"{option}: {unix_s:g} is not a time in Unix seconds", hint="`date +%s` prints the present one"
+        )
+    return unix_s
 
 
 def format_utc(unix_s: float) -> str:

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from groundsegment.errors import KeyStoreError
+from protocol.errors import ProtocolError
 
 ROOT_NAMES = ("root-1", "root-2", "root-3")
 ONLINE_NAMES = ("targets", "snapshot", "timestamp")
@@ -59,13 +60,19 @@ class KeyStore:
         """Return the trust root.
 
         Raises:
-            KeyStoreError: there is none.
+            KeyStoreError: there is none, or what is there is none.
         """
+        from protocol.trust import command_keys  # TUF takes its time to import, and listing keys needs none of it
+
+        hint = "restore it from a backup of the depot; every kit holds a copy as root.json"
         try:
-            return self.root_path.read_bytes()
+            root = self.root_path.read_bytes()
+            command_keys(root)
         except FileNotFoundError:
-            hint = "`skyload keys init` makes it; or restore it from a backup"
             raise KeyStoreError(f"{self.root_path}: no trust root", hint=hint) from None
+        except ProtocolError as error:
+            raise KeyStoreError(f"{self.root_path}: not a trust root ({error})", hint=hint) from None
+        return root
 
     def has(self, name: str) -> bool:
         """Whether the private key is here."""
@@ -101,14 +108,17 @@ def write_new(path: Path, data: bytes, *, mode: int) -> None:
     part = path.with_name(f".{path.name}.part")
     part.unlink(missing_ok=True)
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
     try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
         os.link(part, path)  # unlike rename, it refuses to overwrite
     except FileExistsError:
-        raise KeyStoreError(f"{path}: is there already and is never overwritten") from None
+        hint = "another skyload made it meanwhile; run the same command again"
+        raise KeyStoreError(f"{path}: is there already and is never overwritten", hint=hint) from None
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk names no file by itself
     finally:
         part.unlink()
     sync_directory(path.parent)
@@ -134,7 +144,7 @@ def _read_private(path: Path) -> Ed25519PrivateKey:
             raise KeyStoreError(f"{path}: others may read this private key", hint=f"chmod 600 {path}")
         key = serialization.load_pem_private_key(path.read_bytes(), password=None)
     except FileNotFoundError:
-        hint = "bring the key file back, or run `skyload keys init` for a new depot"
+        hint = "bring the key file back from where it is kept, or from a backup of the depot"
         raise KeyStoreError(f"{path}: the private key is missing", hint=hint) from None
     except (ValueError, TypeError, UnsupportedAlgorithm):
         raise KeyStoreError(f"{path}: not an unencrypted PKCS8 key", hint="restore it from a backup") from None

@@ -12,6 +12,7 @@ not there; one that is there is never changed.
 
 import os
 import secrets
+import shutil
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,16 @@ def make_kit(path: Path, *, satellite: str, root: bytes) -> None:
         raise InputError(f"{path}: is there already and is never overwritten", hint="give another --kit directory")
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        _fill(part, satellite, root)
+        os.rename(part, path)  # noqa: PTH104 - onto an empty directory, too, which Path.rename says nothing of
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)  # private keys lie in it
+        raise
+    sync_directory(path.parent)
+
+
+def _fill(part: Path, satellite: str, root: bytes) -> None:
     keys = part / "keys"
     for directory in (part, keys):
         directory.mkdir(mode=0o700)
@@ -69,8 +80,6 @@ def make_kit(path: Path, *, satellite: str, root: bytes) -> None:
         write_new(keys / f"{name}.key", private[name].hex().encode() + b"\n", mode=0o600)
     write_new(part / "root.json", root, mode=0o644)
     write_new(part / CONFIG_NAME, config_text(satellite).encode(), mode=0o644)
-    os.rename(part, path)  # noqa: PTH104 - onto an empty directory, too, which Path.rename says nothing of
-    sync_directory(path.parent)
 
 
 def read_kit(path: Path) -> KitKeys:

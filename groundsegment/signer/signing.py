@@ -51,6 +51,19 @@ def create_trust(store: KeyStore, *, utc: datetime) -> bytes:
     return data
 
 
+def check_signers(store: KeyStore) -> None:
+    """Make sure that updates can be signed, before hours are spent on one.
+
+    Raises:
+        KeyStoreError: a key is missing, unreadable, or not the one that the trust root names.
+    """
+    root: Metadata[Root] = Metadata.from_bytes(store.root())
+    for name in ONLINE_NAMES:
+        key_id = _signer(store.load(name)).public_key.keyid
+        if key_id not in root.signed.roles[name].keyids:
+            raise _unacceptable(store, f"root.json does not name this {name} key")
+
+
 def sign_update(store: KeyStore, manifest: bytes, *, utc: datetime) -> bytes:
     """Return the metadata object of an update.
 
@@ -121,7 +134,7 @@ def _whole_seconds(utc: datetime) -> datetime:
     return utc.replace(microsecond=0)  # TUF 1.0.34, 4.2: no fractions
 
 
-def _unacceptable(store: KeyStore, error: ProtocolError) -> KeyStoreError:
+def _unacceptable(store: KeyStore, error: ProtocolError | str) -> KeyStoreError:
     return KeyStoreError(
         f"{store.path}: a satellite would refuse what these keys sign: {error}",
         hint="keys and root.json do not belong together; restore both from one backup",

@@ -18,9 +18,9 @@ from groundsegment.packer.encoding import LEVEL_DEFAULT
 from groundsegment.packer.packing import Packed, Sources, estimate, fitting_bundle_size, pack
 from groundsegment.packer.plan import PackPlan
 from groundsegment.signer.key_store import KeyStore
-from groundsegment.signer.signing import sign_update
+from groundsegment.signer.signing import check_signers, sign_update
 from groundsegment.staging.base import AUTO, ChosenBase, HashedRelease, choose_base, hash_release
-from groundsegment.staging.workplace import Workplace, open_workplace
+from groundsegment.staging.workplace import TWIN_DIRECTORY, Workplace, open_workplace
 from groundsegment.twin import Rehearsal, TwinAnswer, find_twin, rehearse
 from protocol.errors import DecodeError
 from protocol.limits import BUNDLES_MAX, MIB
@@ -140,6 +140,7 @@ def stage(depot: Depot, prepared: Prepared, options: StageOptions, *, utc: datet
         TwinError: the twin is missing or failed; the bundles are kept for the next try.
         KeyStoreError: a key is missing or wrong.
     """
+    check_signers(KeyStore(depot.keys_path))
     twin = find_twin(options.twin) if options.prompts else None
     _check_room(depot, prepared, needs_twin=twin is not None)
     workplace = open_workplace(depot, prepared.plan.digest())
@@ -177,10 +178,25 @@ def _refuse_known(depot: Depot, satellite: str, release: HashedRelease) -> None:
     if report is not None and report.report.serving == release.digest[:8]:
         hint = "nothing to do; `skyload status` shows what it serves"
         raise InputError(f"{satellite} reported serving this release already", hint=hint)
-    for update in depot.updates(satellite, [state for state in FlightState if state.is_open]):
-        if update.release_digest == release.digest:
+    for update in _open_updates(depot, satellite, release.digest):
+        if _is_whole(depot, update):
             hint = f"next: skyload uplink --for {satellite}"
             raise InputError(f"this release is {update.state} already, as update {update.handle.hex()}", hint=hint)
+
+
+def _open_updates(depot: Depot, satellite: str, release_digest: bytes) -> list[Update]:
+    """Updates to that release of which something can still come."""
+    found = depot.updates(satellite, [state for state in FlightState if state.is_open])
+    return [update for update in found if update.release_digest == release_digest]
+
+
+def _is_whole(depot: Depot, update: Update) -> bool:
+    """Whether its files can still fly; one that lost some may be staged anew."""
+    try:
+        sizes = [bundle.path.stat().st_size == bundle.size_bytes for bundle in depot.bundles(update.handle)]
+        return all(sizes) and object_handle(update.metadata_path.read_bytes()) == update.handle
+    except OSError:
+        return False
 
 
 def _sources(release: HashedRelease, base: HashedRelease | None) -> Sources:
@@ -263,7 +279,7 @@ def _rehearse(
         prompts=options.prompts,
         max_tokens=options.max_tokens,
     )
-    return rehearse(rehearsal, twin, workplace.path / "twin")
+    return rehearse(rehearsal, twin, workplace.path / TWIN_DIRECTORY)
 
 
 def _register(
@@ -292,7 +308,11 @@ def _register(
         directory=depot.updates_path / handle.hex(),
         created_utc=utc,
     )
-    return workplace.register(update, encoded, metadata, release)
+    registered = workplace.register(update, encoded, metadata, release)
+    for old in _open_updates(depot, update.satellite, update.release_digest):
+        if old.handle != update.handle:  # `_refuse_known` let it pass, for its files are damaged
+            depot.set_update_state(old.handle, FlightState.CANCELLED, reason="its files were lost; staged anew")
+    return registered
 
 
 def _encode(manifest: Manifest) -> bytes:

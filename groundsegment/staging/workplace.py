@@ -22,6 +22,7 @@ from groundsegment.signer.key_store import sync_directory, write_new
 from protocol.link_keys import RELEASE_KEY_SIZE
 from protocol.manifest import Manifest
 
+TWIN_DIRECTORY = "twin"
 _NAME_LENGTH = 16
 
 
@@ -43,6 +44,7 @@ class Workplace:
 
     def register(self, update: Update, manifest: bytes, metadata: bytes, release: RegisteredRelease) -> Update:
         """Make an update of what was packed; returns it as the depot has it."""
+        shutil.rmtree(self.path / TWIN_DIRECTORY, ignore_errors=True)  # kept for its log by a run that failed
         write_durably(self.path / MANIFEST_NAME, manifest)
         write_durably(self.path / METADATA_NAME, metadata)
         directory = update.directory

@@ -55,7 +55,7 @@ def test_nothing_is_overwritten(skyload, tmp_path):
     assert code == 4
     assert "hint:" in words
     code, _, words = skyload("init", "--satellite", "SAT-1", "--kit", str(tmp_path / "kit"))
-    assert code == 3
+    assert code == 4
     code, _, words = skyload("add-satellite", "SAT-2", "--kit", str(tmp_path / "kit"))
     assert code == 3
     assert "the kit of SAT-1" in words
