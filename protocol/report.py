@@ -35,6 +35,7 @@ from protocol.limits import REPORT_SIZE_MAX
 
 NO_HANDLE = bytes(8)
 SOLVED = 0xFFFFFF
+_U16_MAX, _U32_MAX = 0xFFFF, 0xFFFFFFFF
 
 _FIXED = struct.Struct(">8sB3sIIBBH8s8sIIIHHH")
 _RANGE = struct.Struct(">HH")
@@ -114,9 +115,12 @@ class Report:
     open_blocks: tuple[OpenBlock, ...] = field(default=())
 
     def encode(self, size_max: int = REPORT_SIZE_MAX) -> bytes:
-        """Return the report, at most `size_max` bytes; entries that do not fit are left out."""
+        """Return the report, at most `size_max` bytes; entries that do not fit are left out, counters wrap.
+
+        Never raises: a number too large for its field is sent as the largest, for a report that is not sent says less.
+        """
         room = size_max - _FIXED.size
-        ranges = self.bundle_ranges[: room // _RANGE.size]
+        ranges = [pair for pair in self.bundle_ranges if max(pair) <= _U16_MAX][: room // _RANGE.size]
         room -= len(ranges) * _RANGE.size
         # Neither list may starve the other: open blocks get at least half of what is left.
         complete = self.complete[: max(room // 2, room - len(self.open_blocks) * _BLOCK.size) // 8]
@@ -126,22 +130,24 @@ class Report:
             self.echo_handle,
             self.echo_block,
             self.echo_esi.to_bytes(3, "big"),
-            self.frames_received & 0xFFFFFFFF,
-            self.frames_rejected & 0xFFFFFFFF,
+            self.frames_received & _U32_MAX,
+            self.frames_rejected & _U32_MAX,
             self.state,
             self.reason,
             0,
             self.update,
             self.serving,
-            self.accepted,
-            self.boot_count & 0xFFFFFFFF,
-            min(self.free_mib, 0xFFFFFFFF),
+            min(self.accepted, _U32_MAX),
+            self.boot_count & _U32_MAX,
+            min(max(self.free_mib, 0), _U32_MAX),
             len(ranges),
             len(complete),
             len(blocks),
         )
         parts = [fixed, *(_RANGE.pack(*pair) for pair in ranges), *complete]
-        parts += [_BLOCK.pack(entry.handle, entry.block, entry.have.to_bytes(3, "big")) for entry in blocks]
+        parts += [
+            _BLOCK.pack(entry.handle, entry.block, min(entry.have, SOLVED).to_bytes(3, "big")) for entry in blocks
+        ]
         return b"".join(parts)
 
     @classmethod

@@ -35,6 +35,7 @@ from protocol.manifest import Manifest
 from protocol.metadata import MetadataBundle
 
 COMMAND_FIELD = "x-skyload-command"
+VERSION_MAX = 2**32 - 1  # a report has 32 bits for it
 _S = TypeVar("_S", bound=Signed)
 
 
@@ -87,6 +88,8 @@ def accept_update(data: bytes, state: TrustState, *, satellite: str, utc: dateti
     timestamp = _verified(Timestamp, bundle.timestamp, root)
     if timestamp.version <= state.accepted:
         raise RollbackError("timestamp", trusted=state.accepted, offered=timestamp.version)
+    if timestamp.version > VERSION_MAX:
+        raise VerificationError(f"timestamp: version {timestamp.version} is above {VERSION_MAX}: none could follow it")
     _check_length_and_hash("snapshot", timestamp.snapshot_meta, bundle.snapshot)
     snapshot = _verified(Snapshot, bundle.snapshot, root)
     if snapshot.version != timestamp.snapshot_meta.version:

@@ -19,7 +19,7 @@ from protocol.manifest import Manifest
 from protocol.message import Message
 from protocol.metadata import MetadataBundle
 from protocol.objects import object_handle, parse_prefix, strip_padding
-from protocol.report import Report
+from protocol.report import OpenBlock, Report
 from protocol.segment import SegmentCipher, SegmentCodec, SegmentRow, expand
 from tests.property import strategies
 
@@ -92,6 +92,30 @@ def test_any_bytes_are_a_report_or_a_decode_error(data):
     except DecodeError:
         return
     assert report.encode() == data
+
+
+@given(
+    st.builds(
+        Report,
+        frames_received=st.integers(0, 2**70),
+        frames_rejected=st.integers(0, 2**70),
+        accepted=st.integers(0, 2**70),
+        boot_count=st.integers(0, 2**70),
+        free_mib=st.integers(-1, 2**70),
+        bundle_ranges=st.lists(st.tuples(st.integers(0, 2**20), st.integers(0, 2**20)), max_size=3).map(tuple),
+        open_blocks=st.lists(
+            st.builds(
+                OpenBlock,
+                handle=st.binary(min_size=8, max_size=8),
+                block=st.integers(0, 255),
+                have=st.integers(0, 2**30),
+            ),
+            max_size=3,
+        ).map(tuple),
+    )
+)
+def test_no_number_keeps_a_report_from_being_sent(report):
+    assert len(report.encode()) <= 1280
 
 
 @given(strategies.reports, st.integers(58, 400))

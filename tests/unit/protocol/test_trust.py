@@ -16,7 +16,7 @@ from protocol.errors import (
     WrongSatelliteError,
 )
 from protocol.metadata import MetadataBundle
-from protocol.trust import TrustState, accept_update, command_keys
+from protocol.trust import VERSION_MAX, TrustState, accept_update, command_keys
 from tests.fakes.updates import SERIALIZER, FakeGround
 
 FILES = {"config.json": b"{}", "model.safetensors": b"weights" * 100}
@@ -148,3 +148,11 @@ def test_a_command_key_that_is_no_key_of_the_root_is_an_error():
     metadata.signed.unrecognized_fields["x-skyload-command"]["keyids"] = ["ff" * 32]
     with pytest.raises(DecodeError):
         command_keys(metadata.to_bytes(SERIALIZER))
+
+
+def test_a_version_that_no_other_could_follow_is_refused():
+    top = FakeGround().make_update(FILES, version=VERSION_MAX, sequence=1)
+    assert accept(top.metadata).state.accepted == VERSION_MAX
+    beyond = FakeGround().make_update(FILES, version=VERSION_MAX + 1, sequence=1)
+    with pytest.raises(VerificationError):
+        accept(beyond.metadata)
