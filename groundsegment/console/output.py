@@ -6,6 +6,7 @@ Data goes to stdout, everything else to stderr; no meaning by colour alone; `NO_
 import errno
 import functools
 import json
+import os
 import sys
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
@@ -18,7 +19,14 @@ from groundsegment.errors import DiskError, GroundError, InputError
 P = ParamSpec("P")
 R = TypeVar("R")
 
-out = Console(highlight=False, soft_wrap=True)
+WIDTH_OF_FILES = 160  # a table in a file or a pipe must not lose digits for want of a terminal
+
+
+def _width() -> int | None:
+    return None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDTH_OF_FILES
+
+
+out = Console(highlight=False, soft_wrap=True, width=_width())
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 

@@ -194,16 +194,16 @@ def _updates_table(updates: list[dict[str, Any]]) -> "RenderableType":
     if not updates:
         return Text("  no updates")
     # What is typed again keeps its width; the rest gives way on a narrow terminal.
-    update, digest = (Column(name, no_wrap=True, min_width=16) for name in ("update", "digest"))
-    table = Table(update, "seq", "release", digest, "state", "bundles", "blocks", "payload", box=None, pad_edge=True)
+    update, state = Column("update", no_wrap=True, min_width=16), Column("state", min_width=9)
+    table = Table(update, "seq", "release", "digest", state, "bundles", "blocks", "payload", box=None, pad_edge=True)
     for entry in updates:
-        state = entry["state"] + (f" ({entry['reason']})" if entry["reason"] else "")
+        standing = entry["state"] + (f" ({entry['reason']})" if entry["reason"] else "")
         table.add_row(
             entry["update"],
             str(entry["sequence"]),
             entry["release"],
             entry["digest"][:16],
-            state,
+            standing,
             str(entry["bundles"]),
             f"{entry['blocks_solved']}/{entry['blocks_begun']}",
             format_bytes(entry["payload_bytes"]),
