@@ -70,7 +70,7 @@ class Installing(Protocol):
 class Answering(Protocol):
     """Queues messages."""
 
-    def say(self, kind: MessageKind, *, re: bytes = ..., body: Mapping[str, Any], is_kept: bool = ...) -> None:
+    def say(self, kind: MessageKind, *, re: bytes = ..., body: Mapping[str, Any], is_kept: bool = ...) -> object:
         """See `messages`."""
         ...
 

@@ -6,7 +6,7 @@ An `Outbox` whose receipts, results and answers lie in `STATE_DIR/messages/` unt
     KEY.done          the message with that key was queued once (`say_once`); empty
 
 The file is written before the message is queued; a disk that refuses costs durability, never the message. At most
-MESSAGES_MAX are kept, the oldest go first.
+MESSAGES_MAX wait: the oldest of those that are not kept give way first, then the oldest.
 """
 
 import contextlib
@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from onboard.errors import StoreError
-from onboard.store.disk import RealDisk, replace_file
+from onboard.store.disk import TEMPORARY_SUFFIX, RealDisk, replace_file
 from onboard.telemetry import MESSAGE_NOT_KEPT, MESSAGE_QUEUED, Telemetry
+from protocol.envelope import key_id
+from protocol.errors import ProtocolError
 from protocol.exchange import Outbox
 from protocol.limits import MESSAGE_SIZE_MAX
 from protocol.message import Message, MessageKind
@@ -57,6 +59,7 @@ class MessageBox(Outbox):
         self._directory, self._disk = directory, RealDisk()
         self._satellite, self._public_key, self._sign = satellite, public_key, sign
         self._take_counter, self._telemetry, self._now = take_counter, telemetry, now
+        self._kept: set[bytes] = set()
         self.on_queued: Callable[[], None] = lambda: None
 
     def load(self) -> None:
@@ -66,17 +69,29 @@ class MessageBox(Outbox):
             StoreError: the disk refused.
         """
         self._disk.make_directory(self._directory)
-        paths = sorted(self._directory.glob("*.ska"), key=lambda path: path.stat().st_mtime_ns)
-        for path in paths[:-MESSAGES_MAX]:
+        for path in self._directory.glob(f"*{TEMPORARY_SUFFIX}"):
             self._disk.unlink(path)
-        for path in paths[-MESSAGES_MAX:]:
-            data = path.read_bytes()
-            if len(data) > MESSAGE_SIZE_MAX or object_handle(data).hex() != path.stem:
-                self._disk.unlink(path)  # torn: it was never said
-                continue
+        found = sorted(filter(None, map(self._read, self._directory.glob("*.ska"))), key=lambda entry: entry[0])
+        for _, data in found:
+            self._kept.add(object_handle(data))
             self.put(data, self._now())
 
-    def say(self, kind: MessageKind, *, re: bytes = NO_HANDLE, body: Mapping[str, Any], is_kept: bool = True) -> None:
+    def _read(self, path: Path) -> tuple[int, bytes] | None:
+        """Return counter and bytes of a kept message; one that cannot be read goes, so that it holds nothing up."""
+        try:
+            with path.open("rb") as file:
+                data = file.read(MESSAGE_SIZE_MAX + 1)
+            if object_handle(data).hex() == path.stem:
+                return Message.open(data, public_keys={key_id(self._public_key): self._public_key}).counter, data
+            problem = "torn: it was never said"
+        except (OSError, ProtocolError) as error:
+            problem = str(error)
+        self._telemetry.emit(MESSAGE_NOT_KEPT, name=path.name, error=problem)
+        with contextlib.suppress(StoreError):
+            self._disk.unlink(path)
+        return None
+
+    def say(self, kind: MessageKind, *, re: bytes = NO_HANDLE, body: Mapping[str, Any], is_kept: bool = True) -> bool:
         """Queue a message.
 
         Args:
@@ -84,6 +99,9 @@ class MessageBox(Outbox):
             re: handle of what it answers.
             body: see `protocol.message`.
             is_kept: whether it survives a restart.
+
+        Returns:
+            Whether it will.
         """
         message = Message(
             satellite=self._satellite, counter=self._take_counter(), kind=kind, re=re, body=_bounded(body)
@@ -92,18 +110,22 @@ class MessageBox(Outbox):
         if is_kept:
             try:
                 replace_file(self._path(object_handle(data)), data)
+                self._kept.add(object_handle(data))
             except (StoreError, OSError) as error:
+                is_kept = False
                 self._telemetry.emit(MESSAGE_NOT_KEPT, about=re, error=str(error))
         self.put(data, self._now())
         self._telemetry.emit(MESSAGE_QUEUED, about=re, kind=kind.value, bytes=len(data))
         self.on_queued()
+        return is_kept
 
     def say_once(self, key: str, kind: MessageKind, *, re: bytes, body: Mapping[str, Any]) -> None:
         """Queue a message unless one with that key was queued before, in any earlier life."""
         done = self._directory / f"{key}.done"
         if done.exists():
             return
-        self.say(kind, re=re, body=body)
+        if not self.say(kind, re=re, body=body):
+            return  # the next life says it again: better twice than never
         try:
             # After the message: a power cut between the two says it twice, which is better than never.
             replace_file(done, b"")
@@ -113,12 +135,16 @@ class MessageBox(Outbox):
         except (StoreError, OSError) as error:
             self._telemetry.emit(MESSAGE_NOT_KEPT, about=re, error=str(error))
 
-    def acknowledge(self, handle: bytes) -> None:
-        """The ground has it."""
-        if handle in self:
+    def drop(self, handle: bytes) -> None:
+        """The ground has it, or others need its place: its file goes too."""
+        if handle in self._kept:
+            self._kept.discard(handle)
             with contextlib.suppress(StoreError):
                 self._disk.unlink(self._path(handle))
-        super().acknowledge(handle)
+        super().drop(handle)
+
+    def _choose_to_drop(self) -> bytes:
+        return next((handle for handle in self._objects if handle not in self._kept), super()._choose_to_drop())
 
     def _path(self, handle: bytes) -> Path:
         return self._directory / f"{handle.hex()}.ska"
@@ -127,6 +153,8 @@ class MessageBox(Outbox):
 def _bounded(body: Mapping[str, Any]) -> dict[str, Any]:
     """Cut texts that would not fit a message."""
     return {
-        name: value.encode()[:_TEXT_SIZE_MAX].decode(errors="ignore") if isinstance(value, str) else value
+        name: value.encode(errors="replace")[:_TEXT_SIZE_MAX].decode(errors="ignore")
+        if isinstance(value, str)
+        else value
         for name, value in body.items()
     }

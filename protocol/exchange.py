@@ -55,12 +55,20 @@ class Outbox:
         num_symbols = symbols_needed(len(data), size)
         self._objects[handle] = _Outgoing(data, size, num_symbols, due=now, pause_s=self._retry_s)
         while len(self._objects) > self._length_max:
-            self._objects.popitem(last=False)
+            self.drop(self._choose_to_drop())
         return handle
+
+    def drop(self, handle: bytes) -> None:
+        """Send an object no more."""
+        self._objects.pop(handle, None)
+
+    def _choose_to_drop(self) -> bytes:
+        """The object that gives way when there are too many: the oldest."""
+        return next(iter(self._objects))
 
     def acknowledge(self, handle: bytes) -> None:
         """The other end has it: stop sending."""
-        self._objects.pop(handle, None)
+        self.drop(handle)
 
     def frames_to_send(self, now: float) -> list[Frame]:
         """Frames of all objects that are due."""

@@ -1,9 +1,14 @@
 """Messages survive a restart until they are acknowledged, and what is said once is said once."""
 
+import os
+
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from onboard import messages
+from onboard.errors import StoreFailedError
 from onboard.messages import MessageBox
+from onboard.store.disk import replace_file
 from onboard.telemetry import Telemetry
 from protocol.envelope import key_id
 from protocol.exchange import Inbox
@@ -106,3 +111,65 @@ def test_files_of_messages_are_bounded(directory):
     again = Life(directory)
     assert len(again.box) == 64
     assert len(list(directory.glob("*.ska"))) == 64
+
+
+def test_a_flood_of_events_pushes_no_receipt_out(directory):
+    life = Life(directory)
+    life.box.say(MessageKind.RECEIPT, re=b"12345678", body={"state": "confirmed"})
+    for number in range(100):
+        life.box.say(MessageKind.EVENT, body={"name": str(number)}, is_kept=False)
+    kinds = [message.kind for _, message in life.received()]
+    assert (len(kinds), kinds.count(MessageKind.RECEIPT)) == (64, 1)
+
+
+def test_a_ground_that_never_acknowledges_does_not_fill_the_disk(directory):
+    life = Life(directory)
+    for number in range(70):
+        life.box.say(MessageKind.ANSWER, body={"text": str(number)})
+    assert len(list(directory.glob("*.ska"))) == 64
+    assert next(message.body["text"] for _, message in life.received()) == "6"
+
+
+def test_what_was_not_kept_is_said_again_by_the_next_life(directory, monkeypatch):
+    first = Life(directory)
+
+    def refuse(path, data):
+        if path.suffix == ".ska":
+            raise StoreFailedError("write: Input/output error")
+        replace_file(path, data)
+
+    monkeypatch.setattr(messages, "replace_file", refuse)
+    first.box.say_once("receipt-1", MessageKind.RECEIPT, re=b"12345678", body={})
+    assert len(first.received()) == 1
+    second = Life(directory)
+    second.box.say_once("receipt-1", MessageKind.RECEIPT, re=b"12345678", body={})
+    assert len(second.received()) == 1
+
+
+def test_a_file_that_cannot_be_read_keeps_nobody_from_starting(directory):
+    Life(directory).box.say(MessageKind.RECEIPT, body={"state": "confirmed"})
+    (directory / "0123456789abcdef.ska").mkdir()
+    assert len(Life(directory).received()) == 1
+
+
+def test_what_a_cut_left_half_written_is_deleted(directory):
+    Life(directory)
+    (directory / "0123456789abcdef.ska.new").write_bytes(b"half")
+    Life(directory)
+    assert list(directory.iterdir()) == []
+
+
+def test_messages_are_sent_in_the_order_they_were_said_however_the_clock_jumped(directory):
+    first = Life(directory)
+    for number in range(3):
+        first.box.say(MessageKind.RESULT, body={"ok": True, "text": str(number)})
+    for at, path in enumerate(sorted(directory.glob("*.ska"))):
+        os.utime(path, (at, at))
+    assert [message.body["text"] for _, message in Life(directory).received()] == ["0", "1", "2"]
+
+
+def test_a_text_that_is_no_unicode_is_sent_all_the_same(directory):
+    life = Life(directory)
+    life.box.say(MessageKind.ANSWER, body={"text": "broken \ud800"})
+    ((_, message),) = life.received()
+    assert message.body["text"] == "broken ?"
