@@ -29,7 +29,7 @@ from protocol.names import is_safe_name
 KEY_SIZE = 32
 _CLOCKS = ("untrusted", "trusted")
 _ENGINES = ("transformers", "command")
-_TABLE_LINE = re.compile(r"^\s*\[\s*([A-Za-z0-9_.-]+)\s*\]")
+_TABLE_LINE = re.compile(r"^\s*\[{1,2}\s*([A-Za-z0-9_.-]+)\s*\]")
 _KEY_LINE = re.compile(r"^\s*([A-Za-z0-9_.-]+)\s*=")
 
 
@@ -286,6 +286,7 @@ class _Reader:
 
     def fail(self, key: str, problem: str, hint: str = "") -> NoReturn:
         """Raise a ConfigError that names the file, the line and the key."""
+        hint = hint or "Correct that line; the file that `skyload keys init` makes explains every key."
         line = self._lines.get(key) or self._lines.get(key.partition(".")[0])
         where = f"{self._path}:{line}" if line else str(self._path)
         error = ConfigError(f"{where}: {key}: {problem}", hint=hint)
@@ -314,7 +315,11 @@ class _Reader:
 
     def path(self, key: str) -> Path:
         """A path, relative to the configuration file."""
-        return self._path.parent.absolute() / Path(self.text(key)).expanduser()
+        text = self.text(key, check=lambda value: "must hold no NUL" if "\0" in value else None)
+        try:
+            return self._path.parent.absolute() / Path(text).expanduser()
+        except RuntimeError:  # nobody's home
+            self.fail(key, f"no such user, got {text!r}", "Give the path without ~.")
 
     def address(self, key: str, default: tuple[str, int] | None = None) -> tuple[str, int]:
         """A "host:port"."""

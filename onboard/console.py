@@ -6,14 +6,15 @@ or kit, 4 store, 5 an update cannot go on, 6 no such release, 7 busy or nobody a
 
 import argparse
 import contextlib
+import errno
 import json
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from onboard.errors import OnboardError
+from onboard.errors import ConfigError, OnboardError, StoreError
 
 DAMAGE_EXIT_CODE = 10
 _INTERRUPT_EXIT_CODE = 130
@@ -38,15 +39,29 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except BrokenPipeError:
         return 0
+    except OSError as error:
+        return _tell_os_error(error)
     except KeyboardInterrupt:
+        print("interrupted: what is durable is kept; run the same command again", file=sys.stderr)
         return _INTERRUPT_EXIT_CODE
+
+
+def _tell_os_error(error: OSError) -> int:
+    name = f"{error.filename}: " if error.filename else ""
+    is_disk = error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
+    hint = "free some space, or look at the medium" if is_disk else "check the path and its permissions"
+    print(f"error: {name}{error.strerror or error}", file=sys.stderr)
+    print(f"hint: {hint}", file=sys.stderr)
+    return StoreError.exit_code if is_disk else ConfigError.exit_code
 
 
 def _run(args: argparse.Namespace) -> int:
     from onboard.config import load_config
     from onboard.daemon import log_to_stderr, run_daemon
+    from onboard.state import check_kit
 
     config = load_config(args.config)
+    check_kit(config)
     log_to_stderr(is_verbose=args.verbose)
     run_daemon(config)
     return 0
@@ -68,6 +83,8 @@ def _status(args: argparse.Namespace) -> int:
         print(f"serving    {serving['name']} {serving['digest'][:16]} at {status['endpoint']}/v1")
     else:
         print("serving    nothing")
+    if serving["trouble"]:
+        print(f"           no serving process: {serving['trouble']}")
     if update["handle"]:
         reason = "" if update["reason"] == "none" else f", {update['reason']}"
         print(
@@ -161,7 +178,6 @@ def _verify(args: argparse.Namespace) -> int:
 
 def _provision(args: argparse.Namespace) -> int:
     from onboard.config import load_config
-    from onboard.errors import ConfigError
     from onboard.state import provision
     from protocol.names import is_safe_name
 
@@ -186,7 +202,7 @@ def _rehearse(args: argparse.Namespace) -> int:
         base=args.base,
         prompts=args.prompts,
         max_tokens=args.max_tokens,
-        engine_command=shlex.split(args.engine_command),
+        engine_command=args.engine_command,
         num_threads=args.threads,
         work_dir=args.work_dir,
     )
@@ -216,8 +232,14 @@ def _progress(text: str) -> None:
         print(f"  {text}", file=sys.stderr)
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong with the words, and where to look."""
+        self.exit(2, f"error: {message}\nhint: `{self.prog} --help` has the words, and examples\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="skyloadd",
         description="The satellite's side of Skyload: receives model updates, installs them, serves the model.",
         epilog="Examples:\n  skyloadd provision models/first --config kit/satellite.toml\n"
@@ -297,7 +319,9 @@ def _add_rehearse(commands: Any) -> None:  # noqa: ANN401 - argparse has no publ
     rehearse.add_argument("--base", type=Path, metavar="DIR", help="the base release, if the update has one")
     rehearse.add_argument("--prompts", type=Path, metavar="FILE", help="JSON array of texts; default: rebuild only")
     rehearse.add_argument("--max-tokens", type=_positive, default=16, metavar="N", help="longest answer")
-    rehearse.add_argument("--engine-command", default="", metavar="WORDS", help="replaces the engine worker")
+    rehearse.add_argument(
+        "--engine-command", type=_words, default=[], metavar="WORDS", help="replaces the engine worker"
+    )
     rehearse.add_argument("--threads", type=_positive, default=1, metavar="N", help="CPU threads of the engine")
     rehearse.add_argument("--work-dir", type=Path, required=True, metavar="DIR", help="room for the release")
     _takes_json(rehearse)
@@ -336,10 +360,16 @@ def _takes_json(parser: argparse.ArgumentParser) -> None:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return value
+    if not (text.isascii() and text.isdigit() and int(text) >= 1):
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def _words(text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a command line: {error}") from None
 
 
 if __name__ == "__main__":

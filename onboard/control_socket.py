@@ -93,7 +93,7 @@ def ask_daemon(run_directory: Path, request: dict[str, Any]) -> dict[str, Any]:
             reply: dict[str, Any] = json.loads(connection.makefile("rb").readline(_LINE_SIZE_MAX))
     except (OSError, ValueError) as error:
         raise BusyError(
-            f"no daemon answers at {run_directory / SOCKET_NAME}: {error}",
+            f"no daemon answers at {run_directory / SOCKET_NAME}: {getattr(error, 'strerror', None) or error}",
             hint="start it with `skyloadd run --config FILE`, and look into its log",
         ) from error
     if not reply.get("ok"):

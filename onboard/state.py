@@ -5,15 +5,17 @@ One process may write here. Reading the record needs no lock: it is in two slots
 
 import contextlib
 import fcntl
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from onboard.config import Config
+from onboard.config import Config, read_key
 from onboard.errors import BusyError, ConfigError, StoreFailedError, UnknownError
 from onboard.installer.housekeeping import point_current
-from onboard.installer.release import ReleaseDirectory, copy_release, delete_tree
+from onboard.installer.release import ReleaseDirectory, copy_release, delete_tree, list_model_files
+from onboard.model_check import check_model
 from onboard.store.disk import RealDisk, replace_file
 from onboard.store.layout import StateLayout, make_state_directories
 from onboard.store.record import RELEASES_MAX, KnownRelease, OnboardRecord, RecordStore
@@ -31,14 +33,15 @@ def locked_state(config: Config) -> Iterator[StateLayout]:
         BusyError: another process does.
         StoreError: it cannot be made.
     """
-    layout = StateLayout(config.satellite.state_dir)
+    layout = _layout(config)
     try:
         layout.state_dir.parent.mkdir(parents=True, exist_ok=True)
         make_state_directories(layout, RealDisk())
         handle = os.open(layout.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise StoreFailedError(
-            f"{layout.state_dir}: {error.strerror}", hint="satellite.state_dir must be on a disk we may write"
+            f"{error.filename or layout.state_dir}: {error.strerror}",
+            hint="satellite.state_dir must be on a disk we may write",
         ) from error
     try:
         _lock(handle, layout)
@@ -56,10 +59,7 @@ def open_record(layout: StateLayout) -> RecordStore:
     store = RecordStore(layout.record)
     if store.load() is None:
         if _has_releases(layout):
-            raise StoreFailedError(
-                f"{layout.record}: it is gone, but there are releases",
-                hint="restore it from a copy; without it old updates could be replayed. Or move the directory away",
-            )
+            raise _record_is_gone(layout)
         store.create(OnboardRecord())
     return store
 
@@ -71,13 +71,39 @@ def read_record(config: Config) -> tuple[StateLayout, OnboardRecord]:
         UnknownError: there is none yet.
         StoreError: it is damaged.
     """
-    layout = StateLayout(config.satellite.state_dir)
+    layout = _layout(config)
     record = RecordStore(layout.record).load()
+    if record is None and _has_releases(layout):
+        raise _record_is_gone(layout)
     if record is None:
         raise UnknownError(
             f"{layout.state_dir}: no satellite was ever started here", hint="skyloadd run, or skyloadd provision, first"
         )
     return layout, record
+
+
+def check_kit(config: Config) -> None:
+    """Make sure that keys and root can be used, before anything is made or changed.
+
+    Raises:
+        ConfigError: a key is missing or none, or the root is missing, none, or another depot's than state_dir.
+    """
+    read_key(config.link.link_key_file, what="link.link_key_file")
+    read_key(config.trust.release_key_file, what="trust.release_key_file")
+    read_key(config.trust.identity_key_file, what="trust.identity_key_file")
+    trusted = _trusted_root(_layout(config))
+    try:
+        offered = _kit_root(config)
+    except ConfigError:
+        if trusted is None:
+            raise
+        return  # it is not needed any more
+    # Roots of one depot rise in version: two that differ and have the same one come from two depots.
+    if trusted is not None and offered != trusted and _root_version(offered) == _root_version(trusted):
+        raise ConfigError(
+            f"{config.trust.root_file}: trust.root_file: state_dir belongs to a kit of another depot",
+            hint="give this kit a satellite.state_dir of its own, or bring the kit back that it was made with",
+        )
 
 
 def open_root(layout: StateLayout, config: Config) -> tuple[bytes, bool]:
@@ -87,18 +113,10 @@ def open_root(layout: StateLayout, config: Config) -> tuple[bytes, bool]:
         ConfigError: the kit's root is not readable, or not a root.
         StoreError: the disk refused.
     """
-    try:
-        return layout.root.read_bytes(), False
-    except FileNotFoundError:
-        pass
-    path = config.trust.root_file
-    try:
-        root = path.read_bytes()
-        command_keys(root)
-    except OSError as error:
-        raise ConfigError(f"{path}: trust.root_file: {error.strerror}", hint="The kit holds it.") from error
-    except ProtocolError as error:
-        raise ConfigError(f"{path}: trust.root_file: {error}", hint="Copy it from the kit again.") from error
+    trusted = _trusted_root(layout)
+    if trusted is not None:
+        return trusted, False
+    root = _kit_root(config)
     replace_file(layout.root, root)
     record = RecordStore(layout.record).load()
     return root, record is not None and record.accepted > 0
@@ -112,9 +130,13 @@ def provision(config: Config, model: Path, *, name: str) -> tuple[KnownRelease, 
 
     Raises:
         BusyError: the daemon runs.
-        ConfigError: the directory is not usable.
+        ConfigError: the directory or the kit is not usable.
         StoreError: no space, or the disk refused; nothing is half done.
     """
+    check_kit(config)
+    list_model_files(model)
+    if not config.engine.command:  # somebody's own engine may read what it likes
+        check_model(model)
     with locked_state(config) as layout:
         open_root(layout, config)
         store = open_record(layout)
@@ -167,8 +189,51 @@ def _lock(handle: int, layout: StateLayout) -> None:
             f"{layout.state_dir}: another skyloadd (process {pid}) works here",
             hint="`skyloadd status` shows how it is; stop it first, or use another state_dir",
         ) from None
-    os.ftruncate(handle, 0)
-    os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+    with contextlib.suppress(OSError):  # the lock holds without its words, and must on a full disk
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+
+
+def _layout(config: Config) -> StateLayout:
+    state_dir = config.satellite.state_dir
+    if state_dir.exists() and not state_dir.is_dir():
+        raise ConfigError(
+            f"{state_dir}: not a directory", key="satellite.state_dir", hint="Name a directory; it is made if missing."
+        )
+    return StateLayout(state_dir)
+
+
+def _trusted_root(layout: StateLayout) -> bytes | None:
+    """The root that this satellite follows; None on the first day, or when the file is damaged."""
+    try:
+        root = layout.root.read_bytes()
+        command_keys(root)
+    except (FileNotFoundError, ProtocolError):
+        return None
+    return root
+
+
+def _kit_root(config: Config) -> bytes:
+    path = config.trust.root_file
+    try:
+        root = path.read_bytes()
+        command_keys(root)
+    except OSError as error:
+        raise ConfigError(f"{path}: trust.root_file: {error.strerror}", hint="The kit holds it.") from error
+    except ProtocolError as error:
+        raise ConfigError(f"{path}: trust.root_file: {error}", hint="Copy it from the kit again.") from error
+    return root
+
+
+def _root_version(root: bytes) -> int:
+    return int(json.loads(root)["signed"]["version"])
+
+
+def _record_is_gone(layout: StateLayout) -> StoreFailedError:
+    return StoreFailedError(
+        f"{layout.record}: it is gone, but there are releases",
+        hint="restore it from a copy; without it old updates could be replayed. Or move the directory away",
+    )
 
 
 def _has_releases(layout: StateLayout) -> bool:

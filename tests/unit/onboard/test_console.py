@@ -11,8 +11,10 @@ from protocol.bundle import BundleHeader
 from tests.fakes.updates import FakeGround, digest_of, write_files
 
 ENGINE = f"{sys.executable} -S -E {Path(__file__).parents[2] / 'fakes/engine.py'}"
-OLD = {"config.json": b"{}", "model.bin": bytes(range(256)) * 20}
-NEW = {"config.json": b"{1}", "model.bin": bytes(range(256)) * 19 + bytes(256)}
+HEADER = b'{"weight": {"dtype": "U8", "shape": [5120], "data_offsets": [0, 5120]}}'
+WEIGHTS = len(HEADER).to_bytes(8, "little") + HEADER + bytes(range(256)) * 20
+OLD = {"config.json": b"{}", "model.safetensors": WEIGHTS}
+NEW = {"config.json": b'{"a": 1}', "model.safetensors": WEIGHTS[:-256] + bytes(256)}
 
 
 class Console:
@@ -59,12 +61,12 @@ def test_provisioning_twice_changes_nothing_and_another_one_becomes_current(cons
 
 def test_damage_is_found_named_and_has_its_exit_code(console, tmp_path):
     console("provision", write_files(tmp_path / "first", OLD))
-    path = tmp_path / "kit/state/releases" / digest_of(OLD).hex()[:16] / "model.bin"
+    path = tmp_path / "kit/state/releases" / digest_of(OLD).hex()[:16] / "model.safetensors"
     data = bytearray(path.read_bytes())
     data[100] ^= 1
     path.write_bytes(data)
     assert console("verify") == 10
-    assert "model.bin" in console.out
+    assert "model.safetensors" in console.out
     assert "hint:" in console.err
 
 
@@ -94,7 +96,7 @@ def test_a_release_that_is_not_there_is_named(console, tmp_path):
 @pytest.mark.parametrize("bad", [{".hidden": b""}, {"a b.json": b""}, {}])
 def test_a_directory_that_is_no_release_leaves_nothing_behind(console, tmp_path, bad):
     assert console("provision", write_files(tmp_path / "bad", bad)) == 3
-    assert not list((tmp_path / "kit/state/releases").iterdir())
+    assert not (tmp_path / "kit/state").exists()
 
 
 def test_usage_is_exit_code_2(console):
@@ -140,7 +142,7 @@ def test_the_twin_rebuilds_the_release_and_answers_as_the_engine_does(console, t
     assert result["digest"] == digest_of(NEW).hex()
     assert result["answers"][0] == result["answers"][1]
     assert len(result["answers"][0]["tokens"]) == 4
-    assert (twin.work / "release/model.bin").read_bytes() == NEW["model.bin"]
+    assert (twin.work / "release/model.safetensors").read_bytes() == NEW["model.safetensors"]
 
 
 def test_the_twin_builds_on_any_directory_with_the_base_s_files(console, tmp_path):
@@ -174,8 +176,8 @@ def test_the_twin_refuses_the_wrong_key_and_an_engine_that_does_not_load(console
 
 def test_a_ninth_model_does_not_fit_the_record_and_leaves_nothing(console, tmp_path):
     for number in range(8):
-        assert console("provision", write_files(tmp_path / f"model-{number}", {"config.json": b"%d" % number})) == 0
-    assert console("provision", write_files(tmp_path / "model-8", {"config.json": b"8"})) == 3
+        assert console("provision", write_files(tmp_path / f"model-{number}", {**OLD, "a.json": b"%d" % number})) == 0
+    assert console("provision", write_files(tmp_path / "model-8", OLD)) == 3
     assert "hint: start the daemon" in console.err
     assert len(console.json("releases")) == 8
     assert len(list((tmp_path / "kit/state/releases").iterdir())) == 8
