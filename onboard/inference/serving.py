@@ -143,7 +143,7 @@ def main() -> None:
     try:
         asyncio.run(serve(arguments, on_ready=_say_ready))
     except (OSError, ValueError) as error:
-        sys.exit(f"serving cannot start: {error}")
+        sys.exit(f"serving cannot start: {error} (endpoint.listen = {arguments.listen})")
 
 
 if __name__ == "__main__":
