@@ -14,7 +14,7 @@ from onboard.errors import OnboardError
 from onboard.installer.core import Fate
 from onboard.installer.serving import ServingProblem
 from onboard.store.record import KnownRelease, RecordStore
-from onboard.telemetry import COMMAND_ACCEPTED, COMMAND_REFUSED, Telemetry
+from onboard.telemetry import COMMAND_ACCEPTED, COMMAND_FAILED, COMMAND_REFUSED, Telemetry
 from protocol.command import Command, CounterWindow, Operation
 from protocol.errors import DecodeError, ProtocolError
 from protocol.limits import PROMPT_SIZE_MAX
@@ -23,6 +23,7 @@ from protocol.packing import Fields
 from protocol.trust import command_keys
 
 _QUESTIONS_MAX = 32  # waiting or being answered; one more is refused
+_COMMANDS_MAX = 64  # questions or not: a full queue of questions does not keep a revert out
 _ASK_TOKENS_MAX = 4096
 _MESSAGES_MAX = 64
 _ROLES = ("system", "user", "assistant")
@@ -116,11 +117,13 @@ class Commander:
         if not window.is_new(command.counter):
             self._telemetry.emit(COMMAND_REFUSED, about=handle, error="counter used before", counter=command.counter)
             return Fate.USED
-        if len(self._tasks) >= _QUESTIONS_MAX:
-            return Fate.KEPT
         window = window.with_used(command.counter)
         self._store.store(replace(record, command_highest=window.highest, command_seen=window.seen))
         self._telemetry.emit(COMMAND_ACCEPTED, about=handle, operation=command.operation.value, counter=command.counter)
+        is_too_many = len(self._tasks) >= (_QUESTIONS_MAX if command.operation is Operation.ASK else _COMMANDS_MAX)
+        if is_too_many:
+            self._say_error(handle, command, f"{len(self._tasks)} commands are being carried out; ask again later")
+            return Fate.USED
         task = asyncio.create_task(self._carry_out(handle, command))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -135,11 +138,19 @@ class Commander:
 
     async def _carry_out(self, handle: bytes, command: Command) -> None:
         operations = {Operation.ASK: self._answer, Operation.REVERT: self._revert, Operation.CANCEL: self._cancel}
-        kind = MessageKind.ANSWER if command.operation is Operation.ASK else MessageKind.RESULT
         try:
             body = await operations[command.operation](command.args)
         except (OnboardError, ServingProblem, DecodeError) as error:
-            body = {"error": str(error)} if kind is MessageKind.ANSWER else {"ok": False, "text": str(error)}
+            self._say_error(handle, command, str(error))
+        except Exception as error:  # noqa: BLE001 - a bug of ours: whoever asked must not wait for ever
+            self._telemetry.emit(COMMAND_FAILED, about=handle, error=repr(error))
+            self._say_error(handle, command, f"an error of our own: {error!r}")
+        else:
+            self._messages.say(_kind_of(command), re=handle, body=body)
+
+    def _say_error(self, handle: bytes, command: Command, text: str) -> None:
+        kind = _kind_of(command)
+        body = {"error": text} if kind is MessageKind.ANSWER else {"ok": False, "text": text}
         self._messages.say(kind, re=handle, body=body)
 
     async def _answer(self, args: Mapping[str, Any]) -> dict[str, Any]:
@@ -164,6 +175,10 @@ class Commander:
         fields.finish()
         await self._installer.cancel(handle)
         return {"ok": True, "text": f"update {handle.hex()} is cancelled"}
+
+
+def _kind_of(command: Command) -> MessageKind:
+    return MessageKind.ANSWER if command.operation is Operation.ASK else MessageKind.RESULT
 
 
 def parse_question(args: Mapping[str, Any]) -> Question:

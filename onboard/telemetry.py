@@ -80,6 +80,10 @@ RELEASE_LOAD_FAILED = Event(
     id=23, name="release_load_failed", severity=_HI, text="the release that should serve does not load"
 )
 WORKER_FAILED = Event(id=24, name="worker_failed", severity=_LO, text="an engine worker ended")
+SERVING_NOT_STARTED = Event(
+    id=26, name="serving_not_started", severity=_HI, text="the serving process does not start", throttle=6, down=True
+)
+SERVING_HANGS = Event(id=27, name="serving_hangs", severity=_HI, text="the serving process hangs and is killed")
 NOTHING_TO_SERVE = Event(id=25, name="nothing_to_serve", severity=_LO, text="no release is on board yet")
 
 UPDATE_ACCEPTED = Event(id=40, name="update_accepted", severity=_A, text="its metadata is trusted")
@@ -119,6 +123,7 @@ RETURNED = Event(
 
 COMMAND_ACCEPTED = Event(id=70, name="command_accepted", severity=_A, text="a command is carried out")
 COMMAND_REFUSED = Event(id=71, name="command_refused", severity=_LO, text="a command is not obeyed")
+COMMAND_FAILED = Event(id=74, name="command_failed", severity=_HI, text="an error of our own", throttle=6)
 MESSAGE_QUEUED = Event(
     id=72, name="message_queued", severity=Severity.DIAGNOSTIC, text="a message waits for the downlink"
 )

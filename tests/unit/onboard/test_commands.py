@@ -169,20 +169,33 @@ def test_questions_are_checked(change):
         parse_question({**QUESTION, **change})
 
 
-def test_too_many_questions_wait_at_the_receiver(onboard, ground):
+def test_too_many_questions_are_refused_in_words_and_keep_no_revert_out(onboard, ground):
     async def run():
-        onboard.ask = None
         never = asyncio.Event()
 
         async def wait(question):
             await never.wait()
 
         onboard.commander._ask = wait
-        fates = [
-            onboard.commander.receive(object_handle(data), data)
-            for data in (ground.command(Operation.ASK, QUESTION) for _ in range(33))
-        ]
+        commands = [ground.command(Operation.ASK, QUESTION) for _ in range(33)]
+        commands.append(ground.command(Operation.REVERT, {"digest": None}))
+        fates = [onboard.commander.receive(object_handle(data), data) for data in commands]
+        while not onboard.reverted:
+            await asyncio.sleep(0)
         await onboard.commander.close()
-        return fates
+        return fates, commands
 
-    assert asyncio.run(run()).count(Fate.KEPT) == 1
+    fates, commands = asyncio.run(run())
+    assert set(fates) == {Fate.USED}
+    (refused, (kind, _, result)) = onboard.said
+    assert refused[:2] == (MessageKind.ANSWER, object_handle(commands[32]))
+    assert "later" in refused[2]["error"]
+    assert (kind, result["ok"]) == (MessageKind.RESULT, True)
+
+
+def test_a_bug_of_ours_is_answered_too(onboard, ground):
+    onboard.problem = ZeroDivisionError("oops")
+    onboard.receive(ground.command(Operation.ASK, QUESTION))
+    onboard.receive(ground.command(Operation.REVERT, {"digest": None}))
+    assert "oops" in onboard.said[0][2]["error"]
+    assert "oops" in onboard.said[1][2]["text"]
