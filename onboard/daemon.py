@@ -28,7 +28,7 @@ from onboard import telemetry as events
 from onboard.commands import Commander
 from onboard.config import Config, read_key
 from onboard.control_socket import ControlSocket
-from onboard.errors import OnboardError
+from onboard.errors import OnboardError, StoreFailedError
 from onboard.installer.core import Fate
 from onboard.installer.serving import ServingProblem
 from onboard.installer.shell import Installer
@@ -51,6 +51,7 @@ from protocol.report import NO_HANDLE, Reason
 
 logger = logging.getLogger(__name__)
 
+_SERVING_STATUS_S = 2.0  # whoever asks for our status waits no longer for a serving process that hangs
 _VERDICTS = {Fate.USED: Verdict.CONSUMED, Fate.KEPT: Verdict.KEPT, Fate.BAD: Verdict.REFUSED}
 
 
@@ -93,6 +94,8 @@ class Daemon:
             "identity": read_key(config.trust.identity_key_file, what="trust.identity_key_file"),
         }
         self._store = open_record(layout)
+        self._record_failure: asyncio.Future[StoreFailedError] = asyncio.get_running_loop().create_future()
+        self._store.on_failed = self._note_record_failure
         root, is_restored = open_root(layout, config)
         if is_restored:
             self.telemetry.emit(events.ROOT_RESTORED)
@@ -141,13 +144,18 @@ class Daemon:
         await self.installer.start()
         control = ControlSocket(self._layout.run, {"status": self._answer_status, "revert": self._answer_revert})
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(work) for work in (self.serving.run(), self.installer.run(), control.run())]
+            works = (self.serving.run(), self.installer.run(), control.run(), self._until_record_fails())
+            tasks = [group.create_task(work) for work in works]
             # Ends by itself at the stop event, after a last sync.
             await self.receiver.run(self.stop)
             self.telemetry.emit(events.DAEMON_STOPPED)
             await self.commander.close()
             for task in tasks:
                 task.cancel()
+
+    async def _until_record_fails(self) -> None:
+        """Whoever met it may have swallowed it; nobody may go on."""
+        raise await self._record_failure
 
     # -- building ------------------------------------------------------------------------------------------
 
@@ -233,6 +241,11 @@ class Daemon:
         with contextlib.suppress(OnboardError):  # the record may be what failed
             self.messages.say(MessageKind.EVENT, re=about or NO_HANDLE, body=body, is_kept=False)
 
+    def _note_record_failure(self, error: StoreFailedError) -> None:
+        if not self._record_failure.done():
+            self.telemetry.emit(events.DAEMON_FAILED, error=str(error))
+            self._record_failure.set_result(error)
+
     # -- the control socket --------------------------------------------------------------------------------
 
     async def _answer_revert(self, asked: dict[str, Any]) -> dict[str, Any]:
@@ -245,8 +258,9 @@ class Daemon:
         record, status = self._store.record, self.installer.status()
         serving = record.release(status.serving) if status.serving else None
         process: dict[str, Any] | None = None
-        with contextlib.suppress(ServingProblem):
-            process = dataclasses.asdict(await self.serving.status())
+        with contextlib.suppress(ServingProblem, TimeoutError):
+            async with asyncio.timeout(_SERVING_STATUS_S):
+                process = dataclasses.asdict(await self.serving.status())
         return {
             "status": {
                 "satellite": self._config.satellite.name,
@@ -261,6 +275,7 @@ class Daemon:
                     "name": serving.name if serving else None,
                     "sequence": serving.sequence if serving else None,
                     "is_serving": bool(process and process["is_serving"]),
+                    "trouble": self.serving.trouble,
                 },
                 "update": _update_fields(status),
                 "releases": [

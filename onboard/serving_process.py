@@ -1,15 +1,15 @@
 """Keeps the serving process alive, and is what the installer and the commands see of it.
 
 Starts it, connects, loads and flips to the release that the trust record names, hears of dead workers; when it ends
-by itself, starts it again with growing pauses. It fills the installer's `Serving` seam: here, and only here, serving's
-errors are sorted into those of a release and those of serving itself.
+by itself, or hangs, starts it again with growing pauses. It fills the installer's `Serving` seam: here, and only
+here, serving's errors are sorted into those of a release and those of serving itself.
 
 It does not decide which release serves: it asks.
 """
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,12 +38,16 @@ class ServingOptions:
         run_directory: sockets and logs.
         engine_command: of the engine worker; empty for the built-in one.
         num_threads: CPU threads of one engine.
+        health_interval_s: between two questions after the process's health.
+        health_timeout_s: a process that does not answer for so long hangs, and is killed.
     """
 
     listen: str
     run_directory: Path
     engine_command: Sequence[str]
     num_threads: int
+    health_interval_s: float = 10.0
+    health_timeout_s: float = 60.0
 
 
 class ServingSupervision:
@@ -64,6 +68,8 @@ class ServingSupervision:
         self._release: bytes | None = None
         self._loads_failed = 0
         self.endpoint = ""
+        self.trouble = ""
+        """Why there is no serving process, empty while there is one."""
         self.on_up: Callable[[], None] = lambda: None
         self.on_worker_failed: Callable[[bytes, str, int], None] = lambda digest, reason, failures: None
 
@@ -77,12 +83,15 @@ class ServingSupervision:
             started = loop.time()
             try:
                 how = await self._live()
-            except ServingError as error:
+            except (ServingError, OSError, ValueError) as error:  # also: no process to be had, no log to be written
                 how = str(error)
             finally:
+                has_started = self._process is not None
                 await self._stop()
             pause_s = _PAUSE_S if loop.time() - started > _STEADY_S else min(2 * pause_s, _PAUSE_S_MAX)
-            self._telemetry.emit(events.SERVING_ENDED, how=how, pause_s=pause_s)
+            self.trouble = how
+            event = events.SERVING_ENDED if has_started else events.SERVING_NOT_STARTED
+            self._telemetry.emit(event, how=how, pause_s=pause_s)
             await asyncio.sleep(pause_s)
 
     async def _live(self) -> str:
@@ -95,15 +104,29 @@ class ServingSupervision:
         )
         self.endpoint = self._process.endpoint
         self._control = control = await ServingControl.connect(self._process.control_path)
+        self.trouble = ""
         self._telemetry.emit(events.SERVING_STARTED, endpoint=self.endpoint, pid=self._process.pid)
-        bringing_up = asyncio.create_task(self._bring_up())
+        tasks = {asyncio.create_task(self._bring_up()), asyncio.create_task(self._watch(control, self._process))}
         try:
             while (failed := await control.next_event()) is not None:
                 self._hear(failed)
         finally:
-            bringing_up.cancel()
-            await asyncio.wait({bringing_up})
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
         return await self._process.wait()
+
+    async def _watch(self, control: ServingControl, process: ServingProcess) -> None:
+        """Kill a process that is there but does not answer: nobody else would notice."""
+        while True:
+            await asyncio.sleep(self._options.health_interval_s)
+            try:
+                async with asyncio.timeout(self._options.health_timeout_s):
+                    await control.status()
+            except (ServingError, TimeoutError) as error:
+                self._telemetry.emit(events.SERVING_HANGS, pid=process.pid, error=str(error))
+                process.kill()
+                return
 
     async def _bring_up(self) -> None:
         """Let the wanted release serve; try again for ever, for it served before."""
@@ -229,7 +252,7 @@ class ServingSupervision:
 
 
 @contextlib.contextmanager
-def _sorted_faults():  # type: ignore[no-untyped-def]  # noqa: ANN202 - a context manager
+def _sorted_faults() -> Iterator[None]:
     try:
         yield
     except ServingError as error:

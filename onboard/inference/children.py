@@ -13,6 +13,7 @@ import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -27,13 +28,15 @@ class CappedLog:
     def __init__(self, path: Path, *, max_bytes: int = MAX_LOG_BYTES) -> None:
         self._path = path
         self._max_bytes = max_bytes
-        self._file = path.open("ab")
+        self._file: BinaryIO | None = None
 
     def write(self, data: bytes) -> None:
         """Append; start a new file when this one is full. A log that cannot be written is dropped silently."""
         with contextlib.suppress(OSError):
+            if self._file is None:
+                self._file = self._path.open("ab")
             if self._file.tell() + len(data) > self._max_bytes:
-                self._file.close()
+                self.close()
                 self._path.replace(self._path.with_name(self._path.name + ".1"))
                 self._file = self._path.open("ab")
             self._file.write(data)
@@ -41,7 +44,10 @@ class CappedLog:
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        file, self._file = self._file, None
+        if file is not None:
+            with contextlib.suppress(OSError):  # what was not written yet finds no space
+                file.close()
 
 
 class Child:

@@ -168,7 +168,7 @@ class ServingControl:
 
     async def close(self) -> None:
         """Hang up; requests without a reply yet are abandoned."""
-        self._writer.close()
+        self._writer.transport.abort()  # not close: that would wait for a process that hangs to take the rest
         await asyncio.wait({self._reading})
 
     async def load(self, release: str, *, directory: Path, name: str, timeout_s: float = 300.0) -> Loaded:

@@ -126,6 +126,8 @@ class ControlServer:
             reply = _failure(message, error)
         except (RequestError, KeyError, TypeError, ValueError) as error:
             reply = _failure(message, ServingError(f"{message['type']}: {error!r}", kind="invalid"))
+        except OSError as error:  # of this machine, not of the release
+            reply = _failure(message, ServingError(f"{message['type']}: {error}", kind="unavailable"))
         _write(writer, reply)
 
     async def _load(self, message: dict[str, Any]) -> dict[str, Any]:

@@ -306,11 +306,12 @@ class Supervisor:
         return None
 
     async def _restart(self, model: Model) -> None:
+        num_missing = 0  # tries that the engine or the machine failed, not the release: they count for the pause alone
         while True:
             if model is not self._serving:
                 model.state = ModelState.FAILED
                 return
-            doublings = min(model.num_failures - 1, 16)
+            doublings = min(model.num_failures + num_missing - 1, 16)
             pause_s = min(self.limits.restart_pause_s * 2**doublings, self.limits.restart_pause_max_s)
             await asyncio.sleep(pause_s)
             if model is not self._serving:
@@ -318,8 +319,10 @@ class Supervisor:
             model.num_restarts += 1
             try:
                 worker = await self._start_worker(model.spec)
-            except ServingError as error:
-                model.num_failures += 1
+            except (ServingError, OSError) as error:
+                is_missing = isinstance(error, OSError) or error.kind == "unavailable"
+                num_missing += is_missing
+                model.num_failures += not is_missing
                 self._tell_failure(model, str(error))
                 continue
             self._attach(model, worker)

@@ -144,7 +144,10 @@ class EngineWorker:
             accepted.put_nowait((reader, writer))
 
         with _socket_path(spec.run_directory) as path:
-            server = await asyncio.start_unix_server(accept, path, limit=MAX_LINE_BYTES)
+            try:
+                server = await asyncio.start_unix_server(accept, path, limit=MAX_LINE_BYTES)
+            except OSError as error:
+                raise ServingError(f"no socket for the engine: {error}", kind="unavailable") from error
             try:
                 child = await _start_process(spec, path)
                 try:

@@ -6,7 +6,7 @@ included. It writes nothing: the attempt is counted before it begins, and its en
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,7 +63,7 @@ class FailureWatch:
         return future is not None
 
     @contextlib.contextmanager
-    def watching(self, digest: bytes):  # type: ignore[no-untyped-def]  # noqa: ANN201 - a context manager
+    def watching(self, digest: bytes) -> Iterator[asyncio.Future[str]]:
         """Give a future that is set at the first failure of a release."""
         future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._waiting[digest] = future

@@ -15,11 +15,12 @@ so it can be written on a full disk. It does not know what the facts mean: the i
 
 import struct
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
-from onboard.errors import StoreCorruptError, StoreFailedError
+from onboard.errors import StoreCorruptError, StoreFailedError, StoreFullError
 from onboard.store.disk import Disk, RealDisk, replace_file, write_all_at
 from protocol.errors import DecodeError
 from protocol.limits import NAME_LENGTH_MAX
@@ -217,6 +218,8 @@ class RecordStore:
         self._sequence = 0
         self._record: OnboardRecord | None = None
         self._has_failed = False
+        self.on_failed: Callable[[StoreFailedError], None] = lambda error: None
+        """Told when a write did not come through: whoever runs on this record has to stop."""
 
     @property
     def record(self) -> OnboardRecord:
@@ -281,15 +284,24 @@ class RecordStore:
         slot = _slot(sequence, record)
         self._has_failed = True  # until it is proven otherwise
         try:
+            self._write(slot, sequence)
+        except StoreFailedError as error:
+            self.on_failed(error)
+            raise
+        self._sequence, self._record, self._has_failed = sequence, record, False
+
+    def _write(self, slot: bytes, sequence: int) -> None:
+        try:
             handle = self._disk.open(self._path)
         except FileNotFoundError:
             raise StoreFailedError(f"{self._path}: it is gone", hint="restore it from a copy") from None
         try:
             write_all_at(self._disk, handle, slot, (sequence + 1) % 2 * SLOT_SIZE)  # over the older one
             self._disk.sync(handle)
+        except StoreFullError as error:  # on a copying file system, say: no better than any other failure
+            raise StoreFailedError(f"{self._path}: {error}", hint=error.hint) from error
         finally:
             self._disk.close(handle)
-        self._sequence, self._record, self._has_failed = sequence, record, False
 
 
 class MessageCounters:

@@ -9,6 +9,7 @@ import signal
 import pytest
 
 from onboard.inference.answers import Started
+from onboard.inference.children import start_child
 from onboard.inference.engine import Delta, Done, Prompt, Sampling
 from onboard.inference.errors import ServingError
 from onboard.inference.limits import Limits
@@ -430,3 +431,37 @@ def test_a_done_without_deltas_still_says_who_answered(tmp_path):
             await items.aclose()
 
     asyncio.run(scenario())
+
+
+def test_a_machine_that_starts_no_worker_now_is_no_failure_of_the_release(tmp_path):
+    a = make_release(tmp_path / "a", b"a")
+    tries = []
+
+    async def start(spec):
+        tries.append(spec)
+        if 1 < len(tries) < 5:
+            raise OSError(28, "No space left on device")
+        return await EngineWorker.start(spec)
+
+    async def scenario():
+        async with supervise(tmp_path) as supervisor:
+            supervisor._start_worker = start
+            await load(supervisor, a)
+            await supervisor.flip("a")
+            supervisor.serving.worker.kill()
+            async with asyncio.timeout(10):
+                await until(lambda: len(tries) == 5 and supervisor.is_serving)
+            assert [event["failures"] for event in supervisor.events] == [1, 1, 1, 1]
+            assert await ask(supervisor) == ("a", expected(a))
+
+    asyncio.run(scenario())
+
+
+def test_a_log_that_cannot_be_written_keeps_no_child_from_running(tmp_path):
+    async def scenario():
+        child = await start_child(
+            ["/bin/sh", "-c", "echo words >&2; exit 3"], log_path=tmp_path / "no/such/directory", oom_score=0
+        )
+        return await child.wait()
+
+    assert asyncio.run(scenario()) == "exit code 3; last line of its log: words"
