@@ -120,6 +120,7 @@ def _fly(rehearsal: Rehearsal, release: Path, number: int, victim: str, at_s: fl
             rehearsal.start_satellite()
         else:
             kill(uplink)
+            uplink.communicate()
             uplink = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     output, _ = uplink.communicate(timeout=FLIGHT_S_MAX)
     state = json.loads(output)["state"] if output else f"exit code {uplink.returncode}"

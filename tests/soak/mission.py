@@ -63,28 +63,31 @@ class Mission:
         epoch = time.time()
         self._rehearsal.start_link(str(profile), seed=weather.link_seed, epoch=epoch)
         try:
-            summary = self._send(["--profile", str(profile), "--epoch", str(epoch), "--json"], weather.troubles)
+            is_one_way = weather.profile["down"] is None
+            arguments = ["--profile", str(profile), "--epoch", str(epoch), "--json"]
+            summary = self._send(arguments, weather.troubles, staged["release_digest"] if is_one_way else None)
         finally:
             stop(self._rehearsal.link)
-        self._check(staged, summary, weather)
+        self._check(staged, summary)
         return summary
 
-    def _send(self, arguments: list[str], troubles: tuple[Trouble, ...]) -> dict[str, Any]:
+    def _send(self, arguments: list[str], troubles: tuple[Trouble, ...], ends_at: str | None) -> dict[str, Any]:
+        """Send until the uplink says that it is over; with no way back, until we see `ends_at` serve."""
         began = time.monotonic()
         uplink = self._start_uplink(arguments)
-        one_way = False
         for trouble in troubles:
             wait_s = began + trouble.at_s - time.monotonic()
             if wait_s > 0 and self._ended(uplink, wait_s):
                 break
             uplink = self._strike(trouble, uplink, arguments)
-        while True:
-            left_s = began + FLIGHT_S_MAX - time.monotonic()
-            if self._ended(uplink, 1.0 if one_way else max(left_s, 1.0)):
-                return self._summary(uplink)
-            if left_s <= 0:
+        while not self._ended(uplink, 1.0):
+            if ends_at is not None and self.serving() == ends_at:
+                stop(uplink)
+                return {"state": "confirmed, unheard"}
+            if time.monotonic() - began > FLIGHT_S_MAX:
                 stop(uplink)
                 raise BrokenPromiseError(f"not done after {FLIGHT_S_MAX:.0f} s")
+        return self._summary(uplink)
 
     def _start_uplink(self, arguments: list[str]) -> subprocess.Popen[bytes]:
         log = self._rehearsal.log("uplink").open("ab")
@@ -127,8 +130,8 @@ class Mission:
             return self._start_uplink(arguments)
         return uplink
 
-    def _check(self, staged: dict[str, Any], summary: dict[str, Any], weather: Weather) -> None:
-        if weather.profile["down"] is not None and summary["state"] != "confirmed":
+    def _check(self, staged: dict[str, Any], summary: dict[str, Any]) -> None:
+        if not summary["state"].startswith("confirmed"):
             raise BrokenPromiseError(f"the ground believes {summary['state']}")
         self._wait_until_serving(staged["release_digest"])
         status = self._rehearsal.onboard_status()

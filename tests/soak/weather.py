@@ -51,7 +51,7 @@ def draw_weather(seed: int, flight: int) -> Weather:
         up["burst"] = {"p_good_to_bad": 0.005, "p_bad_to_good": 0.05, "loss_bad": 0.8}
     up["loss"] = round(rng.uniform(0, 0.4), 3)
     if rng.random() < 0.3:
-        up |= {"bit_error_rate": 2e-6, "duplicate": 0.02, "reorder": 0.02, "reorder_delay_s": 0.05}
+        up |= {"bit_error_rate": 2e-6, "duplicate": 0.02, "reorder": {"probability": 0.02, "delay_s": 0.05}}
     down = None if rng.random() < 0.1 else {"delay_s": up["delay_s"], "loss": round(rng.uniform(0, 0.4), 3)}
     profile: dict[str, Any] = {"description": f"soak, seed {seed}, flight {flight}", "up": up, "down": down}
     if rng.random() < 0.7:

@@ -1,0 +1,23 @@
+"""Whole flights of real processes: killed at random moments thirty times, and in bounded memory."""
+
+import pytest
+
+from bench.kills import fly_and_kill
+from bench.memory import stage_and_fly
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.timeout(900)
+def test_thirty_flights_with_a_kill_each_all_end_confirmed_with_the_right_bytes():
+    outcomes = fly_and_kill(30, seed=2026)
+    assert [outcome for outcome in outcomes if not outcome.is_right or outcome.state != "confirmed"] == []
+    assert {outcome.victim for outcome in outcomes} == {"daemon", "uplink"}
+
+
+@pytest.mark.timeout(600)
+def test_memory_is_bounded_by_less_than_the_release():
+    figures = stage_and_fly(600_000_000)
+    assert figures["packer_rss_mb"] < 450  # the bar is 1000, for any size: `make bench NAME=memory` flies 4 GB
+    assert figures["daemon_rss_mb"] < 256
+    assert figures["payload_mb"] > 500
