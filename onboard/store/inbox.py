@@ -60,7 +60,8 @@ class _Log:
 @dataclass(frozen=True, slots=True)
 class _DirtyLog:
     log: _Log
-    handle: int
+    path: Path
+    handle: int | None  # open, or to be opened for the sync
     size: int
 
 
@@ -83,10 +84,9 @@ class SyncBatch:
         failure: StoreError | None = None
         for dirty in self.logs:
             try:
-                self._disk.sync(dirty.handle)
+                self._sync_log(dirty)
             except StoreError as error:
                 failure = error
-            self._disk.close(dirty.handle)
         for directory in self._directories:
             try:
                 self._disk.sync_directory(directory)
@@ -96,6 +96,18 @@ class SyncBatch:
                 failure = error
         if failure:
             raise failure
+
+    def _sync_log(self, dirty: _DirtyLog) -> None:
+        handle = dirty.handle
+        try:
+            if handle is None:
+                handle = self._disk.open(dirty.path)
+            self._disk.sync(handle)
+        except FileNotFoundError:
+            pass  # solved or dropped in the meantime
+        finally:
+            if handle is not None:
+                self._disk.close(handle)
 
 
 class Inbox:
@@ -113,6 +125,7 @@ class Inbox:
         self._named: dict[bytes, int] = {}  # the same, where the directory's name is durable
         self._num_made = self._num_dropped = self._num_handles = 0
         self._buffered = 0
+        self._lost: list[tuple[ObjectShape, int, SymbolSet]] = []  # by a `recover` that did not come to its end
 
     @property
     def root(self) -> Path:
@@ -168,14 +181,11 @@ class Inbox:
         for log in self._logs.values():
             self._flush(log)
         dirty = [log for log in self._logs.values() if log.size != log.synced_size]
-        for log in dirty:
-            self._open(log)
         logs = []
         for log in dirty:
-            assert log.handle is not None
-            logs.append(_DirtyLog(log, log.handle, log.size))
+            logs.append(_DirtyLog(log, log.path, log.handle, log.size))
+            self._num_handles -= log.handle is not None
             log.handle = None
-        self._num_handles -= len(logs)
         directories = dict.fromkeys(log.path.parent for log in dirty if not log.is_named)
         made = {handle: number for handle, number in self._made.items() if self._named.get(handle) != number}
         if made:
@@ -200,29 +210,36 @@ class Inbox:
         Raises:
             StoreError: not even that is possible now; call again later.
         """
-        lost = []
         for log in list(self._logs.values()):
-            if log.size == log.synced_size and not log.buffer:
-                continue
-            self._forget_log(log)
-            symbols = SymbolSet()
-            if log.synced_size:
-                handle = self._disk.open(log.path)
-                try:
-                    self._disk.truncate(handle, log.synced_size)
-                    self._disk.sync(handle)
-                finally:
-                    self._disk.close(handle)
-                symbols = self._load_log(log.shape, log.block)
-            else:
-                self._disk.unlink(log.path)
-            lost.append((log.shape, log.block, symbols))
-        for shape, _, symbols in lost:
+            if log.size != log.synced_size or log.buffer:
+                self._lost.append((log.shape, log.block, self._cut_back(log)))
+        for shape, _, symbols in self._lost:
             if symbols:
                 self._disk.sync_directory(self.directory(shape))
         self._disk.sync_directory(self._root)
         self._named.update(self._made)
+        lost, self._lost = self._lost, []
         return lost
+
+    def _cut_back(self, log: _Log) -> SymbolSet:
+        """Leave of a log what is durable; if the disk refuses, the log stays as it is, for another try."""
+        if not log.synced_size:
+            self._disk.unlink(log.path)
+            self._forget_log(log)
+            return SymbolSet()
+        handle = self._disk.open(log.path)
+        try:
+            self._disk.truncate(handle, log.synced_size)
+            self._disk.sync(handle)
+        finally:
+            self._disk.close(handle)
+        entries = read_entries(self._disk, log.path, log.shape, log.block)
+        symbols = SymbolSet(log.shape.symbol_key(log.block, esi) for _, esi, _ in entries)
+        self._forget_log(log)
+        again = self._new_log(log.shape, log.block)
+        again.size = again.synced_size = log.synced_size
+        again.is_named = True
+        return symbols
 
     def reload_block(self, shape: ObjectShape, block: int) -> SymbolSet:
         """Read a log again that did not hold what was counted."""

@@ -81,6 +81,7 @@ def test_hanging_up_does_not_wait_for_a_process_that_takes_nothing(tmp_path):
 
         async def take_nothing(reader, writer):
             await never.wait()
+            writer.transport.abort()
 
         server = await asyncio.start_unix_server(take_nothing, tmp_path / "control.sock", limit=1)
         control = await ServingControl.connect(tmp_path / "control.sock")
@@ -91,6 +92,7 @@ def test_hanging_up_does_not_wait_for_a_process_that_takes_nothing(tmp_path):
         with pytest.raises(ServingError):
             await asking
         never.set()
+        await asyncio.sleep(0.01)
         server.close()
 
     asyncio.run(run())

@@ -1,6 +1,7 @@
 """The inbox on a real directory: torn tails, full disks, failing syncs, bounded memory."""
 
 import random
+import resource
 from pathlib import Path
 
 import pytest
@@ -200,3 +201,47 @@ def test_a_dropped_object_is_out_of_the_way_at_once(inbox):
 
 def test_a_shape_is_its_directorys_name():
     assert ObjectShape.parse(SHAPE.directory_name) == SHAPE
+
+
+@pytest.fixture
+def few_handles():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 400), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_sync_of_very_many_logs_needs_few_open_files(inbox, few_handles):
+    shapes = [
+        ObjectShape(handle=b"object-%d" % n, kind=FrameKind.RAPTORQ, num_symbols=255 * 8000, symbol_size=8)
+        for n in range(2)
+    ]
+    for shape in shapes:
+        for block in range(shape.layout.num_blocks):
+            inbox.append(shape, block, 0, b"8 bytes.")
+    sync(inbox)
+
+    found = Inbox(inbox.root, FaultyDisk()).load()
+    assert [len(entry.symbols) for entry in found] == [255, 255]
+
+
+def test_what_could_not_be_thrown_away_after_a_failure_is_thrown_away_by_the_next_try(inbox, disk):
+    other = ObjectShape(handle=b"handle-2", kind=FrameKind.RAPTORQ, num_symbols=100, symbol_size=64)
+    for shape in (SHAPE, other):
+        fill(inbox, 0, 10, shape)
+    sync(inbox)
+    for shape in (SHAPE, other):
+        fill(inbox, 10, 20, shape)
+        inbox.flush(shape, 0)
+
+    disk.sync_fails = True
+    with pytest.raises(StoreFailedError):
+        inbox.recover()
+    disk.sync_fails = False
+    lost = inbox.recover()
+
+    assert {shape.handle: len(symbols) for shape, _, symbols in lost} == {SHAPE.handle: 10, other.handle: 10}
+    for shape in (SHAPE, other):  # writing goes on after what was durable
+        fill(inbox, 30, 35, shape)
+    sync(inbox)
+    assert [len(found.symbols[0]) for found in Inbox(inbox.root, FaultyDisk()).load()] == [15, 15]
