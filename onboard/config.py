@@ -27,6 +27,7 @@ from protocol.limits import MIB
 from protocol.names import is_safe_name
 
 KEY_SIZE = 32
+INBOX_BYTES_MIN = 96 * MIB  # the largest object, its largest block once more, and the share of small objects
 _CLOCKS = ("untrusted", "trusted")
 _ENGINES = ("transformers", "command")
 _TABLE_LINE = re.compile(r"^\s*\[{1,2}\s*([A-Za-z0-9_.-]+)\s*\]")
@@ -232,7 +233,7 @@ def _build(reader: "_Reader", path: Path) -> Config:
         drain_timeout_s=reader.number("install.drain_timeout_s", 60.0, lowest=0, highest=86400),
     )
     limits = LimitsConfig(
-        inbox_bytes_max=reader.integer("limits.inbox_bytes_max", 512 * MIB, lowest=64 * MIB),
+        inbox_bytes_max=reader.integer("limits.inbox_bytes_max", 512 * MIB, lowest=INBOX_BYTES_MIN),
         open_objects_max=reader.integer("limits.open_objects_max", 64, lowest=2, highest=4096),
     )
     return Config(

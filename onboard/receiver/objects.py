@@ -5,6 +5,7 @@ from enum import Enum, auto
 from onboard.store.shape import ObjectShape, SymbolSet
 
 SHORT_SYMBOLS_MAX = 64  # this many more than K and still no solution: chance says never, so the log is poisoned
+SYMBOL_COST_MIN = 512  # bytes of the quota; one far from all others takes some 130 bytes of memory
 _DEATHS_MAX = 3  # workers that one block may cost
 
 
@@ -121,6 +122,9 @@ class OpenObject:
 
 
 def object_cost(shape: ObjectShape) -> int:
-    """What an object may take on the disk: all its symbols, and the block being solved a second time."""
+    """What an object may take on the disk: all its symbols, and the block being solved a second time.
+
+    A symbol counts no less than SYMBOL_COST_MIN: small ones take more in memory than on the disk.
+    """
     layout = shape.layout
-    return layout.padded_size + layout.size_of(0)
+    return max(layout.padded_size, layout.num_symbols * SYMBOL_COST_MIN) + layout.size_of(0)

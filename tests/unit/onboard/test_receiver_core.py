@@ -5,10 +5,12 @@ from itertools import pairwise
 
 import pytest
 
+from onboard.config import INBOX_BYTES_MIN
 from onboard.receiver.core import FOREIGN_MAX, CoreOptions, ReceiverCore
 from onboard.receiver.events import ReportStatus, Verdict
 from onboard.receiver.reporting import BEACON_DURATION_S, BEACON_INTERVAL_S, ReportOptions
 from protocol.frame import Frame, FrameKind
+from protocol.limits import MIB, OBJECT_SIZE_MAX
 from protocol.objects import ObjectKind
 from protocol.report import NO_HANDLE, SOLVED, OpenBlock, Reason, Report
 from tests.fakes.receiving import DryReceiver, RememberingSink, Source, disk_with_inbox, make_object
@@ -417,3 +419,36 @@ def test_what_the_owner_needs_no_more_is_let_go_of_when_it_says_that_something_c
     assert receiver.core.statistics().open_bytes == 0
     assert receiver.disk.list_directory(receiver.inbox.root) == []
     assert set(receiver.report().complete) == {half.handle, kept.handle}
+
+
+def test_tiny_symbols_cannot_take_more_memory_than_the_quota_thinks():
+    core = ReceiverCore(session=b"session!", options=CoreOptions(), is_complete=lambda _: False)
+    for number in range(100):  # each the largest object that there is of eight-byte symbols
+        frame = Frame(
+            kind=FrameKind.RAPTORQ,
+            handle=number.to_bytes(8, "big"),
+            num_symbols=255 * 8000,
+            block=0,
+            esi=0,
+            payload=bytes(8),
+        )
+        core.receive_symbol(frame, float(number))
+    num_symbols = 255 * 8000 * core.statistics().open_objects
+    assert num_symbols * 130 <= 256 * MIB
+
+
+def test_the_smallest_inbox_that_may_be_configured_takes_the_largest_object():
+    core = ReceiverCore(
+        session=b"session!", options=CoreOptions(inbox_bytes_max=INBOX_BYTES_MIN), is_complete=lambda _: False
+    )
+    for number, symbol_size in enumerate((128, 1280, 8192)):
+        frame = Frame(
+            kind=FrameKind.RAPTORQ,
+            handle=number.to_bytes(8, "big"),
+            num_symbols=OBJECT_SIZE_MAX // symbol_size,
+            block=0,
+            esi=0,
+            payload=bytes(symbol_size),
+        )
+        is_too_small_a_symbol = symbol_size < 512
+        assert (core.receive_symbol(frame, float(number)) is None) is is_too_small_a_symbol
