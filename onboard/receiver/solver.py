@@ -3,7 +3,8 @@
 A solve holds the interpreter's lock for up to 0.12 s and takes 50 MB; in a process of its own it costs the receiver
 neither frames nor memory. Parent and worker talk in JSON lines over the worker's standard input and output; the
 worker ends when its input closes, and the kernel kills it when its parent dies. A worker that dies (the codec may
-abort) costs the job it had; the next job gets a new one.
+abort) or hangs costs the job it had; the next job gets a new one. A machine that can start no worker now is asked
+again until it can: that is no fault of a block.
 
     {"op": "solve", "directory": path, "block": number}
     {"op": "check", "directory": path}
@@ -16,6 +17,7 @@ import asyncio
 import contextlib
 import ctypes
 import json
+import logging
 import os
 import signal
 import sys
@@ -27,8 +29,12 @@ from onboard.store.disk import Disk, RealDisk
 from onboard.store.shape import ObjectShape
 from protocol.objects import ObjectKind
 
+logger = logging.getLogger(__name__)
+
 _PR_SET_PDEATHSIG = 1
-_STOP_S = 2.0
+_STOP_S = 1.0
+_JOB_TIMEOUT_S = 300.0  # 64 MiB read from a very slow medium; a solve takes a tenth of a second
+_START_PAUSE_S = 1.0
 
 
 class Solver(Protocol):
@@ -48,10 +54,15 @@ class Solver(Protocol):
 
 
 class ProcessSolver:
-    """The solver in a process of its own, started when first needed."""
+    """The solver in a process of its own, started when first needed.
 
-    def __init__(self) -> None:
+    Args:
+        timeout_s: a job that takes longer hangs.
+    """
+
+    def __init__(self, *, timeout_s: float = _JOB_TIMEOUT_S) -> None:
         self._process: asyncio.subprocess.Process | None = None
+        self._timeout_s = timeout_s
         self.num_deaths = 0
 
     async def solve(self, directory: Path, block: int) -> JobResult:
@@ -77,17 +88,19 @@ class ProcessSolver:
             await process.wait()
 
     async def _run(self, job: dict[str, Any]) -> JobResult:
+        process = await self._worker()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        line, text = b"", "the solver's worker died"
         try:
-            process = await self._worker()
-            assert process.stdin is not None
-            assert process.stdout is not None
-            process.stdin.write(json.dumps(job).encode() + b"\n")
-            await process.stdin.drain()
-            line = await process.stdout.readline()
+            async with asyncio.timeout(self._timeout_s):
+                process.stdin.write(json.dumps(job).encode() + b"\n")
+                await process.stdin.drain()
+                line = await process.stdout.readline()
+        except TimeoutError:
+            text = f"the solver's worker did not end within {self._timeout_s:.0f} s"
         except OSError as error:
-            line, text = b"", str(error)
-        else:
-            text = "the solver's worker died"
+            text = str(error)
         if not line.endswith(b"\n"):
             self.num_deaths += 1
             await self.close()
@@ -95,6 +108,14 @@ class ProcessSolver:
         return _decode_result(line)
 
     async def _worker(self) -> asyncio.subprocess.Process:
+        while True:
+            try:
+                return await self._started()
+            except OSError as error:
+                logger.warning("no process for the solver error=%s", error)
+                await asyncio.sleep(_START_PAUSE_S)
+
+    async def _started(self) -> asyncio.subprocess.Process:
         if self._process is None or self._process.returncode is not None:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
