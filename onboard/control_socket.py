@@ -38,6 +38,7 @@ class ControlSocket:
 
     def __init__(self, run_directory: Path, operations: dict[str, Operation]) -> None:
         self._run_directory, self._operations = run_directory, operations
+        self._connections: set[asyncio.Task[Any]] = set()
 
     async def run(self) -> None:
         """Answer, for ever."""
@@ -48,18 +49,25 @@ class ControlSocket:
         (self._run_directory / SOCKET_NAME).chmod(0o600)
         server = await asyncio.start_unix_server(self._serve, sock=listener, limit=_LINE_SIZE_MAX)
         try:
-            await server.serve_forever()
+            await asyncio.Event().wait()  # not serve_forever: that waits for every client to hang up
         finally:
+            server.close()
+            for connection in list(self._connections):
+                connection.cancel()
             (self._run_directory / SOCKET_NAME).unlink(missing_ok=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = asyncio.current_task()
+        assert connection is not None
+        self._connections.add(connection)
         try:
             line = await reader.readline()
             writer.write(json.dumps(await self._answer(line)).encode() + b"\n")
             await writer.drain()
-        except (OSError, ValueError):
-            pass  # whoever asked has gone, or asked for too much
+        except (OSError, ValueError, asyncio.CancelledError):
+            pass  # whoever asked has gone, or asked for too much; or we stop, which is no error to be logged
         finally:
+            self._connections.discard(connection)
             writer.close()
 
     async def _answer(self, line: bytes) -> dict[str, Any]:

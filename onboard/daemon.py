@@ -141,7 +141,8 @@ class Daemon:
             self.telemetry.emit(events.CONFIG_WARNING, warning=warning)
         self.telemetry.emit(events.DAEMON_STARTED, boot=record.boot_count, satellite=self._config.satellite.name)
         self.messages.load()
-        await self.installer.start()
+        if not await self._is_started():
+            return
         control = ControlSocket(self._layout.run, {"status": self._answer_status, "revert": self._answer_revert})
         async with asyncio.TaskGroup() as group:
             works = (self.serving.run(), self.installer.run(), control.run(), self._until_record_fails())
@@ -152,6 +153,18 @@ class Daemon:
             await self.commander.close()
             for task in tasks:
                 task.cancel()
+
+    async def _is_started(self) -> bool:
+        """Let the installer finish what the last life left, unless told to stop meanwhile."""
+        starting = asyncio.create_task(self.installer.start())
+        stopping = asyncio.create_task(self.stop.wait())
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if self.stop.is_set():
+            starting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await starting
+        return not self.stop.is_set()
 
     async def _until_record_fails(self) -> None:
         """Whoever met it may have swallowed it; nobody may go on."""

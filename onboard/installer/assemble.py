@@ -42,6 +42,7 @@ from onboard.installer.release import (
     hash_written,
     write_file,
 )
+from onboard.installer.threads import check_stop
 from onboard.store.disk import Disk, RealDisk, write_all, write_all_at
 from protocol.bundle import HEADER_SIZE, BundleHeader, head_size, peek_num_segments
 from protocol.errors import DecodeError
@@ -266,6 +267,7 @@ class Assembly:
         handle = self._disk.open(self.part / entry.name)
         try:
             for row in rows:
+                check_stop()
                 raw = self._expand(row, _read_stored(source, at, row))
                 write_all_at(self._disk, handle, raw, row.offset)
                 at += row.stored_size

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onboard.errors import ConfigError, StoreCorruptError
+from onboard.installer.threads import check_stop
 from onboard.store.disk import Disk, RealDisk, write_all, write_all_at
 from protocol.limits import FILES_MAX
 from protocol.manifest import FileEntry, release_digest
@@ -124,6 +125,7 @@ def hash_file(path: Path) -> tuple[int, bytes]:
         # Clean pages go, so what is hashed is what the medium holds and not what we meant to write.
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         while part := file.read(_READ_SIZE):
+            check_stop()
             digest.update(part)
             size += len(part)
     return size, digest.digest()
