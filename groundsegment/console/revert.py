@@ -73,13 +73,13 @@ def _confirm(question: str) -> bool:
 
     from groundsegment.errors import InputError
 
-    try:
-        return typer.confirm(question, err=True)
-    except typer.Abort:
+    sys.stderr.write(f"{question} [y/N]: ")  # typer's own prompt writes to stdout too, where scripts read
+    sys.stderr.flush()
+    answer = sys.stdin.readline()
+    if not answer:
         sys.stderr.write("\n")
-        if sys.stdin.isatty():
-            raise KeyboardInterrupt from None
-        raise InputError("nobody is there to confirm; nothing was sent", hint="--yes does without asking") from None
+        raise InputError("nobody is there to confirm; nothing was sent", hint="--yes does without asking")
+    return answer.strip().lower() in {"y", "yes"}
 
 
 def _whole_digest(depot: "Depot", text: str) -> bytes:

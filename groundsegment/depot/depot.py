@@ -55,6 +55,8 @@ class Depot:
         if names - {_LOCKS} and DATABASE_NAME not in names:
             hint = _LOST_HINT if (path / "keys").is_dir() else "give an empty or new directory"
             raise InputError(f"{path}: not empty and not a depot", hint=hint)
+        if _is_empty(path) and (path / "keys").is_dir():
+            raise tables.damaged("it is empty, though there are keys")
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
         engine = tables.open_engine(url or _database_url(path))
         depot = cls(path, engine)
@@ -80,6 +82,8 @@ class Depot:
             if (path / "keys").is_dir():
                 hint = _LOST_HINT
             raise InputError(f"{path}: no depot there", hint=hint)
+        if url is None and _is_empty(path):
+            raise tables.damaged("it is empty")
         depot = cls(path, tables.open_engine(url or _database_url(path)))
         depot._check_schema()
         return depot
@@ -320,6 +324,12 @@ class Depot:
 
     def _relative(self, path: Path) -> str:
         return str(path.resolve().relative_to(self.path.resolve()))
+
+
+def _is_empty(path: Path) -> bool:
+    """Whether there is a database file of no bytes; opening it would make a new one."""
+    file = path / DATABASE_NAME
+    return file.exists() and file.stat().st_size == 0
 
 
 def _database_url(path: Path) -> str:
