@@ -83,6 +83,13 @@ class UpdateBook:
         self.store(replace(self.record, last_update=self.moved(Input.TRIAL_STARTED), trial=trial))
         return trial.attempts
 
+    def take_back_trial(self) -> None:
+        """Record that the trial that runs was stopped in peace, and does not count."""
+        trial = self._store.record.trial
+        assert trial is not None
+        trial = replace(trial, attempts=trial.attempts - 1)
+        self.store(replace(self.record, last_update=self.moved(Input.TRIAL_INTERRUPTED), trial=trial))
+
     def end(self, how: Input, reason: Reason) -> LastUpdate:
         """Record that the update is REJECTED or CANCELLED."""
         last = self.moved(how, reason)

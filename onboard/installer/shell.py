@@ -441,6 +441,8 @@ class Installer:
         except asyncio.CancelledError:
             task.cancel()
             await asyncio.wait({task})
+            if self._book.state is UpdateState.TRIAL:  # told to stop: no fault of the release
+                self._book.take_back_trial()
             raise
         finally:
             self._trial_task = None

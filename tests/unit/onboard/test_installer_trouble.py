@@ -1,6 +1,7 @@
 """What goes wrong between the installer's parts: races, full disks, serving that restarts. Nothing stays stuck."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -309,3 +310,22 @@ def test_the_bundles_of_a_superseded_update_are_wanted_no_more_but_for_those_tha
             assert not any(installer.is_complete(handle_of_digest(entry.sha256)) for entry in second.manifest.bundles)
 
     asyncio.run(run())
+
+
+def test_restarts_in_peace_during_a_trial_use_up_no_attempt(tmp_path, ground):
+    board = Board(tmp_path, ground, probation_s=30)
+    old = board.provision(OLD)
+    update = ground.make_update(NEW, base=OLD, canary=canary_for(NEW))
+
+    async def run():
+        for _ in range(4):
+            async with board.life():
+                await board.deliver(update)
+                while board.serving.release != update.digest:
+                    await asyncio.sleep(0.001)
+            assert board.serving.release == old
+            assert board.record.last_update.state is UpdateState.VERIFIED
+        board.options = replace(board.options, probation_s=0.0)
+        return await board.fly(update)
+
+    assert asyncio.run(run()) is UpdateState.CONFIRMED
