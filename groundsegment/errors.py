@@ -9,7 +9,8 @@
     ├── DiskError               8   no space, or the disk refused
     └── TwinError               9   the twin could not rebuild or answer; nothing was signed
 
-Exit code 2 is usage (typer), 130 an interrupt. Every error carries a hint: the next thing to do.
+Exit code 2 is usage (typer), 130 an interrupt; 1 is also what `uplink`, `ask` and `revert` say when the satellite said
+no. Every error carries a hint: the next thing to do.
 """
 
 

@@ -69,7 +69,7 @@ def options_on_the_ground(words):
         if words[0] not in command.commands:
             return set()
         command, words = command.commands[words[0]], words[1:]
-    return {"--help", *itertools.chain(*(parameter.opts for parameter in command.params))}
+    return {"--help", *itertools.chain(*([*parameter.opts, *parameter.secondary_opts] for parameter in command.params))}
 
 
 def options_on_board(words):

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 import onboard.console
@@ -28,6 +29,7 @@ from onboard.config import load_config
 from onboard.state import locked_state
 from tests.fakes.engine import engine_command
 from tests.fakes.models import make_tiny_gguf, make_tiny_qwen2, write_json
+from tests.test_documents import unknown_options
 
 BIN = Path(sys.executable).parent
 REPOSITORY = Path(__file__).parents[2]
@@ -473,6 +475,35 @@ def test_what_a_script_reads_is_json_or_nothing(words, place):
     garble("model/config.json")()
     _, out, _ = run_on_ground(shlex.split(words))
     assert not out or json.loads(out)
+
+
+# -- help
+
+
+def commands_of(group, *names):
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands_of(command, *names, name)
+        else:
+            yield " ".join([*names, name]), command
+
+
+COMMANDS = dict(commands_of(typer.main.get_command(app)))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_has_one_line_of_purpose_and_examples_that_are_understood(name):
+    text = COMMANDS[name].callback.__doc__
+    purpose, _, rest = text.strip().partition("\n")
+    assert purpose.endswith(".")
+    assert len(purpose) <= 110
+    examples = [line.strip() for line in rest.partition("Examples:")[2].splitlines() if line.strip()[:7] == "skyload"]
+    assert examples
+    for example in examples:
+        assert example.startswith(f"skyload {name}")
+        assert unknown_options(example.partition(" >")[0]) == []
+    shown = run_on_ground([*name.split(), "--help"])[1]
+    assert all(example.split(" --")[0] in shown for example in examples), shown
 
 
 # -- what goes on after a mistake
