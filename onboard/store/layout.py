@@ -2,6 +2,10 @@
 
     trust.record            what must never be forgotten: two 4 KiB slots (`record`)
     root.json               the trusted TUF root, replaced as a whole (`disk.replace_file`)
+    update-HANDLE.skm       metadata object of the newest accepted update (`installer.update_file`)
+    messages/               what the ground has not acknowledged yet (`messages`)
+        HANDLE.ska              one signed message
+        KEY.done                empty: the message with that key was queued once
     inbox/                  objects being received (`inbox`)
         HANDLE.KIND.N.T/        one object of N symbols of T bytes; all of it is in the name
             007.log             symbols of block 7: esi (3), symbol (T), CRC-32 (4), again and again
@@ -11,10 +15,16 @@
         dropped-N/              being deleted
     releases/
         DIGEST16/               one sealed release, named by the first 16 hex digits of its digest
+            NAME                    its files
+            .sha256sums             their digests; the SHA-256 of this file is the digest of the release
+            .metadata.skm           the metadata object that brought it; not there for what was provisioned
         DIGEST16.part/          being rebuilt; worth nothing until it is renamed
+            .progress               which bundles are in place (`installer.assemble`)
+        provision.part/         a release being copied in before launch
     current                 symbolic link to the release that serves
     run/                    sockets, logs of workers; nothing here outlives a boot
-    lock                    held by the one daemon that may write here
+    lock                    held by the one daemon that may write here; holds its process id
+    *.new                   a file, or the link, about to take its name
 
 Assumed of the disk and its file system (ext4 and XFS do this; measured by cutting the power in earnest):
 
