@@ -304,14 +304,18 @@ def read_head(path: Path) -> BundleHeader:
 
 
 def write_durably(path: Path, *parts: bytes) -> None:
-    """Write a file so that a crash leaves it whole or as it was."""
+    """Write a file so that a crash leaves it whole or as it was; a disk that is full gets its space back."""
     part_path = path.with_name(f".{path.name}.part")
-    with part_path.open("wb") as file:
-        for part in parts:
-            file.write(part)
-        file.flush()
-        os.fsync(file.fileno())
-    part_path.replace(path)
+    try:
+        with part_path.open("wb") as file:
+            for part in parts:
+                file.write(part)
+            file.flush()
+            os.fsync(file.fileno())
+        part_path.replace(path)
+    except OSError as error:
+        part_path.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk names no file by itself
     descriptor = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -164,7 +164,8 @@ class _Exchange:
         if self._arrived_s is not None:
             return LinkError(
                 f"{name} has the command, but did not answer within {timeout_s:g} s",
-                hint="give it longer with --timeout; `skyload status` shows the answer if it comes later",
+                hint="give it longer with --timeout; `skyload status` shows the answer if it comes later. "
+                "A satellite answers to the depot whose root it was given only: is --depot right?",
             )
         if self._report is not None:
             return LinkError(

@@ -520,7 +520,9 @@ def _bind(listen: tuple[str, int]) -> socket.socket:
             raise BusyError(
                 f"{host}:{port}/udp is in use", hint="stop the other daemon, or give link.listen another port"
             ) from error
-        raise ConfigError(f"{host}:{port}: {error.strerror}", key="link.listen") from error
+        raise ConfigError(
+            f"{host}:{port}: {error.strerror}", key="link.listen", hint="give an address of this machine"
+        ) from error
     return bound
 
 
