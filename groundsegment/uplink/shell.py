@@ -18,11 +18,12 @@ from groundsegment.depot.records import ContactLog, FlightState, Update
 from groundsegment.downlink import Downlink, MessageReceived, ReportReceived
 from groundsegment.errors import UnknownError
 from groundsegment.planner.contact_plan import ContactPlan, PlannedContact
-from groundsegment.uplink.core import SymbolRun, UplinkOptions, UplinkStatistics
+from groundsegment.uplink.core import UplinkOptions, UplinkStatistics
 from groundsegment.uplink.events import AllBundlesComplete, Event
 from groundsegment.uplink.link_socket import Endpoint, LinkSocket
 from groundsegment.uplink.loss import LossEstimate
 from groundsegment.uplink.pace import RateSearch, TokenBucket
+from groundsegment.uplink.schedule import SymbolRun
 from groundsegment.uplink.symbols import encoder_process
 from groundsegment.uplink.update_flight import Receipt, UpdateFlight, record_message, record_report
 from protocol.fec import best_kind

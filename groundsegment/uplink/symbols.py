@@ -21,8 +21,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from groundsegment.errors import DiskError
-from groundsegment.uplink.core import OutgoingObject, SymbolRun
+from groundsegment.uplink.cargo import OutgoingObject
 from groundsegment.uplink.flight_log import BlockKey
+from groundsegment.uplink.schedule import SymbolRun
 from protocol.blocks import BlockLayout
 from protocol.fec import BlockEncoder
 from protocol.frame import FrameKind

@@ -15,7 +15,8 @@ from groundsegment.depot.depot import Depot
 from groundsegment.depot.records import BlockProgress, FlightState, ReceivedMessage, ReceivedReport, Update
 from groundsegment.downlink import MessageReceived, ReportReceived
 from groundsegment.errors import DiskError
-from groundsegment.uplink.core import OutgoingObject, Progress, Uplink, UplinkOptions
+from groundsegment.uplink.cargo import OutgoingObject, Progress
+from groundsegment.uplink.core import Uplink, UplinkOptions
 from groundsegment.uplink.events import AllBundlesComplete, Event, StateChanged
 from groundsegment.uplink.symbols import ObjectFile, SymbolSource
 from protocol.blocks import symbols_needed

@@ -7,7 +7,8 @@ import random
 
 from groundsegment.emulator.channel import Channel
 from groundsegment.emulator.conditions import Direction, DirectionProfile, LinkProfile
-from groundsegment.uplink.core import OutgoingObject, Uplink, UplinkOptions
+from groundsegment.uplink.cargo import OutgoingObject
+from groundsegment.uplink.core import Uplink, UplinkOptions
 from protocol.blocks import symbols_needed
 from protocol.frame import Frame, FrameCodec, FrameKind
 from protocol.link_keys import Direction as LinkDirection

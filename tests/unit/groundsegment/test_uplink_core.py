@@ -2,7 +2,8 @@ import dataclasses
 
 import pytest
 
-from groundsegment.uplink.core import OutgoingObject, Progress, Uplink, UplinkOptions
+from groundsegment.uplink.cargo import OutgoingObject, Progress
+from groundsegment.uplink.core import Uplink, UplinkOptions
 from groundsegment.uplink.events import (
     AllBundlesComplete,
     ObjectComplete,

@@ -4,7 +4,8 @@ import random
 import pytest
 
 from groundsegment.errors import DiskError
-from groundsegment.uplink.core import OutgoingObject, SymbolRun
+from groundsegment.uplink.cargo import OutgoingObject
+from groundsegment.uplink.schedule import SymbolRun
 from groundsegment.uplink.symbols import InlineExecutor, ObjectFile, SymbolSource, encoder_process
 from protocol.blocks import symbols_needed
 from protocol.fec import BlockEncoder
