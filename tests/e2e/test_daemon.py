@@ -343,4 +343,5 @@ def test_a_kill_at_any_transition_ends_confirmed_after_a_restart(satellite, poin
     satellite.uplink.send(update.metadata, *update.bundles)
     satellite.uplink.until(is_confirmed(update))
     assert satellite.skyloadd("verify", "all").returncode == 0
+    satellite.wait_until_serving(NEW)  # the record may have said CONFIRMED before the new life had loaded it
     assert satellite.models() == update.digest.hex()
