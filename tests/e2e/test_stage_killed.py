@@ -95,7 +95,8 @@ def test_killed_while_packing_nothing_is_registered_and_the_next_run_goes_on(gro
     with Depot.open(Path("depot")) as depot:
         assert depot.updates() == ()
     staged = finish(start_stage(*words))
-    assert 5 <= staged["num_bundles_reused"] < staged["num_bundles"]
+    # A bundle counts once its line is in the index, a moment after its file is there.
+    assert 4 <= staged["num_bundles_reused"] < staged["num_bundles"]
     assert opens_on_board(staged, release)
 
 
