@@ -31,7 +31,9 @@ def make_release(directory, content, **mode):
 
 
 def set_mode(directory, **mode):
-    (directory / "fake-engine.json").write_text(json.dumps(mode))
+    whole = directory.with_name(f"{directory.name}-mode.json")  # never read half written
+    whole.write_text(json.dumps(mode))
+    whole.rename(directory / "fake-engine.json")
 
 
 def expected(directory, *, max_tokens=20, prompt=HELLO, num_tokens=None):
