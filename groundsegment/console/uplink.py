@@ -11,7 +11,7 @@ from groundsegment.console.output import command, err, out, print_json
 if TYPE_CHECKING:
     from groundsegment.depot.depot import Depot
     from groundsegment.planner.contact_plan import ContactPlan
-    from groundsegment.uplink.shell import FlightPlan, FlightSummary, UpdateSummary
+    from groundsegment.uplink.flight_records import FlightPlan, FlightSummary, UpdateSummary
 
 
 @command
@@ -63,8 +63,9 @@ def uplink(
     from groundsegment.depot.depot import Depot
     from groundsegment.planner.quantities import parse_rate, parse_utc
     from groundsegment.uplink.display import FlightDisplay
+    from groundsegment.uplink.flight_records import FlightPlan
     from groundsegment.uplink.link_socket import Endpoint
-    from groundsegment.uplink.shell import FlightPlan, UplinkShell
+    from groundsegment.uplink.shell import UplinkShell
 
     plan = FlightPlan(
         satellite=satellite,

@@ -164,10 +164,6 @@ class Uplink:
         self._schedule.has_unsaved_progress = False
         return self._cargo.progress(exact=exact)
 
-    def next_sample(self) -> tuple[int, int] | None:
-        """How many frames in a row were sent, and of them arrived, in the last stretch that reports covered."""
-        return self._feedback.samples.popleft() if self._feedback.samples else None
-
     # Queries
 
     @property

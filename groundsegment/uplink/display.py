@@ -7,11 +7,8 @@ import time
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
-from rich.text import Text
 
 from groundsegment.planner.quantities import format_bytes, format_duration, format_rate, format_utc
 from groundsegment.uplink.events import (
@@ -23,7 +20,8 @@ from groundsegment.uplink.events import (
     ReturnPathSilent,
     StateChanged,
 )
-from groundsegment.uplink.shell import FlightView
+from groundsegment.uplink.flight_records import FlightView
+from groundsegment.uplink.panel import remaining_words, render_panel, share_on_board
 
 LINE_PERIOD_S = 5.0
 PANEL_PERIOD_S = 0.25
@@ -38,6 +36,7 @@ class FlightDisplay:
         self._shown_s = 0.0
         self._contact_number = 0
         self._was_up: bool | None = None
+        self._begun_s, self._bytes_before = 0.0, 0
 
     def __enter__(self) -> Self:
         if self._live is not None and not self._is_quiet:
@@ -65,26 +64,42 @@ class FlightDisplay:
         if self._live is None:
             self._console.print(_line(view), markup=False)
         else:
-            self._live.update(_panel(view), refresh=True)
+            self._live.update(render_panel(view, self._console.width), refresh=True)
 
     def _tell_contact(self, view: FlightView) -> None:
+        """Say that a contact begins, or what the one that ended has brought."""
+        if self._was_up is None:
+            self._begun_s = view.now_s
+        if not view.is_up and not self._was_up:
+            self._begun_s, self._bytes_before = view.now_s, view.bytes_sent  # the last look before it begins
         if view.is_up == self._was_up and view.contact_number == self._contact_number:
             return
+        if self._was_up and view.contact is not None:
+            self._tell_end(view)
+            self._begun_s, self._bytes_before = view.now_s, view.bytes_sent
         self._was_up, self._contact_number = view.is_up, view.contact_number
-        if view.contact is None:
-            return
-        station = f" {view.contact.station}" if view.contact.station else ""
-        if view.is_up:
-            rate = f", {format_rate(view.contact.rate_bps)}" if view.contact.rate_bps else ""
+        if view.is_up and view.contact is not None:
             left = format_duration(view.contact.end_s - view.now_s)
-            self._console.print(
-                f"{format_utc(view.now_s)} contact {view.contact_number}{station}: {left}{rate}", markup=False
-            )
+            rate = f", {format_rate(view.contact.rate_bps)}" if view.contact.rate_bps else ""
+            self._say(view, f"contact {view.contact_number}{_via(view)} begins: {left}{rate}")
+
+    def _tell_end(self, view: FlightView) -> None:
+        brought = f"{format_bytes(view.bytes_sent - self._bytes_before)} sent"
+        took = format_duration(view.now_s - self._begun_s)
+        there = "" if view.statistics is None else f", {share_on_board(view):.1%} on board"
+        self._say(view, f"contact {self._contact_number} is over: {brought} in {took}{there}")
 
     def _tell_event(self, view: FlightView, event: Event) -> None:
         text = _words(event)
         if text:
-            self._console.print(f"{format_utc(view.now_s)} {text}", markup=False)
+            self._say(view, text)
+
+    def _say(self, view: FlightView, text: str) -> None:
+        self._console.print(f"{format_utc(view.now_s)} {text}", markup=False)
+
+
+def _via(view: FlightView) -> str:
+    return f" via {view.contact.station}" if view.contact is not None and view.contact.station else ""
 
 
 def _words(event: Event) -> str:
@@ -114,57 +129,9 @@ def _line(view: FlightView) -> str:
     if statistics is None or view.update is None:
         return f"{format_utc(view.now_s)} listening"
     return (
-        f"{format_utc(view.now_s)} {view.update.release_name}: {_share(view):.1%}, "
+        f"{format_utc(view.now_s)} {view.update.release_name}: {share_on_board(view):.1%}, "
         f"blocks {statistics.blocks_solved}/{statistics.blocks}, "
         f"bundles {statistics.bundles_complete}/{statistics.bundles}, "
-        f"{format_rate(view.rate_bps)}, loss {statistics.loss.mean:.1%}, eta {_eta(view)}, "
+        f"{format_rate(view.rate_bps)}, loss {statistics.loss.mean:.1%}, to go: {remaining_words(view)}, "
         f"on board: {statistics.state.name}"
     )
-
-
-def _panel(view: FlightView) -> Group:
-    table = Table.grid(padding=(0, 2))
-    table.add_column(justify="right", style="dim")
-    table.add_column()
-    statistics, contact = view.statistics, view.contact
-    if contact is not None:
-        station = contact.station or "link"
-        if view.is_up:
-            left = format_duration(contact.end_s - view.now_s)
-            table.add_row("contact", f"{view.contact_number} via {station}, {left} left")
-        else:
-            wait = format_duration(max(0.0, contact.start_s - view.now_s))
-            table.add_row("contact", f"{view.contact_number} via {station} in {wait}")
-    if statistics is not None and view.update is not None:
-        table.add_row("update", f"{view.update.release_name}  {view.update.handle.hex()}")
-        table.add_row("sent", f"{format_bytes(view.bytes_sent)} at {format_rate(view.rate_bps)}, eta {_eta(view)}")
-        silent = "  return path silent" if statistics.is_silent else ""
-        table.add_row("loss", f"{statistics.loss.mean:.1%} ± {statistics.loss.deviation:.1%}{silent}")
-        table.add_row(
-            "there",
-            f"blocks {statistics.blocks_solved}/{statistics.blocks}, "
-            f"bundles {statistics.bundles_complete}/{statistics.bundles}",
-        )
-        reason = f" ({statistics.reason.name})" if statistics.reason else ""
-        table.add_row("on board", Text(statistics.state.name + reason, style="bold"))
-        bar = ProgressBar(total=1.0, completed=_share(view), width=60)
-        return Group(table, bar, Text(f"{_share(view):.1%}"))
-    return Group(table)
-
-
-def _share(view: FlightView) -> float:
-    statistics = view.statistics
-    if statistics is None or not statistics.symbols_needed:
-        return 0.0
-    return statistics.symbols_there / statistics.symbols_needed
-
-
-def _eta(view: FlightView) -> str:
-    """Of the rest at the present rate, contacts not counted."""
-    statistics = view.statistics
-    if statistics is None or view.update is None or not view.is_up:
-        return "unknown"
-    if statistics.bundles_complete == statistics.bundles:
-        return "now"
-    left_bits = 8 * view.update.payload_bytes * (1 - _share(view)) / (1 - statistics.loss.mean) * 1.03
-    return format_duration(left_bits / view.rate_bps) if view.rate_bps > 0 else "unknown"

@@ -40,7 +40,6 @@ class Feedback:
         self._closed = (0, 0)  # totals of earlier sessions
         self._delay_s: float | None = None
         self._round_trip_s = math.inf
-        self.samples: deque[tuple[int, int]] = deque(maxlen=16)  # (sent, arrived), for whoever searches a rate
         self._was_heard_in_contact = False
         self._contacts_unheard = 0
 
@@ -147,7 +146,6 @@ class Feedback:
             return
         counted = min(arrived, num_sent)  # what is too much belongs to the next sample
         self.loss = self.loss.with_sample(sent=num_sent, arrived=counted)
-        self.samples.append((num_sent, counted))
         self._anchor, self._in_air = (self._anchor[0] + num_sent, self._anchor[1] + counted), in_air
 
     def _sent_by(self, time_s: float) -> float:

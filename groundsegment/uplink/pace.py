@@ -1,18 +1,14 @@
-"""How fast frames leave: a token bucket for links with a rate, a rate that finds itself for links without one. Pure.
+"""How fast frames leave: a token bucket for links with a rate, the `rate_search` for links without one. Pure.
 
 A modem or a socket that is fed faster than it drains throws frames away, and the sender would take that for loss on
-the link. So a known rate is kept to the byte, and an unknown one grows only while the loss that reports show does not.
+the link. So a known rate is kept to the byte, and an unknown one is searched for from below.
 """
 
-from collections import deque
+from groundsegment.uplink.core import UplinkStatistics
+from groundsegment.uplink.rate_search import RateSearch
 
 BURST_S = 0.1  # covers a late timer or a repair batch; far below the queue of any modem
-RATE_START = 16e6  # bytes per second; where the search for an unknown rate begins
-RATE_MIN, RATE_MAX = 0.5e6, 80e6
-_GROW, _SHRINK = 1.25, 0.7
-_LOSS_STEP = 0.08  # loss above the usual that means that somebody's queue overflows; a busy machine jitters by less
-_ROUNDS = 12  # samples among which the usual loss is at the lower quartile
-_WINDOW_FRAMES_MIN = 2048
+SILENT_RATE = 2e6  # bytes per second where the rate is up to reports, and none ever came
 
 
 class TokenBucket:
@@ -38,21 +34,36 @@ class TokenBucket:
         self._tokens -= size_bytes
 
 
-class RateSearch:
-    """Finds a rate from reports: grows while the loss stays where it was, steps back when it rises."""
+class Pacer:
+    """How many symbols may leave now, in one contact."""
 
-    def __init__(self) -> None:
-        self.rate_bytes_per_s = RATE_START
-        self._losses: deque[float] = deque(maxlen=_ROUNDS)
+    def __init__(self, rate_bytes_per_s: float | None, search: RateSearch, now: float) -> None:
+        """Begin a contact.
 
-    def sample(self, *, sent: int, arrived: int) -> None:
-        """Take in a settled sample: of `sent` frames in a row, `arrived` arrived."""
-        loss = 1 - min(arrived, sent) / sent
-        usual = sorted(self._losses)[len(self._losses) // 4] if self._losses else loss
-        self._losses.append(loss)
-        factor = _SHRINK if loss > usual + _LOSS_STEP else _GROW
-        self.rate_bytes_per_s = min(max(self.rate_bytes_per_s * factor, RATE_MIN), RATE_MAX)
+        Args:
+            rate_bytes_per_s: of the link; None if it is to be found.
+            search: of the link; it outlives the contact.
+            now: seconds.
+        """
+        self._is_open, self._search = rate_bytes_per_s is None, search
+        self._bucket = TokenBucket(search.rate_bytes_per_s if rate_bytes_per_s is None else rate_bytes_per_s, now)
 
-    def window_frames(self, frame_size: int, delay_s: float | None) -> int:
-        """How many frames may be on their way: a receiver that stalls must not be buried."""
-        return max(_WINDOW_FRAMES_MIN, round(self.rate_bytes_per_s * ((delay_s or 1.0) + 0.5) / frame_size))
+    def budget(self, frame_size: int, statistics: UplinkStatistics, now: float) -> int:
+        """Frames that may be sent now."""
+        if not self._is_open:
+            return int(self._bucket.available(now) // frame_size)
+        self._bucket.set_rate(self._open_rate(is_silent=statistics.is_silent))
+        budget = int(self._bucket.available(now) // frame_size)
+        if statistics.is_silent:
+            return budget
+        flying = statistics.symbols_sent - statistics.symbols_settled
+        return min(budget, self._search.window_frames(frame_size, statistics.feedback_s) - flying)
+
+    def spend(self, size_bytes: int) -> None:
+        """Bytes were sent."""
+        self._bucket.spend(size_bytes)
+
+    def _open_rate(self, *, is_silent: bool) -> float:
+        if is_silent and not self._search.is_measured:
+            return SILENT_RATE
+        return self._search.rate_bytes_per_s

@@ -1,5 +1,7 @@
 """The uplink as a process: clock, socket, depot around the pure core. It flies the updates of one satellite.
 
+Here are the contacts and the turns of the loop; what is written down and shown of them is in `flight_book`.
+
 It waits for the contacts of the plan, sends inside them only, at their rate, and listens. Everything it learns is in
 the depot within a second, what must not be forgotten before it is acted upon; so it may be killed at any moment and
 started again. One uplink per satellite at a time.
@@ -10,140 +12,41 @@ import secrets
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 
 from groundsegment.depot.depot import Depot
-from groundsegment.depot.records import ContactLog, FlightState, Update
+from groundsegment.depot.records import FlightState, Update
 from groundsegment.downlink import Downlink, MessageReceived, ReportReceived
 from groundsegment.errors import UnknownError
-from groundsegment.planner.contact_plan import ContactPlan, PlannedContact
-from groundsegment.uplink.core import UplinkOptions, UplinkStatistics
-from groundsegment.uplink.events import AllBundlesComplete, Event
-from groundsegment.uplink.link_socket import Endpoint, LinkSocket
+from groundsegment.planner.contact_plan import PlannedContact
+from groundsegment.uplink.core import UplinkOptions
+from groundsegment.uplink.events import AllBundlesComplete
+from groundsegment.uplink.flight_book import TICK_S, FlightBook
+from groundsegment.uplink.flight_records import FlightPlan, FlightSummary, FlightView
+from groundsegment.uplink.link_socket import LinkSocket
 from groundsegment.uplink.loss import LossEstimate
-from groundsegment.uplink.pace import RateSearch, TokenBucket
+from groundsegment.uplink.pace import Pacer
+from groundsegment.uplink.rate_search import RateSearch
 from groundsegment.uplink.schedule import SymbolRun
 from groundsegment.uplink.symbols import encoder_process
-from groundsegment.uplink.update_flight import Receipt, UpdateFlight, record_message, record_report
+from groundsegment.uplink.update_flight import UpdateFlight, record_message
 from protocol.fec import best_kind
 from protocol.frame import Frame
-from protocol.report import Report
 
 FRAMES_PER_TURN = 256  # then the event loop has its turn, and reports are read
-SAVE_PERIOD_S = 1.0
-TICK_S = 0.25
 HELLO_PERIOD_S = 1.0  # keeps reports coming to us while there is nothing to send
 HELLO_PERIOD_S_UNHEARD = 0.25
 IDLE_S = 0.01
 RECEIPT_PATIENCE_S = 5.0  # the state is known from a report; the signed receipt follows
 RESOLVE_SILENCE_S = 10.0
-SILENT_RATE = 2e6  # bytes per second where the rate is up to reports, and none comes
 SILENCE_S_OPEN = 8.0
 PACE_SHARE = 0.99  # of the contact's rate: a modem's queue must not grow over minutes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FlightPlan:
-    """What to fly, when, and how.
-
-    Attributes:
-        satellite: which one.
-        endpoint: where the link is.
-        contacts: when there is one.
-        rate_bps: bits per second, over what contacts say; None: as they say; 0: as fast as reports allow.
-        once: one contact only.
-        until_s: Unix seconds; infinity for no limit.
-        silence_s: see `UplinkOptions`.
-    """
-
-    satellite: str
-    endpoint: Endpoint
-    contacts: ContactPlan
-    rate_bps: float | None = None
-    once: bool = False
-    until_s: float = float("inf")
-    silence_s: float = 2.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FlightView:
-    """A snapshot for a display.
-
-    Attributes:
-        now_s: Unix seconds.
-        update: being flown; None before the first.
-        statistics: of the core.
-        contact: the current one, or the next one.
-        contact_number: counted from 1.
-        is_up: whether the contact is on.
-        rate_bps: sent lately, bits per second.
-        bytes_sent, frames_sent: since the start.
-        report: the newest one heard.
-        events: since the last snapshot.
-    """
-
-    now_s: float
-    update: Update | None
-    statistics: UplinkStatistics | None
-    contact: PlannedContact | None
-    contact_number: int
-    is_up: bool
-    rate_bps: float
-    bytes_sent: int
-    frames_sent: int
-    report: Report | None
-    events: tuple[Event, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UpdateSummary:
-    """How one update ended, or where it stands."""
-
-    handle: bytes
-    release_name: str
-    release_digest: bytes
-    state: FlightState
-    reason: str
-    payload_bytes: int
-    receipt: Receipt | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FlightSummary:
-    """What a run of the uplink did.
-
-    Attributes:
-        updates: those that were flown, in order.
-        frames_sent, bytes_sent: up, of all kinds, frames whole.
-        frames_lost: estimated from reports.
-        contacts: used.
-        duration_s: of the whole run.
-        transfer_s: of contact time, until all bundles of the last update were on board.
-        loss: share of frames lost, as reports told; None if none did.
-        report: the newest one heard.
-        is_interrupted: somebody asked us to stop.
-        is_exhausted: no contact is left.
-    """
-
-    updates: tuple[UpdateSummary, ...]
-    frames_sent: int
-    bytes_sent: int
-    frames_lost: int
-    contacts: int
-    duration_s: float
-    transfer_s: float
-    loss: float | None
-    report: Report | None
-    is_interrupted: bool
-    is_exhausted: bool
 
 
 class UplinkShell:
     """One run."""
 
     def __init__(self, depot: Depot, plan: FlightPlan, *, on_tick: Callable[[FlightView], None]) -> None:
-        self._depot, self._plan, self._on_tick = depot, plan, on_tick
+        self._depot, self._plan = depot, plan
         satellite = depot.satellite(plan.satellite)
         self._downlink = Downlink(
             link_key=depot.link_key(plan.satellite),
@@ -152,22 +55,11 @@ class UplinkShell:
             session=secrets.token_bytes(8),
             known_sessions=depot.journal.report_sessions(plan.satellite),
         )
-        self._loss = _known_loss(depot, plan)
+        loss = _known_loss(depot, plan)
+        self._book = FlightBook(depot, plan.satellite, loss, on_tick=on_tick)
+        self._search = RateSearch(loss.mean)
         self._flight: UpdateFlight | None = None
-        self._flown: list[UpdateSummary] = []
-        self._events: list[Event] = []
-        self._report: Report | None = None
-        self._unrecorded: ReportReceived | None = None
-        self._contact: PlannedContact | None = None
-        self._log: ContactLog | None = None
-        self._num_contacts = 0
-        self._is_up = self._was_heard = False
-        self._frames_sent = self._bytes_sent = 0
-        self._search = RateSearch()
-        self._saved_s = self._ticked_s = self._hello_due_s = self._heard_s = 0.0
-        self._rate_mark = (0.0, 0, 0.0)
-        self._lost = self._settled = 0
-        self._transfer_s = self._contact_s = 0.0
+        self._hello_due_s = self._heard_s = 0.0
 
     async def run(self, stop: asyncio.Event) -> FlightSummary:
         """Fly until all updates are decided, the plan ends, or somebody says stop.
@@ -193,16 +85,17 @@ class UplinkShell:
             finally:
                 self._close_flight()
                 executor.shutdown(wait=False, cancel_futures=True)
+        book, share_lost = self._book, self._book.share_lost
         return FlightSummary(
-            updates=tuple(self._flown),
-            frames_sent=self._frames_sent,
-            bytes_sent=self._bytes_sent,
-            frames_lost=round(self._frames_sent * self._lost / self._settled) if self._settled else 0,
-            contacts=self._num_contacts,
+            updates=tuple(book.flown),
+            frames_sent=book.frames_sent,
+            bytes_sent=book.bytes_sent,
+            frames_lost=round(book.frames_sent * (share_lost or 0.0)),
+            contacts=book.num_contacts,
             duration_s=loop.time() - began_s,
-            transfer_s=self._transfer_s,
-            loss=self._lost / self._settled if self._settled else None,
-            report=self._report,
+            transfer_s=book.transfer_s,
+            loss=share_lost,
+            report=book.report,
             is_interrupted=stop.is_set(),
             is_exhausted=is_exhausted,
         )
@@ -212,7 +105,7 @@ class UplinkShell:
     async def _fly_contacts(self) -> bool:
         """Returns whether the plan ran out before all was decided."""
         for contact in self._plan.contacts.from_time(self._unix_s()):
-            self._contact = contact
+            self._book.contact = contact
             if not await self._wait_for(contact):
                 return not self._stop.is_set()
             await self._fly_contact(contact)
@@ -234,44 +127,39 @@ class UplinkShell:
     async def _fly_contact(self, contact: PlannedContact) -> None:
         now = self._loop.time()
         self._begin_contact(contact, now)
-        bucket = TokenBucket(self._bytes_per_s(contact), now)
+        pacer = Pacer(self._bytes_per_s(contact), self._search, now)
         try:
             while not self._stop.is_set() and self._unix_s() < min(contact.end_s - contact.guard_s, self._plan.until_s):
-                if not await self._turn(bucket, contact):
+                if not await self._turn(pacer, contact):
                     break
         finally:
             self._end_contact()
 
     def _begin_contact(self, contact: PlannedContact, now: float) -> None:
-        self._num_contacts += 1
-        self._is_up, self._was_heard = True, False
-        self._hello_due_s = self._heard_s = self._begun_s = now
-        self._mark = (self._frames_sent, self._bytes_sent)
-        start = datetime.fromtimestamp(max(contact.start_s, self._unix_s()), tz=UTC)
-        self._log = self._depot.journal.begin_contact(self._plan.satellite, contact.station, start)
+        self._book.begin_contact(contact, now, self._unix_s())
+        self._search.begin_contact()
+        self._hello_due_s = self._heard_s = now
         if self._flight is not None:
             self._flight.core.begin_contact(now)
 
     def _end_contact(self) -> None:
-        self._is_up = False
-        self._contact_s += self._loop.time() - self._begun_s
         if self._flight is not None:
             self._flight.core.end_contact()
             self._flight.save(exact=True)
-        self._save_contact(is_over=True)
+        self._book.end_contact(self._flight, self._loop.time(), self._unix_s())
         self._tick(force=True)
 
     # One turn of the loop
 
-    async def _turn(self, bucket: TokenBucket, contact: PlannedContact) -> bool:
+    async def _turn(self, pacer: Pacer, contact: PlannedContact) -> bool:
         """Send, listen, save; False when nothing is left to do."""
         now = self._loop.time()
-        self._hear(now, contact.station)
+        self._hear(now)
         if self._flight is None and not self._next_flight(now):
             return False
         await self._send_voice(now)
-        sent = await self._send_symbols(bucket, contact, now)
-        self._save(now)
+        sent = await self._send_symbols(pacer, now)
+        self._book.save(self._flight, now)
         self._tick()
         flight = self._flight
         if flight is not None and flight.is_over and self._is_receipt_settled(flight, now):
@@ -284,24 +172,23 @@ class UplinkShell:
             await asyncio.sleep(0)
         return True
 
-    def _hear(self, now: float, station: str) -> None:
+    def _hear(self, now: float) -> None:
         while (event := self._downlink.next_event()) is not None:
             if isinstance(event, ReportReceived):
-                self._report, self._unrecorded = event.report, event
-                self._heard_s, self._was_heard = now, True
+                self._book.heard(event)
+                self._heard_s = now
+                self._search.heard(event.report.frames_received, session=event.session, now=now)
                 if self._flight is not None:
                     self._flight.receive_report(event, now=now)
             else:
                 self._keep_message(event)
         if self._flight is None:
             return
-        while (sample := self._flight.core.next_sample()) is not None:
-            self._search.sample(sent=sample[0], arrived=sample[1])
         while (happened := self._flight.core.next_event()) is not None:
             if isinstance(happened, AllBundlesComplete):
-                self._transfer_s = self._contact_s + now - self._begun_s
+                self._book.all_on_board(now)
             self._flight.record(happened)
-            self._events.append(happened)
+            self._book.happened(happened)
 
     def _keep_message(self, event: MessageReceived) -> None:
         record_message(self._depot, self._plan.satellite, event)
@@ -314,25 +201,18 @@ class UplinkShell:
         for data in self._downlink.frames_to_send(now):
             await self._send(data)
         if now >= self._hello_due_s:
-            self._hello_due_s = now + (HELLO_PERIOD_S if self._was_heard else HELLO_PERIOD_S_UNHEARD)
+            self._hello_due_s = now + (HELLO_PERIOD_S if self._book.was_heard else HELLO_PERIOD_S_UNHEARD)
             await self._send(self._downlink.hello(now))
         if now - self._heard_s > RESOLVE_SILENCE_S:
             self._heard_s = now
             await self._socket.resolve_again()
 
-    async def _send_symbols(self, bucket: TokenBucket, contact: PlannedContact, now: float) -> int:
+    async def _send_symbols(self, pacer: Pacer, now: float) -> int:
         flight = self._flight
         if flight is None or flight.is_over:
             return 0
         frame_size = flight.item(flight.update.handle).symbol_size + self._downlink.overhead
-        bucket.set_rate(self._bytes_per_s(contact))
-        budget = min(FRAMES_PER_TURN, int(bucket.available(now) // frame_size))
-        if self._is_rate_open(contact):
-            statistics = flight.core.statistics(now)
-            flying = statistics.symbols_sent - statistics.symbols_settled
-            if not statistics.is_silent:
-                budget = min(budget, self._search.window_frames(frame_size, statistics.feedback_s) - flying)
-            bucket.set_rate(SILENT_RATE if statistics.is_silent else self._search.rate_bytes_per_s)
+        budget = min(FRAMES_PER_TURN, pacer.budget(frame_size, flight.core.statistics(now), now))
         if budget <= 0:
             return 0
         runs = flight.core.frames_to_send(now, budget)
@@ -343,7 +223,7 @@ class UplinkShell:
         for run in runs:
             await self._send_run(flight, run)
         num_sent = sum(run.count for run in runs)
-        bucket.spend(num_sent * frame_size)
+        pacer.spend(num_sent * frame_size)
         return num_sent
 
     async def _send_run(self, flight: UpdateFlight, run: SymbolRun) -> None:
@@ -362,15 +242,17 @@ class UplinkShell:
             data = encode(frame)
             if not self._socket.send_now(data):
                 await self._socket.send(data)
-            self._frames_sent += 1
-            self._bytes_sent += len(data)
+            self._count(data)
 
     async def _send(self, data: bytes) -> None:
         await self._socket.send(data)
-        self._frames_sent += 1
-        self._bytes_sent += len(data)
+        self._count(data)
         if self._flight is not None:
             self._flight.core.other_frames_sent(1, self._loop.time())
+
+    def _count(self, data: bytes) -> None:
+        self._book.sent(len(data))
+        self._search.sent(1, len(data), self._loop.time())
 
     # Updates
 
@@ -385,7 +267,7 @@ class UplinkShell:
         options = UplinkOptions(
             kind=best_kind(),
             silence_s=self._silence_s(),
-            loss=self._loss,
+            loss=self._book.loss,
         )
         self._flight = UpdateFlight(self._depot, waiting[0], options, self._executor)
         self._flight.__enter__()
@@ -405,81 +287,8 @@ class UplinkShell:
         if flight is None:
             return
         self._flight = None
-        self._loss = flight.core.loss_for_next_contact()
-        told, received = flight.core.frame_totals()
-        self._settled, self._lost = self._settled + told, self._lost + told - received
+        self._book.close_flight(flight)
         flight.__exit__(None, None, None)
-        update = flight.update
-        self._flown.append(
-            UpdateSummary(
-                handle=update.handle,
-                release_name=update.release_name,
-                release_digest=update.release_digest,
-                state=update.state,
-                reason=update.reason,
-                payload_bytes=update.payload_bytes,
-                receipt=flight.receipt,
-            )
-        )
-
-    # Saving and showing
-
-    def _save(self, now: float) -> None:
-        if now - self._saved_s < SAVE_PERIOD_S:
-            return
-        self._saved_s = now
-        if self._flight is not None:
-            self._flight.save()
-        self._save_contact(is_over=False)
-
-    def _save_contact(self, *, is_over: bool) -> None:
-        if self._unrecorded is not None:
-            station = self._contact.station if self._contact else ""
-            record_report(self._depot, self._plan.satellite, self._unrecorded, station=station)
-            self._unrecorded = None
-        if self._log is None:
-            return
-        frames, size = self._frames_sent - self._mark[0], self._bytes_sent - self._mark[1]
-        loss = None
-        if self._was_heard:
-            estimate = self._loss if self._flight is None else self._flight.core.statistics(self._loop.time()).loss
-            loss = estimate.mean
-        self._log = replace(
-            self._log,
-            end_utc=datetime.fromtimestamp(self._unix_s(), tz=UTC) if is_over else None,
-            frames_sent=frames,
-            bytes_sent=size,
-            frames_received=round(frames * (1 - loss)) if loss is not None else 0,
-            loss=self._log.loss if loss is None else loss,
-        )
-        self._depot.journal.save_contact(self._log)
-
-    def _tick(self, *, force: bool = False) -> None:
-        now = self._loop.time()
-        if now - self._ticked_s < TICK_S and not force:
-            return
-        self._ticked_s = now
-        mark_s, mark_bytes, rate_bps = self._rate_mark
-        if now - mark_s >= 1.0:
-            rate_bps = 8 * (self._bytes_sent - mark_bytes) / (now - mark_s) if mark_s else 0.0
-            self._rate_mark = (now, self._bytes_sent, rate_bps)
-        flight, events = self._flight, tuple(self._events)
-        self._events.clear()
-        self._on_tick(
-            FlightView(
-                now_s=self._unix_s(),
-                update=flight.update if flight else None,
-                statistics=flight.core.statistics(now) if flight else None,
-                contact=self._contact,
-                contact_number=self._num_contacts + (not self._is_up),
-                is_up=self._is_up,
-                rate_bps=rate_bps if self._is_up else 0.0,
-                bytes_sent=self._bytes_sent,
-                frames_sent=self._frames_sent,
-                report=self._report,
-                events=events,
-            )
-        )
 
     # Rates and times
 
@@ -490,15 +299,20 @@ class UplinkShell:
         if self._plan.contacts.is_one_way:
             return 0.0
         # Who sends as fast as reports allow needs them: a busy satellite is late before it is silent.
-        is_open = self._contact is not None and self._is_rate_open(self._contact)
+        contact = self._book.contact
+        is_open = contact is not None and self._is_rate_open(contact)
         return max(self._plan.silence_s, SILENCE_S_OPEN) if is_open else self._plan.silence_s
 
-    def _bytes_per_s(self, contact: PlannedContact) -> float:
+    def _bytes_per_s(self, contact: PlannedContact) -> float | None:
+        """Of the link; None where nobody says."""
         if self._is_rate_open(contact):
-            return self._search.rate_bytes_per_s
+            return None
         rate_bps = self._plan.rate_bps or contact.rate_bps
         assert rate_bps is not None
         return rate_bps / 8 * PACE_SHARE
+
+    def _tick(self, *, force: bool = False) -> None:
+        self._book.tick(self._flight, self._loop.time(), self._unix_s(), force=force)
 
     def _unix_s(self) -> float:
         return self._loop.time() + self._unix_offset_s

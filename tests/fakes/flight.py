@@ -9,6 +9,8 @@ from groundsegment.emulator.channel import Channel
 from groundsegment.emulator.conditions import Direction, DirectionProfile, LinkProfile
 from groundsegment.uplink.cargo import OutgoingObject
 from groundsegment.uplink.core import Uplink, UplinkOptions
+from groundsegment.uplink.pace import Pacer
+from groundsegment.uplink.rate_search import RateSearch
 from protocol.blocks import symbols_needed
 from protocol.frame import Frame, FrameCodec, FrameKind
 from protocol.link_keys import Direction as LinkDirection
@@ -33,8 +35,9 @@ class Flight:
         bundle_symbols: source symbols of each bundle.
         profile: of the link.
         seed: of everything random.
-        rate_fps: frames a second the ground sends; None: as the profile's uplink rate.
+        rate_fps: frames a second the ground sends; None: it has to find out.
         make_symbol: (handle, block, esi) -> bytes; zeros without it.
+        search: of the rate, where it has to be found.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class Flight:
         rate_fps=1000,
         options=None,
         make_symbol=None,
+        search=None,
         **satellite,
     ):
         self.objects = [object_of(2 * symbol_size, symbol_size, None, seed)]
@@ -62,7 +66,8 @@ class Flight:
         self.up, self.down = FrameCodec(LinkDirection.UP, LINK_KEY), FrameCodec(LinkDirection.DOWN, LINK_KEY)
         self.saved = []
         self.now = 0.0
-        self.symbols_sent = 0
+        self.symbols_sent = self.bytes_sent = 0
+        self.search = RateSearch() if search is None else search
         self.esis_sent = {}
         self.num_repeated = 0
         self.events = []
@@ -92,6 +97,8 @@ class Flight:
         is_up = is_up and self.now + step_s < until_s - self.profile.up.delay_s - self.profile.up.jitter_s
         if is_up and not self.is_up:
             self.core.begin_contact(self.now)
+            self.search.begin_contact()
+            self.pacer = Pacer(None, self.search, self.now)
             self.hello_due = self.now
         elif not is_up and self.is_up:
             self.core.end_contact()
@@ -109,13 +116,24 @@ class Flight:
                 kind=FrameKind.REPORT, handle=b"ground!!", num_symbols=0, block=0,
                 esi=int(self.now * 1000) & 0xFFFFFF, payload=Report().encode(),
             ))  # fmt: skip
-        self.tokens = min(self.tokens + step_s * self.rate_fps, self.rate_fps)
-        runs = self.core.frames_to_send(self.now, int(self.tokens))
+        runs = self.core.frames_to_send(self.now, self._budget(step_s))
         if self.core.has_unsaved_progress:
             self.saved = self.core.progress()
         for run in runs:
             self.tokens -= run.count
+            self.pacer.spend(run.count * self.frame_size)
             self._send_run(run)
+
+    def _budget(self, step_s):
+        if self.rate_fps is None:
+            return max(0, self.pacer.budget(self.frame_size, self.core.statistics(self.now), self.now))
+        self.tokens = min(self.tokens + step_s * self.rate_fps, self.rate_fps)
+        return int(self.tokens)
+
+    @property
+    def frame_size(self):
+        """Bytes of a frame on the link."""
+        return self.symbol_size + self.up.overhead
 
     def _send_run(self, run):
         item = self.by_handle[run.handle]
@@ -132,7 +150,10 @@ class Flight:
             ))  # fmt: skip
 
     def _send_frame(self, frame):
-        self.channel.send(Direction.UP, self.up.encode(frame), self.now)
+        data = self.up.encode(frame)
+        self.bytes_sent += len(data)
+        self.search.sent(1, len(data), self.now)
+        self.channel.send(Direction.UP, data, self.now)
 
     def _move(self):
         for direction, data in self.channel.deliver(self.now):
@@ -150,7 +171,9 @@ class Flight:
         if frame.kind is not FrameKind.REPORT or frame.sequence <= self.heard_sequence.get(frame.handle, 0):
             return
         self.heard_sequence = {frame.handle: frame.sequence}
-        self.core.receive_report(Report.decode(frame.payload), session=frame.handle, now=self.now)
+        report = Report.decode(frame.payload)
+        self.search.heard(report.frames_received, session=frame.handle, now=self.now)
+        self.core.receive_report(report, session=frame.handle, now=self.now)
 
     @property
     def num_source(self):

@@ -107,6 +107,22 @@ def test_kills_of_the_ground_cost_three_percent(loss):
     assert flight.symbol_ratio <= 1.03
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("queue_bytes", [262_144, 2_000_000])
+@pytest.mark.parametrize(("rate_bps", "num_symbols"), [(2e6, 2000), (24e6, 4274)])
+@pytest.mark.parametrize("loss", [0.005, 0.1])
+def test_a_rate_that_nobody_says_is_found_without_a_flood(rate_bps, num_symbols, queue_bytes, loss):
+    up = DirectionProfile(rate_bps=rate_bps, loss=loss, delay_s=0.02, queue_bytes_max=queue_bytes)
+    profile = LinkProfile(up=up, down=DirectionProfile(loss=0.05, delay_s=0.02))
+    flight = Flight([num_symbols], profile, symbol_size=1280, rate_fps=None, sync_interval_s=1.0)
+
+    assert flight.run(until_s=60, step_s=0.01)
+
+    # Frame headers are 2.5 % of it.
+    assert flight.bytes_sent * (1 - loss) <= 1.15 * num_symbols * 1280
+    assert flight.now < 2 + 1.5 * num_symbols * 1280 * 8 / rate_bps / (1 - loss)
+
+
 @SETTINGS
 @given(seed=st.integers(0, 2**31), loss=st.sampled_from([0.0, 0.1, 0.3]), kills=st.lists(st.floats(0.1, 4), max_size=2))
 def test_a_one_way_link_delivers_everything_too(seed, loss, kills):

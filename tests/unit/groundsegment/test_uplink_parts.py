@@ -6,7 +6,8 @@ from groundsegment.uplink.block_sender import Aim, BlockSender
 from groundsegment.uplink.feedback import Feedback
 from groundsegment.uplink.flight_log import FlightLog
 from groundsegment.uplink.loss import LossEstimate
-from groundsegment.uplink.pace import RATE_MAX, RateSearch, TokenBucket
+from groundsegment.uplink.pace import TokenBucket
+from groundsegment.uplink.rate_search import RATE_MAX, RATE_START, RateSearch
 from protocol.frame import FrameKind
 
 A, B = (b"object-a", 0), (b"object-b", 1)
@@ -157,12 +158,68 @@ def test_a_bucket_gives_the_rate_and_no_more_than_a_burst():
     assert bucket.available(1e6) == pytest.approx(100.0)
 
 
-def test_the_rate_grows_on_a_steady_link_and_steps_back_when_loss_rises():
-    search = RateSearch()
-    for _ in range(20):
-        search.sample(sent=1000, arrived=880)
-    top = search.rate_bytes_per_s
-    search.sample(sent=1000, arrived=500)
+def flow(search, seconds, arrived_of, start_s=0.0):
+    """Send at the search's rate, a report every tenth of a second; `arrived_of` says how many of the frames arrive."""
+    now, sent, received, carry = start_s, 0, 0.0, 0.0
+    while now < start_s + seconds:
+        now += 0.01
+        carry += search.rate_bytes_per_s * 0.01 / 1000
+        count, carry = int(carry), carry - int(carry)
+        search.sent(count, count * 1000, now)
+        received += arrived_of(count)
+        sent += count
+        if round(now * 100) % 10 == 0:
+            search.heard(int(received), session=b"s", now=now + 0.001)
+    return sent, received
 
-    assert top == RATE_MAX
-    assert search.rate_bytes_per_s < top
+
+def test_the_rate_grows_from_a_slow_start_while_what_arrives_keeps_up():
+    search = RateSearch(0.1)
+    search.begin_contact()
+
+    assert search.rate_bytes_per_s == RATE_START
+    flow(search, 6.0, lambda count: 0.9 * count)
+    assert search.rate_bytes_per_s == RATE_MAX
+
+
+class Modem:
+    """Carries so many frames a second, holds a few, drops the rest; one in ten is lost on the way."""
+
+    def __init__(self, carried_fps):
+        self.carried_fps, self.held = carried_fps, 0.0
+
+    def arrivals(self, count):
+        self.held = min(self.held + count, 0.2 * self.carried_fps)
+        gone = min(self.held, self.carried_fps * 0.01)
+        self.held -= gone
+        return 0.9 * gone
+
+
+@pytest.mark.parametrize("carried_fps", [50, 250, 3000])
+def test_the_rate_stays_near_what_is_delivered(carried_fps):
+    search, modem = RateSearch(0.1), Modem(carried_fps)
+    search.begin_contact()
+    flow(search, 10.0, modem.arrivals)
+    sent, received = flow(search, 20.0, modem.arrivals, start_s=10.0)
+
+    assert received > 0.9 * 0.9 * carried_fps * 20
+    assert sent < 1.05 * carried_fps * 20
+
+
+def test_a_link_that_loses_more_than_was_known_is_not_slowed_down_for_it():
+    search = RateSearch(0.05)
+    search.begin_contact()
+    flow(search, 10.0, lambda count: 0.6 * count)
+
+    assert search.rate_bytes_per_s == RATE_MAX
+
+
+def test_another_receiver_counts_from_nothing():
+    search = RateSearch(0.0)
+    search.begin_contact()
+    flow(search, 3.0, lambda count: count)
+    before = search.rate_bytes_per_s
+    search.heard(3, session=b"another", now=3.1)
+    search.heard(2, session=b"another", now=3.2)
+
+    assert search.rate_bytes_per_s == before

@@ -9,8 +9,9 @@ from groundsegment.depot.records import FlightState
 from groundsegment.errors import BusyError, DiskError, UnknownError
 from groundsegment.planner.contact_plan import ContactPlan, PlannedContact, always
 from groundsegment.uplink import shell
+from groundsegment.uplink.flight_records import FlightPlan
 from groundsegment.uplink.link_socket import Endpoint
-from groundsegment.uplink.shell import FlightPlan, UplinkShell
+from groundsegment.uplink.shell import UplinkShell
 from groundsegment.uplink.symbols import InlineExecutor
 from protocol.message import MessageKind
 from protocol.report import SOLVED, UpdateState

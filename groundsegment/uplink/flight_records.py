@@ -1,0 +1,107 @@
+"""What goes into a run of the uplink and what comes out of it: frozen records, for `shell`, `display` and console."""
+
+from dataclasses import dataclass
+
+from groundsegment.depot.records import FlightState, Update
+from groundsegment.planner.contact_plan import ContactPlan, PlannedContact
+from groundsegment.uplink.core import UplinkStatistics
+from groundsegment.uplink.events import Event
+from groundsegment.uplink.link_socket import Endpoint
+from groundsegment.uplink.update_flight import Receipt
+from protocol.report import Report
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlightPlan:
+    """What to fly, when, and how.
+
+    Attributes:
+        satellite: which one.
+        endpoint: where the link is.
+        contacts: when there is one.
+        rate_bps: bits per second, over what contacts say; None: as they say; 0: as fast as reports allow.
+        once: one contact only.
+        until_s: Unix seconds; infinity for no limit.
+        silence_s: see `UplinkOptions`.
+    """
+
+    satellite: str
+    endpoint: Endpoint
+    contacts: ContactPlan
+    rate_bps: float | None = None
+    once: bool = False
+    until_s: float = float("inf")
+    silence_s: float = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlightView:
+    """A snapshot for a display.
+
+    Attributes:
+        now_s: Unix seconds.
+        update: being flown; None before the first.
+        statistics: of the core.
+        contact: the current one, or the next one.
+        contact_number: counted from 1.
+        is_up: whether the contact is on.
+        rate_bps: sent lately, bits per second.
+        bytes_sent, frames_sent: since the start.
+        report: the newest one heard.
+        events: since the last snapshot.
+    """
+
+    now_s: float
+    update: Update | None
+    statistics: UplinkStatistics | None
+    contact: PlannedContact | None
+    contact_number: int
+    is_up: bool
+    rate_bps: float
+    bytes_sent: int
+    frames_sent: int
+    report: Report | None
+    events: tuple[Event, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateSummary:
+    """How one update ended, or where it stands."""
+
+    handle: bytes
+    release_name: str
+    release_digest: bytes
+    state: FlightState
+    reason: str
+    payload_bytes: int
+    receipt: Receipt | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlightSummary:
+    """What a run of the uplink did.
+
+    Attributes:
+        updates: those that were flown, in order.
+        frames_sent, bytes_sent: up, of all kinds, frames whole.
+        frames_lost: estimated from reports.
+        contacts: used.
+        duration_s: of the whole run.
+        transfer_s: of contact time, until all bundles of the last update were on board.
+        loss: share of frames lost, as reports told; None if none did.
+        report: the newest one heard.
+        is_interrupted: somebody asked us to stop.
+        is_exhausted: no contact is left.
+    """
+
+    updates: tuple[UpdateSummary, ...]
+    frames_sent: int
+    bytes_sent: int
+    frames_lost: int
+    contacts: int
+    duration_s: float
+    transfer_s: float
+    loss: float | None
+    report: Report | None
+    is_interrupted: bool
+    is_exhausted: bool
