@@ -97,6 +97,11 @@ class Cargo:
         self.bundles = [self.objects[item.handle] for item in objects[1:]]
 
     @property
+    def is_done(self) -> bool:
+        """Whether nothing of it need be sent."""
+        return all(sending.is_done for sending in self.objects.values())
+
+    @property
     def bundle_blocks(self) -> list[BlockSender]:
         """The blocks of all bundles, in order."""
         return [block for sending in self.bundles for block in sending.blocks]

@@ -79,7 +79,7 @@ class Schedule:
     def _next_block(self, now: float) -> tuple[BlockSender | None, int]:
         """Whose turn it is, and how many symbols it may send."""
         silent = self._feedback.is_silent(now)
-        if silent and not self._said_silent:
+        if silent and not self._said_silent and not self._cargo.is_done:
             self._said_silent, self._queue = True, None
             self._events.append(ReturnPathSilent(silence_s=now - self._feedback.heard_s))
         metadata = self._next_metadata(now)

@@ -201,6 +201,16 @@ def test_in_silence_all_unfinished_blocks_advance_together_without_end():
     assert abs(total[FIRST] - total[SECOND]) < 0.05 * total[FIRST]
 
 
+@pytest.mark.parametrize("state", [UpdateState.VERIFIED, UpdateState.TRIAL])
+def test_silence_is_nothing_to_tell_once_everything_is_on_board(state):
+    uplink = an_uplink()
+    uplink.receive_report(a_report(update=META, state=state), session=SESSION, now=0.1)
+
+    assert uplink.frames_to_send(10.0, 1000) == []
+    assert uplink.statistics(10.0).is_silent
+    assert not events_of(uplink, ReturnPathSilent)
+
+
 def test_a_late_report_puts_everything_right():
     uplink = an_uplink(options=UplinkOptions(loss=LossEstimate.of_mean(0.1, 20000)))
     for second in range(20):
