@@ -36,7 +36,7 @@ class FlightDisplay:
         self._shown_s = 0.0
         self._contact_number = 0
         self._was_up: bool | None = None
-        self._begun_s, self._bytes_before = 0.0, 0
+        self._begun_s, self._bytes_before, self._share = 0.0, 0, 0.0
 
     def __enter__(self) -> Self:
         if self._live is not None and not self._is_quiet:
@@ -53,9 +53,15 @@ class FlightDisplay:
         """Show a snapshot, if it is time."""
         if self._is_quiet:
             return
-        self._tell_contact(view)
+        if view.statistics is not None:
+            self._share = share_on_board(view)
+        is_ending = bool(self._was_up) and not view.is_up
+        if not is_ending:
+            self._tell_contact(view)
         for event in view.events:
             self._tell_event(view, event)
+        if is_ending:  # what the last turn has brought comes first
+            self._tell_contact(view)
         period_s = LINE_PERIOD_S if self._live is None else PANEL_PERIOD_S
         now = time.monotonic()  # noqa: TID251 - a display is a shell
         if now - self._shown_s < period_s:
@@ -86,10 +92,11 @@ class FlightDisplay:
     def _tell_end(self, view: FlightView) -> None:
         brought = f"{format_bytes(view.bytes_sent - self._bytes_before)} sent"
         took = format_duration(view.now_s - self._begun_s)
-        there = "" if view.statistics is None else f", {share_on_board(view):.1%} on board"
-        self._say(view, f"contact {self._contact_number} is over: {brought} in {took}{there}")
+        self._say(view, f"contact {self._contact_number} is over: {brought} in {took}, {self._share:.1%} on board")
 
     def _tell_event(self, view: FlightView, event: Event) -> None:
+        if isinstance(event, ReturnPathSilent) and self._share >= 1:
+            return  # nothing is sent any more; whoever tries a model has little time to talk
         text = _words(event)
         if text:
             self._say(view, text)
