@@ -6,6 +6,7 @@ signatures. Only the sky is emulated, and its passes run in fast-forward.
 
 import argparse
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from typing import Any
 from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
+from rich.text import Text
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # run as a script by `make demo`, from wherever
@@ -122,7 +124,7 @@ def _arguments() -> argparse.Namespace:
 
 def releases() -> tuple[Path, Path]:
     """Make the two releases from SmolLM2's published weights, once."""
-    step(1, "Weights: SmolLM2-135M-Instruct as a Qwen2 checkpoint, quantized to four and to eight bits")
+    step(1, "Weights: SmolLM2-135M-Instruct, quantized to four and to eight bits")
     skyload = str(Path(sys.executable).parent / "skyload")
     source, old, new = CACHE / "smollm2-qwen2-bf16", CACHE / OLD, CACHE / NEW
     commands = [
@@ -142,7 +144,7 @@ def releases() -> tuple[Path, Path]:
 
 def start(rehearsal: Rehearsal, old: Path) -> None:
     """Ground keys, a satellite with release 1, a bad link."""
-    step(2, "Ground keys, a satellite that serves release 1, and a link that loses 10 % with three gaps")
+    step(2, "Ground keys, a satellite that serves release 1, and a link")
     shutil.rmtree(RUN, ignore_errors=True)
     rehearsal.init_keys()
     rehearsal.provision(old, OLD)
@@ -157,14 +159,18 @@ def ask(rehearsal: Rehearsal) -> dict[str, Any]:
     show_command(["skyload", *command])
     answer: dict[str, Any] = json.loads(rehearsal.skyload(*command, "--timeout", "180", "--json"))
     console.print(
-        Panel(str(answer.get("text", "")).strip() or "(nothing)", title=f"{answer.get('release_name') or 'answer'}")
+        Panel(
+            str(answer.get("text", "")).strip() or "(nothing)",
+            title=f"{answer.get('release_name') or 'answer'}",
+            width=min(100, console.width),
+        )
     )
     return answer
 
 
 def stage(rehearsal: Rehearsal, new: Path) -> dict[str, Any]:
     """Pack, rehearse on the twin, sign; then show the plan."""
-    step(3, "Stage release 2: pack, rebuild it on a twin, let that answer the canary, sign")
+    step(3, "Stage release 2: pack, rebuild and try it on a twin, sign")
     command = ["stage", str(new), "--for", SATELLITE, "--name", NEW, "--base", "none", "--depot", str(rehearsal.depot)]
     skyload = str(Path(sys.executable).parent / "skyload")
     show_command(["skyload", *command[:-2]])
@@ -180,7 +186,7 @@ def stage(rehearsal: Rehearsal, new: Path) -> dict[str, Any]:
 
 def fly(rehearsal: Rehearsal) -> dict[str, Any]:
     """Fly it; the display is the uplink's own."""
-    step(4, "Fly it, while somebody keeps asking the model on board")
+    step(4, "Fly it, while somebody asks on: 10 % of frames get lost, three gaps")
     stop(rehearsal.link)
     rehearsal.control.unlink(missing_ok=True)
     epoch = time.time() + HEAD_START_S
@@ -209,8 +215,9 @@ def show_what_happened(
     for name, value in facts(rehearsal, update, summary, chatter).items():
         table.add_row(f"   {name}", value)
     console.print(table)
-    console.print(Panel(str(before.get("text", "")).strip(), title=f"before: {OLD}", width=100))
-    console.print(Panel(str(after.get("text", "")).strip(), title=f"after: {NEW}", width=100))
+    width = min(100, console.width)
+    console.print(Panel(str(before.get("text", "")).strip(), title=f"before: {OLD}", width=width))
+    console.print(Panel(str(after.get("text", "")).strip(), title=f"after: {NEW}", width=width))
     console.print(f"failed requests: {len(chatter.failures)}   (of {chatter.asked} asked during flight and swap)")
     for failure in chatter.failures[:3]:
         console.print(f"   {failure}")
@@ -227,9 +234,9 @@ def facts(rehearsal: Rehearsal, update: dict[str, Any], summary: dict[str, Any],
         f"{size_text(update.get('payload_bytes', 0))} as bundles",
         "bytes on the link": f"{size_text(summary.get('bytes_sent', 0))}, "
         f"{summary.get('link_ratio', 0):.3f} x payload / (1 - loss)",
-        "contacts": str(summary.get("contacts_used", "?")),
+        "contacts": f"{summary.get('contacts_used', '?')}, {summary.get('transfer_s', 0):.1f} s until all was there",
         "frames": f"{summary.get('frames_sent', 0):,} sent, {up.get('lost', summary.get('frames_lost', 0)):,} lost",
-        "swap": f"{summary.get('swap_ms', '?')} ms between old and new model",
+        "swap": swap_text(summary.get("swap_ms")),
         "slowest answer meanwhile": f"{chatter.slowest_s:.1f} s",
     }
 
@@ -237,14 +244,17 @@ def facts(rehearsal: Rehearsal, update: dict[str, Any], summary: dict[str, Any],
 def show_what_is_left_running(rehearsal: Rehearsal) -> None:
     """Say how to reach what KEEP=1 left."""
     pids = [process.pid for process in (rehearsal.satellite, rehearsal.link) if process]
-    console.print("\nstill running; try:")
-    console.print(
-        f"   .venv/bin/skyload ask 'Who are you?' --for {SATELLITE} --link {rehearsal.link_address} --depot {RUN}/depot"
-    )
-    console.print(f"   .venv/bin/skyload status --for {SATELLITE} --depot {RUN}/depot")
+    console.print("\nSatellite and link are still running. For the ground, in this directory:")
+    console.print("   . .venv/bin/activate")
+    console.print(f"   export SKYLOAD_DEPOT={short_path(str(rehearsal.depot))} SKYLOAD_LINK={rehearsal.link_address}")
+    console.print("and try")
+    console.print(f"   skyload ask 'Who are you?' --for {SATELLITE}")
+    console.print(f"   skyload status --for {SATELLITE}")
+    console.print(f"   skyload revert --for {SATELLITE}")
+    console.print(f"   skyload link cut --control {short_path(str(rehearsal.control))}      # and restore")
+    console.print(f"   skyloadd status --config {short_path(str(rehearsal.config))}")
     console.print(f"   curl -s {rehearsal.endpoint}/v1/models")
-    console.print(f"   .venv/bin/skyload link cut --control {rehearsal.control}")
-    console.print(f"end it with: kill {' '.join(map(str, pids))}")
+    console.print(f"End it with: kill {' '.join(map(str, pids))}      (logs and files are in {RUN.name})")
 
 
 def step(number: int, text: str) -> None:
@@ -253,14 +263,28 @@ def step(number: int, text: str) -> None:
 
 
 def show_command(command: list[str]) -> None:
-    """Print a command as a person would type it."""
-    words = [Path(command[0]).name, *command[1:]]
-    console.print("   [dim]$ " + " ".join(f"'{word}'" if " " in word else word for word in words) + "[/]", markup=True)
+    """Print a command as a person would type it from here, an option to a line where it is too long for one."""
+    words = [Path(command[0]).name, *(shlex.quote(short_path(word)) for word in command[1:])]
+    line = "$ " + " ".join(words)
+    if len(line) > console.width - 3:
+        line = line.replace(" --", " \\\n        --")
+    console.print(Text(f"   {line}", style="dim"))
+
+
+def short_path(word: str) -> str:
+    """A path as it is from the current directory, if it lies below it."""
+    here = f"{Path.cwd()}/"
+    return word.removeprefix(here)
 
 
 def size_mb(directory: Path) -> float:
     """Megabytes of a directory's files."""
     return sum(path.stat().st_size for path in directory.iterdir()) / 1e6
+
+
+def swap_text(swap_ms: float | None) -> str:
+    """How long requests had no model to go to."""
+    return "unknown" if swap_ms is None else f"{swap_ms:.2f} ms from the old model to the new one"
 
 
 def size_text(size_bytes: float) -> str:
