@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from groundsegment.console.output import command, err, print_json
+from groundsegment.console.output import command, err, out, print_json
 
 _TEXT_BYTES_MAX = 60 * 1024  # of the 64 KiB that a command may have
 
@@ -94,8 +94,12 @@ def ask(
 def _print_answer(values: dict[str, Any]) -> None:
     import sys
 
-    sys.stdout.write(f"{str(values['text']).strip()}\n")
-    sys.stdout.flush()
+    text = str(values["text"]).strip()
+    if out.is_terminal:
+        out.print(text, markup=False, soft_wrap=False)  # for people: no word is cut at the edge
+    else:
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
     name = f"{values['release_name']} " if values["release_name"] else ""
     err.print(
         f"answered by {name}{values['release'][:16]}: {values['tokens']} tokens, "

@@ -188,14 +188,16 @@ def _print_inspection(inspection: "Inspection") -> None:
     out.print(f"{source.release_name}: {inspection.architecture}, {source.kind}", markup=False)
     out.print(
         f"  {total.num_parameters / 1e6:.1f} M parameters in {total.num_tensors} tensors, "
-        f"{source.size_bytes / 1e6:.1f} MB in {len(source.files)} files, quantization: {inspection.quantization}",
+        f"{source.size_bytes / 1e6:.1f} MB in {len(source.files)} files",
         markup=False,
     )
+    out.print(f"  quantization: {inspection.quantization}", markup=False)
     if inspection.digest:
         out.print(f"  digest {inspection.digest}", markup=False)
     _print_shares("type", inspection.by_dtype)
     _print_shares("role", inspection.by_role)
-    _print_rows(("file", "bytes", "sha256"), [(name, f"{size:,}", digest) for name, size, digest in inspection.files])
+    files = [(name, f"{size:,}", digest) for name, size, digest in inspection.files]
+    _print_rows(("file", "bytes", "sha256"), _fitting(files))
     if source.skipped:
         _print_rows(("does not fly", "because"), [(item.name, item.reason) for item in source.skipped])
 
@@ -206,6 +208,14 @@ def _print_shares(title: str, shares: "dict[str, Share]") -> None:
         for name, share in shares.items()
     ]
     _print_rows((title, "tensors", "parameters", "bytes"), rows)
+
+
+def _fitting(files: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
+    """Shorten digests where the terminal has no room for whole ones; a pipe and --json get them whole."""
+    needed = sum(max((len(row[column]) for row in files), default=0) for column in range(3)) + 6
+    if not out.is_terminal or needed <= out.width:
+        return files
+    return [(name, size, f"{digest[:16]}..." if digest else "") for name, size, digest in files]
 
 
 def _print_rows(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:

@@ -9,8 +9,6 @@ import typer
 from groundsegment.console.output import command, err, out, print_json
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from groundsegment.depot.depot import Depot
     from groundsegment.depot.records import Update
     from groundsegment.planner.contact_plan import ContactPlan
@@ -210,13 +208,14 @@ def _print(values: dict[str, Any], result: "Forecast", deadline: str | None) -> 
     out.print(
         f"{format_bytes(values['payload_bytes'])} of bundles in {len(values['updates'])} update(s): "
         f"about {values['frames']} frames, {format_bytes(values['link_bytes'])} on the link "
-        f"at {values['loss']:.1%} loss"
+        f"at {values['loss']:.1%} loss",
+        soft_wrap=False,
     )
     rates = sorted({row["rate_bit_per_s"] for row in values["contacts"]})
     out.print(f"contacts at {', '.join(format_rate(rate) for rate in rates)}")
     table = Table(box=None, pad_edge=False, padding=(0, 1))
-    for header in ("#", "station", "start", "duration", "carries", "bundles", "total", "P(done)"):
-        table.add_column(header, no_wrap=True)
+    for header in ("#", "station", "start", "lasts", "carries", "bundles", "total", "P(done)"):
+        table.add_column(header, no_wrap=True, overflow="ellipsis" if header == "station" else "ignore")
     for row in _shortened(values["contacts"]):
         if row is None:
             table.add_row("...")
@@ -226,22 +225,25 @@ def _print(values: dict[str, Any], result: "Forecast", deadline: str | None) -> 
             str(row["number"]),
             row["station"] or "-",
             row["start_utc"],
-            "without end" if row["duration_s"] is None else format_duration(row["duration_s"]),
+            "no end" if row["duration_s"] is None else format_duration(row["duration_s"]),
             format_bytes(row["carried_bytes"]),
             "-" if bundles is None else f"{bundles[0]}" if bundles[0] == bundles[1] else f"{bundles[0]}-{bundles[1]}",
             f"{row['total_share']:.1%}",
             f"{row['p_done']:.1%}",
         )
-    print_table(table)
-    for name, moment in values["done_utc"].items():
-        out.print(f"done with {name[1:]} % certainty: {moment or 'not within this plan'}")
+    out.print(table, soft_wrap=False)
+    for names, moment in _by_moment(values["done_utc"]):
+        out.print(f"done with {names} % certainty: {moment or 'not within this plan'}")
     if deadline is not None and result.p_deadline is not None:
         out.print(f"done by {deadline}: {result.p_deadline:.1%}")
 
 
-def print_table(table: "Table") -> None:
-    """Print a table on stdout; where that is no terminal, no column is squeezed to fit one."""
-    out.print(table, width=None if out.is_terminal else 160)
+def _by_moment(done_utc: dict[str, str | None]) -> list[tuple[str, str | None]]:
+    """Join the certainties that are reached at the same moment: p50 and p90 become "50, 90"."""
+    import itertools
+
+    groups = itertools.groupby(done_utc.items(), key=lambda item: item[1])
+    return [(", ".join(name[1:] for name, _ in group), moment) for moment, group in groups]
 
 
 def _shortened(rows: list[dict[str, Any]], *, length_max: int = 40) -> list[dict[str, Any] | None]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 MESSAGES_SHOWN = 8
 CONTACTS_SHOWN = 6
+MESSAGE_LENGTH_MAX = 160  # the whole text is in --json
 WATCH_PERIOD_S = 1.0
 
 
@@ -52,7 +53,7 @@ def status(
         print_json({"satellites": values})
         return
     for renderable in _render(values):
-        out.print(renderable, width=None if out.is_terminal else 160)
+        out.print(renderable, soft_wrap=False)
 
 
 def _watch(depot: "Depot", satellite: str | None) -> None:
@@ -113,7 +114,8 @@ def _report(depot: "Depot", received: "ReceivedReport") -> dict[str, Any]:
 def _update(depot: "Depot", entry: "Update") -> dict[str, Any]:
     from protocol.report import SOLVED
 
-    handles = {bundle.handle for bundle in depot.bundles(entry.handle)}
+    bundles = depot.bundles(entry.handle)
+    handles = {bundle.handle for bundle in bundles}
     blocks = [block for block in depot.journal.progress(entry.satellite) if block.handle in handles]
     return {
         "update": entry.handle.hex(),
@@ -126,9 +128,17 @@ def _update(depot: "Depot", entry: "Update") -> dict[str, Any]:
         "bundles": len(handles),
         "blocks_solved": sum(block.have == SOLVED for block in blocks),
         "blocks_begun": len(blocks),
+        "blocks": sum(_num_blocks(bundle.size_bytes) for bundle in bundles),
         "payload_bytes": entry.payload_bytes,
         "created_utc": _utc(entry.created_utc),
     }
+
+
+def _num_blocks(size_bytes: int) -> int:
+    from protocol.blocks import block_layout, symbols_needed
+    from protocol.limits import SYMBOL_SIZE_DEFAULT
+
+    return block_layout(symbols_needed(size_bytes, SYMBOL_SIZE_DEFAULT), SYMBOL_SIZE_DEFAULT).num_blocks
 
 
 def _message(entry: "ReceivedMessage") -> dict[str, Any]:
@@ -165,7 +175,8 @@ def _render(values: list[dict[str, Any]]) -> list["RenderableType"]:
         result.append(_updates_table(entry["updates"]))
         if entry["contacts"]:
             result.append(_contacts_table(entry["contacts"]))
-        result += [Text(_message_text(message)) for message in entry["messages"]]
+        if entry["messages"]:
+            result.append(_messages_table(entry["messages"]))
     return result
 
 
@@ -205,7 +216,7 @@ def _updates_table(updates: list[dict[str, Any]]) -> "RenderableType":
             entry["digest"][:16],
             standing,
             str(entry["bundles"]),
-            f"{entry['blocks_solved']}/{entry['blocks_begun']}",
+            f"{entry['blocks_solved']}/{entry['blocks']}",
             format_bytes(entry["payload_bytes"]),
         )
     return table
@@ -229,15 +240,27 @@ def _contacts_table(contacts: list[dict[str, Any]]) -> "RenderableType":
     return table
 
 
+def _messages_table(messages: list[dict[str, Any]]) -> "RenderableType":
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    table = Table(Column("message", no_wrap=True), Column("kind", no_wrap=True), "text", box=None, pad_edge=True)
+    for message in messages:
+        table.add_row(message["received_utc"], message["kind"], Text(_message_text(message)))
+    return table
+
+
 def _message_text(message: Mapping[str, Any]) -> str:
     body = message["body"]
     match message["kind"]:
         case "answer":
             text = body.get("error") or str(body.get("text", "")).strip()
         case "receipt":
-            text = f"{body.get('state')} {body.get('reason', '')} {body.get('text', '')}"
+            reason = body.get("reason")
+            text = f"{body.get('state')} {reason if reason != 'none' else ''} {body.get('text', '')}"
         case "event":
-            text = f"{body.get('severity', '')} {body.get('name', '')}: {body.get('text', '')}"
+            text = f"{body.get('name', '')}, {body.get('severity', '')}: {body.get('text', '')}"
         case _:
             text = str(body.get("text", ""))
-    return f"  {message['received_utc']} {message['kind']}: {' '.join(text.split())[:160]}"
+    words = " ".join(text.split())
+    return words if len(words) <= MESSAGE_LENGTH_MAX else f"{words[: MESSAGE_LENGTH_MAX - 3]}..."

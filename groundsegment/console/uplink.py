@@ -190,12 +190,14 @@ def _print_summary(values: dict[str, Any]) -> None:
     for entry in values["updates"]:
         reason = f" ({entry['reason']})" if entry["reason"] else ""
         out.print(f"{entry['release']}  {entry['update']}  {entry['state']}{reason}", markup=False)
-    if values["link_ratio"]:
+    if values["payload_bytes"]:
+        # Below 1, an earlier run has sent the rest: then it says nothing of this one.
+        ratio = f" ({values['link_ratio']:.3f} x the limit)" if values["link_ratio"] >= 1 else ""
+        contacts = f"{values['contacts_used']} contact{'s' if values['contacts_used'] != 1 else ''}"
         out.print(
-            f"{format_bytes(values['payload_bytes'])} of updates, {format_bytes(values['bytes_sent'])} on the link "
-            f"({values['link_ratio']:.3f} x the limit), {values['frames_sent']} frames, "
-            f"about {values['frames_lost']} lost, {values['contacts_used']} contacts, "
-            f"{format_duration(values['duration_s'])}",
+            f"{format_bytes(values['payload_bytes'])} of updates, {format_bytes(values['bytes_sent'])} on the link"
+            f"{ratio}, {values['frames_sent']} frames,\n"
+            f"about {values['frames_lost']} lost, {contacts}, {format_duration(values['duration_s'])}",
             markup=False,
         )
     if not values["updates"] and values["state"] not in OPEN_STATES:

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from groundsegment.console.main import app
+from groundsegment.console.output import out
 from groundsegment.depot.records import BlockProgress, CommandState, FlightState, ReceivedMessage, ReceivedReport
 from groundsegment.signer.key_store import KeyStore
 from groundsegment.signer.signing import create_trust
@@ -225,8 +226,37 @@ def test_status_shows_updates_the_last_word_messages_and_contacts(depot):
     assert values["updates"][0]["blocks_solved"] == 1
     assert values["contacts"][0]["station"] == "inuvik"
     assert values["messages"][0]["body"] == {"name": "BOOT"}
-    for words in ("RECEIVING", "inuvik", "release-1", "staged", "BOOT"):
+    for words in ("RECEIVING", "inuvik", "release-1", "staged", "BOOT", " 1/1 "):
         assert words in text
+
+
+def test_status_and_plan_need_no_more_than_eighty_columns(depot, monkeypatch):
+    staged = stage_bytes(depot, [40_000_000])
+    body = {"text": "a sentence of an answer " * 20, "release": DIGEST}
+    depot.journal.add_message(
+        ReceivedMessage(satellite="SAT-1", counter=1, kind="answer", re=bytes(8), body=body, received_utc=NOW)
+    )
+    depot.journal.add_message(
+        ReceivedMessage(
+            satellite="SAT-1",
+            counter=2,
+            kind="receipt",
+            re=bytes(8),
+            body={"state": "confirmed", "reason": "none"},
+            received_utc=NOW,
+        )
+    )
+    monkeypatch.setattr(out, "_width", 80)
+    commands = (["status"], ["plan", "--for", "SAT-1", "--profile", "demo"])
+    shown = {arguments[0]: run(depot, *arguments).stdout for arguments in commands}
+
+    assert staged.update.handle.hex() in shown["status"]
+    assert "confirmed" in shown["status"]
+    assert "confirmed none" not in shown["status"]
+    assert "P(done)" in shown["plan"]
+    assert "done with 50, 90, 99 % certainty" in shown["plan"]
+    for text in shown.values():
+        assert max(map(len, text.splitlines())) <= 80, text
 
 
 def test_plan_prints_a_table_and_json(depot):
