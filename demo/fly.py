@@ -263,12 +263,15 @@ def step(number: int, text: str) -> None:
 
 
 def show_command(command: list[str]) -> None:
-    """Print a command as a person would type it from here, an option to a line where it is too long for one."""
+    """Print a command as a person would type it from here; a long one goes on in the next line, at an option."""
     words = [Path(command[0]).name, *(shlex.quote(short_path(word)) for word in command[1:])]
-    line = "$ " + " ".join(words)
-    if len(line) > console.width - 3:
-        line = line.replace(" --", " \\\n        --")
-    console.print(Text(f"   {line}", style="dim"))
+    name, *options = " ".join(words).split(" --")
+    lines = [f"   $ {name}"]
+    for option in options:
+        if len(lines[-1]) + len(option) + 5 > console.width:
+            lines.append("       ")
+        lines[-1] += f" --{option}"
+    console.print(Text(" \\\n".join(lines), style="dim"))
 
 
 def short_path(word: str) -> str:
