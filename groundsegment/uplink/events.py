@@ -66,6 +66,11 @@ class StateChanged:
     reason: Reason
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DepotBusy:
+    """Another process holds the depot's database; nothing is sent until it lets go."""
+
+
 Event = (
     ReportHeard
     | ReceiverRestarted
@@ -74,4 +79,5 @@ Event = (
     | ObjectReopened
     | AllBundlesComplete
     | StateChanged
+    | DepotBusy
 )

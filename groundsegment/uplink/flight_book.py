@@ -53,7 +53,7 @@ class FlightBook:
         self._log: ContactLog | None = None
         self._mark = (0, 0)
         self._events: list[Event] = []
-        self._saved_s = self._ticked_s = self._begun_s = self._contact_s = 0.0
+        self._saved_s = self._ticked_s = self._begun_s = self._contact_s = self._start_unix_s = 0.0
         self._rate_mark = (0.0, 0, 0.0)
         self._settled = self._lost = 0
 
@@ -64,14 +64,14 @@ class FlightBook:
         self.contact, self.num_contacts = contact, self.num_contacts + 1
         self.is_up, self.was_heard, self._begun_s = True, False, now
         self._mark = (self.frames_sent, self.bytes_sent)
-        start = datetime.fromtimestamp(max(contact.start_s, unix_s), tz=UTC)
-        self._log = self._depot.journal.begin_contact(self._satellite, contact.station, start)
+        self._start_unix_s = max(contact.start_s, unix_s)
+        self._log = None  # made when it is first saved
 
     def end_contact(self, flight: UpdateFlight | None, now: float, unix_s: float) -> None:
-        """The contact is over."""
+        """The contact is over; may be called again if it could not be written."""
         self.is_up = False
-        self._contact_s += now - self._begun_s
         self._save_contact(flight, now, end_unix_s=unix_s)
+        self._contact_s += now - self._begun_s
 
     def sent(self, size_bytes: int) -> None:
         """A frame went up."""
@@ -119,18 +119,26 @@ class FlightBook:
         """Write it all down, if it is time."""
         if now - self._saved_s < SAVE_PERIOD_S:
             return
-        self._saved_s = now
         if flight is not None:
             flight.save()
         self._save_contact(flight, now)
+        self._saved_s = now
+
+    def save_report(self) -> None:
+        """Write the newest report down."""
+        if self._unrecorded is not None:
+            record_report(self._depot, self._satellite, self._unrecorded, station=self._station)
+            self._unrecorded = None
+
+    @property
+    def _station(self) -> str:
+        return self.contact.station if self.contact else ""
 
     def _save_contact(self, flight: UpdateFlight | None, now: float, *, end_unix_s: float | None = None) -> None:
-        if self._unrecorded is not None:
-            station = self.contact.station if self.contact else ""
-            record_report(self._depot, self._satellite, self._unrecorded, station=station)
-            self._unrecorded = None
+        self.save_report()
         if self._log is None:
-            return
+            start = datetime.fromtimestamp(self._start_unix_s, tz=UTC)
+            self._log = self._depot.journal.begin_contact(self._satellite, self._station, start)
         frames, size = self.frames_sent - self._mark[0], self.bytes_sent - self._mark[1]
         loss = None
         if self.was_heard:

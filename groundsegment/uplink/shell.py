@@ -8,18 +8,21 @@ started again. One uplink per satellite at a time.
 """
 
 import asyncio
+import contextlib
 import secrets
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor
+from functools import partial
 
 from groundsegment.depot.depot import Depot
 from groundsegment.depot.records import FlightState, Update
 from groundsegment.downlink import Downlink, MessageReceived, ReportReceived
-from groundsegment.errors import UnknownError
+from groundsegment.errors import BusyError, UnknownError
 from groundsegment.planner.contact_plan import PlannedContact
 from groundsegment.uplink.core import UplinkOptions
-from groundsegment.uplink.events import AllBundlesComplete
+from groundsegment.uplink.events import AllBundlesComplete, DepotBusy
 from groundsegment.uplink.flight_book import TICK_S, FlightBook
 from groundsegment.uplink.flight_records import FlightPlan, FlightSummary, FlightView
 from groundsegment.uplink.link_socket import LinkSocket
@@ -45,8 +48,15 @@ PACE_SHARE = 0.99  # of the contact's rate: a modem's queue must not grow over m
 class UplinkShell:
     """One run."""
 
-    def __init__(self, depot: Depot, plan: FlightPlan, *, on_tick: Callable[[FlightView], None]) -> None:
-        self._depot, self._plan = depot, plan
+    def __init__(
+        self,
+        depot: Depot,
+        plan: FlightPlan,
+        *,
+        on_tick: Callable[[FlightView], None],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._depot, self._plan, self._clock = depot, plan, clock
         satellite = depot.satellite(plan.satellite)
         self._downlink = Downlink(
             link_key=depot.link_key(plan.satellite),
@@ -60,6 +70,7 @@ class UplinkShell:
         self._search = RateSearch(loss.mean)
         self._flight: UpdateFlight | None = None
         self._hello_due_s = self._heard_s = 0.0
+        self._to_keep: deque[Callable[[], object]] = deque()  # for the depot, in order
 
     async def run(self, stop: asyncio.Event) -> FlightSummary:
         """Fly until all updates are decided, the plan ends, or somebody says stop.
@@ -70,7 +81,7 @@ class UplinkShell:
         """
         loop = asyncio.get_running_loop()
         self._loop, self._stop = loop, stop
-        self._unix_offset_s = time.time() - loop.time()
+        self._set_clock()
         began_s = loop.time()
         with self._depot.lock(f"uplink-{self._plan.satellite}"), encoder_process() as executor:
             self._executor: Executor = executor
@@ -82,8 +93,9 @@ class UplinkShell:
             try:
                 async with LinkSocket(self._plan.endpoint, self._downlink.receive) as self._socket:
                     is_exhausted = await self._fly_contacts()
-            finally:
+                self._keep()
                 self._close_flight()
+            finally:
                 executor.shutdown(wait=False, cancel_futures=True)
         book, share_lost = self._book, self._book.share_lost
         return FlightSummary(
@@ -104,36 +116,64 @@ class UplinkShell:
 
     async def _fly_contacts(self) -> bool:
         """Returns whether the plan ran out before all was decided."""
-        for contact in self._plan.contacts.from_time(self._unix_s()):
+        contacts = self._plan.contacts.from_time(self._unix_s())
+        contact = next(contacts, None)
+        while contact is not None:
             self._book.contact = contact
             if not await self._wait_for(contact):
-                return not self._stop.is_set()
-            await self._fly_contact(contact)
-            if self._stop.is_set() or not (self._flight or self._open_updates()):
-                return False
-            if self._plan.once:
-                return True
+                return self._has_work() and not self._stop.is_set()
+            following = next(contacts, None)
+            if not self._is_over(contact):  # the clock may have been set while we waited
+                await self._fly_contact(contact, following)
+                if self._stop.is_set() or not self._has_work():
+                    return False
+                if self._plan.once:
+                    return True
+            contact = following
         return True
 
     async def _wait_for(self, contact: PlannedContact) -> bool:
-        """Wait for a contact's start; False if told to stop, or if it starts too late."""
+        """Wait for a contact's start, and listen; False if it is no use to go on."""
         while (left_s := contact.start_s - self._unix_s()) > 0:
+            with contextlib.suppress(BusyError):  # then later
+                self._hear(self._loop.time())
+                self._book.save_report()
+                self._close_if_over(self._loop.time())
+                if not self._has_work():
+                    return False
             if self._unix_s() >= self._plan.until_s or self._stop.is_set():
                 return False
             self._tick()
             await _sleep_or(self._stop, min(left_s, TICK_S))
+            self._set_clock()
         return not self._stop.is_set() and self._unix_s() < self._plan.until_s
 
-    async def _fly_contact(self, contact: PlannedContact) -> None:
+    def _has_work(self) -> bool:
+        return self._flight is not None or bool(self._open_updates())
+
+    def _is_over(self, contact: PlannedContact) -> bool:
+        return self._unix_s() >= contact.end_s - contact.guard_s
+
+    async def _fly_contact(self, contact: PlannedContact, following: PlannedContact | None) -> None:
+        while self._to_keep and not self._is_over(contact) and not self._stop.is_set():
+            with contextlib.suppress(BusyError):  # of the last contact
+                self._keep()
+            await asyncio.sleep(0)
         now = self._loop.time()
         self._begin_contact(contact, now)
         pacer = Pacer(self._bytes_per_s(contact), self._search, now)
         try:
-            while not self._stop.is_set() and self._unix_s() < min(contact.end_s - contact.guard_s, self._plan.until_s):
-                if not await self._turn(pacer, contact):
-                    break
+            while not (self._stop.is_set() or self._is_over(contact) or self._unix_s() >= self._plan.until_s):
+                try:
+                    if not await self._turn(pacer, contact):
+                        break
+                except BusyError:
+                    # Somebody holds the database. Nothing is sent that is not written down, and nothing forgotten.
+                    self._book.happened(DepotBusy())
+                    self._tick()
+                    await _sleep_or(self._stop, TICK_S)
         finally:
-            self._end_contact()
+            self._end_contact(following or contact)
 
     def _begin_contact(self, contact: PlannedContact, now: float) -> None:
         self._book.begin_contact(contact, now, self._unix_s())
@@ -142,11 +182,16 @@ class UplinkShell:
         if self._flight is not None:
             self._flight.core.begin_contact(now)
 
-    def _end_contact(self) -> None:
+    def _end_contact(self, following: PlannedContact) -> None:
+        now, unix_s = self._loop.time(), self._unix_s()
         if self._flight is not None:
             self._flight.core.end_contact()
-            self._flight.save(exact=True)
-        self._book.end_contact(self._flight, self._loop.time(), self._unix_s())
+            self._to_keep.append(partial(self._flight.save, exact=True))
+        self._to_keep.append(partial(self._book.end_contact, self._flight, now, unix_s))
+        self._book.is_up = False
+        with contextlib.suppress(BusyError):  # then in the gap
+            self._keep()
+        self._book.contact = following
         self._tick(force=True)
 
     # One turn of the loop
@@ -161,9 +206,7 @@ class UplinkShell:
         sent = await self._send_symbols(pacer, now)
         self._book.save(self._flight, now)
         self._tick()
-        flight = self._flight
-        if flight is not None and flight.is_over and self._is_receipt_settled(flight, now):
-            self._close_flight()
+        self._close_if_over(now)
         if sent < FRAMES_PER_TURN:
             # A whole budget was not used: wait for tokens, a report, or simply a little.
             self._socket.heard.clear()
@@ -179,22 +222,33 @@ class UplinkShell:
                 self._heard_s = now
                 self._search.heard(event.report.frames_received, session=event.session, now=now)
                 if self._flight is not None:
-                    self._flight.receive_report(event, now=now)
+                    self._to_keep.append(partial(self._flight.receive_report, event, now=now))
             else:
-                self._keep_message(event)
-        if self._flight is None:
-            return
-        while (happened := self._flight.core.next_event()) is not None:
+                self._to_keep.append(partial(self._keep_message, event, self._flight))
+            self._keep()
+            self._learn(now)
+
+    def _learn(self, now: float) -> None:
+        """Take in what the core makes of it."""
+        flight = self._flight
+        while flight is not None and (happened := flight.core.next_event()) is not None:
             if isinstance(happened, AllBundlesComplete):
                 self._book.all_on_board(now)
-            self._flight.record(happened)
             self._book.happened(happened)
+            self._to_keep.append(partial(flight.record, happened))
+        self._keep()
 
-    def _keep_message(self, event: MessageReceived) -> None:
+    def _keep(self) -> None:
+        """Write down what has happened; what cannot be written now is first next time."""
+        while self._to_keep:
+            self._to_keep[0]()
+            self._to_keep.popleft()
+
+    def _keep_message(self, event: MessageReceived, flight: UpdateFlight | None) -> None:
         record_message(self._depot, self._plan.satellite, event)
         self._downlink.message_kept(event.handle)
-        if self._flight is not None:
-            self._flight.receive_message(event)
+        if flight is not None:
+            flight.receive_message(event)
 
     async def _send_voice(self, now: float) -> None:
         """Acknowledgements, and a word now and then so that the satellite knows where to answer."""
@@ -215,8 +269,10 @@ class UplinkShell:
         budget = min(FRAMES_PER_TURN, pacer.budget(frame_size, flight.core.statistics(now), now))
         if budget <= 0:
             return 0
+        if flight.has_unsaved_progress:
+            flight.save()  # it could not be written the last time
         runs = flight.core.frames_to_send(now, budget)
-        if flight.core.has_unsaved_progress:
+        if flight.has_unsaved_progress:
             flight.save()
         if runs:
             flight.mark_flying()
@@ -282,10 +338,16 @@ class UplinkShell:
         self._decided_s = now if self._decided_s is None else self._decided_s
         return now - self._decided_s > RECEIPT_PATIENCE_S
 
+    def _close_if_over(self, now: float) -> None:
+        flight = self._flight
+        if flight is not None and flight.is_over and self._is_receipt_settled(flight, now):
+            self._close_flight()
+
     def _close_flight(self) -> None:
         flight = self._flight
         if flight is None:
             return
+        flight.save(exact=True)
         self._flight = None
         self._book.close_flight(flight)
         flight.__exit__(None, None, None)
@@ -313,6 +375,10 @@ class UplinkShell:
 
     def _tick(self, *, force: bool = False) -> None:
         self._book.tick(self._flight, self._loop.time(), self._unix_s(), force=force)
+
+    def _set_clock(self) -> None:
+        """Between contacts the clock may be set, or stand still with a machine that sleeps; inside one it may not."""
+        self._unix_offset_s = self._clock() - self._loop.time()
 
     def _unix_s(self) -> float:
         return self._loop.time() + self._unix_offset_s

@@ -22,7 +22,7 @@ from groundsegment.uplink.symbols import ObjectFile, SymbolSource
 from protocol.blocks import symbols_needed
 from protocol.limits import SYMBOL_SIZE_DEFAULT
 from protocol.message import MessageKind
-from protocol.report import Report, UpdateState
+from protocol.report import Reason, Report, UpdateState
 
 _FLIGHT_STATES = {
     UpdateState.CONFIRMED: FlightState.CONFIRMED,
@@ -67,6 +67,7 @@ class UpdateFlight:
         self.receipt: Receipt | None = None
         self.is_superseded = False
         self._saved: dict[tuple[bytes, int], Progress] = {}
+        self._is_unsaved = False
 
     def __enter__(self) -> Self:
         self.source.__enter__()
@@ -93,6 +94,7 @@ class UpdateFlight:
         Args:
             exact: all frames counted as sent were sent, and no more will be.
         """
+        self._is_unsaved |= self.core.has_unsaved_progress
         changed = [
             entry for entry in self.core.progress(exact=exact) if self._saved.get((entry.handle, entry.block)) != entry
         ]
@@ -104,6 +106,12 @@ class UpdateFlight:
             ],
         )
         self._saved.update({(entry.handle, entry.block): entry for entry in changed})
+        self._is_unsaved = False
+
+    @property
+    def has_unsaved_progress(self) -> bool:
+        """Whether `save` must succeed before anything more is sent."""
+        return self._is_unsaved or self.core.has_unsaved_progress
 
     def mark_flying(self) -> None:
         """Frames of it are sent."""
@@ -115,10 +123,10 @@ class UpdateFlight:
         self.core.receive_report(received.report, session=received.session, now=now)
         report = received.report
         if report.accepted > self.update.sequence and report.update != self.update.handle and not self.is_superseded:
-            self.is_superseded = True
             self._set_state(
                 FlightState.CANCELLED, f"superseded: the satellite has accepted update {report.accepted} already"
             )
+            self.is_superseded = True
 
     def receive_message(self, received: MessageReceived) -> bool:
         """Take in a message; returns whether it is about this update."""
@@ -130,6 +138,8 @@ class UpdateFlight:
         self.receipt = Receipt(state=state, reason=reason, body=body)
         final = _flight_state(state)
         if final is not None:
+            if reason in {"", Reason.NONE.name}:
+                reason = self.update.reason  # as a report said it
             self._set_state(final, "" if final is FlightState.CONFIRMED else reason)
         return True
 

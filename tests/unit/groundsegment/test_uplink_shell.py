@@ -1,20 +1,26 @@
 import asyncio
 import dataclasses
 import math
+import sqlite3
 import time
 
 import pytest
 
+from groundsegment.depot.depot import Depot
+from groundsegment.depot.journal import Journal
 from groundsegment.depot.records import FlightState
 from groundsegment.errors import BusyError, DiskError, UnknownError
 from groundsegment.planner.contact_plan import ContactPlan, PlannedContact, always
 from groundsegment.uplink import shell
+from groundsegment.uplink.events import DepotBusy
 from groundsegment.uplink.flight_records import FlightPlan
 from groundsegment.uplink.link_socket import Endpoint
 from groundsegment.uplink.shell import UplinkShell
 from groundsegment.uplink.symbols import InlineExecutor
+from protocol.frame import FrameCodec
+from protocol.link_keys import Direction
 from protocol.message import MessageKind
-from protocol.report import SOLVED, UpdateState
+from protocol.report import SOLVED, Reason, UpdateState
 from tests.fakes.depots import IDENTITY, LINK_KEY, make_depot, stage_bytes
 from tests.fakes.satellite import FakeSatellite
 from tests.fakes.satellite_process import SatelliteOnUdp
@@ -43,7 +49,7 @@ def satellite_for(staged, **options):
     )
 
 
-def fly(depot, address, *, contacts=None, stop_after_s=None, views=None, **options):
+def fly(depot, address, *, contacts=None, stop_after_s=None, views=None, clock=time.time, **options):
     async def run():
         stop = asyncio.Event()
         if stop_after_s is not None:
@@ -54,9 +60,22 @@ def fly(depot, address, *, contacts=None, stop_after_s=None, views=None, **optio
             contacts=contacts or always(),
             **{"rate_bps": 20e6, **options},
         )
-        return await UplinkShell(depot, plan, on_tick=(views if views is not None else []).append).run(stop)
+        return await UplinkShell(depot, plan, on_tick=(views if views is not None else []).append, clock=clock).run(
+            stop
+        )
 
     return asyncio.run(run())
+
+
+def contacts_at(*spans, rate_bps=1e6):
+    """A plan of contacts (station, seconds from now, seconds from now)."""
+    now_s = time.time()
+    return ContactPlan(
+        [
+            PlannedContact(station=name, start_s=now_s + start, end_s=now_s + end, rate_bps=rate_bps, guard_s=0.0)
+            for name, start, end in spans
+        ]
+    )
 
 
 def test_an_update_flies_and_its_receipt_comes_back(depot):
@@ -240,3 +259,169 @@ def test_as_fast_as_reports_allow_loses_nothing_on_the_socket(depot):
     assert sky.num_up <= 1.1 * math.ceil(3_000_000 / 1280) + 20
     solved = [entry for entry in depot.journal.progress("SAT-1") if entry.handle in staged.bundle_handles]
     assert all(entry.have == SOLVED for entry in solved)
+
+
+def test_a_depot_that_another_process_holds_delays_the_flight_and_loses_nothing(depot, monkeypatch):
+    staged = stage_bytes(depot, [600_000])
+    monkeypatch.setattr("groundsegment.depot.tables.BUSY_TIMEOUT_MS", 20)
+    views, holder = [], sqlite3.connect(depot.path / "depot.db", isolation_level=None, check_same_thread=False)
+
+    class Views(list):
+        """Holds the database while frames fly, again and again."""
+
+        def append(self, view):
+            super().append(view)
+            if holder.in_transaction:
+                holder.execute("ROLLBACK")
+            elif len(self) % 3:
+                holder.execute("BEGIN IMMEDIATE")
+
+    views = Views()
+    with Depot.open(depot.path) as impatient, SatelliteOnUdp(satellite_for(staged), loss=0.1) as sky:
+        summary = fly(impatient, sky.address, views=views, rate_bps=4e6)
+    holder.close()
+
+    assert summary.updates[-1].state is FlightState.CONFIRMED
+    assert len(summary.updates) == 1
+    assert any(isinstance(event, DepotBusy) for view in views for event in view.events)
+    assert [message.kind for message in depot.journal.messages("SAT-1")] == ["receipt"]
+    assert sum(entry.frames_sent for entry in depot.journal.contacts("SAT-1")) == summary.frames_sent
+
+
+def test_a_full_depot_disk_stops_the_flight_with_an_error_and_the_next_one_goes_on(depot, monkeypatch):
+    staged = stage_bytes(depot, [2_000_000])
+    save, calls = Journal.save_progress, []
+
+    def full(self, satellite, entries):
+        calls.append(satellite)
+        if len(calls) > 6:
+            raise DiskError("the depot's database: database or disk is full", hint="free some space")
+        return save(self, satellite, entries)
+
+    with SatelliteOnUdp(satellite_for(staged), loss=0.1) as sky:
+        with monkeypatch.context() as patch:
+            patch.setattr(Journal, "save_progress", full)
+            with pytest.raises(DiskError):
+                fly(depot, sky.address, rate_bps=8e6)
+        kept = {entry.handle: entry for entry in depot.journal.progress("SAT-1")}
+        with sky.lock:
+            (block,) = sky.satellite.objects[staged.bundle_handles[0]].blocks.values()
+            highest = max(block.durable)
+        assert 0 < highest < kept[staged.bundle_handles[0]].next_esi  # nothing flew that was not written down
+        summary = fly(depot, sky.address)
+
+    assert summary.updates[0].state is FlightState.CONFIRMED
+    assert sky.satellite.num_symbols_surplus < 80
+
+
+def test_a_clock_that_is_set_between_contacts_is_followed(depot):
+    stage_bytes(depot, [400_000])
+    wrong_s = [-3600.0]
+
+    def clock():
+        return time.time() + wrong_s[0]
+
+    contacts = contacts_at(("a", 0.3, 0.6))
+
+    class Views(list):
+        def append(self, view):
+            wrong_s[0] = 0.0  # set right while it waits
+
+    with SatelliteOnUdp(satellite_for(stage_bytes(depot, [10_000], seed=3))) as sky:
+        summary = fly(depot, sky.address, contacts=contacts, rate_bps=None, views=Views(), clock=clock)
+
+    assert summary.contacts == 1
+    assert sky.num_up > 0
+
+
+def test_a_contact_that_a_new_clock_says_is_over_is_left_out(depot):
+    stage_bytes(depot, [400_000])
+    ahead_s = [0.0]
+    contacts = contacts_at(("a", 100, 150), ("b", 200, 250))
+
+    class Views(list):
+        def append(self, view):
+            ahead_s[0] = 500.0
+
+    summary = fly(depot, "127.0.0.1:9", contacts=contacts, views=Views(), clock=lambda: time.time() + ahead_s[0])
+
+    assert summary.is_exhausted
+    assert summary.contacts == 0
+    assert depot.journal.contacts("SAT-1") == ()
+
+
+def test_at_the_end_of_a_contact_the_next_one_is_shown(depot):
+    stage_bytes(depot, [4_000_000])
+    contacts = contacts_at(("a", 0, 0.3), ("b", 60, 61))
+    views = []
+    fly(depot, "127.0.0.1:9", contacts=contacts, views=views, stop_after_s=0.6)
+
+    gap = [view for view in views if not view.is_up and view.contact_number == 2]
+    assert gap
+    assert all(view.contact.station == "b" for view in gap)
+
+
+def test_what_is_heard_in_a_gap_is_kept_at_once(depot):
+    staged = stage_bytes(depot, [400_000])
+    now_s = time.time()
+    with SatelliteOnUdp(satellite_for(staged)) as sky:
+        fly(depot, sky.address, contacts=contacts_at(("", 0, 0.3), ("", 60, 61)), rate_bps=1e6, stop_after_s=1.0)
+
+    heard = depot.journal.last_report("SAT-1").received_utc.timestamp()
+    assert heard > now_s + 0.6  # the model satellite goes on talking
+
+
+def test_a_decision_that_is_heard_in_a_gap_ends_the_run(depot):
+    staged = stage_bytes(depot, [20_000])
+    with SatelliteOnUdp(satellite_for(staged, install_s=0.6)) as sky:
+        summary = fly(depot, sky.address, contacts=contacts_at(("", 0, 0.4), ("", 600, 601)), stop_after_s=20.0)
+
+    assert summary.updates[0].state is FlightState.CONFIRMED
+    assert not summary.is_interrupted
+    assert not summary.is_exhausted
+
+
+def test_a_satellite_reset_to_an_older_state_gets_everything_again(depot, monkeypatch):
+    monkeypatch.setattr("groundsegment.uplink.learning._ABSENT_SOLVED_S", 0.3)
+    staged = stage_bytes(depot, [60_000])
+    with SatelliteOnUdp(satellite_for(staged, install_s=1e9)) as sky:
+        fly(depot, sky.address, stop_after_s=1.0)
+        assert depot.update(staged.update.handle).state is FlightState.COMPLETE
+    reset = satellite_for(staged)
+    reset.session = b"reset..."
+    with SatelliteOnUdp(reset, loss=0.1) as sky:
+        summary = fly(depot, sky.address)
+
+    assert summary.updates[0].state is FlightState.CONFIRMED
+
+
+def test_reports_that_are_forged_or_repeated_change_nothing(depot):
+    staged = stage_bytes(depot, [60_000])
+    forged = satellite_for(staged, install_s=0.0)
+    forged.down = FrameCodec(Direction.DOWN, b"\x01" * 32)
+    forged.complete = dict.fromkeys([staged.update.handle, *staged.bundle_handles])
+    with SatelliteOnUdp(forged) as sky:
+        summary = fly(depot, sky.address, stop_after_s=0.5)
+
+    assert summary.report is None
+    assert depot.update(staged.update.handle).state is FlightState.FLYING
+    assert depot.journal.last_report("SAT-1") is None
+
+
+def test_what_blocks_an_update_is_in_the_depot_and_nothing_is_sent_meanwhile(depot):
+    staged = stage_bytes(depot, [400_000])
+    satellite = satellite_for(staged)
+    real_report = satellite.report
+
+    def report(now):
+        return dataclasses.replace(
+            real_report(now), state=UpdateState.BLOCKED, reason=Reason.DISK_FULL, update=staged.update.handle
+        )
+
+    satellite.report = report
+    with SatelliteOnUdp(satellite) as sky:
+        summary = fly(depot, sky.address, stop_after_s=1.0, rate_bps=2e6)
+
+    assert summary.updates[0].reason == "DISK_FULL"
+    assert depot.update(staged.update.handle).reason == "DISK_FULL"
+    assert sky.num_up < 60
