@@ -215,7 +215,7 @@ def _print(values: dict[str, Any], result: "Forecast", deadline: str | None) -> 
     out.print(f"contacts at {', '.join(format_rate(rate) for rate in rates)}")
     table = Table(box=None, pad_edge=False, padding=(0, 1))
     for header in ("#", "station", "start", "lasts", "carries", "bundles", "total", "P(done)"):
-        table.add_column(header, no_wrap=True, overflow="ellipsis" if header == "station" else "ignore")
+        table.add_column(header, no_wrap=header != "station")  # where room is short, a long name loses its end
     for row in _shortened(values["contacts"]):
         if row is None:
             table.add_row("...")

@@ -24,7 +24,7 @@ from protocol.report import UpdateState
 
 _LABEL_WIDTH = 9
 _GAP = 2
-_WORDS_WIDTH = 34  # "100.0%, blocks 100/100, bundles 9/9"
+_WORDS_WIDTH = 35  # "100.0%, blocks 100/100, bundles 9/9"
 _BAR_WIDTH_MAX = 60
 _BAR_WIDTH_MIN = 8
 _OVERHEAD = 1.03  # symbols beyond the loss: blocks in flight when they are solved, reports that come late
@@ -41,7 +41,7 @@ _MEANINGS = {
 
 def render_panel(view: FlightView, width: int) -> Table:
     """Show a snapshot in a terminal of so many columns."""
-    bar_width = max(_BAR_WIDTH_MIN, min(_BAR_WIDTH_MAX, width - _LABEL_WIDTH - 2 * _GAP - _WORDS_WIDTH))
+    bar_width = max(_BAR_WIDTH_MIN, min(_BAR_WIDTH_MAX, width - _LABEL_WIDTH - 4 * _GAP - _WORDS_WIDTH))
     table = Table.grid(padding=(0, _GAP, 0, 0))
     table.add_column(style="dim", no_wrap=True, width=_LABEL_WIDTH)
     table.add_column(no_wrap=True, overflow="ellipsis", width=max(1, width - _LABEL_WIDTH - 2 * _GAP))
@@ -132,6 +132,8 @@ def _link_words(view: FlightView) -> str:
 
 
 def _remaining_words(view: FlightView) -> str:
+    if view.update is None:
+        return ""
     words = remaining_words(view)
     needed_s, contact = contact_time_needed_s(view), view.contact
     if not needed_s or contact is None or math.isinf(contact.end_s):

@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -286,6 +287,18 @@ def test_plan_leaves_out_what_is_on_board(depot):
     values = json.loads(run(depot, "plan", "--for", "SAT-1", "--rate", "2Mbit/s", "--json").stdout)
 
     assert values["symbols_to_deliver"] == pytest.approx(3_000_000 / 1280, rel=0.02)
+
+
+def test_a_plan_with_long_station_names_loses_no_digit_on_eighty_columns(depot, tmp_path, monkeypatch):
+    stage_bytes(depot, [30_000_000])
+    contacts = "[{station: punta-arenas-south, start_s: 0, end_s: 10}, {station: inuvik, start_s: 4000, end_s: 4435}]"
+    (tmp_path / "plan.yaml").write_text(f"epoch: now\nrate: 2Mbit/s\ncontacts: {contacts}\n")
+    monkeypatch.setattr(out, "_width", 80)
+
+    text = run(depot, "plan", "--for", "SAT-1", "--contacts", str(tmp_path / "plan.yaml")).stdout
+
+    line = next(line for line in text.splitlines() if line.startswith("2"))
+    assert re.search(r"T\d\d:\d\d:\d\dZ +7 min 15 s +\d+\.\d MB +0 +100\.0% +100\.0%", line), text
 
 
 def test_plan_follows_a_profile(depot):
