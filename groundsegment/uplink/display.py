@@ -13,6 +13,7 @@ from rich.live import Live
 from groundsegment.planner.quantities import format_bytes, format_duration, format_rate, format_utc
 from groundsegment.uplink.events import (
     AllBundlesComplete,
+    DepotBusy,
     Event,
     ObjectComplete,
     ObjectReopened,
@@ -22,6 +23,7 @@ from groundsegment.uplink.events import (
 )
 from groundsegment.uplink.flight_records import FlightView
 from groundsegment.uplink.panel import remaining_words, render_panel, share_on_board
+from protocol.report import UpdateState
 
 LINE_PERIOD_S = 5.0
 PANEL_PERIOD_S = 0.25
@@ -67,10 +69,10 @@ class FlightDisplay:
         if now - self._shown_s < period_s:
             return
         self._shown_s = now
-        if self._live is None:
-            self._console.print(_line(view), markup=False)
-        else:
+        if self._live is not None:
             self._live.update(render_panel(view, self._console.width), refresh=True)
+        elif view.is_up:
+            self._say(view, _line(view))
 
     def _tell_contact(self, view: FlightView) -> None:
         """Say that a contact begins, or what the one that ended has brought."""
@@ -88,6 +90,12 @@ class FlightDisplay:
             left = format_duration(view.contact.end_s - view.now_s)
             rate = f", {format_rate(view.contact.rate_bps)}" if view.contact.rate_bps else ""
             self._say(view, f"contact {view.contact_number}{_via(view)} begins: {left}{rate}")
+        elif view.contact is not None and view.contact.start_s > view.now_s:
+            wait = format_duration(view.contact.start_s - view.now_s)
+            self._say(
+                view,
+                f"contact {view.contact_number}{_via(view)} begins in {wait}, at {format_utc(view.contact.start_s)}",
+            )
 
     def _tell_end(self, view: FlightView) -> None:
         brought = f"{format_bytes(view.bytes_sent - self._bytes_before)} sent"
@@ -111,6 +119,8 @@ def _via(view: FlightView) -> str:
 
 def _words(event: Event) -> str:
     match event:
+        case StateChanged(state=UpdateState.BLOCKED, reason=reason):
+            return f"on board: BLOCKED ({reason.name}); it goes on by itself once that is put right: docs/runbook.md"
         case StateChanged(state=state, reason=reason):
             return f"on board: {state.name}" + (f" ({reason.name})" if reason else "")
         case AllBundlesComplete():
@@ -120,25 +130,25 @@ def _words(event: Event) -> str:
         case ObjectComplete(bundle=number):
             return f"bundle {number} is on board"
         case ObjectReopened(bundle=number):
-            return f"bundle {number} was lost on board, sending it again" if number is not None else ""
+            return f"{'the metadata' if number is None else f'bundle {number}'} was lost on board, sending it again"
         case ReceiverRestarted():
             return "the receiver has restarted; going on with what it still has"
         case ReturnPathSilent(silence_s=seconds):
             return f"no report for {seconds:.1f} s; sending repair symbols until one comes"
+        case DepotBusy():
+            return "another process holds the depot's database; waiting for it, nothing is sent meanwhile"
     return ""
 
 
 def _line(view: FlightView) -> str:
     statistics = view.statistics
-    if not view.is_up:
-        wait = format_duration(max(0.0, view.contact.start_s - view.now_s)) if view.contact else "unknown"
-        return f"{format_utc(view.now_s)} next contact in {wait}"
     if statistics is None or view.update is None:
-        return f"{format_utc(view.now_s)} listening"
+        return "listening"
+    reason = f" ({statistics.reason.name})" if statistics.reason else ""
     return (
-        f"{format_utc(view.now_s)} {view.update.release_name}: {share_on_board(view):.1%}, "
+        f"{view.update.release_name}: {share_on_board(view):.1%}, "
         f"blocks {statistics.blocks_solved}/{statistics.blocks}, "
         f"bundles {statistics.bundles_complete}/{statistics.bundles}, "
         f"{format_rate(view.rate_bps)}, loss {statistics.loss.mean:.1%}, to go: {remaining_words(view)}, "
-        f"on board: {statistics.state.name}"
+        f"on board: {statistics.state.name}{reason}"
     )

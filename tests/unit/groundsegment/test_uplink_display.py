@@ -10,7 +10,7 @@ from groundsegment.depot.records import FlightState, Update
 from groundsegment.planner.contact_plan import PlannedContact
 from groundsegment.uplink.core import UplinkStatistics
 from groundsegment.uplink.display import FlightDisplay
-from groundsegment.uplink.events import ObjectComplete, ReturnPathSilent, StateChanged
+from groundsegment.uplink.events import DepotBusy, ObjectComplete, ObjectReopened, ReturnPathSilent, StateChanged
 from groundsegment.uplink.flight_records import FlightView
 from groundsegment.uplink.loss import LossEstimate
 from groundsegment.uplink.panel import contact_time_needed_s, render_panel
@@ -98,6 +98,8 @@ def test_the_panel_has_the_same_height_in_every_situation_and_stays_inside_the_t
 @pytest.mark.parametrize("width", [80, 100, 140])
 def test_what_is_on_board_is_never_cut_off_on_usual_terminals(width):
     assert "50.0%, blocks 9/18, bundles 4/9" in row(IN_CONTACT, "on board", width)
+    widest = replace(COMPLETE, blocks=100, blocks_solved=100)
+    assert "100.0%, blocks 100/100, bundles 9/9" in row(replace(IN_CONTACT, statistics=widest), "on board", width)
     assert "3 via svalbard, 20.0 s left" in row(IN_CONTACT, "contact", width)
 
 
@@ -154,6 +156,28 @@ def test_on_a_terminal_the_panel_is_gone_at_the_end_and_the_events_stay():
     text = shown(replace(IN_CONTACT, events=(event,)), force_terminal=True, color_system=None)
     assert "on board: TRIAL" in text
     assert text.endswith("\x1b[2K"), repr(text[-40:])
+
+
+def test_a_gap_is_told_once_with_the_real_wait():
+    following = replace(CONTACT, station="awarua", start_s=EPOCH_S + 160, end_s=EPOCH_S + 200)
+    gap = [replace(IN_GAP, now_s=EPOCH_S + 100 + second, contact=following, contact_number=4) for second in range(60)]
+    text = shown(replace(IN_CONTACT, now_s=EPOCH_S + 99), *gap)
+    assert text.count("begins in") == 1
+    assert "contact 4 via awarua begins in 1 min 0 s, at 2027-01-15T08:02:40Z" in text
+    assert "0.0 s" not in text
+
+
+def test_the_last_contact_promises_no_other_one():
+    over = replace(IN_CONTACT, is_up=False, now_s=EPOCH_S + 100, contact_number=4)
+    assert "begins in" not in shown(IN_CONTACT, over)
+
+
+def test_what_holds_an_update_up_is_said_with_where_to_look():
+    event = StateChanged(state=UpdateState.BLOCKED, reason=Reason.DISK_FULL)
+    text = shown(replace(IN_CONTACT, events=(event, DepotBusy(), ObjectReopened(handle=bytes(8), bundle=None))))
+    assert "BLOCKED (DISK_FULL); it goes on by itself once that is put right: docs/runbook.md" in text
+    assert "another process holds the depot" in text
+    assert "the metadata was lost on board" in text
 
 
 def test_quiet_says_nothing():
