@@ -41,8 +41,8 @@ def uplink(
 ) -> None:
     """Send all staged updates of a satellite, inside contacts only, until it has confirmed or rejected them.
 
-    Run it again after an interruption, a reboot, a power cut: it goes on where it was. Without a contact plan the
-    link counts as always there.
+    Run it again after an interruption, a reboot, a power cut: it goes on where it was; the summary counts what the
+    last run did. Without a contact plan the link counts as always there. Without a rate it is found from reports.
 
     Exit codes:
     ```
@@ -127,7 +127,7 @@ def _finish(plan: "FlightPlan", summary: "FlightSummary") -> None:
     if summary.is_exhausted:
         once = "that contact was not enough" if plan.once else "no contact is left"
         raise LinkError(
-            f"{plan.satellite} has not decided yet: {once}",
+            f"{plan.satellite} has not decided yet: {once}{_standing(summary)}",
             hint="run it again with later contacts; what was sent counts. `skyload plan --for` says how many it takes",
         )
     if any(entry.state is not FlightState.CONFIRMED for entry in summary.updates):
@@ -139,10 +139,17 @@ def _finish(plan: "FlightPlan", summary: "FlightSummary") -> None:
         raise typer.Exit(1)
 
 
+def _standing(summary: "FlightSummary") -> str:
+    reasons = ", ".join(entry.reason for entry in summary.updates if entry.reason)
+    return f"; on board it stands still ({reasons}), docs/runbook.md says what to do" if reasons else ""
+
+
 def _as_json(depot: "Depot", plan: "FlightPlan", summary: "FlightSummary") -> dict[str, Any]:
     from groundsegment.uplink.update_flight import serving_of
 
     payload = sum(entry.payload_bytes for entry in summary.updates)
+    # All figures are of this run; an update that an earlier one began counts with what this one has brought.
+    brought = sum(entry.brought_bytes for entry in summary.updates)
     last = max(depot.updates(plan.satellite), key=lambda entry: entry.sequence, default=None)
     return {
         "satellite": plan.satellite,
@@ -151,7 +158,8 @@ def _as_json(depot: "Depot", plan: "FlightPlan", summary: "FlightSummary") -> di
         "frames_sent": summary.frames_sent,
         "bytes_sent": summary.bytes_sent,
         "payload_bytes": payload,
-        "link_ratio": round(summary.bytes_sent * (1 - (summary.loss or 0.0)) / payload, 4) if payload else None,
+        "brought_bytes": brought,
+        "link_ratio": round(summary.bytes_sent * (1 - (summary.loss or 0.0)) / brought, 4) if brought else None,
         "loss": None if summary.loss is None else round(summary.loss, 5),
         "frames_lost": summary.frames_lost,
         "contacts_used": summary.contacts,
@@ -191,11 +199,11 @@ def _print_summary(values: dict[str, Any]) -> None:
         reason = f" ({entry['reason']})" if entry["reason"] else ""
         out.print(f"{entry['release']}  {entry['update']}  {entry['state']}{reason}", markup=False)
     if values["payload_bytes"]:
-        # Below 1, an earlier run has sent the rest: then it says nothing of this one.
-        ratio = f" ({values['link_ratio']:.3f} x the limit)" if values["link_ratio"] >= 1 else ""
+        ratio = f" ({values['link_ratio']:.3f} x the limit)" if values["link_ratio"] else ""
+        brought = f"{format_bytes(values['brought_bytes'])} of updates brought"
         contacts = f"{values['contacts_used']} contact{'s' if values['contacts_used'] != 1 else ''}"
         out.print(
-            f"{format_bytes(values['payload_bytes'])} of updates, {format_bytes(values['bytes_sent'])} on the link"
+            f"{brought}, {format_bytes(values['bytes_sent'])} on the link"
             f"{ratio}, {values['frames_sent']} frames,\n"
             f"about {values['frames_lost']} lost, {contacts}, {format_duration(values['duration_s'])}",
             markup=False,

@@ -189,6 +189,13 @@ class Uplink:
         """Frames sent, and of them received, as far as reports tell."""
         return self._feedback.totals()
 
+    @property
+    def share_there(self) -> float:
+        """How much of all bundles is on board or no longer needed, 0..1."""
+        blocks = self._cargo.bundle_blocks
+        there = sum(min(block.have, block.num_source) for block in blocks)
+        return there / max(1, sum(block.num_source for block in blocks))
+
     def statistics(self, now: float) -> UplinkStatistics:
         """A snapshot."""
         bundle_blocks = self._cargo.bundle_blocks

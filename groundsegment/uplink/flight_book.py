@@ -104,6 +104,7 @@ class FlightBook:
                 state=update.state,
                 reason=update.reason,
                 payload_bytes=update.payload_bytes,
+                brought_bytes=round(update.payload_bytes * flight.share_brought),
                 receipt=flight.receipt,
             )
         )

@@ -66,7 +66,13 @@ class FlightView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateSummary:
-    """How one update ended, or where it stands."""
+    """How one update ended, or where it stands.
+
+    Attributes:
+        handle, release_name, release_digest, state, reason, payload_bytes: see `Update`.
+        brought_bytes: of the payload, what reports say that this run has brought on board.
+        receipt: what the satellite signed about it.
+    """
 
     handle: bytes
     release_name: str
@@ -74,6 +80,7 @@ class UpdateSummary:
     state: FlightState
     reason: str
     payload_bytes: int
+    brought_bytes: int
     receipt: Receipt | None
 
 

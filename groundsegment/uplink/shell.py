@@ -275,7 +275,7 @@ class UplinkShell:
         if flight.has_unsaved_progress:
             flight.save()
         if runs:
-            flight.mark_flying()
+            flight.mark_flying(runs)
         for run in runs:
             await self._send_run(flight, run)
         num_sent = sum(run.count for run in runs)

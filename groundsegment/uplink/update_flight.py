@@ -4,6 +4,7 @@ Between the pure core and the depot. It makes a killed uplink go on: block progr
 covers are sent, so no ESI is ever used twice. It knows neither sockets nor the display.
 """
 
+from collections.abc import Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from groundsegment.errors import DiskError
 from groundsegment.uplink.cargo import OutgoingObject, Progress
 from groundsegment.uplink.core import Uplink, UplinkOptions
 from groundsegment.uplink.events import AllBundlesComplete, Event, StateChanged
+from groundsegment.uplink.schedule import SymbolRun
 from groundsegment.uplink.symbols import ObjectFile, SymbolSource
 from protocol.blocks import symbols_needed
 from protocol.limits import SYMBOL_SIZE_DEFAULT
@@ -68,6 +70,7 @@ class UpdateFlight:
         self.is_superseded = False
         self._saved: dict[tuple[bytes, int], Progress] = {}
         self._is_unsaved = False
+        self._share_before = self.core.share_there
 
     def __enter__(self) -> Self:
         self.source.__enter__()
@@ -83,6 +86,11 @@ class UpdateFlight:
     def is_over(self) -> bool:
         """Whether nothing more can come of sending."""
         return self.core.is_decided or self.is_superseded or self._receipt_is_final
+
+    @property
+    def share_brought(self) -> float:
+        """How much of it has come on board since we began, as reports say."""
+        return max(0.0, self.core.share_there - self._share_before)
 
     def item(self, handle: bytes) -> OutgoingObject:
         """An object of this update."""
@@ -113,9 +121,10 @@ class UpdateFlight:
         """Whether `save` must succeed before anything more is sent."""
         return self._is_unsaved or self.core.has_unsaved_progress
 
-    def mark_flying(self) -> None:
-        """Frames of it are sent."""
-        if self.update.state is FlightState.STAGED:
+    def mark_flying(self, runs: Iterable[SymbolRun]) -> None:
+        """These symbols of it are sent. If bundles are, they are not all on board, whatever was said before."""
+        sends_bundles = any(self._items[run.handle].bundle is not None for run in runs)
+        if self.update.state is FlightState.STAGED or (self.update.state is FlightState.COMPLETE and sends_bundles):
             self._set_state(FlightState.FLYING)
 
     def receive_report(self, received: ReportReceived, *, now: float) -> None:

@@ -37,7 +37,7 @@ def main() -> int:
                 summary = mission.fly(number, weather)
                 flown, number = flown + 1, number + 1
                 ratio = (
-                    f"; link ratio of the last uplink {summary['link_ratio']:.3f}" if "link_ratio" in summary else ""
+                    f"; link ratio of the last uplink {summary['link_ratio']:.3f}" if summary.get("link_ratio") else ""
                 )
                 print(f"    {summary['state']}{ratio}; {time.monotonic() - began:.0f} s so far", flush=True)
     except (BrokenPromiseError, RehearsalError) as error:

@@ -130,6 +130,10 @@ def test_an_interrupted_flight_goes_on_without_a_symbol_sent_twice(depot):
     assert second.updates[0].state is FlightState.CONFIRMED
     assert sky.satellite.num_symbols_surplus < 80
     assert (first.bytes_sent + second.bytes_sent) * 0.9 < 1.12 * 2_000_000
+    brought = [summary.updates[0].brought_bytes for summary in (first, second)]
+    assert min(brought) > 0
+    assert sum(brought) == pytest.approx(2_000_000, rel=0.05)
+    assert second.bytes_sent * 0.9 < 1.15 * brought[1]
 
 
 def test_frames_are_sent_inside_contacts_only(depot):
@@ -387,12 +391,14 @@ def test_a_satellite_reset_to_an_older_state_gets_everything_again(depot, monkey
     with SatelliteOnUdp(satellite_for(staged, install_s=1e9)) as sky:
         fly(depot, sky.address, stop_after_s=1.0)
         assert depot.update(staged.update.handle).state is FlightState.COMPLETE
+    views = []
     reset = satellite_for(staged)
     reset.session = b"reset..."
     with SatelliteOnUdp(reset, loss=0.1) as sky:
-        summary = fly(depot, sky.address)
+        summary = fly(depot, sky.address, views=views, rate_bps=0.5e6)
 
     assert summary.updates[0].state is FlightState.CONFIRMED
+    assert FlightState.FLYING in {view.update.state for view in views if view.update}
 
 
 def test_reports_that_are_forged_or_repeated_change_nothing(depot):
