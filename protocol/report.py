@@ -21,8 +21,9 @@
             8b    handles of complete objects
             12c   open blocks: handle (8), block (1), durable symbols (3; 0xFFFFFF = solved)
 
-All integers big-endian. Entries are most urgent first; what does not fit is left out. Counts cover only what a power
-cut cannot take back. The session is the handle field of the frame, its sequence number never repeats.
+All integers big-endian. Entries are most urgent first; what does not fit is left out. Echo, open blocks, complete
+objects and ranges cover only what a power cut cannot take back; frames received and rejected are as of now, so that the
+loss is known before a sync. The session is the handle field of the frame, its sequence number never repeats.
 """
 
 import struct
