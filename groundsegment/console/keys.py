@@ -34,10 +34,10 @@ def init(
     Keep keys/root-*.pem of the depot elsewhere, offline: nothing that flies every day needs them.
 
     Examples:
-        ```
-        skyload keys init --satellite SAT-1 --kit kit
-        skyload keys init --satellite SAT-1 --satellite SAT-2 --kit kits --depot /srv/depot
-        ```
+    ```
+    skyload keys init --satellite SAT-1 --kit kit
+    skyload keys init --satellite SAT-1 --satellite SAT-2 --kit kits --depot /srv/depot
+    ```
     """
     from datetime import UTC, datetime
 
@@ -75,9 +75,9 @@ def add_satellite(
     """Add a satellite to a depot, and write its kit. A kit made before for this depot and name is taken over.
 
     Examples:
-        ```
-        skyload keys add-satellite SAT-2 --kit kit-sat-2
-        ```
+    ```
+    skyload keys add-satellite SAT-2 --kit kit-sat-2
+    ```
     """
     from groundsegment.depot.depot import Depot
 
@@ -94,10 +94,10 @@ def list_keys(depot: _Depot = Path("depot"), as_json: _AsJson = False) -> None:
     """List which keys are here and which satellites are known.
 
     Examples:
-        ```
-        skyload keys list
-        skyload keys list --json
-        ```
+    ```
+    skyload keys list
+    skyload keys list --json
+    ```
     """
     from groundsegment.depot.depot import Depot
     from groundsegment.signer.key_store import ALL_NAMES, KeyStore

@@ -43,11 +43,11 @@ def run(
     """Carry frames between ground stations and a satellite, badly, until interrupted.
 
     Examples:
-        ```
-        skyload link run --profile demo --satellite 127.0.0.1:7003
-        skyload link run --profile my-link.yaml --seed 7 --satellite sat:7003 --control link.sock
-        skyload link run --satellite sat:7003 --ground 0.0.0.0:7001 --space 0.0.0.0:7002 --statistics-file link.json
-        ```
+    ```
+    skyload link run --profile demo --satellite 127.0.0.1:7003
+    skyload link run --profile my-link.yaml --seed 7 --satellite sat:7003 --control link.sock
+    skyload link run --satellite sat:7003 --ground 0.0.0.0:7001 --space 0.0.0.0:7002 --statistics-file link.json
+    ```
     """
     import asyncio
     import signal
@@ -96,9 +96,9 @@ def profiles(as_json: _AsJson = False) -> None:
     """List the profiles that come with skyload.
 
     Examples:
-        ```
-        skyload link profiles
-        ```
+    ```
+    skyload link profiles
+    ```
     """
     from groundsegment.emulator.profile import load_profile, profile_names
 
@@ -118,10 +118,10 @@ def show(
     """Check a profile and print it; what comes out is a file to start your own from.
 
     Examples:
-        ```
-        skyload link show s-band > my-link.yaml
-        skyload link show my-link.yaml --json
-        ```
+    ```
+    skyload link show s-band > my-link.yaml
+    skyload link show my-link.yaml --json
+    ```
     """
     from groundsegment.emulator.profile import load_profile, profile_text
 
@@ -138,10 +138,10 @@ def cut(control: _Control, direction: _OneDirection = None, as_json: _AsJson = F
     """Cut the link: everything in flight is lost, and all that is sent until it is restored.
 
     Examples:
-        ```
-        skyload link cut --control link.sock
-        skyload link cut --control link.sock --direction down
-        ```
+    ```
+    skyload link cut --control link.sock
+    skyload link cut --control link.sock --direction down
+    ```
     """
     _operate(control, {"op": "cut"}, direction, as_json)
 
@@ -152,9 +152,9 @@ def restore(control: _Control, direction: _OneDirection = None, as_json: _AsJson
     """Undo `cut`; contacts and gaps are again as the profile says.
 
     Examples:
-        ```
-        skyload link restore --control link.sock
-        ```
+    ```
+    skyload link restore --control link.sock
+    ```
     """
     _operate(control, {"op": "restore"}, direction, as_json)
 
@@ -169,9 +169,9 @@ def use(
     """Change a running emulator to another profile; counters and frames in flight stay.
 
     Examples:
-        ```
-        skyload link use degraded --control link.sock
-        ```
+    ```
+    skyload link use degraded --control link.sock
+    ```
     """
     from groundsegment.emulator.profile import load_profile, profile_names
 
@@ -186,9 +186,9 @@ def stats(control: _Control, as_json: _AsJson = False) -> None:
     """Print the statistics of a running emulator.
 
     Examples:
-        ```
-        skyload link stats --control link.sock --json
-        ```
+    ```
+    skyload link stats --control link.sock --json
+    ```
     """
     _operate(control, {"op": "statistics"}, None, as_json)
 

@@ -71,12 +71,12 @@ def stage(
     Interrupted, the same command goes on where it was.
 
     Examples:
-        ```
-        skyload stage models/v2 --for SAT-1 --dry-run
-        skyload stage models/v2 --for SAT-1
-        skyload stage models/v2 --for SAT-1 --base models/v1 --canary questions.json
-        skyload stage model.gguf --for SAT-1 --no-canary --bundle-size 8MiB
-        ```
+    ```
+    skyload stage models/v2 --for SAT-1 --dry-run
+    skyload stage models/v2 --for SAT-1
+    skyload stage models/v2 --for SAT-1 --base models/v1 --canary questions.json
+    skyload stage model.gguf --for SAT-1 --no-canary --bundle-size 8MiB
+    ```
     """
     from groundsegment.depot.depot import Depot
     from groundsegment.errors import InputError
