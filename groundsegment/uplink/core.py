@@ -14,6 +14,7 @@ It promises never to use an ESI twice if what `progress` said is written down be
 It does not know bytes: `symbols` makes those.
 """
 
+import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -102,12 +103,12 @@ class Uplink:
 
     # Inputs
 
-    def begin_contact(self, now: float) -> None:
-        """The link is there."""
+    def begin_contact(self, now: float, end_s: float = math.inf) -> None:
+        """The link is there, until a time where that is known."""
         self._is_up = True
         self._feedback.begin_contact(now)
         self._learning.begin_contact()
-        self._schedule.begin_contact(now)
+        self._schedule.begin_contact(now, end_s)
 
     def end_contact(self) -> None:
         """The link is gone; nothing is sent until the next contact."""

@@ -23,7 +23,9 @@ _PAUSING = {Reason.DISK_FULL, Reason.DISK_FAILED, Reason.BASE_MISSING, Reason.BA
 # Under reports: only what is certainly needed; then, rather than idle, insurance against chance alone. In silence: what
 # is probably needed, then so much that a block without a report is almost surely complete, object after object.
 _CERTAIN, _INSURED, _SURE = Aim(luck=1.0), Aim(luck=-1.0, doubts_loss=False), Aim(luck=-3.0)
-_HEARD_AIMS, _SILENT_AIMS = (_CERTAIN, _INSURED), (_CERTAIN, _SURE)
+# When no report can be answered any more before the contact ends, nothing is gained by holding back.
+_LAST = Aim(luck=-3.0, doubts_loss=False)
+_HEARD_AIMS, _LAST_AIMS, _SILENT_AIMS = (_CERTAIN, _INSURED), (_CERTAIN, _INSURED, _LAST), (_CERTAIN, _SURE)
 _METADATA_REPEAT_S, _METADATA_REPEAT_S_MAX, _REPEAT_GROWTH = 1.0, 30.0, 1.6
 _PROBE_SYMBOLS = 2
 
@@ -50,15 +52,17 @@ class Schedule:
     ) -> None:
         self._cargo, self._learning, self._log, self._feedback = cargo, learning, log, feedback
         self._events = events
-        self._said_silent = False
+        self._said_silent = self._is_last_chance = False
+        self._end_s = math.inf
         self._aims: deque[Aim] = deque()  # still to be met, most urgent first
         self._queue: deque[BlockSender] | None = None  # blocks that may miss the first of them; None: start over
         self._blind: tuple[BlockSender, int] | None = None  # whose turn it is in silence, and for how many symbols
         self._metadata_due_s, self._metadata_pause_s, self._metadata_left = 0.0, _METADATA_REPEAT_S, 0
         self.has_unsaved_progress = False
 
-    def begin_contact(self, now: float) -> None:
-        """The link is there."""
+    def begin_contact(self, now: float, end_s: float) -> None:
+        """The link is there, until a time."""
+        self._end_s, self._is_last_chance = end_s, False
         self._metadata_due_s, self._metadata_pause_s = now, _METADATA_REPEAT_S
         self.start_over()
 
@@ -87,9 +91,12 @@ class Schedule:
             return metadata
         if self._learning.state is UpdateState.BLOCKED and self._learning.reason in _PAUSING and not silent:
             return None, 0
+        delay_s = self._feedback.delay_s
+        if not self._is_last_chance and delay_s is not None and now + delay_s > self._end_s:
+            self._is_last_chance, self._queue = True, None
         if self._queue is None:
             # Insurance against a loss that is only guessed would be waste: first hear what became of something.
-            heard = _HEARD_AIMS if self._feedback.delay_s is not None else (_CERTAIN,)
+            heard = _LAST_AIMS if self._is_last_chance else _HEARD_AIMS if delay_s is not None else (_CERTAIN,)
             self._aims = deque(_SILENT_AIMS if silent else heard)
             self._queue = self._candidates(silent=silent)
         while self._aims:

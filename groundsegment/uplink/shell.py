@@ -9,6 +9,7 @@ started again. One uplink per satellite at a time.
 
 import asyncio
 import contextlib
+import math
 import secrets
 import time
 from collections import deque
@@ -180,7 +181,11 @@ class UplinkShell:
         self._search.begin_contact()
         self._hello_due_s = self._heard_s = now
         if self._flight is not None:
-            self._flight.core.begin_contact(now)
+            self._flight.core.begin_contact(now, self._end_s(contact))
+
+    def _end_s(self, contact: PlannedContact) -> float:
+        """When sending ends, by the loop's clock."""
+        return min(contact.end_s - contact.guard_s, self._plan.until_s) - self._unix_offset_s
 
     def _end_contact(self, following: PlannedContact) -> None:
         now, unix_s = self._loop.time(), self._unix_s()
@@ -327,7 +332,8 @@ class UplinkShell:
         )
         self._flight = UpdateFlight(self._depot, waiting[0], options, self._executor)
         self._flight.__enter__()
-        self._flight.core.begin_contact(now)
+        contact = self._book.contact
+        self._flight.core.begin_contact(now, math.inf if contact is None else self._end_s(contact))
         self._hello_due_s = now
         self._decided_s: float | None = None
         return True

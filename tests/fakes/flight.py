@@ -96,7 +96,7 @@ class Flight:
         # As the shell does: what would arrive after the end of the contact is not sent.
         is_up = is_up and self.now + step_s < until_s - self.profile.up.delay_s - self.profile.up.jitter_s
         if is_up and not self.is_up:
-            self.core.begin_contact(self.now)
+            self.core.begin_contact(self.now, until_s - self.profile.up.delay_s - self.profile.up.jitter_s)
             self.search.begin_contact()
             self.pacer = Pacer(None, self.search, self.now)
             self.hello_due = self.now

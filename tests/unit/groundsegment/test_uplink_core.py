@@ -105,6 +105,19 @@ def test_a_budget_is_never_exceeded():
         assert sum(run.count for run in uplink.frames_to_send(now / 100, 37)) <= 37
 
 
+def test_at_the_end_of_a_contact_idle_time_is_used_to_be_sure():
+    def sent_in_idle_time(end_s):
+        uplink = Uplink(objects(), options=UplinkOptions(loss=LossEstimate.of_mean(0.1, 20000)))
+        uplink.begin_contact(0.0, end_s)
+        runs = uplink.frames_to_send(0.0, 10_000)
+        report = a_report(complete=[META], have=[(FIRST, 90)], echo=(FIRST, 99), received=95)
+        uplink.receive_report(report, session=SESSION, now=0.5)
+        return len(sent(runs + uplink.frames_to_send(0.6, 10_000), FIRST))
+
+    # Half a second for an answer: none comes any more before 0.9, so nothing is gained by holding back.
+    assert sent_in_idle_time(60.0) + 15 < sent_in_idle_time(0.9) < sent_in_idle_time(60.0) + 60
+
+
 def test_a_report_gets_exactly_what_it_lacks():
     loss = LossEstimate.of_mean(0.1, 20000)
     uplink = an_uplink(options=UplinkOptions(loss=loss))
