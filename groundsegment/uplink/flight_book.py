@@ -96,6 +96,7 @@ class FlightBook:
         told, received = flight.core.frame_totals()
         self._settled, self._lost = self._settled + told, self._lost + told - received
         update = flight.update
+        self.flown = [entry for entry in self.flown if entry.handle != update.handle]  # it gave way before
         self.flown.append(
             UpdateSummary(
                 handle=update.handle,

@@ -35,6 +35,7 @@ from groundsegment.uplink.symbols import encoder_process
 from groundsegment.uplink.update_flight import UpdateFlight, record_message
 from protocol.fec import best_kind
 from protocol.frame import Frame
+from protocol.report import Reason, UpdateState
 
 FRAMES_PER_TURN = 256  # then the event loop has its turn, and reports are read
 HELLO_PERIOD_S = 1.0  # keeps reports coming to us while there is nothing to send
@@ -43,6 +44,8 @@ IDLE_S = 0.01
 RECEIPT_PATIENCE_S = 5.0  # the state is known from a report; the signed receipt follows
 RESOLVE_SILENCE_S = 10.0
 SILENCE_S_OPEN = 8.0
+LOOK_PERIOD_S = 1.0  # into the depot, for a newer update
+_STUCK = {Reason.BASE_MISSING.name, Reason.BASE_DAMAGED.name}  # nothing that is sent of this update will help
 PACE_SHARE = 0.99  # of the contact's rate: a modem's queue must not grow over minutes
 
 
@@ -70,7 +73,7 @@ class UplinkShell:
         self._book = FlightBook(depot, plan.satellite, loss, on_tick=on_tick)
         self._search = RateSearch(loss.mean)
         self._flight: UpdateFlight | None = None
-        self._hello_due_s = self._heard_s = 0.0
+        self._hello_due_s = self._heard_s = self._looked_s = 0.0
         self._to_keep: deque[Callable[[], object]] = deque()  # for the depot, in order
 
     async def run(self, stop: asyncio.Event) -> FlightSummary:
@@ -325,12 +328,13 @@ class UplinkShell:
         waiting = self._open_updates()
         if not waiting:
             return False
+        chosen = next((update for update in waiting if update.reason not in _STUCK), waiting[0])
         options = UplinkOptions(
             kind=best_kind(),
             silence_s=self._silence_s(),
             loss=self._book.loss,
         )
-        self._flight = UpdateFlight(self._depot, waiting[0], options, self._executor)
+        self._flight = UpdateFlight(self._depot, chosen, options, self._executor)
         self._flight.__enter__()
         contact = self._book.contact
         self._flight.core.begin_contact(now, math.inf if contact is None else self._end_s(contact))
@@ -346,8 +350,19 @@ class UplinkShell:
 
     def _close_if_over(self, now: float) -> None:
         flight = self._flight
-        if flight is not None and flight.is_over and self._is_receipt_settled(flight, now):
+        if flight is None:
+            return
+        if (flight.is_over and self._is_receipt_settled(flight, now)) or self._gives_way(flight, now):
             self._close_flight()
+
+    def _gives_way(self, flight: UpdateFlight, now: float) -> bool:
+        """Whether it stands still for good, and a newer update waits: the cure for it."""
+        if flight.core.state is not UpdateState.BLOCKED or flight.core.reason.name not in _STUCK:
+            return False
+        if now - self._looked_s < LOOK_PERIOD_S:
+            return False
+        self._looked_s = now
+        return any(update.sequence > flight.update.sequence for update in self._open_updates())
 
     def _close_flight(self) -> None:
         flight = self._flight

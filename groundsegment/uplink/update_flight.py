@@ -161,7 +161,7 @@ class UpdateFlight:
             reason = event.reason.name if event.reason else ""
             if state is not None:
                 self._set_state(state, reason)
-            elif event.state is UpdateState.BLOCKED:
+            elif event.state in {UpdateState.BLOCKED, UpdateState.RECEIVING}:
                 self._set_state(self.update.state, reason)
 
     @property

@@ -431,3 +431,56 @@ def test_what_blocks_an_update_is_in_the_depot_and_nothing_is_sent_meanwhile(dep
     assert summary.updates[0].reason == "DISK_FULL"
     assert depot.update(staged.update.handle).reason == "DISK_FULL"
     assert sky.num_up < 60
+
+
+def test_an_update_that_lacks_its_base_gives_way_to_the_newer_one_that_cures_it(depot, monkeypatch):
+    monkeypatch.setattr(shell, "LOOK_PERIOD_S", 0.1)
+    stuck = stage_bytes(depot, [20_000], seed=1)
+    cure = []
+    satellite = satellite_for(stuck)
+    real_report = satellite.report
+
+    def report(now):
+        if not cure or cure[0].update.handle not in satellite.complete:
+            return dataclasses.replace(
+                real_report(now), state=UpdateState.BLOCKED, reason=Reason.BASE_MISSING, update=stuck.update.handle
+            )
+        satellite.metadata, satellite.bundles = cure[0].update.handle, cure[0].bundle_handles
+        return dataclasses.replace(real_report(now), accepted=cure[0].update.sequence)
+
+    class Views(list):
+        """The operator stages it anew once the first one is seen to stand still."""
+
+        def append(self, view):
+            if not cure and depot.update(stuck.update.handle).reason == "BASE_MISSING":
+                cure.append(stage_bytes(depot, [30_000], seed=2))
+
+    satellite.report, satellite.all_there_since = report, None
+    with SatelliteOnUdp(satellite) as sky:
+        summary = fly(depot, sky.address, views=Views(), stop_after_s=15.0)
+
+    assert not summary.is_interrupted
+    assert depot.update(cure[0].update.handle).state is FlightState.CONFIRMED
+    assert depot.update(stuck.update.handle).state is FlightState.CANCELLED
+    assert len(summary.updates) == 2
+
+
+def test_what_held_an_update_up_is_forgotten_once_it_goes_on(depot):
+    staged = stage_bytes(depot, [400_000])
+    satellite = satellite_for(staged, install_s=1e9)
+    real_report, began_s = satellite.report, time.monotonic()
+
+    def report(now):
+        if staged.update.handle not in satellite.complete or time.monotonic() - began_s > 0.8:
+            return real_report(now)
+        return dataclasses.replace(
+            real_report(now), state=UpdateState.BLOCKED, reason=Reason.DISK_FULL, update=staged.update.handle
+        )
+
+    satellite.report = report
+    views = []
+    with SatelliteOnUdp(satellite) as sky:
+        fly(depot, sky.address, stop_after_s=1.6, rate_bps=1e6, views=views)
+
+    assert "DISK_FULL" in {view.update.reason for view in views if view.update}
+    assert depot.update(staged.update.handle).reason == ""
