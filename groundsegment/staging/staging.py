@@ -6,7 +6,7 @@ packed are used again.
 """
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -128,7 +128,10 @@ def prepare(depot: Depot, path: Path, options: StageOptions, on_progress: OnProg
         plan=plan,
         sources=_sources(release, base.release),
         accepted=report.report.accepted if report else 0,
-        warnings=_warnings(depot, satellite.name, release, base),
+        warnings=(
+            *_warnings(depot, satellite.name, release, base),
+            *_overtaken(depot, satellite.name, options.priority),
+        ),
     )
 
 
@@ -220,6 +223,17 @@ def _warnings(depot: Depot, satellite: str, release: HashedRelease, base: Chosen
     if base.release is not None and base.release.digest[:8] != received.report.serving:
         warnings.append(f"{satellite} last reported serving another release than the base: is the base on board?")
     return tuple(warnings)
+
+
+def _overtaken(depot: Depot, satellite: str, priority: int) -> Iterator[str]:
+    """Older updates that would fly after this one: the satellite takes none that is older than what it accepted."""
+    waiting = depot.updates(satellite, [state for state in FlightState if state.is_open])
+    for update in waiting:
+        if update.priority < priority:
+            yield (
+                f"flies before update {update.handle.hex()} ({update.release_name}), which is then refused as older: "
+                "stage that again afterwards"
+            )
 
 
 def _check_room(depot: Depot, prepared: Prepared, *, needs_twin: bool) -> None:

@@ -7,7 +7,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from groundsegment.console import keys, stage
+from groundsegment.console import keys, main, stage
 from groundsegment.depot.depot import Depot
 from groundsegment.depot.records import FlightState, ReceivedReport
 from groundsegment.packer.packing import pack
@@ -355,6 +355,27 @@ def test_warnings_say_what_the_last_report_makes_doubtful(ground):
     assert "0 MiB free" in err
     assert "is the base on board?" in err
     assert "README.md does not fly" in err
+
+
+def test_an_update_that_overtakes_an_older_one_says_what_becomes_of_that(ground):
+    first = run_json("v1", "--no-canary")
+    assert not run_json("v2", "--no-canary", "--dry-run")["warnings"]
+    (warning,) = run_json("v2", "--no-canary", "--priority", "1", "--dry-run")["warnings"]
+    assert first["update"] in warning
+    assert "refused as older" in warning
+
+
+def test_bundles_of_a_finished_update_may_be_deleted(ground):
+    first = run_json("v1", "--no-canary")
+    with Depot.open(Path("depot")) as depot:
+        depot.set_update_state(bytes.fromhex(first["update"]), FlightState.CONFIRMED)
+    for path in Path(first["directory"]).glob("*.skb"):
+        path.unlink()
+    second = run_json("v2", "--no-canary", "--base", "v1")
+    assert second["num_bundles"] >= 1
+    shown = CliRunner().invoke(main.app, ["status", "--json"])
+    assert shown.exit_code == 0, shown.output
+    assert run_json("v1", "--no-canary", "--dry-run")["num_bundles"] >= 1  # and it can be staged again
 
 
 def test_a_registration_that_was_interrupted_is_taken_back_with_its_bundles(ground, monkeypatch):
