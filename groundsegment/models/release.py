@@ -308,6 +308,9 @@ def _no_config_hint(path: Path) -> str:
         return f"give the GGUF file itself: {ggufs[0]}"
     if (path / "adapter_config.json").exists():
         return "this is an adapter; merge it into its base model and save that"
+    snapshots = sorted((path / "snapshots").glob("*/config.json"))
+    if snapshots:
+        return f"this is a hub cache; give one of its snapshots: {snapshots[-1].parent}"
     return "give the directory that holds config.json, the tokenizer and *.safetensors"
 
 

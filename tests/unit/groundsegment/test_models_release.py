@@ -183,6 +183,9 @@ def test_a_hub_cache_snapshot_is_read_through_its_links(tmp_path):
     assert source.release_name == "Tiny-Qwen"
     assert {tensor.file for tensor in source.tensors()} == {"model.safetensors"}
     assert len(digest_files(source)) == 5
+    with pytest.raises(InputError) as caught:
+        scan_release(root)
+    assert str(snapshot) in caught.value.hint
 
 
 def test_config_must_be_a_model_config(tiny):
