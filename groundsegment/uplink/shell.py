@@ -177,7 +177,7 @@ class UplinkShell:
                     self._tick()
                     await _sleep_or(self._stop, TICK_S)
         finally:
-            self._end_contact(following or contact)
+            self._end_contact(following)
 
     def _begin_contact(self, contact: PlannedContact, now: float) -> None:
         self._book.begin_contact(contact, now, self._unix_s())
@@ -190,7 +190,7 @@ class UplinkShell:
         """When sending ends, by the loop's clock."""
         return min(contact.end_s - contact.guard_s, self._plan.until_s) - self._unix_offset_s
 
-    def _end_contact(self, following: PlannedContact) -> None:
+    def _end_contact(self, following: PlannedContact | None) -> None:
         now, unix_s = self._loop.time(), self._unix_s()
         if self._flight is not None:
             self._flight.core.end_contact()
@@ -199,7 +199,8 @@ class UplinkShell:
         self._book.is_up = False
         with contextlib.suppress(BusyError):  # then in the gap
             self._keep()
-        self._book.contact = following
+        if following is not None and not self._stop.is_set() and self._has_work():
+            self._book.contact = following
         self._tick(force=True)
 
     # One turn of the loop

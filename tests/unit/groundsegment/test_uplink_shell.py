@@ -365,6 +365,15 @@ def test_at_the_end_of_a_contact_the_next_one_is_shown(depot):
     assert all(view.contact.station == "b" for view in gap)
 
 
+def test_once_all_is_decided_no_other_contact_is_promised(depot):
+    staged, views = stage_bytes(depot, [20_000]), []
+    with SatelliteOnUdp(satellite_for(staged)) as sky:
+        fly(depot, sky.address, contacts=contacts_at(("a", 0, 30), ("b", 60, 61)), views=views)
+
+    assert not views[-1].is_up
+    assert {view.contact.station for view in views} == {"a"}
+
+
 def test_what_is_heard_in_a_gap_is_kept_at_once(depot):
     staged = stage_bytes(depot, [400_000])
     now_s = time.time()
