@@ -1,6 +1,6 @@
 """The uplink as a process: clock, socket, depot around the pure core. It flies the updates of one satellite.
 
-Here are the contacts and the turns of the loop; what is written down and shown of them is in `flight_book`.
+Here are the contacts and the turns of the loop; `transmitter` sends, `flight_book` writes down and shows.
 
 It waits for the contacts of the plan, sends inside them only, at their rate, and listens. Everything it learns is in
 the depot within a second, what must not be forgotten before it is acted upon; so it may be killed at any moment and
@@ -30,19 +30,14 @@ from groundsegment.uplink.link_socket import LinkSocket
 from groundsegment.uplink.loss import LossEstimate
 from groundsegment.uplink.pace import Pacer
 from groundsegment.uplink.rate_search import RateSearch
-from groundsegment.uplink.schedule import SymbolRun
 from groundsegment.uplink.symbols import encoder_process
+from groundsegment.uplink.transmitter import FRAMES_PER_TURN, Transmitter
 from groundsegment.uplink.update_flight import UpdateFlight, record_message
 from protocol.fec import best_kind
-from protocol.frame import Frame
 from protocol.report import Reason, UpdateState
 
-FRAMES_PER_TURN = 256  # then the event loop has its turn, and reports are read
-HELLO_PERIOD_S = 1.0  # keeps reports coming to us while there is nothing to send
-HELLO_PERIOD_S_UNHEARD = 0.25
 IDLE_S = 0.01
 RECEIPT_PATIENCE_S = 5.0  # the state is known from a report; the signed receipt follows
-RESOLVE_SILENCE_S = 10.0
 SILENCE_S_OPEN = 8.0
 LOOK_PERIOD_S = 1.0  # into the depot, for a newer update
 _STUCK = {Reason.BASE_MISSING.name, Reason.BASE_DAMAGED.name}  # nothing that is sent of this update will help
@@ -73,7 +68,7 @@ class UplinkShell:
         self._book = FlightBook(depot, plan.satellite, loss, on_tick=on_tick)
         self._search = RateSearch(loss.mean)
         self._flight: UpdateFlight | None = None
-        self._hello_due_s = self._heard_s = self._looked_s = 0.0
+        self._looked_s = 0.0
         self._to_keep: deque[Callable[[], object]] = deque()  # for the depot, in order
 
     async def run(self, stop: asyncio.Event) -> FlightSummary:
@@ -96,6 +91,7 @@ class UplinkShell:
                 )
             try:
                 async with LinkSocket(self._plan.endpoint, self._downlink.receive) as self._socket:
+                    self._transmitter = Transmitter(self._socket, self._downlink, self._book, self._search)
                     is_exhausted = await self._fly_contacts()
                 self._keep()
                 self._close_flight()
@@ -182,7 +178,7 @@ class UplinkShell:
     def _begin_contact(self, contact: PlannedContact, now: float) -> None:
         self._book.begin_contact(contact, now, self._unix_s())
         self._search.begin_contact()
-        self._hello_due_s = self._heard_s = now
+        self._transmitter.begin_contact(now)
         if self._flight is not None:
             self._flight.core.begin_contact(now, self._end_s(contact))
 
@@ -211,8 +207,10 @@ class UplinkShell:
         self._hear(now)
         if self._flight is None and not self._next_flight(now):
             return False
-        await self._send_voice(now)
-        sent = await self._send_symbols(pacer, now)
+        await self._transmitter.send_voice(self._flight, now)
+        sent = 0
+        if self._flight is not None and not self._flight.is_over:
+            sent = await self._transmitter.send_symbols(self._flight, pacer, now)
         self._book.save(self._flight, now)
         self._tick()
         self._close_if_over(now)
@@ -228,7 +226,7 @@ class UplinkShell:
         while (event := self._downlink.next_event()) is not None:
             if isinstance(event, ReportReceived):
                 self._book.heard(event)
-                self._heard_s = now
+                self._transmitter.heard(now)
                 self._search.heard(event.report.frames_received, session=event.session, now=now)
                 if self._flight is not None:
                     self._to_keep.append(partial(self._flight.receive_report, event, now=now))
@@ -259,66 +257,6 @@ class UplinkShell:
         if flight is not None:
             flight.receive_message(event)
 
-    async def _send_voice(self, now: float) -> None:
-        """Acknowledgements, and a word now and then so that the satellite knows where to answer."""
-        for data in self._downlink.frames_to_send(now):
-            await self._send(data)
-        if now >= self._hello_due_s:
-            self._hello_due_s = now + (HELLO_PERIOD_S if self._book.was_heard else HELLO_PERIOD_S_UNHEARD)
-            await self._send(self._downlink.hello(now))
-        if now - self._heard_s > RESOLVE_SILENCE_S:
-            self._heard_s = now
-            await self._socket.resolve_again()
-
-    async def _send_symbols(self, pacer: Pacer, now: float) -> int:
-        flight = self._flight
-        if flight is None or flight.is_over:
-            return 0
-        frame_size = flight.item(flight.update.handle).symbol_size + self._downlink.overhead
-        budget = min(FRAMES_PER_TURN, pacer.budget(frame_size, flight.core.statistics(now), now))
-        if budget <= 0:
-            return 0
-        if flight.has_unsaved_progress:
-            flight.save()  # it could not be written the last time
-        runs = flight.core.frames_to_send(now, budget)
-        if flight.has_unsaved_progress:
-            flight.save()
-        if runs:
-            flight.mark_flying(runs)
-        for run in runs:
-            await self._send_run(flight, run)
-        num_sent = sum(run.count for run in runs)
-        pacer.spend(num_sent * frame_size)
-        return num_sent
-
-    async def _send_run(self, flight: UpdateFlight, run: SymbolRun) -> None:
-        item = flight.item(run.handle)
-        symbols = await flight.source.symbols(run)
-        encode, kind = self._downlink.encode, best_kind()
-        for esi, symbol in enumerate(symbols, start=run.first_esi):
-            frame = Frame(
-                kind=kind,
-                handle=run.handle,
-                num_symbols=item.num_symbols,
-                block=run.block,
-                esi=esi,
-                payload=symbol,
-            )
-            data = encode(frame)
-            if not self._socket.send_now(data):
-                await self._socket.send(data)
-            self._count(data)
-
-    async def _send(self, data: bytes) -> None:
-        await self._socket.send(data)
-        self._count(data)
-        if self._flight is not None:
-            self._flight.core.other_frames_sent(1, self._loop.time())
-
-    def _count(self, data: bytes) -> None:
-        self._book.sent(len(data))
-        self._search.sent(1, len(data), self._loop.time())
-
     # Updates
 
     def _open_updates(self) -> tuple[Update, ...]:
@@ -339,7 +277,7 @@ class UplinkShell:
         self._flight.__enter__()
         contact = self._book.contact
         self._flight.core.begin_contact(now, math.inf if contact is None else self._end_s(contact))
-        self._hello_due_s = now
+        self._transmitter.say_hello(now)
         self._decided_s: float | None = None
         return True
 
