@@ -233,7 +233,7 @@ def facts(rehearsal: Rehearsal, update: dict[str, Any], summary: dict[str, Any],
         "model": f"{size_text(update.get('installed_bytes', 0))} on disk, "
         f"{size_text(update.get('payload_bytes', 0))} as bundles",
         "bytes on the link": f"{size_text(summary.get('bytes_sent', 0))}, "
-        f"{summary.get('link_ratio', 0):.3f} x payload / (1 - loss)",
+        f"{summary.get('link_ratio') or 0:.3f} x payload / (1 - loss)",
         "contacts": f"{summary.get('contacts_used', '?')}, {summary.get('transfer_s', 0):.1f} s until all was there",
         "frames": f"{summary.get('frames_sent', 0):,} sent, {up.get('lost', summary.get('frames_lost', 0)):,} lost",
         "swap": swap_text(summary.get("swap_ms")),
