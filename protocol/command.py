@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import Any, Self
 
 from protocol.envelope import open_statement, seal_statement
-from protocol.errors import DecodeError, UnsupportedVersionError, WrongSatelliteError
+from protocol.errors import WrongSatelliteError
 from protocol.names import check_name
 from protocol.objects import ObjectKind
 from protocol.packing import Fields
@@ -69,13 +69,8 @@ class Command:
             WrongSatelliteError: meant for another satellite.
         """
         fields = Fields(open_statement(ObjectKind.COMMAND, data, public_keys), unit="command")
-        version = fields.integer("v")
-        if version != VERSION:
-            raise UnsupportedVersionError("command", version=version)
-        try:
-            operation = Operation(fields.text("op", length_max=32))
-        except ValueError as error:
-            raise DecodeError(f"command: {error}") from None
+        fields.version(VERSION)
+        operation = fields.choice("op", Operation)
         command = cls(
             satellite=check_name(fields.text("satellite"), unit="command"),
             counter=fields.integer("counter", lowest=1),

@@ -23,7 +23,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from protocol.errors import DecodeError, UnsupportedVersionError
+from protocol.errors import DecodeError
 from protocol.limits import (
     BUNDLES_MAX,
     CANARY_PROMPTS_MAX,
@@ -180,9 +180,7 @@ class Manifest:
             DecodeError: it is not valid; nothing of it may be used.
         """
         fields = Fields(unpack_map(data, unit=_UNIT, size_max=MANIFEST_SIZE_MAX), unit=_UNIT)
-        version = fields.integer("v")
-        if version != VERSION:
-            raise UnsupportedVersionError(_UNIT, version=version)
+        fields.version(VERSION)
         name, digest, files = _decode_release(fields.mapping("release"))
         engine = Fields(fields.mapping("engine"), unit=f"{_UNIT} engine")
         engine_format = engine.text("format", length_max=32)

@@ -19,7 +19,6 @@ from enum import StrEnum
 from typing import Any, Self
 
 from protocol.envelope import open_statement, seal_statement
-from protocol.errors import DecodeError, UnsupportedVersionError
 from protocol.names import check_name
 from protocol.objects import ObjectKind
 from protocol.packing import Fields
@@ -68,13 +67,8 @@ class Message:
             SignatureError: not signed by a known satellite key.
         """
         fields = Fields(open_statement(ObjectKind.MESSAGE, data, public_keys), unit="message")
-        version = fields.integer("v")
-        if version != VERSION:
-            raise UnsupportedVersionError("message", version=version)
-        try:
-            kind = MessageKind(fields.text("kind", length_max=32))
-        except ValueError as error:
-            raise DecodeError(f"message: {error}") from None
+        fields.version(VERSION)
+        kind = fields.choice("kind", MessageKind)
         message = cls(
             satellite=check_name(fields.text("satellite"), unit="message"),
             counter=fields.integer("counter", lowest=1),

@@ -1,12 +1,14 @@
 """msgpack under limits: no duplicate keys, no extension types, bounded input, string keys only."""
 
 from collections.abc import Mapping
-from typing import Any
+from enum import StrEnum
+from typing import Any, TypeVar
 
 import msgpack
 
-from protocol.errors import DecodeError
+from protocol.errors import DecodeError, UnsupportedVersionError
 
+_E = TypeVar("_E", bound=StrEnum)
 _ITEMS_MAX = 65536  # of one array or map; the input cap is the real bound
 
 
@@ -77,6 +79,19 @@ class Fields:
         if not isinstance(value, str) or len(value) > length_max:
             raise DecodeError(f"{self._unit}: {name} must be a string of at most {length_max} characters")
         return value
+
+    def version(self, expected: int) -> None:
+        """Take the field `v`; raises UnsupportedVersionError unless it is the expected one."""
+        version = self.integer("v")
+        if version != expected:
+            raise UnsupportedVersionError(self._unit, version=version)
+
+    def choice(self, name: str, kind: type[_E]) -> _E:
+        """A member of an enumeration of strings."""
+        try:
+            return kind(self.text(name, length_max=32))
+        except ValueError as error:
+            raise DecodeError(f"{self._unit}: {error}") from None
 
     def data(self, name: str, *, size: int | None = None, size_max: int = 65536) -> bytes:
         """Bytes, of exactly `size` where given."""
