@@ -148,8 +148,7 @@ class Downlink:
                 kind=FrameKind.REPORT,
                 handle=self._session,
                 num_symbols=0,
-                block=self._sequence >> 24,
-                esi=self._sequence & 0xFFFFFF,
+                sequence=self._sequence,
                 payload=Report(complete=tuple(reversed(self._kept))).encode(),
             )
         )

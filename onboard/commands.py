@@ -17,6 +17,7 @@ from onboard.store.record import KnownRelease, RecordStore
 from onboard.telemetry import COMMAND_ACCEPTED, COMMAND_FAILED, COMMAND_REFUSED, Telemetry
 from protocol.command import Command, CounterWindow, Operation
 from protocol.errors import DecodeError, ProtocolError
+from protocol.frame import HANDLE_SIZE
 from protocol.limits import PROMPT_SIZE_MAX
 from protocol.message import MessageKind
 from protocol.packing import Fields
@@ -171,7 +172,7 @@ class Commander:
 
     async def _cancel(self, args: Mapping[str, Any]) -> dict[str, Any]:
         fields = Fields(args, unit="cancel")
-        handle = fields.data("update", size=8)
+        handle = fields.data("update", size=HANDLE_SIZE)
         fields.finish()
         await self._installer.cancel(handle)
         return {"ok": True, "text": f"update {handle.hex()} is cancelled"}

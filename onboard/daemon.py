@@ -42,12 +42,12 @@ from onboard.state import find_release, locked_state, open_record, open_root
 from onboard.store.layout import StateLayout
 from onboard.store.record import MessageCounters
 from onboard.telemetry import Event, Telemetry
-from protocol.frame import FrameCodec
+from protocol.frame import HANDLE_SIZE, FrameCodec
 from protocol.limits import MESSAGE_SIZE_MAX
 from protocol.link_keys import Direction
 from protocol.message import MessageKind
 from protocol.objects import ObjectKind
-from protocol.report import NO_HANDLE, Reason
+from protocol.report import NO_HANDLE, Reason, UpdateStatus
 
 logger = logging.getLogger(__name__)
 
@@ -204,7 +204,7 @@ class Daemon:
             Sink(self.installer, self.commander),
             Status(self.installer, boot_count=self._store.record.boot_count),
             self.messages,
-            secrets.token_bytes(8),
+            secrets.token_bytes(HANDLE_SIZE),
             ReceiverOptions(
                 report_interval_s=link.report_interval_s,
                 report_bytes_per_s=link.report_bytes_per_s,
@@ -335,15 +335,21 @@ class Status:
         """See `receiver.events.StatusSource`."""
         status = self._installer.status()
         return ReportStatus(
-            state=status.state,
-            reason=status.reason,
-            update=status.update,
-            serving=status.serving[:8] if status.serving else NO_HANDLE,
+            updates=_updates(status),
+            serving=status.serving[:HANDLE_SIZE] if status.serving else NO_HANDLE,
             accepted=status.accepted,
             boot_count=self._boot_count,
             free_mib=status.free_mib,
-            bundle_ranges=status.bundle_ranges,
         )
+
+
+def _updates(status: InstallStatus) -> tuple[UpdateStatus, ...]:
+    if status.update == NO_HANDLE:
+        return ()
+    entry = UpdateStatus(
+        handle=status.update, state=status.state, reason=status.reason, bundle_ranges=status.bundle_ranges
+    )
+    return (entry,)
 
 
 def log_to_stderr(*, is_verbose: bool = False) -> None:

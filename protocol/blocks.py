@@ -17,6 +17,7 @@ from protocol.limits import (
     OBJECT_SIZE_MAX,
     SYMBOL_ALIGNMENT,
     SYMBOL_SIZE_MAX,
+    SYMBOLS_MAX,
 )
 
 
@@ -27,7 +28,7 @@ class BlockLayout:
     Attributes:
         num_symbols: source symbols of the object, >= 1.
         symbol_size: bytes of a symbol (T), a multiple of 8.
-        num_blocks: Z, 1 .. 255.
+        num_blocks: Z, 1 .. BLOCKS_MAX.
         num_large: the first so many blocks have one symbol more than the others.
         small_symbols: source symbols of a small block.
     """
@@ -69,7 +70,7 @@ def block_layout(num_symbols: int, symbol_size: int) -> BlockLayout:
     """
     if symbol_size % SYMBOL_ALIGNMENT or not SYMBOL_ALIGNMENT <= symbol_size <= SYMBOL_SIZE_MAX:
         raise DecodeError(f"symbol size {symbol_size} is not a multiple of 8 in 8..{SYMBOL_SIZE_MAX}")
-    if num_symbols < 1 or (num_symbols - 1) * symbol_size >= OBJECT_SIZE_MAX:
+    if not 1 <= num_symbols <= SYMBOLS_MAX or (num_symbols - 1) * symbol_size >= OBJECT_SIZE_MAX:
         raise DecodeError(f"an object of {num_symbols} symbols of {symbol_size} bytes is out of range")
     largest = min(BLOCK_SYMBOLS_MAX, BLOCK_SIZE_MAX // symbol_size)
     num_blocks = -(-num_symbols // largest)

@@ -1,44 +1,47 @@
-"""The frame: one datagram on the link, up or down.
+"""The frame: one datagram on the link, up or down. Its header is the nonce of its tag.
 
     offset  size  field
-    0       1     version (high nibble, 1) and kind (low nibble)
-    1       1     block       source block number (RFC 6330, 3.2); report: sequence, high byte
-    2       3     symbols     source symbols of the whole object, big-endian; report: 0
-    5       3     esi         encoding symbol id (RFC 6330, 3.2); report: sequence, low 24 bits
-    8       8     object      first 8 bytes of the SHA-256 of the object; report: the sender's session
-    16      n     payload     one symbol of n = T bytes, or a report
-    16+n    16    tag         AES-256-GCM tag over bytes 0 .. 16+n (authentication only, RFC 4106 style GMAC)
-      or    4     crc         CRC-32 over the same, on links that authenticate below (SDLS)
+    0       1     version (2 bits, 1), kind (2 bits), station (4 bits)
+    1       2     symbols - 1  source symbols of the whole object, less one, big-endian; report: sequence, high bits
+    3       3     block (4 bits) and esi (20 bits)  RFC 6330, 3.2; report: sequence, low 24 bits
+    6       6     object       first 6 bytes of the SHA-256 of the object; report: the sender's session
+    12      n     payload      one symbol of n = T bytes, or a report
+    12+n    8     tag          AES-256-GCM tag over bytes 0 .. 12+n (authentication only, GMAC), first 8 bytes
+      or    4     crc          CRC-32 over the same, on links that authenticate below (SDLS)
 
 A frame describes itself: block layout and position follow from the header and the length, so a receiver can store
-and even solve an object before any metadata arrived. The nonce is bytes 8..16, 1 and 5..8: unique per (object,
-block, ESI). The object is named by its content, and kind, direction and T each have a key of their own
-(`link_keys`), so one nonce never covers two different frames.
+and even solve an object before any metadata arrived. The header is unique per (station, kind, object, block, ESI);
+the object is named by its content, and each station, direction, kind and T has a key of its own (`link_keys`), so one
+nonce never covers two different frames.
 
-The tag says "from a holder of this link's key". It says nothing of trust in the content: that is `trust`.
+The tag says "from a holder of this station's key". It says nothing of trust in the content: that is `trust`. Eight
+bytes of it are within NIST SP 800-38D, appendix C, for frames of at most 2 kB and 2**32 frames per key (ADR 0014).
 """
 
+import hmac
 import struct
 import zlib
 from dataclasses import dataclass
 from enum import IntEnum
 
-from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from protocol.errors import ChecksumError, DecodeError, TruncatedError, UnsupportedVersionError
-from protocol.limits import SYMBOL_ALIGNMENT, SYMBOL_SIZE_MAX
-from protocol.link_keys import Direction, derive_frame_key
+from protocol.limits import BLOCKS_MAX, ESI_MAX, STATIONS_MAX, SYMBOL_ALIGNMENT, SYMBOL_SIZE_MAX, SYMBOLS_MAX
+from protocol.link_keys import Direction, derive_frame_key, derive_station_key
 
 VERSION = 1
-HEADER_SIZE = 16
-TAG_SIZE = 16
+HEADER_SIZE = 12
+TAG_SIZE = 8
 CRC_SIZE = 4
-HANDLE_SIZE = 8
+HANDLE_SIZE = 6
 FRAME_SIZE_MAX = HEADER_SIZE + SYMBOL_SIZE_MAX + TAG_SIZE
+SEQUENCE_MAX = 2**40 - 1
 
-_HEADER = struct.Struct(">BB3s3s8s")
 _CRC = struct.Struct(">I")
+_CIPHERS_MAX = 64  # kept at once: T comes from hostile lengths
+_ESI_BITS = 20
+_REPORT_LOW_BITS = 24
 
 
 class FrameKind(IntEnum):
@@ -58,24 +61,23 @@ class Frame:
 
     Attributes:
         kind: what the payload is.
-        handle: object handle (8 bytes), or the sender's session for a report.
-        num_symbols: source symbols of the whole object, 0 for a report.
-        block: source block number.
-        esi: encoding symbol id.
+        handle: object handle (HANDLE_SIZE bytes), or the sender's session for a report.
+        num_symbols: source symbols of the whole object, 1 .. SYMBOLS_MAX; 0 for a report.
+        block: source block number; 0 for a report.
+        esi: encoding symbol id; 0 for a report.
         payload: symbol or report.
+        sequence: of a report within its session, 0 .. SEQUENCE_MAX; 0 for a symbol.
+        station: the ground station at the other end or at this one, 0 .. STATIONS_MAX - 1.
     """
 
     kind: FrameKind
     handle: bytes
-    num_symbols: int
-    block: int
-    esi: int
     payload: bytes
-
-    @property
-    def sequence(self) -> int:
-        """The sequence number of a report within its session."""
-        return self.block << 24 | self.esi
+    num_symbols: int = 0
+    block: int = 0
+    esi: int = 0
+    sequence: int = 0
+    station: int = 0
 
 
 class FrameCodec:
@@ -83,12 +85,15 @@ class FrameCodec:
 
     Args:
         direction: which way the frames go.
-        link_key: 32 bytes shared by ground and satellite, or None for CRC-only links.
+        link_key: 32 bytes, or None for CRC-only links: the satellite's link key, or a station's.
+        station: None if `link_key` is the satellite's, from which every station's follows; else the station whose key
+            it is: all frames are written as its own, and others' are refused.
     """
 
-    def __init__(self, direction: Direction, link_key: bytes | None) -> None:
+    def __init__(self, direction: Direction, link_key: bytes | None, *, station: int | None = None) -> None:
+        assert station is None or 0 <= station < STATIONS_MAX
         self._direction = direction
-        self._link_key = link_key
+        self._link_key, self._station = link_key, station
         self._ciphers: dict[tuple[int, int], AESGCM] = {}
         self.trailer_size = CRC_SIZE if link_key is None else TAG_SIZE
 
@@ -99,20 +104,13 @@ class FrameCodec:
 
     def encode(self, frame: Frame) -> bytes:
         """Return the frame as it goes on the link, len(payload) + overhead bytes."""
-        body = (
-            _HEADER.pack(
-                VERSION << 4 | frame.kind,
-                frame.block,
-                frame.num_symbols.to_bytes(3, "big"),
-                frame.esi.to_bytes(3, "big"),
-                frame.handle,
-            )
-            + frame.payload
-        )
+        station = frame.station if self._station is None else self._station
+        header = _header(frame, station)
+        body = header + frame.payload
         if self._link_key is None:
             return body + _CRC.pack(zlib.crc32(body))
-        cipher = self._cipher(frame.kind, len(frame.payload))
-        return body + cipher.encrypt(_nonce(body), b"", body)
+        cipher = self._cipher(header[0], len(frame.payload))
+        return body + cipher.encrypt(header, b"", body)[:TAG_SIZE]
 
     def decode(self, data: bytes) -> Frame:
         """Parse and authenticate one frame.
@@ -123,52 +121,70 @@ class FrameCodec:
         Raises:
             TruncatedError: too short or too long to be a frame.
             UnsupportedVersionError: another version or kind.
-            ChecksumError: damaged, or not made with this link's key.
-            DecodeError: authentic, but a field is out of range.
+            ChecksumError: damaged, not made with this link's key, or another station's.
+            DecodeError: a field is out of range.
         """
         size = len(data) - HEADER_SIZE - self.trailer_size
         if size < 1 or size > SYMBOL_SIZE_MAX:
             raise TruncatedError("frame", expected=HEADER_SIZE + self.trailer_size + 1, got=len(data))
-        kind = _KINDS.get(data[0] & 0x0F)
-        if data[0] >> 4 != VERSION or kind is None:
-            raise UnsupportedVersionError("frame", version=data[0])
+        first = data[0]
+        kind = _KINDS.get(first >> 4 & 0x03)
+        if first >> 6 != VERSION or kind is None:
+            raise UnsupportedVersionError("frame", version=first)
         if kind is not FrameKind.REPORT and size % SYMBOL_ALIGNMENT:
             raise DecodeError(f"frame: symbol of {size} bytes is not a multiple of {SYMBOL_ALIGNMENT}")
-        body = data[: HEADER_SIZE + size]
-        self._check(kind, size, body, data[HEADER_SIZE + size :])
-        _, block, symbols, esi, handle = _HEADER.unpack_from(body)
-        num_symbols = int.from_bytes(symbols, "big")
-        if (num_symbols == 0) != (kind is FrameKind.REPORT):
-            raise DecodeError(f"frame: {num_symbols} source symbols do not go with kind {kind.name}")
+        end = HEADER_SIZE + size
+        self._check(first, size, data[:end], data[end:])
+        high, low = int.from_bytes(data[1:3], "big"), int.from_bytes(data[3:6], "big")
+        station, handle, payload = first & 0x0F, data[6:HEADER_SIZE], data[HEADER_SIZE:end]
+        if kind is FrameKind.REPORT:
+            sequence = high << _REPORT_LOW_BITS | low
+            return Frame(kind=kind, handle=handle, payload=payload, sequence=sequence, station=station)
         return Frame(
             kind=kind,
             handle=handle,
-            num_symbols=num_symbols,
-            block=block,
-            esi=int.from_bytes(esi, "big"),
-            payload=body[HEADER_SIZE:],
+            payload=payload,
+            num_symbols=high + 1,
+            block=low >> _ESI_BITS,
+            esi=low & ESI_MAX,
+            station=station,
         )
 
-    def _check(self, kind: FrameKind, size: int, body: bytes, trailer: bytes) -> None:
+    def _check(self, first: int, size: int, body: bytes, trailer: bytes) -> None:
+        if self._station is not None and first & 0x0F != self._station:
+            raise ChecksumError(f"frame: of station {first & 0x0F}, expected {self._station}")
         if self._link_key is None:
             if _CRC.pack(zlib.crc32(body)) != trailer:
                 raise ChecksumError("frame: CRC-32 differs")
             return
-        try:
-            self._cipher(kind, size).decrypt(_nonce(body), trailer, body)
-        except InvalidTag as error:
-            raise ChecksumError("frame: tag differs") from error
+        tag = self._cipher(first, size).encrypt(body[:HEADER_SIZE], b"", body)
+        if not hmac.compare_digest(tag[:TAG_SIZE], trailer):
+            raise ChecksumError("frame: tag differs")
 
-    def _cipher(self, kind: FrameKind, size: int) -> AESGCM:
+    def _cipher(self, first: int, size: int) -> AESGCM:
         # Reports vary in length and never repeat a nonce, so one key serves them all.
-        slot = (int(kind), 0 if kind is FrameKind.REPORT else size)
+        kind = first >> 4 & 0x03
+        slot = (first, 0 if kind == FrameKind.REPORT else size)
         cipher = self._ciphers.get(slot)
         if cipher is None:
             assert self._link_key is not None
-            cipher = AESGCM(derive_frame_key(self._link_key, self._direction, *slot))
+            key = self._link_key if self._station is not None else derive_station_key(self._link_key, first & 0x0F)
+            cipher = AESGCM(derive_frame_key(key, self._direction, kind, slot[1]))
+            while len(self._ciphers) >= _CIPHERS_MAX:
+                self._ciphers.pop(next(iter(self._ciphers)))
             self._ciphers[slot] = cipher
         return cipher
 
 
-def _nonce(body: bytes) -> bytes:
-    return body[8:16] + body[1:2] + body[5:8]
+def _header(frame: Frame, station: int) -> bytes:
+    if frame.kind is FrameKind.REPORT:
+        assert 0 <= frame.sequence <= SEQUENCE_MAX
+        position = frame.sequence.to_bytes(5, "big")
+    else:
+        assert 1 <= frame.num_symbols <= SYMBOLS_MAX
+        assert 0 <= frame.block < BLOCKS_MAX
+        assert 0 <= frame.esi <= ESI_MAX
+        position = (frame.num_symbols - 1 << 24 | frame.block << _ESI_BITS | frame.esi).to_bytes(5, "big")
+    assert len(frame.handle) == HANDLE_SIZE
+    assert 0 <= station < STATIONS_MAX
+    return bytes((VERSION << 6 | frame.kind << 4 | station,)) + position + frame.handle

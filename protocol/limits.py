@@ -3,13 +3,15 @@
 KIB = 1024
 MIB = 1024 * 1024
 
-SYMBOL_SIZE_DEFAULT = 1280  # frame of 1312 B + 28 B UDP/IP crosses any IPv6-capable path unfragmented
+SYMBOL_SIZE_DEFAULT = 1280  # frame of 1300 B + 28 B UDP/IP crosses almost any path unfragmented; 1448 fills Ethernet's
 SYMBOL_SIZE_MAX = 8192  # larger than the frames of any link we adapt to; bounds one datagram
 SYMBOL_ALIGNMENT = 8  # raptorq rounds symbol sizes down to a multiple of 8
 BLOCK_SYMBOLS_MAX = 8000  # a solve takes about 0.1 s and 50 MB; more gains nothing in overhead
 BLOCK_SIZE_MAX = 10 * MIB  # above this raptorq sub-blocks, and source symbols stop being file slices
-BLOCKS_MAX = 255  # the block number is one byte
-ESI_MAX = 2**24 - 1  # RFC 6330, 3.2
+BLOCKS_MAX = 16  # the block number has 4 bits; SYMBOLS_MAX symbols are 9 blocks
+ESI_MAX = 2**20 - 1  # 20 bits; RFC 6330, 3.2 has 24. Making a symbol costs memory and time that grow with its ESI
+SYMBOLS_MAX = 2**16  # of one object: 64 MiB at T = 1024
+STATIONS_MAX = 16  # ground stations of one satellite: 4 bits in each frame
 
 OBJECT_SIZE_MAX = 64 * MIB  # CFDP stacks stop at 100 MB to 2 GiB; a bundle must pass through all of them
 BUNDLE_SIZE_DEFAULT = 16 * MIB  # some minutes of S-band: a lost contact costs little

@@ -1,7 +1,8 @@
 """Keys of a link and of a release, derived and wrapped. Secrets are arguments; nothing here makes one.
 
-A link key is 32 random bytes shared by the ground and one satellite. Each direction, frame kind and symbol size has
-its own AES-256 key, derived with HKDF-SHA256 (RFC 5869); that is what makes a frame's nonce unique.
+A link key is 32 random bytes shared by the ground and one satellite. Each ground station has a key that is derived
+from it, so that a stolen station says nothing of the others; from that, each direction, frame kind and symbol size
+has its own AES-256 key. All with HKDF-SHA256 (RFC 5869); that is what makes a frame's nonce unique.
 
 A release key (32 bytes) is wrapped for a satellite with HPKE base mode (RFC 9180): DHKEM(X25519, HKDF-SHA256),
 HKDF-SHA256, AES-256-GCM; `info` names satellite and release. HPKE gives secrecy only; trust comes from signatures.
@@ -26,10 +27,18 @@ class Direction(StrEnum):
     DOWN = "down"
 
 
-def derive_frame_key(link_key: bytes, direction: Direction, kind: int, symbol_size: int) -> bytes:
-    """Return the AES-256 key of one direction, frame kind and symbol size."""
-    info = f"skyload frame v1 {direction.value} {kind} {symbol_size}".encode()
-    return HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=info).derive(link_key)
+def derive_station_key(link_key: bytes, station: int) -> bytes:
+    """Return the 32-byte key of one ground station (0 .. 15) of a satellite."""
+    return _derive(link_key, f"skyload station v1 {station}")
+
+
+def derive_frame_key(station_key: bytes, direction: Direction, kind: int, symbol_size: int) -> bytes:
+    """Return the AES-256 key of one direction, frame kind and symbol size of a station."""
+    return _derive(station_key, f"skyload frame v1 {direction.value} {kind} {symbol_size}")
+
+
+def _derive(key: bytes, info: str) -> bytes:
+    return HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=info.encode()).derive(key)
 
 
 def wrap_release_key(release_key: bytes, recipient: bytes, *, satellite: str, release_digest: bytes) -> bytes:

@@ -65,7 +65,7 @@ class BundleEntry:
 
     Attributes:
         size_bytes: of the whole bundle object.
-        sha256: of the whole bundle object; its first 8 bytes are the object's handle on the link.
+        sha256: of the whole bundle object; its first HANDLE_SIZE bytes are the object's handle on the link.
         num_segments: how many segments it holds.
     """
 

@@ -5,7 +5,7 @@
     4       4     size    of the whole object, these 8 bytes included, big-endian
     8       n     body    laid out by the module of its kind
 
-The handle of an object is the first 8 bytes of the SHA-256 of all its bytes. It names the object in frames and
+The handle of an object is the first 6 bytes of the SHA-256 of all its bytes. It names the object in frames and
 reports; it is no proof of anything (a bundle's full digest stands in the signed manifest).
 """
 
@@ -63,7 +63,7 @@ def parse_prefix(data: bytes) -> tuple[ObjectKind, int]:
 
 
 def object_handle(data: bytes) -> bytes:
-    """Return the 8-byte handle of a whole object."""
+    """Return the handle of a whole object, HANDLE_SIZE bytes."""
     return handle_of_digest(hashlib.sha256(data).digest())
 
 

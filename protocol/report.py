@@ -1,46 +1,59 @@
 """The report: what one end tells the other about what has arrived. One frame, always; losing one costs nothing.
 
     offset  size  field
-    0       8     echo handle      of the last symbol frame that arrived (all zero: none yet). All that was sent
-    8       1     echo block       before it has arrived or is lost: so the sender knows what is still in flight
-    9       3     echo esi
-    12      4     frames received  in this session, authentic ones
-    16      4     frames rejected  damaged, forged, malformed
-    20      1     state            `UpdateState` of the update below
-    21      1     reason           `Reason`: why it is rejected or stands still
-    22      2     flags            reserved, 0
-    24      8     update           handle of the metadata object of the newest update (all zero: none)
-    32      8     serving          first 8 bytes of the digest of the release that answers (all zero: none)
-    40      4     accepted         newest accepted metadata version
-    44      4     boot count
-    48      4     free space       MiB
-    52      2     a: number of complete bundle ranges of `update`
-    54      2     b: number of complete objects
-    56      2     c: number of open blocks
-    58      4a    ranges: first, last bundle index (2 + 2), inclusive, rising
-            8b    handles of complete objects
-            12c   open blocks: handle (8), block (1), durable symbols (3; 0xFFFFFF = solved)
+    0       6     echo handle      of the last symbol frame that arrived from this station (all zero: none yet). All
+    6       3     echo block (4 bits), esi (20)   that it sent before has arrived or is lost: so it knows what is
+                                   still in flight
+    9       4     frames received  of this station in this session, authentic ones
+    13      4     frames rejected  damaged, forged, malformed, of any station
+    17      6     serving          first 6 bytes of the digest of the release that answers (all zero: none)
+    23      4     accepted         newest accepted metadata version
+    27      4     boot count
+    31      4     free space       MiB
+    35      1     flags            bit 0: something was left out for want of room; others 0
+    36      1     a: number of updates
+    37      1     b: number of complete objects
+    38      1     c: number of open objects
+    39            a updates, most urgent first:
+                  6   handle of its metadata object
+                  1   state            `UpdateState`
+                  1   reason           `Reason`: why it is rejected or stands still
+                  2   r: number of complete bundle ranges
+                  4r  ranges: first, last bundle index (2 + 2), inclusive, rising
+            6b    handles of complete objects
+                  c open objects, most urgent first:
+                  6   handle
+                  1   n: number of blocks listed
+                  3n  block (4 bits), durable symbols (20 bits; 0xFFFFF = solved)
 
-All integers big-endian. Entries are most urgent first; what does not fit is left out. Echo, open blocks, complete
-objects and ranges cover only what a power cut cannot take back; frames received and rejected are as of now, so that the
-loss is known before a sync. The session is the handle field of the frame, its sequence number never repeats.
+All integers big-endian. What does not fit is left out. Echo, open blocks, complete objects and ranges cover only what a
+power cut cannot take back; frames received and rejected are as of now, so that the loss is known before a sync. The
+session is the handle field of the frame, its sequence number never repeats.
 """
 
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Self
+from itertools import groupby
+from typing import Any, Self
 
 from protocol.errors import DecodeError, TruncatedError
-from protocol.limits import REPORT_SIZE_MAX
+from protocol.frame import HANDLE_SIZE
+from protocol.limits import BLOCKS_MAX, ESI_MAX, REPORT_SIZE_MAX
 
-NO_HANDLE = bytes(8)
-SOLVED = 0xFFFFFF
-_U16_MAX, _U32_MAX = 0xFFFF, 0xFFFFFFFF
+NO_HANDLE = bytes(HANDLE_SIZE)
+SOLVED = 0xFFFFF
+UPDATES_MAX = 4  # pending on board at once, or ended a little while ago
+_U8_MAX, _U16_MAX, _U32_MAX = 0xFF, 0xFFFF, 0xFFFFFFFF
+_LEFT_OUT = 1
 
-_FIXED = struct.Struct(">8sB3sIIBBH8s8sIIIHHH")
+_FIXED = struct.Struct(">6s3sII6sIIIBBBB")
+_UPDATE = struct.Struct(">6sBBH")
 _RANGE = struct.Struct(">HH")
-_BLOCK = struct.Struct(">8sB3s")
+_OBJECT = struct.Struct(">6sB")
+_BLOCK_SIZE = 3
+_BLOCK_BITS = 20
 
 
 class UpdateState(IntEnum):
@@ -81,6 +94,23 @@ class Reason(IntEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateStatus:
+    """How one update stands on board.
+
+    Attributes:
+        handle: of its metadata object.
+        state: where it stands.
+        reason: why it is rejected or stands still.
+        bundle_ranges: complete bundles, (first, last) inclusive, rising.
+    """
+
+    handle: bytes
+    state: UpdateState
+    reason: Reason = Reason.NONE
+    bundle_ranges: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OpenBlock:
     """How far a block is.
 
@@ -95,25 +125,58 @@ class OpenBlock:
     have: int
 
 
+_NO_UPDATE = UpdateStatus(handle=NO_HANDLE, state=UpdateState.NONE)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """One report; the fields are those of the layout above."""
+    """One report; the fields are those of the layout above.
+
+    Attributes:
+        is_full: something was left out for want of room, so that what is not listed may be there all the same.
+    """
 
     echo_handle: bytes = NO_HANDLE
     echo_block: int = 0
     echo_esi: int = 0
     frames_received: int = 0
     frames_rejected: int = 0
-    state: UpdateState = UpdateState.NONE
-    reason: Reason = Reason.NONE
-    update: bytes = NO_HANDLE
     serving: bytes = NO_HANDLE
     accepted: int = 0
     boot_count: int = 0
     free_mib: int = 0
-    bundle_ranges: tuple[tuple[int, int], ...] = ()
+    is_full: bool = False
+    updates: tuple[UpdateStatus, ...] = ()
     complete: tuple[bytes, ...] = ()
     open_blocks: tuple[OpenBlock, ...] = field(default=())
+
+    @property
+    def update(self) -> bytes:
+        """Handle of the most urgent update, NO_HANDLE if there is none."""
+        return self._first.handle
+
+    @property
+    def state(self) -> UpdateState:
+        """State of the most urgent update."""
+        return self._first.state
+
+    @property
+    def reason(self) -> Reason:
+        """Reason of the most urgent update."""
+        return self._first.reason
+
+    @property
+    def bundle_ranges(self) -> tuple[tuple[int, int], ...]:
+        """Complete bundles of the most urgent update."""
+        return self._first.bundle_ranges
+
+    @property
+    def _first(self) -> UpdateStatus:
+        return self.updates[0] if self.updates else _NO_UPDATE
+
+    def status_of(self, update: bytes) -> UpdateStatus | None:
+        """What is said of an update, None if nothing is."""
+        return next((entry for entry in self.updates if entry.handle == update), None)
 
     def encode(self, size_max: int = REPORT_SIZE_MAX) -> bytes:
         """Return the report, at most `size_max` bytes; entries that do not fit are left out, counters wrap.
@@ -121,35 +184,31 @@ class Report:
         Never raises: a number too large for its field is sent as the largest, for a report that is not sent says less.
         """
         room = size_max - _FIXED.size
-        ranges = [pair for pair in self.bundle_ranges if max(pair) <= _U16_MAX][: room // _RANGE.size]
-        room -= len(ranges) * _RANGE.size
-        # Neither list may starve the other: open blocks get at least half of what is left.
-        complete = self.complete[: max(room // 2, room - len(self.open_blocks) * _BLOCK.size) // 8]
-        room -= len(complete) * 8
-        blocks = self.open_blocks[: room // _BLOCK.size]
+        # No list may starve the others: complete objects and open blocks have a quarter of the room each, if need be.
+        blocks_size = _blocks_size(self.open_blocks)
+        wanted = min(len(self.complete), _U8_MAX) * HANDLE_SIZE
+        kept = min(wanted, room // 4) + min(blocks_size, room // 4)
+        updates, room_left, cut_updates = _pack_updates(self.updates, room - kept)
+        room = room_left + kept
+        num_complete = min(wanted, max(room // 2, room - blocks_size)) // HANDLE_SIZE
+        room -= num_complete * HANDLE_SIZE
+        objects, num_objects, cut_blocks = _pack_blocks(self.open_blocks, room)
+        is_full = self.is_full or cut_updates or cut_blocks or num_complete < len(self.complete)
         fixed = _FIXED.pack(
             self.echo_handle,
-            self.echo_block,
-            self.echo_esi.to_bytes(3, "big"),
+            (self.echo_block << _BLOCK_BITS | self.echo_esi).to_bytes(_BLOCK_SIZE, "big"),
             self.frames_received & _U32_MAX,
             self.frames_rejected & _U32_MAX,
-            self.state,
-            self.reason,
-            0,
-            self.update,
             self.serving,
             min(self.accepted, _U32_MAX),
             self.boot_count & _U32_MAX,
             min(max(self.free_mib, 0), _U32_MAX),
-            len(ranges),
-            len(complete),
-            len(blocks),
+            _LEFT_OUT if is_full else 0,
+            len(updates),
+            num_complete,
+            num_objects,
         )
-        parts = [fixed, *(_RANGE.pack(*pair) for pair in ranges), *complete]
-        parts += [
-            _BLOCK.pack(entry.handle, entry.block, min(entry.have, SOLVED).to_bytes(3, "big")) for entry in blocks
-        ]
-        return b"".join(parts)
+        return b"".join((fixed, *updates, *self.complete[:num_complete], *objects))
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
@@ -158,47 +217,123 @@ class Report:
         Raises:
             DecodeError: lengths or values are out of range.
         """
-        if len(data) < _FIXED.size:
-            raise TruncatedError("report", expected=_FIXED.size, got=len(data))
-        values = _FIXED.unpack_from(data)
-        num_ranges, num_complete, num_blocks = values[13:]
-        size = _FIXED.size + num_ranges * _RANGE.size + num_complete * 8 + num_blocks * _BLOCK.size
-        if size != len(data):
-            raise TruncatedError("report", expected=size, got=len(data))
-        if values[7]:
-            raise DecodeError(f"report: flags {values[7]} are not known")
-        try:
-            state, reason = UpdateState(values[5]), Reason(values[6])
-        except ValueError as error:
-            raise DecodeError(f"report: {error}") from None
-        at = _FIXED.size
-        ranges = tuple(_RANGE.unpack_from(data, at + i * _RANGE.size) for i in range(num_ranges))
-        _check_ranges(ranges)
-        at += num_ranges * _RANGE.size
-        complete = tuple(data[at + i * 8 : at + i * 8 + 8] for i in range(num_complete))
-        at += num_complete * 8
-        return cls(
+        reader = _Reader(data)
+        values = reader.take(_FIXED)
+        flags, num_updates, num_complete, num_objects = values[8:]
+        if flags & ~_LEFT_OUT:
+            raise DecodeError(f"report: flags {flags} are not known")
+        if num_updates > UPDATES_MAX:
+            raise DecodeError(f"report: {num_updates} updates, at most {UPDATES_MAX}")
+        echo = int.from_bytes(values[1], "big")
+        report = cls(
             echo_handle=values[0],
-            echo_block=values[1],
-            echo_esi=int.from_bytes(values[2], "big"),
-            frames_received=values[3],
-            frames_rejected=values[4],
-            state=state,
-            reason=reason,
-            update=values[8],
-            serving=values[9],
-            accepted=values[10],
-            boot_count=values[11],
-            free_mib=values[12],
-            bundle_ranges=ranges,
-            complete=complete,
-            open_blocks=tuple(_open_block(data, at + i * _BLOCK.size) for i in range(num_blocks)),
+            echo_block=echo >> _BLOCK_BITS,
+            echo_esi=echo & ESI_MAX,
+            frames_received=values[2],
+            frames_rejected=values[3],
+            serving=values[4],
+            accepted=values[5],
+            boot_count=values[6],
+            free_mib=values[7],
+            is_full=bool(flags),
+            updates=tuple(_read_update(reader) for _ in range(num_updates)),
+            complete=tuple(reader.take_bytes(HANDLE_SIZE) for _ in range(num_complete)),
+            open_blocks=_read_objects(reader, num_objects),
         )
+        reader.finish()
+        return report
 
 
-def _open_block(data: bytes, at: int) -> OpenBlock:
-    handle, block, have = _BLOCK.unpack_from(data, at)
-    return OpenBlock(handle=handle, block=block, have=int.from_bytes(have, "big"))
+class _Reader:
+    """Takes a report apart from its start."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self._at = data, 0
+
+    def take(self, layout: struct.Struct) -> tuple[Any, ...]:
+        return layout.unpack(self.take_bytes(layout.size))
+
+    def take_bytes(self, size: int) -> bytes:
+        end = self._at + size
+        if end > len(self._data):
+            raise TruncatedError("report", expected=end, got=len(self._data))
+        data, self._at = self._data[self._at : end], end
+        return data
+
+    def finish(self) -> None:
+        if self._at != len(self._data):
+            raise TruncatedError("report", expected=self._at, got=len(self._data))
+
+
+def _pack_updates(updates: tuple[UpdateStatus, ...], room: int) -> tuple[list[bytes], int, bool]:
+    """Pack what fits; returns (entries, room left, whether something was left out)."""
+    entries: list[bytes] = []
+    is_cut = len(updates) > UPDATES_MAX
+    for update in updates[:UPDATES_MAX]:
+        if room < _UPDATE.size:
+            return entries, room, True
+        room -= _UPDATE.size
+        fitting = [pair for pair in update.bundle_ranges if max(pair) <= _U16_MAX][: room // _RANGE.size]
+        is_cut = is_cut or len(fitting) < len(update.bundle_ranges)
+        room -= len(fitting) * _RANGE.size
+        head = _UPDATE.pack(update.handle, update.state, update.reason, len(fitting))
+        entries.append(b"".join((head, *(_RANGE.pack(*pair) for pair in fitting))))
+    return entries, room, is_cut
+
+
+def _runs(blocks: Iterable[OpenBlock]) -> Iterable[tuple[bytes, list[OpenBlock]]]:
+    """Neighbours of one object share its handle."""
+    for handle, group in groupby(blocks, key=lambda block: block.handle):
+        yield handle, list(group)
+
+
+def _blocks_size(blocks: tuple[OpenBlock, ...]) -> int:
+    return sum(_OBJECT.size + len(run) * _BLOCK_SIZE for _, run in _runs(blocks))
+
+
+def _pack_blocks(blocks: tuple[OpenBlock, ...], room: int) -> tuple[list[bytes], int, bool]:
+    """Pack what fits; returns (entries, how many, whether something was left out)."""
+    entries: list[bytes] = []
+    for handle, run in _runs(blocks):
+        count = min(len(run), BLOCKS_MAX, (room - _OBJECT.size) // _BLOCK_SIZE)
+        if count < 1 or len(entries) == _U8_MAX:
+            return entries, len(entries), True
+        room -= _OBJECT.size + count * _BLOCK_SIZE
+        numbers = (block.block << _BLOCK_BITS | min(block.have, SOLVED) for block in run[:count])
+        packed = b"".join(number.to_bytes(_BLOCK_SIZE, "big") for number in numbers)
+        entries.append(_OBJECT.pack(handle, count) + packed)
+        if count < len(run):
+            return entries, len(entries), True
+    return entries, len(entries), False
+
+
+def _read_update(reader: _Reader) -> UpdateStatus:
+    handle, state, reason, num_ranges = reader.take(_UPDATE)
+    ranges = tuple((first, last) for first, last in (reader.take(_RANGE) for _ in range(num_ranges)))
+    _check_ranges(ranges)
+    try:
+        return UpdateStatus(handle=handle, state=UpdateState(state), reason=Reason(reason), bundle_ranges=ranges)
+    except ValueError as error:
+        raise DecodeError(f"report: {error}") from None
+
+
+def _read_objects(reader: _Reader, num_objects: int) -> tuple[OpenBlock, ...]:
+    blocks: list[OpenBlock] = []
+    for _ in range(num_objects):
+        before = blocks[-1].handle if blocks else None
+        blocks += _read_blocks(reader)
+        if blocks[-1].handle == before:
+            raise DecodeError("report: an object is listed in two parts")
+    return tuple(blocks)
+
+
+def _read_blocks(reader: _Reader) -> Iterable[OpenBlock]:
+    handle, count = reader.take(_OBJECT)
+    if not 1 <= count <= BLOCKS_MAX:
+        raise DecodeError(f"report: {count} blocks of one object")
+    for _ in range(count):
+        number = int.from_bytes(reader.take_bytes(_BLOCK_SIZE), "big")
+        yield OpenBlock(handle=handle, block=number >> _BLOCK_BITS, have=number & SOLVED)
 
 
 def _check_ranges(ranges: tuple[tuple[int, int], ...]) -> None:

@@ -23,6 +23,7 @@ from groundsegment.staging.base import AUTO, ChosenBase, HashedRelease, choose_b
 from groundsegment.staging.workplace import TWIN_DIRECTORY, Workplace, open_workplace
 from groundsegment.twin import Rehearsal, TwinAnswer, find_twin, rehearse
 from protocol.errors import DecodeError
+from protocol.frame import HANDLE_SIZE
 from protocol.limits import BUNDLES_MAX, MIB
 from protocol.link_keys import wrap_release_key
 from protocol.manifest import Canary, CanaryPrompt, Manifest
@@ -178,7 +179,7 @@ def stage(depot: Depot, prepared: Prepared, options: StageOptions, *, utc: datet
 
 def _refuse_known(depot: Depot, satellite: str, release: HashedRelease) -> None:
     report = depot.journal.last_report(satellite)
-    if report is not None and report.report.serving == release.digest[:8]:
+    if report is not None and report.report.serving == release.digest[:HANDLE_SIZE]:
         hint = "nothing to do; `skyload status` shows what it serves"
         raise InputError(f"{satellite} reported serving this release already", hint=hint)
     for update in _open_updates(depot, satellite, release.digest):
@@ -220,7 +221,7 @@ def _warnings(depot: Depot, satellite: str, release: HashedRelease, base: Chosen
             f"{satellite} last reported {received.report.free_mib} MiB free, this release takes "
             f"{release.size_bytes // MIB} MiB: it may stand still as disk full"
         )
-    if base.release is not None and base.release.digest[:8] != received.report.serving:
+    if base.release is not None and base.release.digest[:HANDLE_SIZE] != received.report.serving:
         warnings.append(f"{satellite} last reported serving another release than the base: is the base on board?")
     return tuple(warnings)
 

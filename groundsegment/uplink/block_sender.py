@@ -1,7 +1,7 @@
 """One source block on its way up: how many of its symbols are there, under way, and still to be sent. Pure.
 
 The arithmetic of the sender lives here; `core` decides which block has its turn. Symbols of a block are numbered by
-ESI, source symbols first, and no ESI is used twice: `next_esi` only rises (RFC 6330 has 2**24 of them; see `WRAP`).
+ESI, source symbols first, and no ESI is used twice: `next_esi` only rises (2**20 of them fit a frame; see `WRAP`).
 """
 
 import math

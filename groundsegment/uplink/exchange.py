@@ -23,6 +23,7 @@ from groundsegment.uplink.link_socket import Endpoint, LinkSocket
 from groundsegment.uplink.update_flight import record_message, record_report
 from protocol.command import Command, Operation
 from protocol.exchange import Outbox
+from protocol.frame import HANDLE_SIZE
 from protocol.objects import object_handle
 
 RETRY_S = 1.0
@@ -96,7 +97,7 @@ class _Exchange:
             link_key=depot.link_key(satellite.name),
             satellite=satellite.name,
             identity_public=satellite.identity_public,
-            session=secrets.token_bytes(8),
+            session=secrets.token_bytes(HANDLE_SIZE),
             known_sessions=depot.journal.report_sessions(satellite.name),
         )
         self._outbox = Outbox(retry_s=RETRY_S)

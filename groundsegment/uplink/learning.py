@@ -18,12 +18,10 @@ from groundsegment.uplink.events import (
 )
 from groundsegment.uplink.feedback import Feedback
 from groundsegment.uplink.flight_log import BlockKey, FlightLog
-from protocol.limits import REPORT_SIZE_MAX
 from protocol.report import NO_HANDLE, SOLVED, Reason, Report, UpdateState
 
 DECIDED = {UpdateState.CONFIRMED, UpdateState.REJECTED, UpdateState.CANCELLED}
 _ALL_ARRIVED = DECIDED | {UpdateState.VERIFIED, UpdateState.TRIAL}
-_REPORT_FIXED_SIZE, _RANGE_SIZE, _HANDLE_SIZE, _BLOCK_SIZE = 58, 4, 8, 12
 _ABSENT_S = 2.0  # between two reports a block may move from "open" to "complete": not gone at once
 _ABSENT_SOLVED_S = 30.0  # a whole bundle is hashed and opened meanwhile
 
@@ -99,7 +97,7 @@ class Learning:
                     if sample is not None and not is_restart:
                         self._feedback.exact_sample(sent=sample[0], arrived=sample[1])
                     block.learn(have, now)
-        if not _is_full(report):
+        if not report.is_full:
             self._learn_absent(report, set(listed), now, is_restart=is_restart)
 
     def _is_known_complete(self, sending: ObjectSender, report: Report) -> bool:
@@ -140,14 +138,3 @@ class Learning:
         if (report.state, report.reason) != (self.state, self.reason):
             self.state, self.reason = report.state, report.reason
             self._events.append(StateChanged(state=report.state, reason=report.reason))
-
-
-def _is_full(report: Report) -> bool:
-    """Whether a report may have left something out for want of room."""
-    used = (
-        _REPORT_FIXED_SIZE
-        + _RANGE_SIZE * len(report.bundle_ranges)
-        + _HANDLE_SIZE * len(report.complete)
-        + _BLOCK_SIZE * len(report.open_blocks)
-    )
-    return used + _BLOCK_SIZE > REPORT_SIZE_MAX

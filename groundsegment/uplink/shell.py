@@ -34,6 +34,7 @@ from groundsegment.uplink.symbols import encoder_process
 from groundsegment.uplink.transmitter import FRAMES_PER_TURN, Transmitter
 from groundsegment.uplink.update_flight import UpdateFlight, record_message
 from protocol.fec import best_kind
+from protocol.frame import HANDLE_SIZE
 from protocol.report import Reason, UpdateState
 
 IDLE_S = 0.01
@@ -61,7 +62,7 @@ class UplinkShell:
             link_key=depot.link_key(plan.satellite),
             satellite=satellite.name,
             identity_public=satellite.identity_public,
-            session=secrets.token_bytes(8),
+            session=secrets.token_bytes(HANDLE_SIZE),
             known_sessions=depot.journal.report_sessions(plan.satellite),
         )
         loss = _known_loss(depot, plan)

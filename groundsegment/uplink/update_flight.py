@@ -203,7 +203,7 @@ def record_message(depot: Depot, satellite: str, received: MessageReceived) -> b
 
 
 def serving_of(depot: Depot, report: Report) -> str:
-    """The digest of the serving release as hex: all of it if the depot knows it, else its first 8 bytes."""
+    """The digest of the serving release as hex: all of it if the depot knows it, else its first 6 bytes."""
     if not any(report.serving):
         return ""
     release = depot.find_release(report.serving)

@@ -379,9 +379,7 @@ class ReceiverCore:
         frame = Frame(
             kind=FrameKind.REPORT,
             handle=self._session,
-            num_symbols=0,
-            block=self._sequence >> 24 & 0xFF,
-            esi=self._sequence & 0xFFFFFF,
+            sequence=self._sequence,
             payload=payload,
         )
         self._sequence += 1
@@ -561,14 +559,11 @@ class ReceiverCore:
             echo_esi=esi,
             frames_received=self._num_frames,
             frames_rejected=sum(self._rejected.values()),
-            state=status.state,
-            reason=status.reason,
-            update=status.update,
             serving=status.serving,
             accepted=status.accepted,
             boot_count=status.boot_count,
             free_mib=status.free_mib,
-            bundle_ranges=status.bundle_ranges,
+            updates=status.updates,
             complete=tuple(self._complete_handles()),
             open_blocks=tuple(self._open_blocks()),
         )

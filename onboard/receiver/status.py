@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from enum import Enum
 
-from protocol.report import NO_HANDLE, Reason, UpdateState
+from protocol.report import NO_HANDLE, Reason, UpdateStatus
 
 
 class Verdict(Enum):
@@ -18,14 +18,11 @@ class Verdict(Enum):
 class ReportStatus:
     """What a report says beyond frames; the fields are those of `protocol.report.Report`."""
 
-    state: UpdateState = UpdateState.NONE
-    reason: Reason = Reason.NONE
-    update: bytes = NO_HANDLE
+    updates: tuple[UpdateStatus, ...] = ()
     serving: bytes = NO_HANDLE
     accepted: int = 0
     boot_count: int = 0
     free_mib: int = 0
-    bundle_ranges: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,35 +4,38 @@ from hypothesis import strategies as st
 
 from protocol.bundle import BundleHeader
 from protocol.command import Command, Operation
-from protocol.frame import Frame, FrameKind
+from protocol.frame import HANDLE_SIZE, SEQUENCE_MAX, Frame, FrameKind
+from protocol.limits import BLOCKS_MAX, ESI_MAX, STATIONS_MAX, SYMBOLS_MAX
 from protocol.manifest import BundleEntry, Canary, CanaryPrompt, FileEntry, Manifest, release_digest
 from protocol.message import Message, MessageKind
 from protocol.metadata import MetadataBundle
-from protocol.report import OpenBlock, Reason, Report, UpdateState
+from protocol.report import SOLVED, UPDATES_MAX, OpenBlock, Reason, Report, UpdateState, UpdateStatus
 from protocol.segment import NO_BASE, TAG_SIZE, SegmentCodec, SegmentRow
 
 names = st.from_regex(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,20}", fullmatch=True)
 digests = st.binary(min_size=32, max_size=32)
-handles = st.binary(min_size=8, max_size=8)
-u24 = st.integers(0, 2**24 - 1)
+handles = st.binary(min_size=HANDLE_SIZE, max_size=HANDLE_SIZE)
+esis = st.integers(0, ESI_MAX)
+block_numbers = st.integers(0, BLOCKS_MAX - 1)
+stations = st.integers(0, STATIONS_MAX - 1)
 u32 = st.integers(0, 2**32 - 1)
 
 symbol_frames = st.builds(
     Frame,
     kind=st.sampled_from([FrameKind.RAPTORQ, FrameKind.PLAIN]),
     handle=handles,
-    num_symbols=st.integers(1, 2**24 - 1),
-    block=st.integers(0, 255),
-    esi=u24,
+    num_symbols=st.integers(1, SYMBOLS_MAX),
+    block=block_numbers,
+    esi=esis,
+    station=stations,
     payload=st.integers(1, 20).flatmap(lambda n: st.binary(min_size=8 * n, max_size=8 * n)),
 )
 report_frames = st.builds(
     Frame,
     kind=st.just(FrameKind.REPORT),
     handle=handles,
-    num_symbols=st.just(0),
-    block=st.integers(0, 255),
-    esi=u24,
+    sequence=st.integers(0, SEQUENCE_MAX),
+    station=stations,
     payload=st.binary(min_size=1, max_size=200),
 )
 frames = symbol_frames | report_frames
@@ -44,25 +47,30 @@ def range_tuples(draw) -> tuple[tuple[int, int], ...]:
     return tuple((edges[i], edges[i + 1]) for i in range(0, len(edges) - 1, 2))
 
 
+updates = st.builds(
+    UpdateStatus,
+    handle=handles,
+    state=st.sampled_from(UpdateState),
+    reason=st.sampled_from(Reason),
+    bundle_ranges=range_tuples(),
+)
 reports = st.builds(
     Report,
     echo_handle=handles,
-    echo_block=st.integers(0, 255),
-    echo_esi=u24,
+    echo_block=block_numbers,
+    echo_esi=esis,
     frames_received=u32,
     frames_rejected=u32,
-    state=st.sampled_from(UpdateState),
-    reason=st.sampled_from(Reason),
-    update=handles,
     serving=handles,
     accepted=u32,
     boot_count=u32,
     free_mib=u32,
-    bundle_ranges=range_tuples(),
+    is_full=st.booleans(),
+    updates=st.lists(updates, max_size=UPDATES_MAX).map(tuple),
     complete=st.lists(handles, max_size=6).map(tuple),
-    open_blocks=st.lists(st.builds(OpenBlock, handle=handles, block=st.integers(0, 255), have=u24), max_size=6).map(
-        tuple
-    ),
+    open_blocks=st.lists(
+        st.builds(OpenBlock, handle=handles, block=block_numbers, have=st.integers(0, SOLVED)), max_size=6
+    ).map(tuple),
 )
 
 canaries = st.builds(

@@ -14,7 +14,7 @@ from protocol.errors import DecodeError, VerificationError
 from protocol.exchange import Inbox, Outbox
 from protocol.fec import BlockEncoder, solve
 from protocol.frame import FrameKind
-from protocol.limits import BLOCK_SIZE_MAX, BLOCK_SYMBOLS_MAX, OBJECT_SIZE_MAX
+from protocol.limits import BLOCK_SIZE_MAX, BLOCK_SYMBOLS_MAX, OBJECT_SIZE_MAX, SYMBOLS_MAX
 from protocol.link_keys import unwrap_release_key, wrap_release_key
 from protocol.objects import ObjectKind, object_prefix
 from protocol.ranges import RangeSet
@@ -41,7 +41,7 @@ def test_blocks_tile_an_object_without_a_small_tail(size_bytes, symbol_size):
     try:
         layout = block_layout(num_symbols, symbol_size)
     except DecodeError:
-        assert num_symbols > 255 * BLOCK_SYMBOLS_MAX
+        assert num_symbols > SYMBOLS_MAX
         return
     counts = [layout.symbols_of(block) for block in range(layout.num_blocks)]
     assert sum(counts) == num_symbols

@@ -11,36 +11,39 @@ from protocol.command import Command, Operation
 from protocol.envelope import key_id
 from protocol.fec import BlockEncoder
 from protocol.frame import Frame, FrameCodec, FrameKind
-from protocol.link_keys import Direction, derive_frame_key
+from protocol.link_keys import Direction, derive_frame_key, derive_station_key
 from protocol.manifest import BundleEntry, Canary, CanaryPrompt, FileEntry, Manifest, release_digest
 from protocol.message import Message, MessageKind
 from protocol.metadata import MetadataBundle
-from protocol.report import SOLVED, OpenBlock, Reason, Report, UpdateState
+from protocol.report import SOLVED, OpenBlock, Reason, Report, UpdateState, UpdateStatus
 from protocol.segment import SegmentCipher, SegmentCodec, SegmentRow
 
 LINK_KEY = bytes(range(32))
+STATION_KEY = derive_station_key(LINK_KEY, 2)
 RELEASE_KEY = bytes(range(32, 64))
 SIGNER = Ed25519PrivateKey.from_private_bytes(bytes(range(64, 96)))
 PUBLIC_KEY = SIGNER.public_key().public_bytes_raw()
 KEYS = {key_id(PUBLIC_KEY): PUBLIC_KEY}
-HANDLE = bytes.fromhex("0102030405060708")
+HANDLE = bytes.fromhex("010203040506")
 
-FRAME = Frame(kind=FrameKind.RAPTORQ, handle=HANDLE, num_symbols=1000, block=3, esi=70000, payload=bytes(range(64)))
+FRAME = Frame(
+    kind=FrameKind.RAPTORQ, handle=HANDLE, num_symbols=1000, block=3, esi=70000, station=2, payload=bytes(range(64))
+)
 REPORT = Report(
     echo_handle=HANDLE,
     echo_block=3,
     echo_esi=70000,
     frames_received=123456,
     frames_rejected=7,
-    state=UpdateState.RECEIVING,
-    reason=Reason.NONE,
-    update=HANDLE[::-1],
-    serving=b"\xaa" * 8,
+    serving=b"\xaa" * 6,
     accepted=12,
     boot_count=4,
     free_mib=20480,
-    bundle_ranges=((0, 4), (9, 9)),
-    complete=(b"\xbb" * 8,),
+    updates=(
+        UpdateStatus(handle=HANDLE[::-1], state=UpdateState.RECEIVING, bundle_ranges=((0, 4), (9, 9))),
+        UpdateStatus(handle=b"\xcc" * 6, state=UpdateState.BLOCKED, reason=Reason.DISK_FULL),
+    ),
+    complete=(b"\xbb" * 6,),
     open_blocks=(OpenBlock(handle=HANDLE, block=3, have=500), OpenBlock(handle=HANDLE, block=2, have=SOLVED)),
 )
 FILES = (
@@ -80,7 +83,8 @@ MESSAGE = Message(
 BLOCK = bytes(i * 7 % 256 for i in range(10 * 16))
 
 VECTORS: dict[str, Callable[[], bytes]] = {
-    "frame key up raptorq 64": lambda: derive_frame_key(LINK_KEY, Direction.UP, FrameKind.RAPTORQ, 64),
+    "station key 2": lambda: derive_station_key(LINK_KEY, 2),
+    "frame key up raptorq 64": lambda: derive_frame_key(STATION_KEY, Direction.UP, FrameKind.RAPTORQ, 64),
     "frame up": lambda: FrameCodec(Direction.UP, LINK_KEY).encode(FRAME),
     "frame up crc": lambda: FrameCodec(Direction.UP, None).encode(FRAME),
     "report": REPORT.encode,

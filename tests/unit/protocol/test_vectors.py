@@ -47,31 +47,39 @@ def test_golden_bytes_decode_to_what_they_were_made_from():
 
 
 def test_a_frame_is_laid_out_as_documented():
-    body = b"\x11\x03" + (1000).to_bytes(3, "big") + (70000).to_bytes(3, "big") + make.HANDLE + bytes(range(64))
+    position = (1000 - 1).to_bytes(2, "big") + (3 << 20 | 70000).to_bytes(3, "big")
+    header = bytes([0b01_01_0010]) + position + make.HANDLE
+    body = header + bytes(range(64))
     assert GOLDEN["frame up crc"] == body + struct.pack(">I", zlib.crc32(body))
-    info = b"skyload frame v1 up 1 64"
-    key = HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=info).derive(make.LINK_KEY)
+    station_key = _hkdf(make.LINK_KEY, b"skyload station v1 2")
+    key = _hkdf(station_key, b"skyload frame v1 up 1 64")
+    assert GOLDEN["station key 2"] == station_key
     assert GOLDEN["frame key up raptorq 64"] == key
-    nonce = make.HANDLE + b"\x03" + (70000).to_bytes(3, "big")
-    assert GOLDEN["frame up"] == body + AESGCM(key).encrypt(nonce, b"", body)
+    assert GOLDEN["frame up"] == body + AESGCM(key).encrypt(header, b"", body)[:8]
+
+
+def _hkdf(secret, info):
+    return HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=info).derive(secret)
 
 
 def test_a_report_is_laid_out_as_documented():
     expected = (
         make.HANDLE
-        + b"\x03"
-        + (70000).to_bytes(3, "big")
-        + struct.pack(">IIBBH", 123456, 7, 1, 0, 0)
-        + make.HANDLE[::-1]
-        + b"\xaa" * 8
+        + (3 << 20 | 70000).to_bytes(3, "big")
+        + struct.pack(">II", 123456, 7)
+        + b"\xaa" * 6
         + struct.pack(">III", 12, 4, 20480)
-        + struct.pack(">HHH", 2, 1, 2)
+        + struct.pack(">BBBB", 0, 2, 1, 1)
+        + make.HANDLE[::-1]
+        + struct.pack(">BBH", 1, 0, 2)
         + struct.pack(">HHHH", 0, 4, 9, 9)
-        + b"\xbb" * 8
+        + b"\xcc" * 6
+        + struct.pack(">BBH", 7, 5, 0)
+        + b"\xbb" * 6
         + make.HANDLE
-        + b"\x03\x00\x01\xf4"
-        + make.HANDLE
-        + b"\x02\xff\xff\xff"
+        + b"\x02"
+        + b"\x30\x01\xf4"
+        + b"\x2f\xff\xff"
     )
     assert GOLDEN["report"] == expected
 
