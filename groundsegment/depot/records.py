@@ -7,8 +7,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from protocol.limits import SYMBOL_SIZE_DEFAULT
+from protocol.objects import handle_of_digest
 from protocol.report import Report
 
+HOME_STATION = 0  # the home ground: the depot itself
 METADATA_NAME = "metadata.skm"
 MANIFEST_NAME = "manifest.msgpack"
 
@@ -46,11 +49,30 @@ class Satellite:
         identity_public: raw Ed25519 public key that its messages are signed with, 32 bytes.
         release_public: raw X25519 public key that release keys are wrapped for, 32 bytes.
         added_utc: when.
+        symbol_size: bytes of a symbol (T) of its updates, unless one is staged with another.
     """
 
     name: str
     identity_public: bytes
     release_public: bytes
+    added_utc: datetime
+    symbol_size: int = SYMBOL_SIZE_DEFAULT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Station:
+    """A ground station that may fly a satellite. The home ground is none of them: it is always there, as 0.
+
+    Attributes:
+        satellite: which one.
+        id: 1 .. STATIONS_MAX - 1: its lane of ESIs, and the number in its frames.
+        name: as contact plans say it.
+        added_utc: when.
+    """
+
+    satellite: str
+    id: int
+    name: str
     added_utc: datetime
 
 
@@ -78,7 +100,7 @@ class Update:
     """One update for one satellite.
 
     Attributes:
-        handle: of its metadata object, 8 bytes.
+        handle: of its metadata object.
         sequence: of its manifest.
         satellite: whom it is for.
         release_name: of the target release.
@@ -86,7 +108,12 @@ class Update:
         base_digest: of the release it builds on; None for a full update.
         state: where it stands.
         reason: why it was rejected or stands still; empty otherwise.
-        priority: higher flies first.
+        priority: higher flies first, strictly.
+        weight: its share of the link among updates of one priority, > 0.
+        lanes: ESI lanes its symbols are cut into, one for each station; frozen when staged.
+        symbol_size: bytes of a symbol (T), frozen when staged.
+        beside: whether updates that are under way go on beside it, instead of being superseded.
+        expires_utc: its metadata is good for nothing afterwards; None if nobody says.
         payload_bytes: of all bundles.
         directory: where its files are.
         created_utc: when it was signed.
@@ -100,7 +127,12 @@ class Update:
     base_digest: bytes | None
     state: FlightState
     reason: str = ""
-    priority: int
+    priority: int = 0
+    weight: float = 1.0
+    lanes: int = 1
+    symbol_size: int = SYMBOL_SIZE_DEFAULT
+    beside: bool = False
+    expires_utc: datetime | None = None
     payload_bytes: int
     directory: Path
     created_utc: datetime
@@ -138,13 +170,13 @@ class Bundle:
 
     @property
     def handle(self) -> bytes:
-        """The object's handle, 8 bytes."""
-        return self.sha256[:8]
+        """The object's handle."""
+        return handle_of_digest(self.sha256)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockProgress:
-    """How far one block of one object is, for one satellite.
+    """How far one block of one object is, for one satellite and one station.
 
     Attributes:
         handle: of the object.
@@ -165,9 +197,10 @@ class ReceivedReport:
 
     Attributes:
         satellite: who said it.
-        session: of the frame it came in, 8 bytes.
+        session: of the frame it came in.
         sequence: of the frame it came in.
-        station: who heard it.
+        station: who heard it, as the contact plan says.
+        station_id: to which station it was sent: what it counts is that station's.
         received_utc: when.
         report: what it says.
     """
@@ -176,6 +209,7 @@ class ReceivedReport:
     session: bytes
     sequence: int
     station: str = ""
+    station_id: int = HOME_STATION
     received_utc: datetime
     report: Report
 
@@ -208,24 +242,30 @@ class ContactLog:
     Attributes:
         id: given by `Journal.begin_contact`.
         satellite: with whom.
-        station: through which ground station.
+        station: through which ground station, as the contact plan says.
+        station_id: in whose lane.
         start_utc: of the contact.
         end_utc: of the contact; None while it is on, or if its process was killed.
         frames_sent: up, of all kinds.
         bytes_sent: up, frames whole.
-        frames_received: how many of them the satellite has counted in its reports.
-        loss: estimated share of frames lost, 0..1; None without reports.
+        frames_received: how many of those that reports could tell of have arrived.
+        loss: share of them that was lost on average, 0..1; None without reports.
+        frames_heard: down, authentic ones.
+        loss_down: share of the frames down that was lost on average, 0..1; None if too few came.
     """
 
     id: int
     satellite: str
     station: str
+    station_id: int = HOME_STATION
     start_utc: datetime
     end_utc: datetime | None = None
     frames_sent: int = 0
     bytes_sent: int = 0
     frames_received: int = 0
     loss: float | None = None
+    frames_heard: int = 0
+    loss_down: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

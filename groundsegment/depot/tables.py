@@ -1,13 +1,14 @@
 """The depot's tables, and how a connection to them is set up.
 
 Times are stored as ISO 8601 text in UTC, paths inside the depot relative to it, so that a depot can be moved.
-SCHEMA_VERSION rises with every change that older code would misread.
+SCHEMA_VERSION rises with every change that older code would misread; `migration` brings an older depot up to it.
 """
 
 from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import (
+    Boolean,
     Column,
     Engine,
     Float,
@@ -29,8 +30,10 @@ from sqlalchemy.exc import DatabaseError, OperationalError
 from sqlalchemy.types import BigInteger, TypeDecorator
 
 from groundsegment.errors import BusyError, DiskError, GroundError
+from protocol.frame import HANDLE_SIZE
+from protocol.limits import SYMBOL_SIZE_DEFAULT
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _DAMAGE = ("not a database", "malformed", "no such table", "no such column", "encrypted")  # in SQLite's words
 BUSY_TIMEOUT_MS = 15_000  # another process commits in milliseconds; a stopped one must not hang us for ever
 
@@ -68,6 +71,17 @@ satellites = Table(
     Column("identity_public", LargeBinary(32), nullable=False),
     Column("release_public", LargeBinary(32), nullable=False),
     Column("added_utc", UtcText, nullable=False),
+    Column("symbol_size", Integer, nullable=False, server_default=str(SYMBOL_SIZE_DEFAULT)),
+)
+
+stations = Table(
+    "stations",
+    metadata,
+    Column("satellite", ForeignKey("satellites.name"), primary_key=True),
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("name", String(128), nullable=False),
+    Column("added_utc", UtcText, nullable=False),
+    UniqueConstraint("satellite", "name"),
 )
 
 releases = Table(
@@ -83,7 +97,7 @@ releases = Table(
 updates = Table(
     "updates",
     metadata,
-    Column("handle", LargeBinary(8), primary_key=True),
+    Column("handle", LargeBinary(HANDLE_SIZE), primary_key=True),
     Column("sequence", BigInteger, nullable=False, unique=True),
     Column("satellite", ForeignKey("satellites.name"), nullable=False, index=True),
     Column("release_name", String(128), nullable=False),
@@ -92,6 +106,11 @@ updates = Table(
     Column("state", String(16), nullable=False),
     Column("reason", Text, nullable=False),
     Column("priority", Integer, nullable=False),
+    Column("weight", Float, nullable=False, server_default="1"),
+    Column("lanes", Integer, nullable=False, server_default="1"),
+    Column("symbol_size", Integer, nullable=False, server_default=str(SYMBOL_SIZE_DEFAULT)),
+    Column("beside", Boolean, nullable=False, server_default="0"),
+    Column("expires_utc", UtcText),
     Column("payload_bytes", BigInteger, nullable=False),
     Column("directory", Text, nullable=False),
     Column("created_utc", UtcText, nullable=False),
@@ -112,7 +131,8 @@ blocks = Table(
     "blocks",
     metadata,
     Column("satellite", String(128), primary_key=True),
-    Column("handle", LargeBinary(8), primary_key=True),
+    Column("station", Integer, primary_key=True, autoincrement=False),
+    Column("handle", LargeBinary(HANDLE_SIZE), primary_key=True),
     Column("block", Integer, primary_key=True, autoincrement=False),
     Column("next_esi", Integer, nullable=False),
     Column("have", Integer, nullable=False),
@@ -122,9 +142,10 @@ reports = Table(
     "reports",
     metadata,
     Column("satellite", String(128), primary_key=True),
-    Column("session", LargeBinary(8), nullable=False),
+    Column("session", LargeBinary(HANDLE_SIZE), nullable=False),
     Column("sequence", BigInteger, nullable=False),
     Column("station", String(128), nullable=False),
+    Column("station_id", Integer, nullable=False),
     Column("received_utc", UtcText, nullable=False),
     Column("data", LargeBinary, nullable=False),
 )
@@ -133,7 +154,8 @@ sessions = Table(
     "sessions",
     metadata,
     Column("satellite", String(128), primary_key=True),
-    Column("session", LargeBinary(8), primary_key=True),
+    Column("station", Integer, primary_key=True, autoincrement=False),
+    Column("session", LargeBinary(HANDLE_SIZE), primary_key=True),
     Column("highest_sequence", BigInteger, nullable=False),
     Column("first_utc", UtcText, nullable=False),
 )
@@ -145,7 +167,7 @@ messages = Table(
     Column("satellite", String(128), nullable=False),
     Column("counter", BigInteger, nullable=False),
     Column("kind", String(32), nullable=False),
-    Column("re", LargeBinary(8), nullable=False),
+    Column("re", LargeBinary(HANDLE_SIZE), nullable=False),
     Column("body", Text, nullable=False),
     Column("received_utc", UtcText, nullable=False),
     UniqueConstraint("satellite", "counter"),
@@ -158,18 +180,31 @@ contacts = Table(
     Column("id", Integer, primary_key=True),
     Column("satellite", String(128), nullable=False, index=True),
     Column("station", String(128), nullable=False),
+    Column("station_id", Integer, nullable=False, server_default="0"),
     Column("start_utc", UtcText, nullable=False),
     Column("end_utc", UtcText),
     Column("frames_sent", BigInteger, nullable=False),
     Column("bytes_sent", BigInteger, nullable=False),
     Column("frames_received", BigInteger, nullable=False),
     Column("loss", Float),
+    Column("frames_heard", BigInteger, nullable=False, server_default="0"),
+    Column("loss_down", Float),
+)
+
+losses = Table(
+    "losses",
+    metadata,
+    Column("satellite", String(128), primary_key=True),
+    Column("station", Integer, primary_key=True, autoincrement=False),
+    Column("direction", String(8), primary_key=True),
+    Column("state", Text, nullable=False),
+    Column("updated_utc", UtcText, nullable=False),
 )
 
 commands = Table(
     "commands",
     metadata,
-    Column("handle", LargeBinary(8), primary_key=True),
+    Column("handle", LargeBinary(HANDLE_SIZE), primary_key=True),
     Column("satellite", String(128), nullable=False),
     Column("counter", BigInteger, nullable=False),
     Column("operation", String(32), nullable=False),

@@ -1,0 +1,202 @@
+"""The depot's catalogue: satellites, their stations and link keys, releases. A part of `depot.Depot`.
+
+A depot at home holds each satellite's link key, from which the key of every station follows. The depot of a ground
+station holds no link key, only that station's own: a stolen one says nothing of the others.
+
+    keys/links/NAME.key          the link key of a satellite, 64 hex digits
+    keys/stations/NAME@ID.key    a station's key, where the link key is not
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, Row, insert, select
+from sqlalchemy.exc import IntegrityError
+
+from groundsegment.depot import tables
+from groundsegment.depot.records import HOME_STATION, RegisteredRelease, Satellite, Station
+from groundsegment.depot.upsert import upsert
+from groundsegment.errors import InputError, KeyStoreError, UnknownError
+from protocol.limits import STATIONS_MAX
+from protocol.link_keys import LINK_KEY_SIZE, derive_station_key
+
+_BACKUP_HINT = "restore it from a backup of the depot; the satellite's kit holds a copy as keys/link.key"
+_STATION_HINT = "copy it anew from the home depot: `skyload station --help`"
+
+
+class Catalogue:
+    """Satellites, stations, keys and releases of one depot."""
+
+    path: Path
+    _engine: Engine
+
+    @property
+    def keys_path(self) -> Path:
+        """Where the keys are."""
+        return self.path / "keys"
+
+    # Keys
+
+    def link_key(self, satellite: str) -> bytes:
+        """Return the key of the link to a satellite, 32 bytes.
+
+        Raises:
+            UnknownError: no such satellite.
+            KeyStoreError: its key file is missing or damaged.
+        """
+        self.satellite(satellite)
+        return _read_key(self.link_key_path(satellite), _BACKUP_HINT)
+
+    def station_key(self, satellite: str, station: int) -> bytes:
+        """Return a station's own key of the link to a satellite, 32 bytes: all that its frames need.
+
+        Raises:
+            UnknownError: no such satellite.
+            KeyStoreError: neither the link key nor the station's is here, or its file is damaged.
+        """
+        self.satellite(satellite)
+        own = self.station_key_path(satellite, station)
+        if own.exists() and not self.link_key_path(satellite).exists():
+            return _read_key(own, _STATION_HINT)
+        return derive_station_key(self.link_key(satellite), station)
+
+    def link_key_path(self, satellite: str) -> Path:
+        """Where the link key of a satellite is."""
+        return self.keys_path / "links" / f"{satellite}.key"
+
+    def station_key_path(self, satellite: str, station: int) -> Path:
+        """Where the key of a station is, in a depot without the link key."""
+        return self.keys_path / "stations" / f"{satellite}@{station}.key"
+
+    # Satellites
+
+    def add_satellite(self, satellite: Satellite) -> None:
+        """Register a satellite.
+
+        Raises:
+            InputError: there is one of that name.
+        """
+        try:
+            with self._engine.begin() as connection:
+                connection.execute(insert(tables.satellites).values(asdict(satellite)))
+        except IntegrityError:
+            hint = "choose another name; a satellite's kit is made once and never again"
+            raise InputError(f"{satellite.name}: there is already a satellite of that name", hint=hint) from None
+
+    def satellites(self) -> tuple[Satellite, ...]:
+        """All satellites, by name."""
+        query = select(tables.satellites).order_by(tables.satellites.c.name)
+        return tuple(Satellite(**row._mapping) for row in self._rows(query))
+
+    def satellite(self, name: str) -> Satellite:
+        """Return one satellite.
+
+        Raises:
+            UnknownError: no such satellite; the hint lists those there are.
+        """
+        known = self.satellites()
+        for satellite in known:
+            if satellite.name == name:
+                return satellite
+        names = ", ".join(satellite.name for satellite in known)
+        hint = f"known satellites: {names}" if names else "add one: skyload keys add-satellite NAME --kit DIR"
+        raise UnknownError(f"{name}: no such satellite in {self.path}", hint=hint)
+
+    def set_symbol_size(self, satellite: str, symbol_size: int) -> None:
+        """Let updates of a satellite that are staged from now on have symbols of so many bytes."""
+        table = tables.satellites
+        with self._engine.begin() as connection:
+            connection.execute(table.update().where(table.c.name == satellite).values(symbol_size=symbol_size))
+
+    # Stations
+
+    def add_station(self, satellite: str, name: str, *, added_utc: datetime, station: int | None = None) -> Station:
+        """Register a ground station of a satellite; its number is the first free one unless it is given.
+
+        Updates that are staged from now on have a lane for it; those that are staged already have not.
+
+        Raises:
+            UnknownError: no such satellite.
+            InputError: there is one of that name or number, or there are STATIONS_MAX.
+        """
+        self.satellite(satellite)
+        taken = {entry.id for entry in self.stations(satellite)} | {HOME_STATION}
+        free = next((number for number in range(STATIONS_MAX) if number not in taken), None)
+        number = free if station is None else station
+        if number is None:
+            hint = f"a satellite has at most {STATIONS_MAX} stations, the home ground among them"
+            raise InputError(f"{satellite}: no room for another station", hint=hint)
+        entry = Station(satellite=satellite, id=number, name=name, added_utc=added_utc)
+        try:
+            with self._engine.begin() as connection:
+                connection.execute(insert(tables.stations).values(asdict(entry)))
+        except IntegrityError:
+            hint = "choose another name; `skyload station list` shows those there are"
+            raise InputError(f"{satellite}: there is already a station {name} or number {number}", hint=hint) from None
+        return entry
+
+    def stations(self, satellite: str) -> tuple[Station, ...]:
+        """The registered stations of a satellite, by number; the home ground is not listed."""
+        table = tables.stations
+        rows = self._rows(select(table).where(table.c.satellite == satellite).order_by(table.c.id))
+        return tuple(Station(**row._mapping) for row in rows)
+
+    def station(self, satellite: str, name: str) -> Station:
+        """Return one station.
+
+        Raises:
+            UnknownError: no such satellite, or no such station of it.
+        """
+        self.satellite(satellite)
+        known = self.stations(satellite)
+        for entry in known:
+            if entry.name == name:
+                return entry
+        names = ", ".join(entry.name for entry in known)
+        hint = f"stations of {satellite}: {names}" if names else f"add it: skyload station add {name} --for {satellite}"
+        raise UnknownError(f"{name}: no such station of {satellite}", hint=hint)
+
+    def num_lanes(self, satellite: str) -> int:
+        """How many ESI lanes an update needs that is staged now: one for each station number up to the highest."""
+        return 1 + max((entry.id for entry in self.stations(satellite)), default=HOME_STATION)
+
+    # Releases
+
+    def register_release(self, release: RegisteredRelease) -> None:
+        """Remember where the files of a release are; the newest place wins."""
+        values = {**asdict(release), "path": str(release.path)}
+        with self._engine.begin() as connection:
+            upsert(connection, tables.releases, [values], keys=("digest",))
+
+    def releases(self) -> tuple[RegisteredRelease, ...]:
+        """All releases, newest first."""
+        rows = self._rows(select(tables.releases).order_by(tables.releases.c.registered_utc.desc()))
+        return tuple(_release(row) for row in rows)
+
+    def find_release(self, digest_start: bytes) -> RegisteredRelease | None:
+        """Return the release whose digest starts so (reports carry 6 bytes of it), if it is registered."""
+        return next((entry for entry in self.releases() if entry.digest.startswith(digest_start)), None)
+
+    def _rows(self, query: Any) -> Sequence[Row[Any]]:  # noqa: ANN401 - Select of any row
+        with self._engine.connect() as connection:
+            return connection.execute(query).all()
+
+
+def _read_key(path: Path, hint: str) -> bytes:
+    try:
+        key = bytes.fromhex(path.read_text(encoding="ascii"))
+    except FileNotFoundError:
+        raise KeyStoreError(f"{path}: the link key is missing", hint=hint) from None
+    except (ValueError, IsADirectoryError):
+        raise KeyStoreError(f"{path}: not a key file (64 hex digits)", hint=hint) from None
+    if len(key) != LINK_KEY_SIZE:
+        raise KeyStoreError(f"{path}: {len(key)} bytes, a link key has {LINK_KEY_SIZE}", hint=hint)
+    return key
+
+
+def _release(row: Row[Any]) -> RegisteredRelease:
+    values = dict(row._mapping)
+    return RegisteredRelease(**{**values, "path": Path(values["path"])})
