@@ -149,6 +149,7 @@ class LinkProfile:
         down: from the satellite to the ground; None if there is no way back.
         contacts: when the link is there; an empty tuple means always.
         time_scale: seconds of link time per second on the wall.
+        stations: the links of ground stations that have one of their own, named after them.
     """
 
     name: str = "unnamed"
@@ -157,10 +158,12 @@ class LinkProfile:
     down: DirectionProfile | None = field(default_factory=DirectionProfile)
     contacts: tuple[Contact, ...] | PeriodicContacts = ()
     time_scale: float = 1.0
+    stations: tuple["LinkProfile", ...] = ()
     _windows: tuple[tuple[float, float], ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         assert self.time_scale > 0
+        assert all(not link.stations and link.time_scale == self.time_scale for link in self.stations)
         listed = () if isinstance(self.contacts, PeriodicContacts) else self.contacts
         object.__setattr__(self, "_windows", _merged(listed))
 

@@ -5,12 +5,14 @@ Shipped profiles live in `profiles/` and are known by name; anything else is a p
 repeated keys are errors: a misspelt `los: 0.1` must not fly as a link without loss.
 """
 
+import dataclasses
 import difflib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 
@@ -22,7 +24,21 @@ from groundsegment.emulator.conditions import (
     LinkProfile,
     PeriodicContacts,
 )
+from groundsegment.emulator.profile_nodes import (
+    HINT_SHOW,
+    Node,
+    Section,
+    not_negative,
+    open_section,
+    optional,
+    positive,
+    probability,
+    text_of,
+    whole,
+)
 from groundsegment.errors import InputError
+from protocol.limits import STATIONS_MAX
+from protocol.names import is_safe_name
 
 __all__ = [
     "BurstLoss",
@@ -36,9 +52,6 @@ __all__ = [
     "profile_names",
     "profile_text",
 ]
-
-T = TypeVar("T")
-D = TypeVar("D")
 
 # A day of contacts at one line each is 100 lines; a file beyond this is not a profile.
 PROFILE_BYTES_MAX = 256 * 1024
@@ -102,25 +115,23 @@ def parse_profile(text: str, *, name: str, source: str) -> LinkProfile:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise InputError(f"{source}:{line}: not YAML: {error.problem}", hint=_HINT_SHOW) from error
+        raise InputError(f"{source}:{line}: not YAML: {error.problem}", hint=HINT_SHOW) from error
     except yaml.YAMLError as error:
-        raise InputError(f"{source}: not YAML: {error}", hint=_HINT_SHOW) from error
+        raise InputError(f"{source}: not YAML: {error}", hint=HINT_SHOW) from error
     if root is None:
-        raise InputError(f"{source}: empty", hint=_HINT_SHOW)
-    section = _Section(source, "", root)
+        raise InputError(f"{source}: empty", hint=HINT_SHOW)
+    section = Section(source, "", root)
     profile = LinkProfile(
         name=name,
-        description=section.take("description", _text, ""),
+        description=section.take("description", text_of, ""),
         up=section.take("up", _direction, DirectionProfile()),
-        down=section.take("down", _optional(_direction), DirectionProfile()),
+        down=section.take("down", optional(_direction), DirectionProfile()),
         contacts=section.take("contacts", _contacts, ()),
-        time_scale=section.take("time_scale", _positive, 1.0),
+        time_scale=section.take("time_scale", positive, 1.0),
     )
+    stations = section.take("stations", lambda node: _stations(node, profile), ())
     section.close()
-    return profile
-
-
-_HINT_SHOW = "`skyload link show s-band` prints a valid profile to start from"
+    return dataclasses.replace(profile, stations=stations)
 
 
 def _hint_for_name(name: str) -> str:
@@ -129,160 +140,81 @@ def _hint_for_name(name: str) -> str:
     return f"{question}profiles are {', '.join(profile_names())}, or the path of a YAML file"
 
 
-class _Node:
-    """A YAML node that knows its place: file, line and dotted key."""
-
-    def __init__(self, source: str, key: str, node: yaml.Node) -> None:
-        self.source = source
-        self.key = key
-        self.node = node
-
-    @property
-    def is_null(self) -> bool:
-        return isinstance(self.node, yaml.ScalarNode) and self.node.tag == "tag:yaml.org,2002:null"
-
-    @property
-    def scalar(self) -> str | None:
-        return self.node.value if isinstance(self.node, yaml.ScalarNode) else None
-
-    def error(self, problem: str, hint: str = _HINT_SHOW) -> InputError:
-        place = f"{self.source}:{self.node.start_mark.line + 1}"
-        return InputError(f"{place}: {self.key}: {problem}" if self.key else f"{place}: {problem}", hint=hint)
-
-    def items(self) -> list["_Node"]:
-        """The elements of a sequence."""
-        if not isinstance(self.node, yaml.SequenceNode):
-            raise self.error("must be a list")
-        return [_Node(self.source, f"{self.key}[{n}]", child) for n, child in enumerate(self.node.value)]
+def _stations(node: Node, common: LinkProfile) -> tuple[LinkProfile, ...]:
+    """Links of stations: what a station does not say is as for all, its contacts those that bear its name."""
+    section = open_section(node)
+    if len(section.names) > STATIONS_MAX - 1:
+        problem = f"{len(section.names)} stations"
+        raise node.error(problem, hint=f"there can be {STATIONS_MAX - 1} beside the home station")
+    return tuple(section.require(name, partial(_station, name=name, common=common)) for name in section.names)
 
 
-class _Section(_Node):
-    """A YAML mapping whose keys are taken one by one; `close` refuses what nobody took."""
-
-    def __init__(self, source: str, key: str, node: yaml.Node) -> None:
-        super().__init__(source, key, node)
-        if not isinstance(node, yaml.MappingNode):
-            raise self.error("must be a mapping of keys to values")
-        self._children: dict[str, _Node] = {}
-        self._taken: list[str] = []
-        for key_node, value_node in node.value:
-            name = str(key_node.value)
-            child = _Node(source, f"{key}.{name}" if key else name, value_node)
-            if name in self._children:
-                raise _Node(source, child.key, key_node).error("given twice", hint="keep one of the two lines")
-            self._children[name] = child
-
-    def take(self, name: str, read: Callable[[_Node], T], default: D) -> T | D:
-        """The value of a key, or the default where the file does not have it."""
-        self._taken.append(name)
-        return read(self._children[name]) if name in self._children else default
-
-    def require(self, name: str, read: Callable[[_Node], T]) -> T:
-        """The value of a key that must be there."""
-        if name not in self._children:
-            raise self.error(f"needs the key {name!r}")
-        self._taken.append(name)
-        return read(self._children[name])
-
-    def close(self) -> None:
-        """Refuse keys nobody asked for."""
-        for name, child in self._children.items():
-            if name not in self._taken:
-                near = difflib.get_close_matches(name, self._taken, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"keys here are {', '.join(self._taken)}"
-                raise child.error("unknown key", hint=hint)
+def _station(node: Node, *, name: str, common: LinkProfile) -> LinkProfile:
+    if not is_safe_name(name):
+        raise node.error("cannot be a station's name", hint="use letters, digits, dot, dash, underscore")
+    section = open_section(node)
+    contacts = section.take("contacts", _contacts, None)
+    link = LinkProfile(
+        name=name,
+        description=section.take("description", text_of, ""),
+        up=section.take("up", _direction, common.up),
+        down=section.take("down", optional(_direction), common.down),
+        contacts=_contacts_of(node, name, common) if contacts is None else contacts,
+        time_scale=common.time_scale,
+    )
+    section.close()
+    return link
 
 
-def _section(node: _Node) -> _Section:
-    return _Section(node.source, node.key, node.node)
+def _contacts_of(node: Node, name: str, common: LinkProfile) -> tuple[Contact, ...] | PeriodicContacts:
+    contacts = common.contacts
+    if isinstance(contacts, PeriodicContacts) or not any(contact.station for contact in contacts):
+        return contacts
+    own = tuple(contact for contact in contacts if contact.station == name)
+    if not own:
+        raise node.error(
+            "no contact bears its name", hint="give it `contacts` of its own, or name it in the list above"
+        )
+    return own
 
 
-def _optional(read: Callable[[_Node], T]) -> Callable[[_Node], T | None]:
-    return lambda node: None if node.is_null else read(node)
-
-
-def _text(node: _Node) -> str:
-    if node.scalar is None or node.is_null:
-        raise node.error("must be text")
-    return node.scalar
-
-
-def _number(node: _Node) -> float:
-    # float() also reads 2e6, which YAML 1.1 takes for text.
-    try:
-        value = float((node.scalar or "").replace("_", ""))
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise node.error(f"must be a number, got {node.scalar!r}" if node.scalar else "must be a number")
-    return value
-
-
-def _positive(node: _Node) -> float:
-    value = _number(node)
-    if value <= 0:
-        raise node.error(f"must be more than 0, got {value:g}")
-    return value
-
-
-def _not_negative(node: _Node) -> float:
-    value = _number(node)
-    if value < 0:
-        raise node.error(f"must be 0 or more, got {value:g}")
-    return value
-
-
-def _probability(node: _Node) -> float:
-    value = _number(node)
-    if not 0 <= value <= 1:
-        raise node.error(f"must be between 0 and 1, got {value:g}", hint="0.1 is 10 %")
-    return value
-
-
-def _whole(node: _Node) -> int:
-    value = _number(node)
-    if value < 1 or value != int(value):
-        raise node.error(f"must be a whole number of at least 1, got {value:g}")
-    return int(value)
-
-
-def _direction(node: _Node) -> DirectionProfile:
-    section = _section(node)
+def _direction(node: Node) -> DirectionProfile:
+    section = open_section(node)
     values: Mapping[str, Any] = {
-        "rate_bps": section.take("rate_bps", _optional(_positive), None),
-        "delay_s": section.take("delay_s", _not_negative, 0.0),
-        "jitter_s": section.take("jitter_s", _not_negative, 0.0),
-        "loss": section.take("loss", _probability, 0.0),
-        "burst": section.take("burst", _optional(_burst), None),
-        "bit_error_rate": section.take("bit_error_rate", _probability, 0.0),
-        "duplicate": section.take("duplicate", _probability, 0.0),
-        "queue_bytes_max": section.take("queue_bytes_max", _optional(_whole), None),
+        "rate_bps": section.take("rate_bps", optional(positive), None),
+        "delay_s": section.take("delay_s", not_negative, 0.0),
+        "jitter_s": section.take("jitter_s", not_negative, 0.0),
+        "loss": section.take("loss", probability, 0.0),
+        "burst": section.take("burst", optional(_burst), None),
+        "bit_error_rate": section.take("bit_error_rate", probability, 0.0),
+        "duplicate": section.take("duplicate", probability, 0.0),
+        "queue_bytes_max": section.take("queue_bytes_max", optional(whole), None),
     }
     reorder, reorder_delay_s = section.take("reorder", _reorder, (0.0, 0.0))
     section.close()
     return DirectionProfile(**values, reorder=reorder, reorder_delay_s=reorder_delay_s)
 
 
-def _burst(node: _Node) -> BurstLoss:
-    section = _section(node)
+def _burst(node: Node) -> BurstLoss:
+    section = open_section(node)
     burst = BurstLoss(
-        p_good_to_bad=section.require("p_good_to_bad", _probability),
-        p_bad_to_good=section.require("p_bad_to_good", _probability),
-        loss_good=section.take("loss_good", _probability, 0.0),
-        loss_bad=section.take("loss_bad", _probability, 1.0),
+        p_good_to_bad=section.require("p_good_to_bad", probability),
+        p_bad_to_good=section.require("p_bad_to_good", probability),
+        loss_good=section.take("loss_good", probability, 0.0),
+        loss_bad=section.take("loss_bad", probability, 1.0),
     )
     section.close()
     return burst
 
 
-def _reorder(node: _Node) -> tuple[float, float]:
-    section = _section(node)
-    reorder = section.require("probability", _probability), section.require("delay_s", _not_negative)
+def _reorder(node: Node) -> tuple[float, float]:
+    section = open_section(node)
+    reorder = section.require("probability", probability), section.require("delay_s", not_negative)
     section.close()
     return reorder
 
 
-def _contacts(node: _Node) -> tuple[Contact, ...] | PeriodicContacts:
+def _contacts(node: Node) -> tuple[Contact, ...] | PeriodicContacts:
     if node.is_null:
         return ()
     if isinstance(node.node, yaml.MappingNode):
@@ -290,23 +222,23 @@ def _contacts(node: _Node) -> tuple[Contact, ...] | PeriodicContacts:
     return tuple(_contact(item) for item in node.items())
 
 
-def _contact(node: _Node) -> Contact:
-    section = _section(node)
-    start_s = section.require("start_s", _not_negative)
-    end_s = section.require("end_s", _optional(_positive))  # null: it never ends
-    station = section.take("station", _text, "")
+def _contact(node: Node) -> Contact:
+    section = open_section(node)
+    start_s = section.require("start_s", not_negative)
+    end_s = section.require("end_s", optional(positive))  # null: it never ends
+    station = section.take("station", text_of, "")
     section.close()
     if end_s is not None and end_s <= start_s:
         raise section.error(f"ends at {end_s:g} s, not after its start at {start_s:g} s")
     return Contact(start_s=start_s, end_s=math.inf if end_s is None else end_s, station=station)
 
 
-def _periodic(node: _Node) -> PeriodicContacts:
-    section = _section(node)
-    period_s = section.require("period_s", _positive)
-    duration_s = section.require("duration_s", _positive)
-    first_s = section.take("first_s", _not_negative, 0.0)
-    count = section.take("count", _optional(_whole), None)
+def _periodic(node: Node) -> PeriodicContacts:
+    section = open_section(node)
+    period_s = section.require("period_s", positive)
+    duration_s = section.require("duration_s", positive)
+    first_s = section.take("first_s", not_negative, 0.0)
+    count = section.take("count", optional(whole), None)
     section.close()
     if duration_s >= period_s:
         raise section.error(

@@ -3,55 +3,51 @@
     epoch: 2026-11-22T06:00:00Z        # or "now"; what start_s and end_s count from
     rate: 2Mbit/s                      # of all contacts that do not say
     loss: 10%                          # what to expect; optional
+    stations:                          # rate and loss of a station's contacts that do not say; optional
+      inuvik: {rate: 1Mbit/s, loss: 4%}
     contacts:
       - {station: svalbard, start_s: 0, end_s: 435}
-      - {station: inuvik, start: 2026-11-22T07:40:00Z, end: 2026-11-22T07:46:30Z, rate: 1Mbit/s}
+      - {station: inuvik, start: 2026-11-22T07:40:00Z, end: 2026-11-22T07:46:30Z, loss: 20%}
 
 Times come out as Unix seconds. A link profile of the emulator is a contact plan too: its link time is turned into
-time on the wall, its rate with it. Contacts never overlap: where two stations see the satellite, the earlier keeps it.
+time on the wall, its rate with it.
+
+Contacts of different stations may overlap. For one process that flies them all they never do: where two stations see
+the satellite, the earlier keeps it. `for_station` has what one station flies alone, `whole` all as they are.
 """
 
-import itertools
+import heapq
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from datetime import datetime
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from groundsegment.emulator.conditions import Contact, LinkProfile, PeriodicContacts
 from groundsegment.errors import InputError
-from groundsegment.planner.quantities import parse_rate, parse_share, parse_utc
+from groundsegment.planner.contact_series import (
+    GUARD_S,
+    ContactSeries,
+    LinkTime,
+    Listed,
+    Periodic,
+    PlannedContact,
+)
+from groundsegment.planner.plan_fields import HINT, Fields, number, unix_s
+
+__all__ = [
+    "GUARD_S",
+    "ContactPlan",
+    "PlannedContact",
+    "always",
+    "from_profile",
+    "load_contact_plan",
+    "parse_contact_plan",
+    "periodic",
+]
 
 PLAN_BYTES_MAX = 1 << 20
-GUARD_S = 0.2  # frames sent later than this before the end of a contact may not make it
-_HINT = "see `skyload plan --help` for an example of a contact plan"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlannedContact:
-    """One contact.
-
-    Attributes:
-        station: which ground station has it; may be empty.
-        start_s: Unix seconds.
-        end_s: Unix seconds; infinity for one that never ends.
-        rate_bps: bits per second of frames; None where nobody says.
-        guard_s: of its end, not used for sending.
-    """
-
-    station: str
-    start_s: float
-    end_s: float
-    rate_bps: float | None = None
-    guard_s: float = GUARD_S
-
-    @property
-    def duration_s(self) -> float:
-        """How long frames can be sent."""
-        return max(0.0, self.end_s - self.guard_s - self.start_s)
 
 
 class ContactPlan:
@@ -65,42 +61,54 @@ class ContactPlan:
 
     def __init__(
         self,
-        contacts: Iterable[PlannedContact],
+        contacts: Iterable[PlannedContact] = (),
         *,
         name: str = "",
         loss: float | None = None,
         is_one_way: bool = False,
-        key: tuple[PeriodicContacts, "LinkProfile", float] | None = None,
+        series: Iterable[ContactSeries] = (),
+        is_whole: bool = False,
     ) -> None:
-        self.name, self.loss, self.is_one_way = name, loss, is_one_way
-        self._contacts = tuple(_apart(contacts))
-        self._periodic = key
+        """Make a plan of listed contacts, of series, or of both.
+
+        Args:
+            contacts: in any order.
+            name: for people.
+            loss: expected, where the contacts do not say.
+            is_one_way: nothing ever comes down.
+            series: more contacts.
+            is_whole: contacts that overlap stay as they are.
+        """
+        self.name, self.loss, self.is_one_way, self._is_whole = name, loss, is_one_way, is_whole
+        self._series: tuple[ContactSeries, ...] = (Listed(contacts), *series)
+
+    @property
+    def stations(self) -> tuple[str, ...]:
+        """The names of the stations that have contacts, sorted; contacts without a name have none."""
+        return tuple(sorted({name for series in self._series for name in series.stations() if name}))
+
+    def for_station(self, name: str) -> "ContactPlan":
+        """What one station flies; that others see the satellite at the same time is no matter."""
+        plan = self._like((series.of_station(name) for series in self._series), is_whole=False)
+        first = next(plan.from_time(-math.inf), None)
+        plan.loss = self.loss if first is None or first.loss is None else first.loss
+        return plan
+
+    def whole(self) -> "ContactPlan":
+        """All contacts as they are: each station flies its own."""
+        return self._like(self._series, is_whole=True)
 
     def at_rate(self, rate_bps: float) -> "ContactPlan":
         """The same contacts at another rate."""
-        plan = ContactPlan((), name=self.name, loss=self.loss, is_one_way=self.is_one_way)
-        plan._contacts = tuple(replace(contact, rate_bps=rate_bps) for contact in self._contacts)
-        if self._periodic is not None:
-            periodic, profile, epoch_s = self._periodic
-            up = replace(profile.up, rate_bps=rate_bps / profile.time_scale)
-            plan._periodic = periodic, replace(profile, up=up), epoch_s
-        return plan
+        return self._like((series.at_rate(rate_bps) for series in self._series), is_whole=self._is_whole)
 
     def from_time(self, now_s: float) -> Iterator[PlannedContact]:
         """Contacts that are not over, in time order."""
-        if self._periodic is None:
-            yield from (contact for contact in self._contacts if contact.end_s - contact.guard_s > now_s)
-            return
-        periodic, profile, epoch_s = self._periodic
-        first = max(0, math.floor(((now_s - epoch_s) * profile.time_scale - periodic.first_s) / periodic.period_s))
-        for number in itertools.count(first):
-            if periodic.count is not None and number >= periodic.count:
-                return
-            start_s = periodic.first_s + number * periodic.period_s
-            contact = Contact(start_s=start_s, end_s=start_s + periodic.duration_s)
-            planned = _from_link_time(contact, profile, epoch_s)
-            if planned.end_s - planned.guard_s > now_s:
-                yield planned
+        merged = heapq.merge(*(series.from_time(now_s) for series in self._series), key=lambda contact: contact.start_s)
+        return merged if self._is_whole else _apart(merged)
+
+    def _like(self, series: Iterable[ContactSeries], *, is_whole: bool) -> "ContactPlan":
+        return ContactPlan(name=self.name, loss=self.loss, is_one_way=self.is_one_way, series=series, is_whole=is_whole)
 
 
 def always(rate_bps: float | None = None) -> ContactPlan:
@@ -118,19 +126,28 @@ def periodic(*, per_day: float, duration_s: float, rate_bps: float, start_s: flo
             f"{per_day:g} contacts a day of {duration_s:g} s overlap", hint="lower --per-day or --duration"
         )
     contacts = PeriodicContacts(period_s=period_s, duration_s=duration_s)
-    up = replace(LinkProfile().up, rate_bps=rate_bps)
-    profile = LinkProfile(name="periodic", up=up, contacts=contacts)
-    return ContactPlan((), name="periodic", key=(contacts, profile, start_s))
+    link = LinkTime(profile=LinkProfile(), epoch_s=start_s, rate_bps=rate_bps)
+    return ContactPlan(name="periodic", series=(Periodic(contacts, link, ""),))
 
 
 def from_profile(profile: LinkProfile, *, epoch_s: float, frame_size: int = 1312) -> ContactPlan:
-    """The contacts of an emulator's profile, in time on the wall."""
-    loss = profile.up.frame_loss(frame_size)
-    options: Mapping[str, Any] = {"name": profile.name, "loss": loss, "is_one_way": profile.is_one_way}
-    if isinstance(profile.contacts, PeriodicContacts):
-        return ContactPlan((), key=(profile.contacts, profile, epoch_s), **options)
-    listed = profile.contacts or (Contact(start_s=0.0, end_s=math.inf),)
-    return ContactPlan((_from_link_time(contact, profile, epoch_s) for contact in listed), **options)
+    """The contacts of an emulator's profile, in time on the wall; those of its stations, where it has some."""
+    links = profile.stations or (profile,)
+    return ContactPlan(
+        name=profile.name,
+        loss=profile.up.frame_loss(frame_size),
+        is_one_way=all(link.is_one_way for link in links),
+        series=[_series_of(link, "" if link is profile else link.name, epoch_s, frame_size) for link in links],
+    )
+
+
+def _series_of(link: LinkProfile, station: str, epoch_s: float, frame_size: int) -> ContactSeries:
+    on_the_wall = LinkTime(profile=link, epoch_s=epoch_s, loss=link.up.frame_loss(frame_size) if station else None)
+    if isinstance(link.contacts, PeriodicContacts):
+        return Periodic(link.contacts, on_the_wall, station)
+    listed = link.contacts or (Contact(start_s=0.0, end_s=math.inf),)
+    named = (replace(contact, station=station or contact.station) for contact in listed)
+    return Listed(on_the_wall.planned(contact) for contact in named)
 
 
 def load_contact_plan(path: Path, *, now_s: float) -> ContactPlan:
@@ -140,16 +157,16 @@ def load_contact_plan(path: Path, *, now_s: float) -> ContactPlan:
         InputError: no such file, or not a contact plan; names the contact and the key.
     """
     if not path.is_file():
-        raise InputError(f"{path}: no such contact plan", hint=_HINT)
+        raise InputError(f"{path}: no such contact plan", hint=HINT)
     if path.stat().st_size > PLAN_BYTES_MAX:
         raise InputError(f"{path}: larger than {PLAN_BYTES_MAX} bytes", hint="is this a contact plan?")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise InputError(f"{path}:{line}: not YAML: {error.problem}", hint=_HINT) from error
+        raise InputError(f"{path}:{line}: not YAML: {error.problem}", hint=HINT) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not YAML: {error}", hint=_HINT) from error
+        raise InputError(f"{path}: not YAML: {error}", hint=HINT) from error
     return parse_contact_plan(content, name=path.stem, source=str(path), now_s=now_s)
 
 
@@ -159,100 +176,58 @@ def parse_contact_plan(content: object, *, name: str, source: str, now_s: float)
     Raises:
         InputError: not a contact plan; names the contact and the key.
     """
-    fields = _Fields(content, source, ("epoch", "rate", "loss", "contacts", "guard_s"))
-    epoch_s = _time(fields.get("epoch", "now"), f"{source}: epoch", now_s)
-    rate = fields.get("rate", None)
-    rate_bps = None if rate is None else parse_rate(str(rate), option=f"{source}: rate")
-    loss = fields.get("loss", None)
-    guard_s = _number(fields.get("guard_s", GUARD_S), f"{source}: guard_s")
-    listed = fields.get("contacts", None)
+    fields = Fields(content, source, ("epoch", "rate", "loss", "stations", "contacts", "guard_s"))
+    epoch_s = unix_s(fields.get("epoch", "now"), f"{source}: epoch", now_s)
+    guard_s = number(fields.get("guard_s", GUARD_S), f"{source}: guard_s")
+    usual = {"": (fields.rate_bps(None), None), **_usual_of_stations(fields)}
+    listed = fields.get("contacts")
     if not isinstance(listed, list) or not listed:
-        raise InputError(f"{source}: contacts must be a list with at least one contact", hint=_HINT)
+        raise InputError(f"{source}: contacts must be a list with at least one contact", hint=HINT)
     contacts = [
-        _contact(item, f"{source}: contact {number}", epoch_s, rate_bps, guard_s, now_s)
-        for number, item in enumerate(listed, start=1)
+        _contact(item, f"{source}: contact {index}", usual, epoch_s, guard_s, now_s)
+        for index, item in enumerate(listed, start=1)
     ]
-    share = None if loss is None else parse_share(str(loss), option=f"{source}: loss")
-    return ContactPlan(contacts, name=name, loss=share)
+    return ContactPlan(contacts, name=name, loss=fields.loss(None))
+
+
+_Usual = tuple[float | None, float | None]  # rate and loss
+
+
+def _usual_of_stations(fields: Fields) -> dict[str, _Usual]:
+    stations = fields.get("stations", {})
+    if not isinstance(stations, dict):
+        raise InputError(f"{fields.place}: stations must be a mapping of names to rate and loss", hint=HINT)
+    rate_bps = fields.rate_bps(None)
+    result: dict[str, _Usual] = {}
+    for name, value in stations.items():
+        station = Fields(value, f"{fields.place}: stations: {name}", ("rate", "loss"))
+        result[str(name)] = station.rate_bps(rate_bps), station.loss(None)
+    return result
 
 
 def _contact(
-    item: object, place: str, epoch_s: float, rate_bps: float | None, guard_s: float, now_s: float
+    item: object, place: str, usual: dict[str, _Usual], epoch_s: float, guard_s: float, now_s: float
 ) -> PlannedContact:
-    fields = _Fields(item, place, ("station", "start_s", "end_s", "start", "end", "rate"))
-    start_s = _moment(fields, "start", place, epoch_s, now_s)
-    end_s = _moment(fields, "end", place, epoch_s, now_s)
+    fields = Fields(item, place, ("station", "start_s", "end_s", "start", "end", "rate", "loss"))
+    start_s, end_s = fields.moment("start", epoch_s, now_s), fields.moment("end", epoch_s, now_s)
     if end_s <= start_s:
         raise InputError(f"{place}: ends before it starts", hint="times count from the epoch, in seconds")
-    rate = fields.get("rate", None)
+    station = str(fields.get("station", ""))
+    rate_bps, loss = usual.get(station, usual[""])
     return PlannedContact(
-        station=str(fields.get("station", "")),
+        station=station,
         start_s=start_s,
         end_s=end_s,
-        rate_bps=rate_bps if rate is None else parse_rate(str(rate), option=f"{place}: rate"),
+        rate_bps=fields.rate_bps(rate_bps),
         guard_s=guard_s,
-    )
-
-
-def _moment(fields: "_Fields", name: str, place: str, epoch_s: float, now_s: float) -> float:
-    seconds, text = fields.get(f"{name}_s", None), fields.get(name, None)
-    if (seconds is None) == (text is None):
-        if name == "end" and seconds is None and fields.has("end_s"):
-            return math.inf  # end_s: null, it never ends
-        raise InputError(f"{place}: needs either {name}_s or {name}", hint=_HINT)
-    if seconds is not None:
-        return epoch_s + _number(seconds, f"{place}: {name}_s")
-    return _time(text, f"{place}: {name}", now_s)
-
-
-def _number(value: object, place: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise InputError(f"{place}: must be a number of seconds, got {value!r}", hint=_HINT)
-    return float(value)
-
-
-def _time(value: object, place: str, now_s: float) -> float:
-    if value == "now":
-        return now_s
-    if isinstance(value, datetime):  # YAML reads ISO times itself
-        value = value.isoformat()
-    if not isinstance(value, str):
-        raise InputError(f"{place}: must be a time, got {value!r}", hint="write it as 2026-11-22T06:00:00Z")
-    return parse_utc(value, option=place).timestamp()
-
-
-class _Fields:
-    """A YAML mapping of which every key must be known."""
-
-    def __init__(self, value: object, place: str, known: tuple[str, ...]) -> None:
-        if not isinstance(value, dict):
-            raise InputError(f"{place}: must be a mapping of keys to values", hint=_HINT)
-        unknown = [str(key) for key in value if key not in known]
-        if unknown:
-            raise InputError(f"{place}: unknown key {unknown[0]!r}", hint=f"keys here are {', '.join(known)}")
-        self._value = value
-
-    def get(self, name: str, default: object) -> object:
-        return self._value.get(name, default)
-
-    def has(self, name: str) -> bool:
-        return name in self._value
-
-
-def _from_link_time(contact: Contact, profile: LinkProfile, epoch_s: float) -> PlannedContact:
-    scale, up = profile.time_scale, profile.up
-    return PlannedContact(
-        station=contact.station,
-        start_s=epoch_s + contact.start_s / scale,
-        end_s=epoch_s + contact.end_s / scale,
-        rate_bps=None if up.rate_bps is None else up.rate_bps * scale,
-        guard_s=(up.delay_s + up.jitter_s) / scale + GUARD_S,
+        loss=fields.loss(loss),
     )
 
 
 def _apart(contacts: Iterable[PlannedContact]) -> Iterator[PlannedContact]:
+    """Contacts in time order, made not to overlap: the earlier keeps its time."""
     end_s = -math.inf
-    for contact in sorted(contacts, key=lambda contact: contact.start_s):
+    for contact in contacts:
         start_s = max(contact.start_s, end_s)
         if start_s < contact.end_s:
             yield replace(contact, start_s=start_s)

@@ -188,3 +188,46 @@ def test_bit_errors_make_long_frames_lossier() -> None:
     conditions = DirectionProfile(loss=0.1, bit_error_rate=1e-5)
     assert conditions.frame_loss(0) == pytest.approx(0.1)
     assert conditions.frame_loss(1250) == pytest.approx(1 - 0.9 * math.exp(-0.1), rel=1e-4)
+
+
+STATIONS = """
+up: {rate_bps: 2e6, loss: 0.1}
+contacts:
+  - {start_s: 0, end_s: 100, station: svalbard}
+  - {start_s: 50, end_s: 150, station: awarua}
+stations:
+  svalbard: {up: {loss: 0.02}}
+  awarua: {down: null}
+  inuvik: {contacts: [{start_s: 200, end_s: 300}]}
+"""
+
+
+def test_a_station_has_what_it_says_and_else_what_all_have() -> None:
+    svalbard, awarua, inuvik = parse_profile(STATIONS, name="mine", source="mine.yaml").stations
+    assert [link.name for link in (svalbard, awarua, inuvik)] == ["svalbard", "awarua", "inuvik"]
+    assert (svalbard.up.loss, svalbard.up.rate_bps) == (0.02, None)  # a direction is given whole
+    assert (awarua.up.loss, awarua.up.rate_bps, awarua.is_one_way) == (0.1, 2e6, True)
+    assert [link.contact_windows(1e9) for link in (svalbard, awarua, inuvik)] == [[(0, 100)], [(50, 150)], [(200, 300)]]
+
+
+def test_contacts_without_names_are_everybodys() -> None:
+    text = "contacts: [{start_s: 1, end_s: 2}]\ntime_scale: 60\nstations: {a: {}, b: {}}"
+    for link in parse_profile(text, name="mine", source="mine.yaml").stations:
+        assert link.contact_windows(9) == [(1, 2)]
+        assert link.time_scale == 60
+
+
+@pytest.mark.parametrize(
+    ("stations", "words"),
+    [
+        ("{svalbard: {los: 0.1}}", "stations.svalbard.los: unknown key"),
+        ("{'../x': {}}", "cannot be a station's name"),
+        ("{a: {}, a: {}}", "given twice"),
+        ("[a]", "must be a mapping"),
+        ("{a: {time_scale: 2}}", "unknown key"),
+        ("{b: {}}\ncontacts: [{start_s: 0, end_s: 1, station: a}]", "no contact bears its name"),
+        (f"{{{', '.join(f's{number}: {{}}' for number in range(16))}}}", "16 stations"),
+    ],
+)
+def test_a_bad_station_names_its_place(stations: str, words: str) -> None:
+    assert words in str(refusal_of(f"stations: {stations}"))

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from groundsegment.emulator.profile import load_profile, profile_names
+from groundsegment.emulator.profile import load_profile, parse_profile, profile_names
 from groundsegment.errors import InputError
 from groundsegment.planner.contact_plan import (
     PlannedContact,
@@ -96,9 +96,58 @@ def test_contacts_come_in_order_and_never_overlap():
     assert [c.station for c in parsed(PLAN).from_time(epoch_s + 150)] == ["b", ""]
 
 
+def test_a_station_keeps_its_contacts_whole_though_others_see_the_satellite_too():
+    epoch_s = parse_utc(PLAN["epoch"], option="").timestamp()
+    plan = parsed(PLAN)
+
+    assert plan.stations == ("a", "b")
+    assert [(c.start_s - epoch_s, c.end_s - epoch_s) for c in plan.for_station("b").from_time(epoch_s)] == [(100, 200)]
+    assert [c.station for c in plan.whole().from_time(epoch_s)] == ["a", "b", ""]
+    assert [c.start_s - epoch_s for c in plan.whole().from_time(epoch_s)] == [0, 100, 500]
+    assert {c.rate_bps for c in plan.for_station("b").at_rate(5e6).from_time(epoch_s)} == {5e6}
+    assert list(plan.for_station("nobody").from_time(epoch_s)) == []
+
+
+def test_rate_and_loss_are_the_contacts_own_then_the_stations_then_the_plans():
+    stations = {"a": {"rate": "1Mbit/s", "loss": "5%"}, "b": {"loss": "20%"}}
+    contacts = [
+        {"station": "a", "start_s": 0, "end_s": 1},
+        {"station": "a", "start_s": 1, "end_s": 2, "rate": "3Mbit/s", "loss": "50%"},
+        {"station": "b", "start_s": 2, "end_s": 3},
+        {"station": "c", "start_s": 3, "end_s": 4},
+    ]
+    plan = parsed({"epoch": "now", "rate": "2Mbit/s", "loss": "10%", "stations": stations, "contacts": contacts})
+
+    found = [(c.rate_bps, c.loss) for c in plan.from_time(T0 - 1)]
+    assert found == [(1e6, 0.05), (3e6, 0.5), (2e6, 0.2), (2e6, None)]
+    assert [plan.for_station(name).loss for name in "abc"] == [0.05, 0.2, 0.1]
+
+
+def test_the_stations_of_a_profile_have_plans_of_their_own():
+    text = """
+up: {rate_bps: 1e6, loss: 0.1}
+time_scale: 2
+stations:
+  far: {up: {rate_bps: 2e6, loss: 0.3}, contacts: {period_s: 100, duration_s: 10, first_s: 4}}
+  near: {down: null, contacts: [{start_s: 6, end_s: null}]}
+"""
+    plan = from_profile(parse_profile(text, name="two", source="two.yaml"), epoch_s=T0)
+    far, near = plan.for_station("far"), plan.for_station("near")
+
+    first, second = itertools.islice(far.from_time(T0), 2)
+    assert (first.station, first.start_s - T0, second.start_s - T0) == ("far", 2, 52)
+    assert (first.rate_bps, far.loss) == (4e6, pytest.approx(0.3))
+    assert [(c.start_s - T0, c.rate_bps) for c in near.from_time(T0)] == [(3, 2e6)]
+    assert [(c.station, c.start_s - T0) for c in itertools.islice(plan.from_time(T0), 2)] == [("far", 2), ("near", 7)]
+    assert not plan.is_one_way
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
+        ({"stations": ["a"]}, "stations must be a mapping"),
+        ({"stations": {"a": {"rates": 1}}}, "stations: a: unknown key"),
+        ({"stations": {"a": {"loss": "lots"}}}, "stations: a: loss"),
         ({"contacts": []}, "at least one contact"),
         ({"contact": []}, "unknown key 'contact'"),
         ({"rate": "2"}, "test.yaml: rate"),
