@@ -134,7 +134,7 @@ def forecast(
         walk.step(contact)
     if deadline_s is not None and deadline is None:
         deadline = walk.p_done
-    frames = math.ceil(load.symbols / (1 - weather.loss))
+    frames = math.ceil(load.symbols / (1 - _mean_loss(walk.rows, weather)))
     return Forecast(
         contacts=tuple(walk.rows),
         done_s=tuple(walk.done_s),
@@ -186,7 +186,9 @@ class _Walk:
             return 0.0
         if math.isinf(end_s):
             return math.inf
-        return (end_s - begin_s) * (contact.rate_bps or ASSUMED_RATE_BPS) / 8 / self._load.frame_size
+        frames = (end_s - begin_s) * (contact.rate_bps or ASSUMED_RATE_BPS) / 8 / self._load.frame_size
+        # A contact with a loss of its own counts as the frames that would bring as much with the usual one.
+        return frames if contact.loss is None else frames * (1 - contact.loss) / (1 - self._weather.loss)
 
     def _p_with(self, frames: float) -> float:
         """Probability of being done after so many frames of the next contact."""
@@ -246,6 +248,13 @@ class _Walk:
             p_done=self.p_done,
             bundles=carried,
         )
+
+
+def _mean_loss(rows: Sequence[ContactForecast], weather: Weather) -> float:
+    """The share of frames lost over all contacts, by what each is expected to carry."""
+    carried = [(row.carried_bytes, weather.loss if row.contact.loss is None else row.contact.loss) for row in rows]
+    sent = sum(size / (1 - loss) for size, loss in carried)
+    return 1 - sum(size for size, _ in carried) / sent if sent else weather.loss
 
 
 def _bundle_ends(load: Load) -> Sequence[float]:

@@ -309,3 +309,15 @@ def test_what_is_there_already_is_left_out():
 
     assert whole.symbols - half.symbols == pytest.approx(5000, rel=0.01)
     assert Load(bundle_sizes=(), extra_bytes=0).symbols >= 0
+
+
+def test_a_contact_with_a_loss_of_its_own_carries_by_that_loss():
+    load = Load(bundle_sizes=(12_800_000,), extra_bytes=0)
+    clear, lossy = (
+        [dataclasses.replace(contact, loss=loss) for contact in contacts_of([4000, 100_000], load)]
+        for loss in (0.0, 0.5)
+    )
+    results = [forecast(load, contacts, Weather(loss=0.1), start_s=T0) for contacts in (clear, lossy)]
+
+    assert results[0].contacts[0].carried_bytes == pytest.approx(2 * results[1].contacts[0].carried_bytes)
+    assert [result.frames for result in results] == [load.symbols, pytest.approx(2 * load.symbols, abs=1)]
