@@ -129,6 +129,8 @@ class Catalogue:
         if number is None:
             hint = f"a satellite has at most {STATIONS_MAX} stations, the home ground among them"
             raise InputError(f"{satellite}: no room for another station", hint=hint)
+        if not HOME_STATION < number < STATIONS_MAX:
+            raise InputError(f"station number {number}", hint=f"1 to {STATIONS_MAX - 1}; 0 is the home ground")
         entry = Station(satellite=satellite, id=number, name=name, added_utc=added_utc)
         try:
             with self._engine.begin() as connection:

@@ -32,11 +32,17 @@ def migrate(engine: Engine, version: int) -> None:
     if engine.dialect.name != "sqlite":
         hint = "finish its flights with the skyload that made it, then make a new depot"
         raise InputError(f"a depot of version {version} can be brought up to date in SQLite only", hint=hint)
-    with engine.connect() as connection:
+    # SQLite's driver begins no transaction before a change of tables: we say BEGIN ourselves, for all or nothing.
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         # Handles are keys of one table and references of another: they agree again at the end.
         connection.exec_driver_sql("PRAGMA foreign_keys=OFF")
-        with connection.begin():
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        try:
             _change(connection)
+        except BaseException:
+            connection.exec_driver_sql("ROLLBACK")
+            raise
+        connection.exec_driver_sql("COMMIT")
         connection.exec_driver_sql("PRAGMA foreign_keys=ON")
 
 

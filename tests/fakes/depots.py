@@ -40,8 +40,8 @@ def make_depot(path, name="SAT-1"):
     return depot
 
 
-def stage_bytes(depot, sizes, *, seed=1, sequence=None, name="SAT-1"):
-    """Register an update whose bundles have these sizes."""
+def stage_bytes(depot, sizes, *, seed=1, sequence=None, name="SAT-1", **changes):
+    """Register an update whose bundles have these sizes, changed as told."""
     rng = random.Random(seed)
     sequence = depot.allocate_sequence() if sequence is None else sequence
     metadata = object_prefix(ObjectKind.METADATA, 908) + rng.randbytes(900)
@@ -51,8 +51,8 @@ def stage_bytes(depot, sizes, *, seed=1, sequence=None, name="SAT-1"):
     directory.mkdir(parents=True)
     entry = Update(
         handle=handle, sequence=sequence, satellite=name, release_name=f"release-{sequence}",
-        release_digest=hashlib.sha256(metadata).digest(), base_digest=None, state=FlightState.STAGED, priority=0,
-        payload_bytes=sum(sizes), directory=directory, created_utc=NOW,
+        release_digest=hashlib.sha256(metadata).digest(), base_digest=None, state=FlightState.STAGED,
+        payload_bytes=sum(sizes), directory=directory, created_utc=NOW, **changes,
     )  # fmt: skip
     entry.metadata_path.write_bytes(metadata)
     rows = []
