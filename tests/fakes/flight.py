@@ -12,7 +12,7 @@ from groundsegment.uplink.core import Uplink, UplinkOptions
 from groundsegment.uplink.pace import Pacer
 from groundsegment.uplink.rate_search import RateSearch
 from protocol.blocks import symbols_needed
-from protocol.frame import Frame, FrameCodec, FrameKind
+from protocol.frame import HANDLE_SIZE, Frame, FrameCodec, FrameKind
 from protocol.link_keys import Direction as LinkDirection
 from protocol.report import Report
 from tests.fakes.satellite import FakeSatellite
@@ -22,7 +22,7 @@ LINK_KEY = bytes(range(32))
 
 def object_of(size_bytes, symbol_size, bundle, seed=0):
     """An object that has a handle and a size, but no bytes."""
-    handle = random.Random(f"{seed}/{bundle}/{size_bytes}").randbytes(8)
+    handle = random.Random(f"{seed}/{bundle}/{size_bytes}").randbytes(HANDLE_SIZE)
     return OutgoingObject(
         handle=handle, num_symbols=symbols_needed(size_bytes, symbol_size), symbol_size=symbol_size, bundle=bundle
     )
@@ -112,10 +112,9 @@ class Flight:
         if self.now >= self.hello_due:
             self.hello_due = self.now + 0.5
             self.core.other_frames_sent(1, self.now)
-            self._send_frame(Frame(
-                kind=FrameKind.REPORT, handle=b"ground!!", num_symbols=0, block=0,
-                esi=int(self.now * 1000) & 0xFFFFFF, payload=Report().encode(),
-            ))  # fmt: skip
+            sequence = int(self.now * 1000) & 0xFFFFFFFF
+            payload = Report().encode()
+            self._send_frame(Frame(kind=FrameKind.REPORT, handle=b"ground", sequence=sequence, payload=payload))
         runs = self.core.frames_to_send(self.now, self._budget(step_s))
         if self.core.has_unsaved_progress:
             self.saved = self.core.progress()

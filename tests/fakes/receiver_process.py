@@ -49,7 +49,7 @@ async def main(state_dir):
         sink,
         sink,
         Outbox(retry_s=1.0),
-        b"session!",
+        b"sessn!",
         ReceiverOptions(report_interval_s=0.01, report_bytes_per_s=1e6, sync_interval_s=0.25),
     )
     running = asyncio.create_task(receiver.run(asyncio.Event()))

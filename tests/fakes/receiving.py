@@ -18,7 +18,7 @@ from protocol.report import SOLVED, Report
 from tests.fakes.sim_disk import SimDisk
 
 KEY = bytes(range(32))
-SESSION = b"session!"
+SESSION = b"sessn!"
 INBOX = Path("inbox")
 
 

@@ -10,11 +10,11 @@ from protocol.blocks import BlockLayout, block_layout
 from protocol.errors import ProtocolError
 from protocol.exchange import Outbox
 from protocol.fec import solve
-from protocol.frame import Frame, FrameCodec, FrameKind
+from protocol.frame import HANDLE_SIZE, Frame, FrameCodec, FrameKind
 from protocol.link_keys import Direction
 from protocol.message import Message, MessageKind
 from protocol.objects import ObjectKind, strip_padding
-from protocol.report import NO_HANDLE, SOLVED, OpenBlock, Reason, Report, UpdateState
+from protocol.report import NO_HANDLE, SOLVED, OpenBlock, Reason, Report, UpdateState, UpdateStatus
 
 
 @dataclass
@@ -89,7 +89,7 @@ class FakeSatellite:
 
     def _boot(self):
         self.boot_count += 1
-        self.session = self.boot_count.to_bytes(8, "big")
+        self.session = self.boot_count.to_bytes(HANDLE_SIZE, "big")
         self.sequence = self.received = self.rejected = 0
         self.echo = self.durable_echo = (NO_HANDLE, 0, 0)
         self.next_sync = self.next_report = None
@@ -215,14 +215,17 @@ class FakeSatellite:
             echo_esi=echo[2],
             frames_received=self.received,
             frames_rejected=self.rejected,
-            state=state,
-            reason=Reason.CANARY_FAILED if state is UpdateState.REJECTED else Reason.NONE,
-            update=NO_HANDLE if state is UpdateState.NONE else self.metadata,
+            updates=self._updates(state, _ranges(done)),
             boot_count=self.boot_count,
-            bundle_ranges=_ranges(done) if state is not UpdateState.NONE else (),
             complete=tuple(reversed(self.complete))[:16],
             open_blocks=tuple(open_blocks),
         )
+
+    def _updates(self, state, ranges):
+        if state is UpdateState.NONE:
+            return ()
+        reason = Reason.CANARY_FAILED if state is UpdateState.REJECTED else Reason.NONE
+        return (UpdateStatus(handle=self.metadata, state=state, reason=reason, bundle_ranges=ranges),)
 
     def _report(self, now):
         self.sequence += 1
@@ -231,9 +234,7 @@ class FakeSatellite:
             Frame(
                 kind=FrameKind.REPORT,
                 handle=self.session,
-                num_symbols=0,
-                block=self.sequence >> 24,
-                esi=self.sequence & 0xFFFFFF,
+                sequence=self.sequence,
                 payload=payload,
             )
         )

@@ -93,9 +93,7 @@ class CrudeUplink:
             Frame(
                 kind=FrameKind.REPORT,
                 handle=self.session,
-                num_symbols=0,
-                block=number >> 24,
-                esi=number & 0xFFFFFF,
+                sequence=number,
                 payload=payload,
             )
         )

@@ -203,10 +203,10 @@ def test_status_of_a_satellite_never_heard(depot):
 
 def test_status_shows_updates_the_last_word_messages_and_contacts(depot):
     staged = stage_bytes(depot, [20_000])
-    report = Report(state=UpdateState.RECEIVING, update=staged.update.handle, serving=DIGEST[:8], boot_count=3)
+    report = Report(state=UpdateState.RECEIVING, update=staged.update.handle, serving=DIGEST[:6], boot_count=3)
     depot.journal.record_report(
         ReceivedReport(
-            satellite="SAT-1", session=b"sessions", sequence=1, station="inuvik", received_utc=NOW, report=report
+            satellite="SAT-1", session=b"sessio", sequence=1, station="inuvik", received_utc=NOW, report=report
         )
     )
     depot.journal.save_progress(
@@ -214,7 +214,7 @@ def test_status_shows_updates_the_last_word_messages_and_contacts(depot):
     )
     depot.journal.add_message(
         ReceivedMessage(
-            satellite="SAT-1", counter=1, kind="event", re=bytes(8), body={"name": "BOOT"}, received_utc=NOW
+            satellite="SAT-1", counter=1, kind="event", re=bytes(6), body={"name": "BOOT"}, received_utc=NOW
         )
     )
     depot.journal.begin_contact("SAT-1", "inuvik", NOW)
@@ -222,7 +222,7 @@ def test_status_shows_updates_the_last_word_messages_and_contacts(depot):
     values = json.loads(run(depot, "status", "--for", "SAT-1", "--json").stdout)["satellites"][0]
     text = run(depot, "status").stdout
 
-    assert values["report"]["serving"] == DIGEST[:8].hex()
+    assert values["report"]["serving"] == DIGEST[:6].hex()
     assert values["report"]["boot_count"] == 3
     assert values["updates"][0]["blocks_solved"] == 1
     assert values["contacts"][0]["station"] == "inuvik"
@@ -235,14 +235,14 @@ def test_status_and_plan_need_no_more_than_eighty_columns(depot, monkeypatch):
     staged = stage_bytes(depot, [40_000_000])
     body = {"text": "a sentence of an answer " * 20, "release": DIGEST}
     depot.journal.add_message(
-        ReceivedMessage(satellite="SAT-1", counter=1, kind="answer", re=bytes(8), body=body, received_utc=NOW)
+        ReceivedMessage(satellite="SAT-1", counter=1, kind="answer", re=bytes(6), body=body, received_utc=NOW)
     )
     depot.journal.add_message(
         ReceivedMessage(
             satellite="SAT-1",
             counter=2,
             kind="receipt",
-            re=bytes(8),
+            re=bytes(6),
             body={"state": "confirmed", "reason": "none"},
             received_utc=NOW,
         )

@@ -49,10 +49,10 @@ def run_json(*words):
 
 
 def report_serving(depot, digest, **facts):
-    report = Report(serving=bytes.fromhex(digest)[:8], free_mib=9999, **facts)
+    report = Report(serving=bytes.fromhex(digest)[:6], free_mib=9999, **facts)
     with Depot.open(Path("depot")) as opened:
         opened.journal.record_report(
-            ReceivedReport(satellite="SAT-1", session=b"s" * 8, sequence=1, received_utc=NOW, report=report)
+            ReceivedReport(satellite="SAT-1", session=b"s" * 6, sequence=1, received_utc=NOW, report=report)
         )
 
 

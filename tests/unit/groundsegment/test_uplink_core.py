@@ -1,4 +1,3 @@
-import dataclasses
 
 import pytest
 
@@ -13,10 +12,10 @@ from groundsegment.uplink.events import (
     StateChanged,
 )
 from groundsegment.uplink.loss import LossEstimate
-from protocol.report import SOLVED, OpenBlock, Reason, Report, UpdateState
+from protocol.report import SOLVED, OpenBlock, Reason, Report, UpdateState, UpdateStatus
 
-META, FIRST, SECOND = b"metadata", b"bundle-0", b"bundle-1"
-SESSION, OTHER = b"session1", b"session2"
+META, FIRST, SECOND = b"metada", b"bundl0", b"bundl1"
+SESSION, OTHER = b"sessn1", b"sessn2"
 K = 1000
 
 
@@ -36,7 +35,10 @@ def an_uplink(**changes):
 
 def a_report(*, have=(), complete=(), echo=None, received=0, **fields):
     blocks = tuple(OpenBlock(handle=handle, block=0, have=count) for handle, count in have)
-    handle, esi = echo or (bytes(8), 0)
+    handle, esi = echo or (bytes(6), 0)
+    status = {name: fields.pop(name) for name in ("state", "reason", "bundle_ranges") if name in fields}
+    if "update" in fields:
+        fields["updates"] = (UpdateStatus(**{"handle": fields.pop("update"), "state": UpdateState.NONE, **status}),)
     return Report(
         echo_handle=handle,
         echo_esi=esi,
@@ -182,7 +184,7 @@ def test_a_decision_ends_it(state):
 
 def test_the_state_of_another_update_is_not_ours():
     uplink = an_uplink()
-    uplink.receive_report(a_report(update=b"another!", state=UpdateState.CONFIRMED), session=SESSION, now=0.1)
+    uplink.receive_report(a_report(update=b"other!", state=UpdateState.CONFIRMED), session=SESSION, now=0.1)
 
     assert not uplink.is_decided
     assert uplink.frames_to_send(0.2, 100)
@@ -195,7 +197,7 @@ def test_a_full_disk_on_board_pauses_the_sender():
     assert uplink.frames_to_send(0.2, 1000) == []
 
     uplink.receive_report(
-        dataclasses.replace(blocked, state=UpdateState.RECEIVING, reason=Reason.NONE), session=SESSION, now=1
+        a_report(update=META, state=UpdateState.RECEIVING), session=SESSION, now=1
     )
     assert uplink.frames_to_send(1.1, 1000)
 
@@ -277,7 +279,7 @@ def test_a_bundle_thrown_away_on_board_is_sent_again():
 
 
 def test_a_report_without_room_for_all_blocks_takes_nothing_back():
-    handles = [b"%08d" % number for number in range(150)]
+    handles = [b"%06d" % number for number in range(150)]
     items = [objects()[0]] + [
         OutgoingObject(handle=handle, num_symbols=100, symbol_size=8, bundle=number)
         for number, handle in enumerate(handles)

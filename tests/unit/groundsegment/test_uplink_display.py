@@ -145,7 +145,7 @@ def test_a_contact_says_when_it_begins_and_what_it_has_brought():
 
 
 def test_without_a_terminal_it_is_lines_without_control_characters():
-    text = shown(replace(IN_CONTACT, events=(ObjectComplete(handle=bytes(8), bundle=2),)))
+    text = shown(replace(IN_CONTACT, events=(ObjectComplete(handle=bytes(6), bundle=2),)))
     assert "bundle 2 is on board" in text
     assert "second: 50.0%, blocks 9/18, bundles 4/9, 8 Mbit/s, loss 10.0%" in text
     assert "\x1b" not in text
@@ -174,7 +174,7 @@ def test_the_last_contact_promises_no_other_one():
 
 def test_what_holds_an_update_up_is_said_with_where_to_look():
     event = StateChanged(state=UpdateState.BLOCKED, reason=Reason.DISK_FULL)
-    text = shown(replace(IN_CONTACT, events=(event, DepotBusy(), ObjectReopened(handle=bytes(8), bundle=None))))
+    text = shown(replace(IN_CONTACT, events=(event, DepotBusy(), ObjectReopened(handle=bytes(6), bundle=None))))
     assert "BLOCKED (DISK_FULL); it goes on by itself once that is put right: docs/runbook.md" in text
     assert "another process holds the depot" in text
     assert "the metadata was lost on board" in text

@@ -10,7 +10,7 @@ from groundsegment.uplink.pace import TokenBucket
 from groundsegment.uplink.rate_search import RATE_MAX, RATE_START, RateSearch
 from protocol.frame import FrameKind
 
-A, B = (b"object-a", 0), (b"object-b", 1)
+A, B = (b"objecA", 0), (b"objecB", 1)
 
 
 def test_the_loss_is_learned_and_so_is_how_sure_we_are():

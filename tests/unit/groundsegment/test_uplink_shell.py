@@ -247,7 +247,7 @@ def test_an_older_update_than_the_accepted_one_is_cancelled(depot):
 def test_other_messages_are_kept_too(depot):
     staged = stage_bytes(depot, [20_000])
     satellite = satellite_for(staged)
-    satellite.say(MessageKind.EVENT, bytes(8), {"name": "BOOT", "severity": "ACTIVITY", "text": "up"}, 0.0)
+    satellite.say(MessageKind.EVENT, bytes(6), {"name": "BOOT", "severity": "ACTIVITY", "text": "up"}, 0.0)
     with SatelliteOnUdp(satellite) as sky:
         fly(depot, sky.address)
 

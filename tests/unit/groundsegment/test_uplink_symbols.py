@@ -12,7 +12,7 @@ from protocol.fec import BlockEncoder
 from protocol.frame import FrameKind
 
 SIZE = 64
-HANDLE = b"thebytes"
+HANDLE = b"handle"
 
 
 class CountingExecutor(InlineExecutor):

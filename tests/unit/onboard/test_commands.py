@@ -93,9 +93,9 @@ def test_a_question_is_answered_with_release_and_numbers(onboard, ground):
 def test_revert_and_cancel_say_what_came_of_them(onboard, ground):
     onboard.receive(ground.command(Operation.REVERT, {"digest": None}))
     onboard.receive(ground.command(Operation.REVERT, {"digest": DIGEST}))
-    onboard.receive(ground.command(Operation.CANCEL, {"update": b"12345678"}))
+    onboard.receive(ground.command(Operation.CANCEL, {"update": b"123456"}))
     assert onboard.reverted == [None, DIGEST]
-    assert onboard.cancelled == [b"12345678"]
+    assert onboard.cancelled == [b"123456"]
     assert all(kind is MessageKind.RESULT and body["ok"] for kind, _, body in onboard.said)
 
 

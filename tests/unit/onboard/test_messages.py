@@ -56,10 +56,10 @@ def directory(tmp_path):
 
 
 def test_a_message_is_sent_again_by_the_next_life_until_it_is_acknowledged(directory):
-    Life(directory).box.say(MessageKind.RECEIPT, re=b"12345678", body={"state": "confirmed"})
+    Life(directory).box.say(MessageKind.RECEIPT, re=b"123456", body={"state": "confirmed"})
     second = Life(directory)
     ((handle, message),) = second.received()
-    assert (message.kind, message.re, message.body) == (MessageKind.RECEIPT, b"12345678", {"state": "confirmed"})
+    assert (message.kind, message.re, message.body) == (MessageKind.RECEIPT, b"123456", {"state": "confirmed"})
     second.box.acknowledge(handle)
     assert second.received() == []
     assert Life(directory).received() == []
@@ -72,13 +72,13 @@ def test_events_do_not_outlive_the_daemon(directory):
 
 def test_what_is_said_once_is_said_once_in_all_lives_even_when_it_was_acknowledged(directory):
     first = Life(directory)
-    first.box.say_once("receipt-1", MessageKind.RECEIPT, re=b"12345678", body={})
+    first.box.say_once("receipt-1", MessageKind.RECEIPT, re=b"123456", body={})
     for handle, _ in first.received():
         first.box.acknowledge(handle)
     second = Life(directory)
-    second.box.say_once("receipt-1", MessageKind.RECEIPT, re=b"12345678", body={})
+    second.box.say_once("receipt-1", MessageKind.RECEIPT, re=b"123456", body={})
     assert second.received() == []
-    second.box.say_once("receipt-2", MessageKind.RECEIPT, re=b"12345678", body={})
+    second.box.say_once("receipt-2", MessageKind.RECEIPT, re=b"123456", body={})
     assert len(second.received()) == 1
 
 
@@ -115,7 +115,7 @@ def test_files_of_messages_are_bounded(directory):
 
 def test_a_flood_of_events_pushes_no_receipt_out(directory):
     life = Life(directory)
-    life.box.say(MessageKind.RECEIPT, re=b"12345678", body={"state": "confirmed"})
+    life.box.say(MessageKind.RECEIPT, re=b"123456", body={"state": "confirmed"})
     for number in range(100):
         life.box.say(MessageKind.EVENT, body={"name": str(number)}, is_kept=False)
     kinds = [message.kind for _, message in life.received()]
@@ -139,10 +139,10 @@ def test_what_was_not_kept_is_said_again_by_the_next_life(directory, monkeypatch
         replace_file(path, data)
 
     monkeypatch.setattr(messages, "replace_file", refuse)
-    first.box.say_once("receipt-1", MessageKind.RECEIPT, re=b"12345678", body={})
+    first.box.say_once("receipt-1", MessageKind.RECEIPT, re=b"123456", body={})
     assert len(first.received()) == 1
     second = Life(directory)
-    second.box.say_once("receipt-1", MessageKind.RECEIPT, re=b"12345678", body={})
+    second.box.say_once("receipt-1", MessageKind.RECEIPT, re=b"123456", body={})
     assert len(second.received()) == 1
 
 

@@ -9,10 +9,10 @@ from onboard.config import INBOX_BYTES_MIN
 from onboard.receiver.core import FOREIGN_MAX, CoreOptions, ReceiverCore
 from onboard.receiver.events import ReportStatus, Verdict
 from onboard.receiver.reporting import BEACON_DURATION_S, BEACON_INTERVAL_S, ReportOptions
-from protocol.frame import Frame, FrameKind
+from protocol.frame import HEADER_SIZE, TAG_SIZE, Frame, FrameKind
 from protocol.limits import MIB, OBJECT_SIZE_MAX
 from protocol.objects import ObjectKind
-from protocol.report import NO_HANDLE, SOLVED, OpenBlock, Reason, Report
+from protocol.report import SOLVED, OpenBlock, Reason, Report, UpdateState, UpdateStatus
 from tests.fakes.receiving import DryReceiver, RememberingSink, Source, disk_with_inbox, make_object
 
 FAST = ReportOptions(interval_s=0.1, bytes_per_s=1e9)
@@ -154,8 +154,8 @@ def test_a_foreign_shape_is_refused_until_its_own_has_fallen_silent():
 @pytest.mark.parametrize(
     "frame",
     [
-        Frame(kind=FrameKind.RAPTORQ, handle=bytes(8), num_symbols=5, block=1, esi=0, payload=bytes(64)),
-        Frame(kind=FrameKind.RAPTORQ, handle=bytes(8), num_symbols=2**24 - 1, block=0, esi=0, payload=bytes(64)),
+        Frame(kind=FrameKind.RAPTORQ, handle=bytes(6), num_symbols=5, block=1, esi=0, payload=bytes(64)),
+        Frame(kind=FrameKind.RAPTORQ, handle=bytes(6), num_symbols=2**24 - 1, block=0, esi=0, payload=bytes(64)),
     ],
     ids=["no such block", "too large an object"],
 )
@@ -245,7 +245,7 @@ def test_the_least_recently_active_object_gives_way_and_is_reported_gone():
 def test_what_is_wanted_never_gives_way():
     sources = [source_of(seed=seed) for seed in range(3)]
     core = ReceiverCore(
-        session=bytes(8),
+        session=bytes(6),
         options=CoreOptions(open_objects_max=2),
         is_complete=lambda _: False,
         is_wanted=lambda handle: handle != sources[1].handle,
@@ -262,7 +262,7 @@ def test_the_quota_bounds_bytes_and_leaves_room_for_small_objects():
     large = [Source(make_object(random.Random(seed), 900_000), symbol_size=1280) for seed in range(3)]
     small = source_of(500)
     core = ReceiverCore(
-        session=bytes(8),
+        session=bytes(6),
         options=CoreOptions(inbox_bytes_max=3_700_000),
         is_complete=lambda _: False,
         is_wanted=lambda _: True,
@@ -316,7 +316,7 @@ def test_a_block_that_never_solves_costs_its_object():
 def reporting_core(**options):
     options = {"interval_s": 0.1, "bytes_per_s": 1e9} | options
     return ReceiverCore(
-        session=b"sessions", options=CoreOptions(report=ReportOptions(**options)), is_complete=lambda _: False
+        session=b"sessio", options=CoreOptions(report=ReportOptions(**options)), is_complete=lambda _: False
     )
 
 
@@ -349,7 +349,8 @@ def test_reports_stay_within_their_budget():
     sent_bytes, now = 0, 0.0
     while now < 20:
         core.receive_symbol(frame, now)
-        sent_bytes += sum(len(sent.payload) + 32 for sent in core.frames_to_send(ReportStatus(), now))
+        frames = core.frames_to_send(ReportStatus(), now)
+        sent_bytes += sum(len(sent.payload) + HEADER_SIZE + TAG_SIZE for sent in frames)
         now += 0.01
 
     assert 5_000 < sent_bytes < 6_200
@@ -366,26 +367,27 @@ def test_a_silent_receiver_never_reports():
 def test_a_report_carries_what_the_owner_knows():
     receiver = receiver_with()
     receiver.receive(source_of().frames()[0])
-    status = ReportStatus(accepted=7, boot_count=3, free_mib=12, bundle_ranges=((0, 4),), serving=b"release!")
+    update = UpdateStatus(handle=b"update", state=UpdateState.RECEIVING, bundle_ranges=((0, 4),))
+    status = ReportStatus(accepted=7, boot_count=3, free_mib=12, updates=(update,), serving=b"releas")
     (frame,) = receiver.core.frames_to_send(status, 1.0)
     report = Report.decode(frame.payload)
 
     assert (report.accepted, report.boot_count, report.free_mib) == (7, 3, 12)
-    assert (report.bundle_ranges, report.serving, report.update) == (((0, 4),), b"release!", NO_HANDLE)
+    assert (report.bundle_ranges, report.serving, report.update) == (((0, 4),), b"releas", b"update")
 
 
 def test_a_report_of_the_ground_says_what_it_has():
     core = reporting_core()
-    payload = Report(complete=(b"answer-1", b"answer-2")).encode()
-    frame = Frame(kind=FrameKind.REPORT, handle=bytes(8), num_symbols=0, block=0, esi=0, payload=payload)
+    payload = Report(complete=(b"answr1", b"answr2")).encode()
+    frame = Frame(kind=FrameKind.REPORT, handle=bytes(6), num_symbols=0, block=0, esi=0, payload=payload)
 
-    assert core.receive_report(frame, 1.0) == (b"answer-1", b"answer-2")
+    assert core.receive_report(frame, 1.0) == (b"answr1", b"answr2")
     assert core.next_deadline() is not None
 
 
 def test_a_damaged_report_is_counted():
     core = reporting_core()
-    frame = Frame(kind=FrameKind.REPORT, handle=bytes(8), num_symbols=0, block=0, esi=0, payload=b"no")
+    frame = Frame(kind=FrameKind.REPORT, handle=bytes(6), num_symbols=0, block=0, esi=0, payload=b"no")
 
     assert core.receive_report(frame, 1.0) == ()
     assert core.statistics().frames_rejected == {"malformed": 1}
@@ -422,7 +424,7 @@ def test_what_the_owner_needs_no_more_is_let_go_of_when_it_says_that_something_c
 
 
 def test_tiny_symbols_cannot_take_more_memory_than_the_quota_thinks():
-    core = ReceiverCore(session=b"session!", options=CoreOptions(), is_complete=lambda _: False)
+    core = ReceiverCore(session=b"sessn!", options=CoreOptions(), is_complete=lambda _: False)
     for number in range(100):  # each the largest object that there is of eight-byte symbols
         frame = Frame(
             kind=FrameKind.RAPTORQ,
@@ -439,7 +441,7 @@ def test_tiny_symbols_cannot_take_more_memory_than_the_quota_thinks():
 
 def test_the_smallest_inbox_that_may_be_configured_takes_the_largest_object():
     core = ReceiverCore(
-        session=b"session!", options=CoreOptions(inbox_bytes_max=INBOX_BYTES_MIN), is_complete=lambda _: False
+        session=b"sessn!", options=CoreOptions(inbox_bytes_max=INBOX_BYTES_MIN), is_complete=lambda _: False
     )
     for number, symbol_size in enumerate((128, 1280, 8192)):
         frame = Frame(

@@ -92,7 +92,7 @@ async def station(path, *, sink=None, options=QUICK, solver=None, disk=None):
         sink,
         sink,
         outbox,
-        b"session!",
+        b"sessn!",
         options,
         on_store_trouble=troubles.append,
         solver=solver or InlineSolver(disk),
@@ -139,7 +139,7 @@ async def test_an_object_arrives_and_is_reported_complete(tmp_path):
 async def test_hostile_bytes_are_counted_by_cause_and_open_nothing(tmp_path):
     async with station(tmp_path) as flying:
         good = UP.encode(source_of().frames()[0])
-        lopsided = Frame(kind=FrameKind.RAPTORQ, handle=bytes(8), num_symbols=0, block=0, esi=0, payload=bytes(64))
+        lopsided = Frame(kind=FrameKind.RAPTORQ, handle=bytes(6), num_symbols=1, payload=bytes(63))
         for data in (
             b"",
             b"x",
@@ -306,7 +306,7 @@ async def test_messages_go_down_until_the_ground_reports_them(tmp_path):
 
         payload = Report(complete=(handle,)).encode()
         await flying.ground.send(
-            Frame(kind=FrameKind.REPORT, handle=bytes(8), num_symbols=0, block=0, esi=0, payload=payload)
+            Frame(kind=FrameKind.REPORT, handle=bytes(6), payload=payload)
         )
         await flying.until(lambda: handle not in flying.outbox)
 

@@ -11,9 +11,10 @@ from onboard.store.inbox import BUFFERED_BYTES_MAX, FLUSH_BYTES, Inbox
 from onboard.store.shape import ObjectShape
 from onboard.store.symbol_log import entry_size, read_entries
 from protocol.frame import FrameKind
+from protocol.limits import SYMBOLS_MAX
 from tests.fakes.faulty_disk import FaultyDisk
 
-SHAPE = ObjectShape(handle=b"handle-1", kind=FrameKind.RAPTORQ, num_symbols=100, symbol_size=64)
+SHAPE = ObjectShape(handle=b"handl1", kind=FrameKind.RAPTORQ, num_symbols=100, symbol_size=64)
 SYMBOLS = [random.Random(1).randbytes(64) for _ in range(100)]
 
 
@@ -95,7 +96,7 @@ def test_a_damaged_entry_hides_no_other(inbox):
 
 
 def test_entries_of_another_object_are_not_taken_for_ours(inbox, tmp_path):
-    other = ObjectShape(handle=b"handle-2", kind=FrameKind.RAPTORQ, num_symbols=100, symbol_size=64)
+    other = ObjectShape(handle=b"handl2", kind=FrameKind.RAPTORQ, num_symbols=100, symbol_size=64)
     fill(inbox, 0, 5)
     fill(inbox, 5, 10, shape=other)
     sync(inbox)
@@ -176,7 +177,7 @@ def test_a_log_that_was_never_durable_is_gone_after_a_failed_sync(inbox, disk):
 
 
 def test_memory_is_bounded_whatever_the_number_of_logs(inbox):
-    big = ObjectShape(handle=b"handle-3", kind=FrameKind.RAPTORQ, num_symbols=52_000, symbol_size=1280)
+    big = ObjectShape(handle=b"handl3", kind=FrameKind.RAPTORQ, num_symbols=52_000, symbol_size=1280)
     symbol = bytes(1280)
     num_entries = BUFFERED_BYTES_MAX // 1287 + 10
     per_log = FLUSH_BYTES // 1287
@@ -213,8 +214,8 @@ def few_handles():
 
 def test_a_sync_of_very_many_logs_needs_few_open_files(inbox, few_handles):
     shapes = [
-        ObjectShape(handle=b"object-%d" % n, kind=FrameKind.RAPTORQ, num_symbols=255 * 8000, symbol_size=8)
-        for n in range(2)
+        ObjectShape(handle=b"obj-%02d" % n, kind=FrameKind.RAPTORQ, num_symbols=SYMBOLS_MAX, symbol_size=8)
+        for n in range(60)
     ]
     for shape in shapes:
         for block in range(shape.layout.num_blocks):
@@ -222,11 +223,11 @@ def test_a_sync_of_very_many_logs_needs_few_open_files(inbox, few_handles):
     sync(inbox)
 
     found = Inbox(inbox.root, FaultyDisk()).load()
-    assert [len(entry.symbols) for entry in found] == [255, 255]
+    assert [len(entry.symbols) for entry in found] == [9] * 60
 
 
 def test_what_could_not_be_thrown_away_after_a_failure_is_thrown_away_by_the_next_try(inbox, disk):
-    other = ObjectShape(handle=b"handle-2", kind=FrameKind.RAPTORQ, num_symbols=100, symbol_size=64)
+    other = ObjectShape(handle=b"handl2", kind=FrameKind.RAPTORQ, num_symbols=100, symbol_size=64)
     for shape in (SHAPE, other):
         fill(inbox, 0, 10, shape)
     sync(inbox)

@@ -40,8 +40,8 @@ LARGEST = OnboardRecord(
         for n in range(RELEASES_MAX)
     ),
     trial=Trial(digest=b"t" * 32, attempts=2**63 - 1),
-    last_update=LastUpdate(handle=b"h" * 8, state=UpdateState.TRIAL, reason=Reason.INTERNAL, sequence=2**63 - 1),
-    rejected=tuple(RejectedUpdate(handle=bytes([n]) * 8, reason=Reason.UNTRUSTED) for n in range(REJECTED_MAX)),
+    last_update=LastUpdate(handle=b"h" * 6, state=UpdateState.TRIAL, reason=Reason.INTERNAL, sequence=2**63 - 1),
+    rejected=tuple(RejectedUpdate(handle=bytes([n]) * 6, reason=Reason.UNTRUSTED) for n in range(REJECTED_MAX)),
 )
 
 
@@ -167,7 +167,7 @@ def test_releases_and_rejections_are_remembered_newest_first():
 
     assert len(record.rejected) == REJECTED_MAX
     assert record.is_rejected(bytes([REJECTED_MAX + 2]) * 8)
-    assert not record.is_rejected(bytes(8))
+    assert not record.is_rejected(bytes(6))
     assert [known.name for known in record.releases] == ["again", "r"]
     assert record.without_release(old.digest).releases == (new,)
     assert record.release(new.digest) is new
