@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from protocol.envelope import key_id
 from protocol.errors import ProtocolError
 from protocol.exchange import Inbox
-from protocol.frame import Frame, FrameCodec, FrameKind
+from protocol.frame import HANDLE_SIZE, Frame, FrameCodec, FrameKind
 from protocol.link_keys import Direction
 from protocol.message import Message
 from protocol.objects import object_handle
 from protocol.report import Report
 
-SESSION_SIZE = 8
+SESSION_SIZE = HANDLE_SIZE
 _SESSIONS_MAX = 64
 _ACK_PAUSE_S = 0.1  # acknowledgements at most so often
 _ACKS_MAX = 32
@@ -49,10 +49,12 @@ class MessageReceived:
     Attributes:
         message: what it says.
         handle: of its object.
+        data: the object, as the satellite signed it.
     """
 
     message: Message
     handle: bytes
+    data: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,4 +198,4 @@ class Downlink:
         if message.satellite != self._satellite:
             self._refused += 1
             return
-        self._events.append(MessageReceived(message=message, handle=object_handle(data)))
+        self._events.append(MessageReceived(message=message, handle=object_handle(data), data=data))

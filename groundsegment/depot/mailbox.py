@@ -91,7 +91,7 @@ class Mailbox:
 def _message(row: Row[Any]) -> ReceivedMessage:
     values = dict(row._mapping)
     del values["id"]
-    return ReceivedMessage(**{**values, "body": json.loads(values["body"])})
+    return ReceivedMessage(**{**values, "body": json.loads(values["body"]), "data": values["data"] or b""})
 
 
 def _as_json(value: object) -> str:

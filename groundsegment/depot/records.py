@@ -225,6 +225,7 @@ class ReceivedMessage:
         re: handle of the command or update it answers; all zero for none.
         body: what it says; JSON types only.
         received_utc: when.
+        data: the whole signed object, so that others may verify it too; empty in an old depot.
     """
 
     satellite: str
@@ -233,6 +234,7 @@ class ReceivedMessage:
     re: bytes
     body: Mapping[str, Any] = field(default_factory=dict)
     received_utc: datetime
+    data: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

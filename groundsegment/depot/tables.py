@@ -170,6 +170,7 @@ messages = Table(
     Column("re", LargeBinary(HANDLE_SIZE), nullable=False),
     Column("body", Text, nullable=False),
     Column("received_utc", UtcText, nullable=False),
+    Column("data", LargeBinary),
     UniqueConstraint("satellite", "counter"),
     Index("messages_re", "re"),
 )

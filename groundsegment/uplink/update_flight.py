@@ -198,6 +198,7 @@ def record_message(depot: Depot, satellite: str, received: MessageReceived) -> b
             re=message.re,
             body=json_body(message.body),
             received_utc=datetime.now(tz=UTC),  # noqa: TID251 - the depot's stamp, nothing is decided by it
+            data=received.data,
         )
     )
 
