@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from onboard.receiver.objects import BlockStage, ObjectStage, OpenObject, object_cost
 from onboard.receiver.objects import OpenBlock as Block
 from onboard.receiver.reporting import ReportOptions, ReportTimer
-from onboard.receiver.status import ReceiverStatistics, ReportStatus, Verdict
+from onboard.receiver.status import FileVerdict, ReceiverStatistics, ReportStatus, Verdict
 from onboard.store.shape import ObjectShape, SymbolSet
 from protocol.blocks import block_layout
 from protocol.errors import DecodeError
@@ -352,6 +352,58 @@ class ReceiverCore:
                 entry.stage = ObjectStage.OFFERED
                 self._events.append(ObjectReady(shape=entry.shape))
 
+    # Files
+
+    def begin_file(self, shape: ObjectShape) -> ObjectShape | FileVerdict:
+        """A file holds this whole object: take it in, or say why not.
+
+        Until `file_placed` or `file_failed` nobody else works on the object. One that nobody waits for pushes no other
+        out, unless it is small.
+
+        Returns:
+            As what it is to be placed: an object that is being collected keeps its shape. BUSY passes by itself.
+        """
+        handle, entry = shape.handle, self._objects.get(shape.handle)
+        if handle in self._used_commands or self._is_complete(handle):
+            self._note_complete(handle)
+            return FileVerdict.COMPLETE
+        if entry is None:
+            if self._is_paused_for(object_cost(shape)):
+                return FileVerdict.NOT_STORED
+            may_push = object_cost(shape) <= _SMALL_COST_MAX or self._is_wanted(handle)
+            if not self._make_room(shape, may_push=may_push):
+                return FileVerdict.NO_ROOM
+            entry = self._objects[handle] = OpenObject(shape)
+            self._open_bytes += entry.cost
+        elif entry.stage is ObjectStage.KEPT:
+            return FileVerdict.KEPT
+        elif entry.is_busy or entry.is_poisoned:
+            return FileVerdict.BUSY
+        entry.stage = ObjectStage.CHECKING
+        return entry.shape
+
+    def file_placed(self, shape: ObjectShape) -> None:
+        """That file is the object, durably: its symbols are needed no more. Check it."""
+        entry = self._objects[shape.handle]
+        gone = set(map(id, entry.blocks.values()))
+        self._dirty = [block for block in self._dirty if id(block) not in gone]
+        for number in range(entry.layout.num_blocks):
+            entry.note_solved(number)
+        self._counts["files_taken"] += 1
+        self._timer.note_news(is_urgent=True)
+        self._events.append(ObjectSolved(shape=shape))
+
+    def file_failed(self, shape: ObjectShape) -> None:
+        """It could not be placed: go on with symbols, if any came."""
+        entry = self._objects[shape.handle]
+        entry.stage = ObjectStage.COLLECTING
+        if not any(block.symbols or block.stage is BlockStage.SOLVED for block in entry.blocks.values()):
+            self._drop(entry, forget=False)
+            return
+        for block in list(entry.blocks.values()):
+            self._ask_if_ready(entry, block)
+        self._check_if_solved(entry)
+
     # Outputs
 
     def next_event(self) -> Event | None:
@@ -465,13 +517,17 @@ class ReceiverCore:
 
     def _refuse_foreign(self, entry: OpenObject) -> None:
         """Two senders disagree about an object's shape. The first is right, until it has fallen silent."""
+        if entry.stage is ObjectStage.KEPT:  # it came as a file, perhaps, and whoever sends it has not heard yet
+            self._num_surplus += 1
+            self._note_complete(entry.shape.handle)
+            return
         self._refuse("layout")
         entry.num_foreign += 1
         if entry.num_foreign >= FOREIGN_MAX and entry.stage is ObjectStage.COLLECTING and not entry.is_busy:
             self._counts["objects_dropped"] += 1
             self._drop(entry)
 
-    def _make_room(self, shape: ObjectShape) -> bool:
+    def _make_room(self, shape: ObjectShape, *, may_push: bool = True) -> bool:
         """Drop the least recently active objects that nobody wants until this one fits; whether it does."""
         cost, options = object_cost(shape), self._options
         bytes_max, num_max = options.inbox_bytes_max, options.open_objects_max
@@ -483,6 +539,8 @@ class ReceiverCore:
         num_over, bytes_over = len(self._objects) + 1 - num_max, self._open_bytes + cost - bytes_max
         if num_over <= 0 and bytes_over <= 0:
             return True
+        if not may_push:
+            return False
         victims = []
         for entry in self._objects.values():
             if num_over <= 0 and bytes_over <= 0:
@@ -603,6 +661,7 @@ _COUNTED = (
     "objects_refused",
     "objects_dropped",
     "bytes_completed",
+    "files_taken",
     "syncs",
 )
 

@@ -9,10 +9,10 @@ object it has used already, `is_complete` is true, or the verdict is CONSUMED ag
 from pathlib import Path
 from typing import Protocol
 
-from onboard.receiver.status import ReceiverStatistics, ReportStatus, Verdict
+from onboard.receiver.status import FileVerdict, ReceiverStatistics, ReportStatus, Verdict
 from protocol.objects import ObjectKind
 
-__all__ = ["ObjectSink", "ReceiverStatistics", "ReportStatus", "StatusSource", "Verdict"]
+__all__ = ["FileVerdict", "ObjectSink", "ReceiverStatistics", "ReportStatus", "StatusSource", "Verdict"]
 
 
 class ObjectSink(Protocol):

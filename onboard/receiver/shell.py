@@ -19,18 +19,19 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 from onboard.errors import BusyError, ConfigError, StoreError, StoreFailedError, StoreFullError
 from onboard.receiver.core import BlockReady, CoreOptions, ObjectDropped, ObjectReady, ObjectSolved, ReceiverCore
-from onboard.receiver.events import ObjectSink, ReceiverStatistics, StatusSource, Verdict
+from onboard.receiver.events import FileVerdict, ObjectSink, ReceiverStatistics, StatusSource, Verdict
 from onboard.receiver.rebuild import JobResult, Outcome
 from onboard.receiver.reporting import ReportOptions
 from onboard.receiver.solver import ProcessSolver, Solver
 from onboard.store.disk import Disk, RealDisk
 from onboard.store.inbox import OBJECT_NAME, Inbox
 from onboard.store.layout import StateLayout
-from onboard.store.shape import ObjectShape, SymbolSet
+from onboard.store.shape import ObjectShape, SymbolSet, shape_of_file
 from protocol.errors import ChecksumError, DecodeError, TruncatedError, UnsupportedVersionError
 from protocol.exchange import Outbox
 from protocol.frame import FRAME_SIZE_MAX, FrameCodec, FrameKind
@@ -50,6 +51,11 @@ _FLOOR_BYTES = 8 * MIB  # free at least, else only small objects are stored: a c
 _ROOM_BYTES = 2 * _FLOOR_BYTES  # free again before everything is stored, or room for the block that found none
 _CHECK_TRIES = 3  # workers that checking an object may cost
 _T = TypeVar("_T")
+_FILE_VERDICTS = {
+    Verdict.CONSUMED: FileVerdict.USED,
+    Verdict.KEPT: FileVerdict.KEPT,
+    Verdict.REFUSED: FileVerdict.REFUSED,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +145,8 @@ class Receiver:
         self._offers: asyncio.Queue[ObjectShape] = asyncio.Queue()
         self._drops: asyncio.Queue[Any] = asyncio.Queue()
         self._whole: dict[bytes, JobResult] = {}
+        self._judged: dict[bytes, asyncio.Future[FileVerdict]] = {}  # of objects that came as files
+        self._settling: list[asyncio.Future[None]] = []  # to be told when anything has happened
         self._outgoing: deque[bytes] = deque()
         self._must_recover = False
         self._room_bytes = _ROOM_BYTES
@@ -185,6 +193,38 @@ class Receiver:
         """Offer what was KEPT once more: something has changed."""
         self._core.offer_again()
         self._settle()
+
+    async def take_file(self, path: Path, handle: bytes, size: int) -> FileVerdict:
+        """Take a file that holds a whole object: from here on as if its last frame had come.
+
+        Args:
+            path: durable, on the inbox's file system, `size` bytes whose digest starts with the handle. The inbox gives
+                it a second name; the first one is the caller's, and safe to delete after any verdict but NO_ROOM and
+                NOT_STORED.
+            handle: of the object.
+            size: of the object, bytes.
+        """
+        while (begun := self._core.begin_file(shape_of_file(handle, size))) is FileVerdict.BUSY:
+            settled: asyncio.Future[None] = self._loop.create_future()
+            self._settling.append(settled)
+            await settled
+        self._settle()  # first: an object that gave way may be this one, of an earlier life
+        if isinstance(begun, FileVerdict):
+            return begun
+        try:
+            await self._in_disk_thread(self._inbox.place, begun, path)
+        except (StoreError, FileNotFoundError) as error:
+            logger.warning("cannot place path=%s error=%s", path, error)
+            self._core.file_failed(begun)
+            self._settle()
+            return FileVerdict.NOT_STORED
+        for block in range(begun.layout.num_blocks):
+            self._inbox.close_log(begun, block)
+        judged: asyncio.Future[FileVerdict] = self._loop.create_future()
+        self._judged[handle] = judged
+        self._core.file_placed(begun)
+        self._settle()
+        return await judged
 
     def report_soon(self) -> None:
         """There is news for the ground, in the status or in the outbox."""
@@ -266,6 +306,8 @@ class Receiver:
         if not self.started.is_set():
             return
         self._dispatch()
+        while self._settling:
+            _tell(self._settling.pop(), None)
         if self._core.is_dirty:
             self._has_work.set()
         due = self._next_deadline()
@@ -296,6 +338,7 @@ class Receiver:
 
     def _drop(self, shape: ObjectShape) -> None:
         self._whole.pop(shape.handle, None)
+        _tell(self._judged.pop(shape.handle, None), FileVerdict.DAMAGED)
         try:
             aside = self._inbox.drop(shape)
         except StoreError as error:
@@ -399,6 +442,7 @@ class Receiver:
                 logger.exception("the sink failed handle=%s", shape.handle.hex())
                 verdict = Verdict.KEPT
             self._core.object_judged(shape, verdict, whole.kind)
+            _tell(self._judged.pop(shape.handle, None), _FILE_VERDICTS[verdict])
             self._settle()
 
     async def _run_drops(self) -> None:
@@ -493,11 +537,20 @@ class Receiver:
         if self._timer is not None:
             self._timer.cancel()
         self._socket.close()
+        for judged in self._judged.values():
+            judged.cancel()
+        for settled in self._settling:
+            settled.cancel()
         await self._solver.close()
         with contextlib.suppress(StoreError):  # what it would have saved comes again
             await self._in_disk_thread(self._inbox.begin_sync().run)
         self._inbox.close()
         self._disk_thread.shutdown()
+
+
+def _tell(waiting: asyncio.Future[_T] | None, what: _T) -> None:
+    if waiting is not None and not waiting.done():
+        waiting.set_result(what)
 
 
 def _bind(listen: tuple[str, int]) -> socket.socket:

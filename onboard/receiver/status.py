@@ -14,6 +14,19 @@ class Verdict(Enum):
     REFUSED = "refused"  # bad: its file goes, it is forgotten and collected again if its frames come again
 
 
+class FileVerdict(Enum):
+    """What became of a file that holds a whole object."""
+
+    USED = "used"  # consumed by the owner
+    COMPLETE = "complete"  # nobody needs it any more
+    KEPT = "kept"  # no use for it yet: it is in the inbox
+    REFUSED = "refused"  # bad, says the owner
+    DAMAGED = "damaged"  # its bytes are not what its handle says
+    NO_ROOM = "no_room"  # nobody waits for it, and the inbox is full
+    NOT_STORED = "not_stored"  # the disk did not take it
+    BUSY = "busy"  # it is being solved or judged at the moment
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportStatus:
     """What a report says beyond frames; the fields are those of `protocol.report.Report`."""
@@ -47,6 +60,7 @@ class ReceiverStatistics:
         objects_refused: by the sink.
         objects_dropped: unfinished or kept, gave way under the quota.
         bytes_completed: of the objects consumed.
+        files_taken: objects that came whole, as files.
         open_objects: being collected or kept.
         open_bytes: what they take of the quota.
         syncs: done.
@@ -70,6 +84,7 @@ class ReceiverStatistics:
     objects_refused: int = 0
     objects_dropped: int = 0
     bytes_completed: int = 0
+    files_taken: int = 0
     open_objects: int = 0
     open_bytes: int = 0
     syncs: int = 0

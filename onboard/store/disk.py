@@ -67,6 +67,10 @@ class Disk(Protocol):
         """Give a file or directory another name, replacing a file that has it."""
         ...
 
+    def link(self, source: Path, target: Path) -> None:
+        """Give a file a second name."""
+        ...
+
     def unlink(self, path: Path) -> None:
         """Delete a file, if it is there."""
         ...
@@ -149,6 +153,11 @@ class RealDisk:
         """See `Disk`."""
         with _translated("rename", source):
             os.rename(source, target)  # noqa: PTH104 - one system call each, as the sweep counts them
+
+    def link(self, source: Path, target: Path) -> None:
+        """See `Disk`."""
+        with _translated("link", source):
+            target.hardlink_to(source)
 
     def unlink(self, path: Path) -> None:
         """See `Disk`."""

@@ -10,10 +10,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
-from protocol.blocks import BlockLayout, block_layout
+from protocol.blocks import BlockLayout, block_layout, symbols_needed
 from protocol.errors import DecodeError
-from protocol.fec import can_solve
+from protocol.fec import best_kind, can_solve
 from protocol.frame import HANDLE_SIZE, FrameKind
+from protocol.limits import SYMBOL_SIZE_DEFAULT
 
 _PAGE_BITS = 8  # symbols of a page: a small integer, so that a bit is set without copying the whole set
 _PAGE_MASK = (1 << _PAGE_BITS) - 1
@@ -65,6 +66,16 @@ class ObjectShape:
     def symbol_key(self, block: int, esi: int) -> int:
         """What tells symbols of a block apart: two with the same key are the same symbol."""
         return esi if self.kind is FrameKind.RAPTORQ else esi % self.layout.symbols_of(block)
+
+
+def shape_of_file(handle: bytes, size_bytes: int) -> ObjectShape:
+    """The shape that an object takes on that comes whole, as a file."""
+    return ObjectShape(
+        handle=handle,
+        kind=best_kind(),
+        num_symbols=symbols_needed(size_bytes, SYMBOL_SIZE_DEFAULT),
+        symbol_size=SYMBOL_SIZE_DEFAULT,
+    )
 
 
 class SymbolSet:

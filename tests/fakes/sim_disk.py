@@ -98,6 +98,14 @@ class SimDisk:
         directory = self._find(source.parent)
         _rename(directory, {source.name: None, target.name: node})
 
+    def link(self, source, target):
+        node = self._find(source)
+        if node is None:
+            raise FileNotFoundError(source)
+        assert self._find(target) is None, "there is one of that name"
+        self._operate()
+        self._name(target, node)
+
     def unlink(self, path):
         if self._find(path) is not None:
             self._operate()
