@@ -10,6 +10,7 @@ One msgpack map, at most 64 kB. Its bytes are a TUF target: they are hashed as t
     bundles    [[size: int, sha256: bin32, segments: int], ...]   in order; segment numbers count on through them
     keys       {satellite: bin}    the release key, wrapped for each satellite (`link_keys`)
     floor      int          no release with a smaller sequence may serve once this one is confirmed
+    beside     bool         updates accepted before it go on; without it, it ends all of them
     engine     {format: "huggingface" | "gguf", memory_bytes: int}
     canary     {max_tokens: int, timeout_s: int, agreement_permille: int,
                 prompts: [[text: str, expected: [int]], ...]}
@@ -106,7 +107,7 @@ class Canary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """A decoded manifest. Decoded is not trusted: see `trust.TrustedUpdate`."""
+    """A decoded manifest, its fields as in the layout above. Decoded is not trusted: see `trust.TrustedUpdate`."""
 
     sequence: int
     satellites: tuple[str, ...]
@@ -117,6 +118,7 @@ class Manifest:
     bundles: tuple[BundleEntry, ...]
     keys: Mapping[str, bytes]
     floor: int = 0
+    beside: bool = False
     engine_format: str = "huggingface"
     memory_bytes: int = 0
     canary: Canary = field(default_factory=Canary)
@@ -160,6 +162,7 @@ class Manifest:
                 "bundles": [[entry.size_bytes, entry.sha256, entry.num_segments] for entry in self.bundles],
                 "keys": dict(self.keys),
                 "floor": self.floor,
+                "beside": self.beside,
                 "engine": {"format": self.engine_format, "memory_bytes": self.memory_bytes},
                 "canary": {
                     "max_tokens": self.canary.max_tokens,
@@ -197,6 +200,7 @@ class Manifest:
             bundles=tuple(_decode_bundle(item) for item in fields.items("bundles", length_max=BUNDLES_MAX)),
             keys=_decode_keys(fields.mapping("keys"), satellites),
             floor=fields.integer("floor", highest=2**32 - 1),
+            beside=fields.boolean("beside"),
             engine_format=engine_format,
             memory_bytes=engine.integer("memory_bytes"),
             canary=_decode_canary(fields.mapping("canary")),

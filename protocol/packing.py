@@ -93,6 +93,13 @@ class Fields:
         except ValueError as error:
             raise DecodeError(f"{self._unit}: {error}") from None
 
+    def boolean(self, name: str) -> bool:
+        """True or false, and nothing that is merely like them."""
+        value = self._take(name)
+        if not isinstance(value, bool):
+            raise DecodeError(f"{self._unit}: {name} must be true or false, got {value!r}")
+        return value
+
     def data(self, name: str, *, size: int | None = None, size_max: int = 65536) -> bytes:
         """Bytes, of exactly `size` where given."""
         value = self._take(name)

@@ -91,6 +91,7 @@ class Reason(IntEnum):
     COMMANDED = 16
     SUPERSEDED = 17
     INTERNAL = 18
+    TOO_MANY_UPDATES = 19  # as many as the satellite can keep apart are pending
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

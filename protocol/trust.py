@@ -36,6 +36,8 @@ from protocol.metadata import MetadataBundle
 
 COMMAND_FIELD = "x-skyload-command"
 VERSION_MAX = 2**32 - 1  # a report has 32 bits for it
+WINDOW_SIZE = 64  # versions that may come late: updates in flight at once are a few
+ALL_CLOSED = 2**WINDOW_SIZE - 1
 _S = TypeVar("_S", bound=Signed)
 
 
@@ -45,11 +47,28 @@ class TrustState:
 
     Attributes:
         root: root metadata, raw bytes.
-        accepted: version of the newest accepted timestamp, 0 for none.
+        accepted: version of the newest accepted timestamp, 0 for none. It never goes back.
+        closed: bit i set = version `accepted` - i may not be accepted: it was, or a newer update ended it before it
+            came. What lies further back than WINDOW_SIZE may not either.
     """
 
     root: bytes
     accepted: int
+    closed: int = ALL_CLOSED
+
+    def may_accept(self, version: int) -> bool:
+        """Whether a version is newer than all, or comes late beside newer ones that let it go on."""
+        behind = self.accepted - version
+        return behind < 0 or (behind < WINDOW_SIZE and not self.closed >> behind & 1)
+
+    def with_accepted(self, version: int, *, root: bytes, beside: bool) -> "TrustState":
+        """Return the state after a version was accepted; unless `beside`, no older one may follow."""
+        assert self.may_accept(version)
+        ahead = max(version - self.accepted, 0)
+        accepted = self.accepted + ahead
+        closed = self.closed << ahead if ahead < WINDOW_SIZE else 0
+        closed |= 1 << accepted - version if beside else ALL_CLOSED << accepted - version
+        return TrustState(root=root, accepted=accepted, closed=closed & ALL_CLOSED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,10 +77,12 @@ class TrustedUpdate:
 
     Attributes:
         manifest: what to install.
+        version: of its timestamp.
         state: the trust state to make durable before acting.
     """
 
     manifest: Manifest
+    version: int
     state: TrustState
 
 
@@ -86,7 +107,7 @@ def accept_update(data: bytes, state: TrustState, *, satellite: str, utc: dateti
     bundle = MetadataBundle.decode(data)
     root_bytes, root = _follow_roots(bundle.roots, state.root)
     timestamp = _verified(Timestamp, bundle.timestamp, root)
-    if timestamp.version <= state.accepted:
+    if not state.may_accept(timestamp.version):
         raise RollbackError("timestamp", trusted=state.accepted, offered=timestamp.version)
     if timestamp.version > VERSION_MAX:
         raise VerificationError(f"timestamp: version {timestamp.version} is above {VERSION_MAX}: none could follow it")
@@ -106,7 +127,8 @@ def accept_update(data: bytes, state: TrustState, *, satellite: str, utc: dateti
             if role.is_expired(utc):
                 raise ExpiredError(f"{role.type}: expired at {role.expires.isoformat()}")
     manifest = _trusted_manifest(bundle.manifest, targets, satellite)
-    return TrustedUpdate(manifest=manifest, state=TrustState(root=root_bytes, accepted=timestamp.version))
+    state = state.with_accepted(timestamp.version, root=root_bytes, beside=manifest.beside)
+    return TrustedUpdate(manifest=manifest, version=timestamp.version, state=state)
 
 
 def command_keys(root_bytes: bytes) -> Mapping[bytes, bytes]:

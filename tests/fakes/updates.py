@@ -11,7 +11,7 @@ Uses the protocol package only, so both sides' tests may use it. Every signature
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -108,6 +108,7 @@ class FakeGround:
         bundle_size: int = 16384,
         memory_bytes: int = 0,
         signed_files: dict[str, bytes] | None = None,
+        beside: bool = False,
     ) -> FakeUpdate:
         """Cut, sign and wrap an update; `signed_files` signs other bytes than are sent, as a bad packer would."""
         self.versions += 1
@@ -138,12 +139,19 @@ class FakeGround:
                 for satellite in satellites
             },
             floor=floor,
+            beside=beside,
             memory_bytes=memory_bytes,
             canary=canary or Canary(),
         )
         return FakeUpdate(
             manifest=manifest, metadata=self.sign_manifest(manifest, version), bundles=bundles, files=dict(files)
         )
+
+    def sign_again(self, update: FakeUpdate, **changes) -> FakeUpdate:
+        """Return an update with the same bundles under new metadata, its manifest changed where told."""
+        self.versions += 1
+        manifest = replace(update.manifest, sequence=self.versions, **changes)
+        return replace(update, manifest=manifest, metadata=self.sign_manifest(manifest, self.versions))
 
     def sign_manifest(self, manifest: Manifest, version: int, *, roots: tuple[bytes, ...] = ()) -> bytes:
         """Return the metadata object of a manifest."""

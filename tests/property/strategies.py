@@ -119,6 +119,7 @@ def manifests(draw) -> Manifest:
         ),
         keys={name: draw(st.binary(max_size=90)) for name in satellites if draw(st.booleans())},
         floor=draw(st.integers(0, sequence)),
+        beside=draw(st.booleans()),
         engine_format=draw(st.sampled_from(["huggingface", "gguf"])),
         memory_bytes=draw(st.integers(0, 2**50)),
         canary=draw(canaries),

@@ -60,6 +60,7 @@ MANIFEST = Manifest(
     bundles=(BundleEntry(size_bytes=4000, sha256=b"\x44" * 32, num_segments=3),),
     keys={"SAT-1": b"\x55" * 80},
     floor=2,
+    beside=True,
     memory_bytes=1 << 30,
     canary=Canary(prompts=(CanaryPrompt(text="Hello", expected=(1, 2, 300)),)),
 )
