@@ -5,7 +5,8 @@ and of lower sequence numbers, are replays or stragglers: counted and dropped. M
 satellite's identity key; what does not verify is counted and never acknowledged. Acknowledgements go up in a ground
 report's `complete` list, once whoever keeps the messages says that they are safe (`message_kept`).
 
-The ground's reports are also how a satellite learns where to send to: `hello`.
+The ground's reports are also how a satellite learns where to send to: `hello`. Reports are numbered, so those that are
+missing between two of one contact tell how lossy the way down is.
 """
 
 from collections import OrderedDict, deque
@@ -66,21 +67,25 @@ class DownlinkStatistics:
         frames_rejected: damaged, or with another key.
         reports_stale: replays and stragglers.
         messages_refused: whole, but not signed by this satellite.
+        reports_expected: sent to us by the satellite in our contacts, as their numbers say; reports_heard: of them.
     """
 
     frames_received: int
     frames_rejected: int
     reports_stale: int
     messages_refused: int
+    reports_expected: int
+    reports_heard: int
 
 
 class Downlink:
-    """What one satellite sends to one ground process."""
+    """What one satellite sends to one process of one ground station."""
 
     def __init__(
         self,
         *,
         link_key: bytes | None,
+        station: int | None = None,
         satellite: str,
         identity_public: bytes,
         session: bytes,
@@ -89,14 +94,16 @@ class Downlink:
         """Start listening.
 
         Args:
-            link_key: of the link.
+            link_key: of the station; or of the satellite, if `station` is None.
+            station: its number; what the satellite sends to others is refused.
             satellite: its name; messages of others are refused.
             identity_public: raw Ed25519 key that its messages are signed with.
-            session: 8 random bytes that name this ground process.
+            session: SESSION_SIZE random bytes that name this ground process.
             known_sessions: sessions heard by earlier processes, oldest first: the highest sequence of each.
         """
         assert len(session) == SESSION_SIZE
-        self._up, self._down = FrameCodec(Direction.UP, link_key), FrameCodec(Direction.DOWN, link_key)
+        self._up = FrameCodec(Direction.UP, link_key, station=station)
+        self._down = FrameCodec(Direction.DOWN, link_key, station=station)
         self._satellite, self._public_keys = satellite, {key_id(identity_public): identity_public}
         self._session, self._sequence = session, 0
         self._known: OrderedDict[bytes, int] = OrderedDict(known_sessions or {})
@@ -106,6 +113,12 @@ class Downlink:
         self._acked_s = float("-inf")
         self._events: deque[ReportReceived | MessageReceived] = deque()
         self._received = self._rejected = self._stale = self._refused = 0
+        self._expected = self._heard = 0
+        self._mark: tuple[bytes, int] | None = None  # session and number of the last report of this contact
+
+    def begin_contact(self) -> None:
+        """What was sent down before, into the void, is not lost on the link."""
+        self._mark = None
 
     def receive(self, data: bytes) -> None:
         """Take in one datagram."""
@@ -171,6 +184,8 @@ class Downlink:
             frames_rejected=self._rejected,
             reports_stale=self._stale,
             messages_refused=self._refused,
+            reports_expected=self._expected,
+            reports_heard=self._heard,
         )
 
     def _receive_report(self, frame: Frame, report: Report) -> None:
@@ -178,10 +193,17 @@ class Downlink:
         if frame.handle in self._known and (frame.handle != newest or frame.sequence <= self._known[frame.handle]):
             self._stale += 1
             return
+        self._count(frame)
         self._known[frame.handle] = frame.sequence
         while len(self._known) > _SESSIONS_MAX:
             self._known.popitem(last=False)
         self._events.append(ReportReceived(report=report, session=frame.handle, sequence=frame.sequence))
+
+    def _count(self, frame: Frame) -> None:
+        if self._mark is not None and self._mark[0] == frame.handle:
+            self._expected += frame.sequence - self._mark[1]
+            self._heard += 1
+        self._mark = frame.handle, frame.sequence
 
     def _receive_symbol(self, frame: Frame) -> None:
         if frame.handle in self._kept:

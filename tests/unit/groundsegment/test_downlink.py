@@ -4,7 +4,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from groundsegment.downlink import Downlink, MessageReceived, ReportReceived
 from protocol.exchange import Outbox
 from protocol.frame import Frame, FrameCodec, FrameKind
-from protocol.link_keys import Direction
+from protocol.link_keys import Direction, derive_station_key
 from protocol.message import Message, MessageKind
 from protocol.report import Report
 
@@ -16,18 +16,15 @@ NOW = 100.0
 
 def a_downlink(**changes):
     return Downlink(
-        link_key=KEY,
         satellite="SAT-1",
         identity_public=IDENTITY.public_key().public_bytes_raw(),
         session=b"groun1",
-        **changes,
+        **{"link_key": KEY, **changes},
     )
 
 
 def a_report_datagram(sequence=1, session=b"sessn1", key=KEY, **fields):
-    frame = Frame(
-        kind=FrameKind.REPORT, handle=session, sequence=sequence, payload=Report(**fields).encode()
-    )
+    frame = Frame(kind=FrameKind.REPORT, handle=session, sequence=sequence, payload=Report(**fields).encode())
     return FrameCodec(Direction.DOWN, key).encode(frame)
 
 
@@ -124,3 +121,28 @@ def test_a_hello_is_a_report_that_the_satellite_can_read():
     frames = [FrameCodec(Direction.UP, KEY).decode(downlink.hello(NOW)) for _ in range(2)]
 
     assert [(frame.handle, frame.sequence) for frame in frames] == [(b"groun1", 1), (b"groun1", 2)]
+
+
+def test_a_station_hears_its_own_reports_only_and_writes_its_own_number():
+    key = derive_station_key(KEY, 3)
+    downlink = a_downlink(link_key=key, station=3)
+    for station in (3, 4):
+        frame = Frame(kind=FrameKind.REPORT, handle=b"sessn1", sequence=1, station=station, payload=Report().encode())
+        downlink.receive(FrameCodec(Direction.DOWN, KEY).encode(frame))
+
+    assert len(heard(downlink)) == 1
+    assert downlink.statistics().frames_rejected == 1
+    assert FrameCodec(Direction.UP, KEY).decode(downlink.hello(NOW)).station == 3
+
+
+def test_missing_numbers_tell_how_many_reports_were_lost_but_not_those_of_a_gap():
+    downlink = a_downlink()
+    for sequence in (10, 11, 13, 16):
+        downlink.receive(a_report_datagram(sequence))
+    assert (downlink.statistics().reports_expected, downlink.statistics().reports_heard) == (6, 3)
+
+    downlink.begin_contact()
+    downlink.receive(a_report_datagram(700))
+    downlink.receive(a_report_datagram(701))
+    downlink.receive(a_report_datagram(9, session=b"sessn2"))  # restarted: nobody knows how many it had sent
+    assert (downlink.statistics().reports_expected, downlink.statistics().reports_heard) == (7, 4)
