@@ -35,6 +35,10 @@ class ChecksumError(DecodeError):
     """Damaged on the way, or made by somebody without the key."""
 
 
+class UnknownObjectError(ChecksumError):
+    """A short header that names no object known here; it may be damage as well."""
+
+
 class UnsupportedVersionError(DecodeError):
     """A version or kind this code does not know."""
 

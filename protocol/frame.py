@@ -9,7 +9,15 @@
     12+n    8     tag          AES-256-GCM tag over bytes 0 .. 12+n (authentication only, GMAC), first 8 bytes
       or    4     crc          CRC-32 over the same, on links that authenticate below (SDLS)
 
-A frame describes itself: block layout and position follow from the header and the length, so a receiver can store
+Once the other end knows an object, a symbol of it may go with a short header of 4 bytes instead; its tag (or sum) is
+that of the whole header, which the receiver completes before it checks:
+
+    0       1     version (2 bits, 1), 0 (2 bits), station (4 bits)
+    1       1     low 4 bits of the object's last byte, block (4 bits)
+    2       2     esi          0 .. 65535
+    4       n     payload, and tag or crc as above
+
+A whole frame describes itself: block layout and position follow from the header and the length, so a receiver can store
 and even solve an object before any metadata arrived. The header is unique per (station, kind, object, block, ESI);
 the object is named by its content, and each station, direction, kind and T has a key of its own (`link_keys`), so one
 nonce never covers two different frames.
@@ -21,17 +29,21 @@ bytes of it are within NIST SP 800-38D, appendix C, for frames of at most 2 kB a
 import hmac
 import struct
 import zlib
+from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from protocol.errors import ChecksumError, DecodeError, TruncatedError, UnsupportedVersionError
+from protocol.errors import ChecksumError, DecodeError, TruncatedError, UnknownObjectError, UnsupportedVersionError
 from protocol.limits import BLOCKS_MAX, ESI_MAX, STATIONS_MAX, SYMBOL_ALIGNMENT, SYMBOL_SIZE_MAX, SYMBOLS_MAX
 from protocol.link_keys import Direction, derive_frame_key, derive_station_key
 
 VERSION = 1
 HEADER_SIZE = 12
+SHORT_HEADER_SIZE = 4
+SHORT_ESI_MAX = 2**16 - 1
 TAG_SIZE = 8
 CRC_SIZE = 4
 HANDLE_SIZE = 6
@@ -40,6 +52,8 @@ SEQUENCE_MAX = 2**40 - 1
 
 _CRC = struct.Struct(">I")
 _CIPHERS_MAX = 64  # kept at once: T comes from hostile lengths
+_SLOTS, _SLOT_OBJECTS_MAX = 16, 8  # objects known for short headers; one forged frame costs at most 8 tries
+_SHORT = 0
 _ESI_BITS = 20
 _REPORT_LOW_BITS = 24
 
@@ -95,22 +109,46 @@ class FrameCodec:
         self._direction = direction
         self._link_key, self._station = link_key, station
         self._ciphers: dict[tuple[int, int], AESGCM] = {}
+        self._objects: list[OrderedDict[bytes, tuple[FrameKind, int]]] = [OrderedDict() for _ in range(_SLOTS)]
         self.trailer_size = CRC_SIZE if link_key is None else TAG_SIZE
 
     @property
     def overhead(self) -> int:
-        """Bytes of a frame that are not payload."""
+        """Bytes of a whole frame that are not payload."""
         return HEADER_SIZE + self.trailer_size
 
-    def encode(self, frame: Frame) -> bytes:
-        """Return the frame as it goes on the link, len(payload) + overhead bytes."""
+    @property
+    def short_overhead(self) -> int:
+        """Bytes of a frame with a short header that are not payload."""
+        return SHORT_HEADER_SIZE + self.trailer_size
+
+    def remember(self, kind: FrameKind, handle: bytes, num_symbols: int) -> None:
+        """Know an object, so that frames of it with a short header can be decoded; whole frames teach it themselves."""
+        slot = self._objects[handle[-1] & 0x0F]
+        slot[handle] = (kind, num_symbols)
+        slot.move_to_end(handle)
+        if len(slot) > _SLOT_OBJECTS_MAX:
+            slot.popitem(last=False)
+
+    def encode(self, frame: Frame, *, is_short: bool = False) -> bytes:
+        """Return the frame as it goes on the link, len(payload) + overhead (or short_overhead) bytes.
+
+        Args:
+            frame: what to send.
+            is_short: the other end knows the object. Ignored where a short header cannot say it.
+        """
         station = frame.station if self._station is None else self._station
         header = _header(frame, station)
         body = header + frame.payload
         if self._link_key is None:
-            return body + _CRC.pack(zlib.crc32(body))
-        cipher = self._cipher(header[0], len(frame.payload))
-        return body + cipher.encrypt(header, b"", body)[:TAG_SIZE]
+            trailer = _CRC.pack(zlib.crc32(body))
+        else:
+            trailer = self._cipher(header[0], len(frame.payload)).encrypt(header, b"", body)[:TAG_SIZE]
+        if is_short and frame.kind is not FrameKind.REPORT and frame.esi <= SHORT_ESI_MAX:
+            first = VERSION << 6 | _SHORT << 4 | station
+            short = first << 24 | (frame.handle[-1] & 0x0F) << 20 | frame.block << 16 | frame.esi
+            return short.to_bytes(SHORT_HEADER_SIZE, "big") + frame.payload + trailer
+        return body + trailer
 
     def decode(self, data: bytes) -> Frame:
         """Parse and authenticate one frame.
@@ -121,9 +159,34 @@ class FrameCodec:
         Raises:
             TruncatedError: too short or too long to be a frame.
             UnsupportedVersionError: another version or kind.
+            UnknownObjectError: a short header, of no object that this end knows.
             ChecksumError: damaged, not made with this link's key, or another station's.
             DecodeError: a field is out of range.
         """
+        if data and data[0] >> 4 == VERSION << 2 | _SHORT:
+            return self._decode_short(data)
+        return self._decode_whole(data)
+
+    def _decode_short(self, data: bytes) -> Frame:
+        """Complete the header with each object that it may mean; the tag tells which."""
+        size = len(data) - SHORT_HEADER_SIZE - self.trailer_size
+        if size < 1 or size > SYMBOL_SIZE_MAX or size % SYMBOL_ALIGNMENT:
+            raise TruncatedError("short frame", expected=SHORT_HEADER_SIZE + self.trailer_size + 8, got=len(data))
+        station, block, esi = data[0] & 0x0F, data[1] & 0x0F, int.from_bytes(data[2:4], "big")
+        tail = data[SHORT_HEADER_SIZE:]
+        for handle, (kind, num_symbols) in self._candidates(data[1] >> 4):
+            position = (num_symbols - 1 << 24 | block << _ESI_BITS | esi).to_bytes(5, "big")
+            first = VERSION << 6 | kind << 4 | station
+            try:
+                return self._decode_whole(bytes((first,)) + position + handle + tail)
+            except ChecksumError:
+                continue
+        raise UnknownObjectError("frame: its header is short, and it is of no object that is known, or damaged")
+
+    def _candidates(self, slot: int) -> Iterable[tuple[bytes, tuple[FrameKind, int]]]:
+        return list(reversed(self._objects[slot].items()))
+
+    def _decode_whole(self, data: bytes) -> Frame:
         size = len(data) - HEADER_SIZE - self.trailer_size
         if size < 1 or size > SYMBOL_SIZE_MAX:
             raise TruncatedError("frame", expected=HEADER_SIZE + self.trailer_size + 1, got=len(data))
@@ -140,6 +203,7 @@ class FrameCodec:
         if kind is FrameKind.REPORT:
             sequence = high << _REPORT_LOW_BITS | low
             return Frame(kind=kind, handle=handle, payload=payload, sequence=sequence, station=station)
+        self.remember(kind, handle, high + 1)
         return Frame(
             kind=kind,
             handle=handle,

@@ -13,8 +13,15 @@ from hypothesis import strategies as st
 from protocol.bundle import BundleHeader
 from protocol.command import Command
 from protocol.envelope import key_id
-from protocol.errors import ChecksumError, DecodeError, HashMismatchError, ProtocolError, SignatureError
-from protocol.frame import FrameCodec
+from protocol.errors import (
+    ChecksumError,
+    DecodeError,
+    HashMismatchError,
+    ProtocolError,
+    SignatureError,
+    UnknownObjectError,
+)
+from protocol.frame import SHORT_ESI_MAX, Frame, FrameCodec, FrameKind
 from protocol.link_keys import Direction, derive_station_key
 from protocol.manifest import Manifest
 from protocol.message import Message
@@ -92,6 +99,42 @@ def test_a_station_speaks_for_itself_alone(frame, station):
         forged[0] = forged[0] & 0xF0 | frame.station  # a thief of one station's key passes for another
         with pytest.raises(ChecksumError):
             satellite.decode(bytes(forged))
+
+
+@given(strategies.symbol_frames, st.sampled_from(LINKS))
+def test_a_short_header_says_the_same_to_who_knows_the_object(frame, link):
+    receiver = FrameCodec(link._direction, link._link_key)
+    whole, short = link.encode(frame), link.encode(frame, is_short=True)
+    with contextlib.suppress(UnknownObjectError):
+        assert receiver.decode(short) == frame  # it had to be whole
+        assert frame.esi > SHORT_ESI_MAX
+    receiver.decode(whole)
+    assert receiver.decode(short) == frame
+    if frame.esi <= SHORT_ESI_MAX:
+        assert len(short) == len(frame.payload) + link.short_overhead == len(whole) - 8
+
+
+@given(strategies.symbol_frames, strategies.symbol_frames, st.sampled_from(LINKS), st.integers(0))
+def test_a_flipped_bit_in_a_short_frame_is_noticed(frame, other, link, bit):
+    for known in (frame, other):
+        link.remember(known.kind, known.handle, known.num_symbols)
+    with pytest.raises(DecodeError):
+        link.decode(flip(link.encode(frame, is_short=True), bit))
+
+
+def test_objects_with_like_handles_are_told_apart_and_only_the_newest_are_known():
+    receiver = FrameCodec(Direction.UP, LINK_KEY)
+    frames = [
+        Frame(kind=FrameKind.RAPTORQ, handle=bytes([n, 0, 0, 0, 0, 7]), num_symbols=9, esi=n, payload=bytes(8))
+        for n in range(9)
+    ]
+    sender = FrameCodec(Direction.UP, LINK_KEY)
+    for frame in frames:
+        receiver.decode(sender.encode(frame))
+    for frame in frames[1:]:
+        assert receiver.decode(sender.encode(frame, is_short=True)) == frame
+    with pytest.raises(UnknownObjectError):
+        receiver.decode(sender.encode(frames[0], is_short=True))
 
 
 def test_a_flood_of_odd_lengths_does_not_fill_the_memory():

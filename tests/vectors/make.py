@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -29,6 +30,7 @@ HANDLE = bytes.fromhex("010203040506")
 FRAME = Frame(
     kind=FrameKind.RAPTORQ, handle=HANDLE, num_symbols=1000, block=3, esi=70000, station=2, payload=bytes(range(64))
 )
+SHORT_FRAME = replace(FRAME, esi=7000)
 REPORT = Report(
     echo_handle=HANDLE,
     echo_block=3,
@@ -87,6 +89,7 @@ VECTORS: dict[str, Callable[[], bytes]] = {
     "station key 2": lambda: derive_station_key(LINK_KEY, 2),
     "frame key up raptorq 64": lambda: derive_frame_key(STATION_KEY, Direction.UP, FrameKind.RAPTORQ, 64),
     "frame up": lambda: FrameCodec(Direction.UP, LINK_KEY).encode(FRAME),
+    "frame up short": lambda: FrameCodec(Direction.UP, LINK_KEY).encode(SHORT_FRAME, is_short=True),
     "frame up crc": lambda: FrameCodec(Direction.UP, None).encode(FRAME),
     "report": REPORT.encode,
     "manifest": MANIFEST.encode,

@@ -56,6 +56,9 @@ def test_a_frame_is_laid_out_as_documented():
     assert GOLDEN["station key 2"] == station_key
     assert GOLDEN["frame key up raptorq 64"] == key
     assert GOLDEN["frame up"] == body + AESGCM(key).encrypt(header, b"", body)[:8]
+    header = bytes([0b01_01_0010]) + (1000 - 1).to_bytes(2, "big") + (3 << 20 | 7000).to_bytes(3, "big") + make.HANDLE
+    tag = AESGCM(key).encrypt(header, b"", header + bytes(range(64)))[:8]
+    assert GOLDEN["frame up short"] == bytes([0b01_00_0010, 0x63, 7000 >> 8, 7000 & 0xFF]) + bytes(range(64)) + tag
 
 
 def _hkdf(secret, info):
