@@ -14,11 +14,12 @@ from groundsegment.console.output import command, err, out, print_json
 
 if TYPE_CHECKING:
     from groundsegment.packer.packing import CodecTotals, Estimate
-    from groundsegment.staging.staging import OnProgress, Prepared, Staged, StageOptions
+    from groundsegment.staging.records import Prepared, Staged, StageOptions
+    from groundsegment.staging.staging import OnProgress
     from protocol.segment import SegmentCodec
 
 _AIRTIME_RATES_BPS = (256e3, 1e6, 10e6)  # S-band, fast S-band, X-band uplinks
-_FRAME_SHARE = 1340 / 1280  # a symbol of 1280 bytes travels in a datagram of 1340
+_FRAME_SHARE = 1328 / 1280  # a symbol of 1280 bytes travels in a datagram of 1328
 _UNITS = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "kb": 1000, "mb": 1000**2}
 _SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*")
 
@@ -50,7 +51,20 @@ def stage(
     level: Annotated[
         int, typer.Option("--level", min=3, max=19, help="zstd level for what compresses well; 19 is slow.")
     ] = 15,
-    priority: Annotated[int, typer.Option("--priority", min=-1000, max=1000, help="Higher flies first.")] = 0,
+    priority: Annotated[
+        int,
+        typer.Option("--priority", min=-1000, max=1000, help="Higher flies first, strictly, even in mid-flight."),
+    ] = 0,
+    weight: Annotated[
+        float, typer.Option("--weight", min=0.01, max=1000.0, help="Share of the link among updates of one priority.")
+    ] = 1.0,
+    beside: Annotated[
+        bool, typer.Option("--beside", help="Updates under way go on beside it; without this it ends them on arrival.")
+    ] = False,
+    symbol_size: Annotated[
+        int | None,
+        typer.Option("--symbol-size", min=8, max=8192, help="Bytes of a symbol: a frame is 20 more. Multiple of 8."),
+    ] = None,
     floor: Annotated[
         int,
         typer.Option(
@@ -75,13 +89,15 @@ def stage(
     skyload stage models/v2 --for SAT-1 --dry-run
     skyload stage models/v2 --for SAT-1
     skyload stage models/v2 --for SAT-1 --base models/v1 --canary questions.json
+    skyload stage models/adapter --for SAT-1 --priority 10 --beside
     skyload stage model.gguf --for SAT-1 --no-canary --bundle-size 8MiB
     ```
     """
     from groundsegment.depot.depot import Depot
     from groundsegment.errors import InputError
     from groundsegment.staging.canary import read_prompts
-    from groundsegment.staging.staging import StageOptions, prepare
+    from groundsegment.staging.records import StageOptions
+    from groundsegment.staging.staging import prepare
     from groundsegment.staging.staging import stage as run_stage
 
     if canary is not None and no_canary:
@@ -96,6 +112,9 @@ def stage(
         bundle_size_bytes=None if bundle_size is None else _parse_bundle_size(bundle_size),
         level=level,
         priority=priority,
+        weight=weight,
+        beside=beside,
+        symbol_size=symbol_size,
         floor=floor,
         num_workers=workers or os.cpu_count() or 1,
     )
@@ -195,6 +214,10 @@ def _tell_staged(prepared: "Prepared", staged: "Staged", options: "StageOptions"
                 "update": update.handle.hex(),
                 "sequence": update.sequence,
                 "priority": update.priority,
+                "weight": update.weight,
+                "beside": update.beside,
+                "lanes": update.lanes,
+                "symbol_size": update.symbol_size,
                 "payload_bytes": update.payload_bytes,
                 "num_bundles": len(packed.bundles),
                 "num_bundles_reused": packed.num_reused,

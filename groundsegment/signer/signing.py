@@ -76,7 +76,7 @@ def sign_update(store: KeyStore, manifest: bytes, *, utc: datetime) -> bytes:
         KeyStoreError: a key is missing, or a satellite would not accept the result.
     """
     decoded = Manifest.decode(manifest)
-    version, expires = decoded.sequence, _whole_seconds(utc + EXPIRY)
+    version, expires = decoded.sequence, expiry(utc)
     target = TargetFile.from_data(target_path(version), manifest, ["sha256"])
     targets = _signed(
         Targets(version=version, expires=expires, targets={target.path: target}), _signer(store.load("targets"))
@@ -96,6 +96,11 @@ def sign_update(store: KeyStore, manifest: bytes, *, utc: datetime) -> bytes:
     except ProtocolError as error:
         raise _unacceptable(store, error) from error
     return data
+
+
+def expiry(utc: datetime) -> datetime:
+    """When metadata that is signed now is good for nothing any more."""
+    return _whole_seconds(utc + EXPIRY)
 
 
 def sign_command(store: KeyStore, command: Command) -> bytes:

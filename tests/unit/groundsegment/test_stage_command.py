@@ -323,7 +323,7 @@ def test_too_little_room_is_told_before_packing(ground, monkeypatch):
     class Usage:
         free = 1 << 20
 
-    monkeypatch.setattr("groundsegment.staging.staging.shutil.disk_usage", lambda path: Usage)
+    monkeypatch.setattr("groundsegment.staging.checks.shutil.disk_usage", lambda path: Usage)
     code, _, err = run("v1", "--no-canary")
     assert code == 8
     assert "MiB needed" in err
@@ -362,7 +362,8 @@ def test_an_update_that_overtakes_an_older_one_says_what_becomes_of_that(ground)
     assert not run_json("v2", "--no-canary", "--dry-run")["warnings"]
     (warning,) = run_json("v2", "--no-canary", "--priority", "1", "--dry-run")["warnings"]
     assert first["update"] in warning
-    assert "refused as older" in warning
+    assert "ends it" in warning
+    assert not run_json("v2", "--no-canary", "--priority", "1", "--beside", "--dry-run")["warnings"]
 
 
 def test_bundles_of_a_finished_update_may_be_deleted(ground):
@@ -425,3 +426,30 @@ def test_the_manifest_says_what_the_engine_needs(ground):
     manifest = Manifest.decode((Path(staged["directory"]) / "manifest.msgpack").read_bytes())
     assert (manifest.release_name, manifest.engine_format) == ("better", "huggingface")
     assert manifest.memory_bytes == manifest.installed_bytes
+
+
+def test_how_an_update_shares_the_link_is_frozen_when_it_is_staged(ground):
+    with Depot.open(Path("depot")) as depot:
+        depot.add_station("SAT-1", "inuvik", added_utc=NOW, station=2)
+        depot.set_symbol_size("SAT-1", 1024)
+    plain = run_json("v1", "--no-canary")
+    options = ("--weight", "2.5", "--beside", "--symbol-size", "2048", "--priority", "9")
+    staged = run_json("v2", "--no-canary", *options)
+    with Depot.open(Path("depot")) as depot:
+        depot.add_station("SAT-1", "troll", added_utc=NOW)
+        before, urgent = (depot.update(bytes.fromhex(entry["update"])) for entry in (plain, staged))
+
+    assert (before.weight, before.beside, before.symbol_size, before.lanes) == (1.0, False, 1024, 3)
+    assert (urgent.weight, urgent.beside, urgent.symbol_size, urgent.lanes) == (2.5, True, 2048, 3)
+    assert open_as_satellite(Path(staged["directory"]))[0].beside
+    targets = json.loads(MetadataBundle.decode(urgent.metadata_path.read_bytes()).targets)
+    assert targets["signed"]["expires"] == urgent.expires_utc.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@pytest.mark.parametrize(("size", "words"), [("1281", "not a multiple of 8"), ("64", "symbols of 64 bytes")])
+def test_a_symbol_size_that_no_frame_or_bundle_can_have_is_refused(ground, size, words):
+    code, _, err = run("v1", "--no-canary", "--symbol-size", size, "--dry-run")
+
+    assert code == 3
+    assert words in err
+    assert "hint: a multiple of 8" in err

@@ -1,0 +1,118 @@
+"""What is checked before anything is packed: whether it makes sense, what it would end, whether there is room."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+
+from groundsegment.depot.depot import Depot
+from groundsegment.depot.records import Satellite, Update
+from groundsegment.errors import DiskError, InputError
+from groundsegment.packer.packing import estimate
+from groundsegment.staging.base import ChosenBase, HashedRelease
+from groundsegment.staging.records import Prepared, StageOptions
+from protocol.blocks import block_layout, symbols_needed
+from protocol.errors import DecodeError
+from protocol.frame import HANDLE_SIZE
+from protocol.limits import BUNDLES_MAX, MIB, SYMBOL_ALIGNMENT, SYMBOL_SIZE_MAX, SYMBOLS_MAX
+from protocol.objects import object_handle
+
+_SLACK_BYTES = 64 * MIB  # database, metadata, file system
+_PREFLIGHT_SAMPLES = 32
+_PREFLIGHT_LEVEL = 3  # fast, and never an underestimate
+
+
+def refuse_known(depot: Depot, satellite: str, release: HashedRelease) -> None:
+    """Refuse what the satellite serves already, or what is on its way.
+
+    Raises:
+        InputError: there is nothing to do.
+    """
+    report = depot.journal.last_report(satellite)
+    if report is not None and report.report.serving == release.digest[:HANDLE_SIZE]:
+        hint = "nothing to do; `skyload status` shows what it serves"
+        raise InputError(f"{satellite} reported serving this release already", hint=hint)
+    for update in open_updates_to(depot, satellite, release.digest):
+        if _is_whole(depot, update):
+            hint = f"next: skyload uplink --for {satellite}"
+            raise InputError(f"this release is {update.state} already, as update {update.handle.hex()}", hint=hint)
+
+
+def open_updates_to(depot: Depot, satellite: str, release_digest: bytes) -> list[Update]:
+    """Updates to that release of which something can still come."""
+    return [update for update in depot.open_updates(satellite) if update.release_digest == release_digest]
+
+
+def _is_whole(depot: Depot, update: Update) -> bool:
+    """Whether its files can still fly; one that lost some may be staged anew."""
+    try:
+        sizes = [bundle.path.stat().st_size == bundle.size_bytes for bundle in depot.bundles(update.handle)]
+        return all(sizes) and object_handle(update.metadata_path.read_bytes()) == update.handle
+    except OSError:
+        return False
+
+
+def warnings_of(depot: Depot, satellite: str, release: HashedRelease, base: ChosenBase) -> tuple[str, ...]:
+    """What the operator may not expect of a release and its base."""
+    warnings = [f"{file.name} does not fly: {file.reason}" for file in release.source.skipped]
+    received = depot.journal.last_report(satellite)
+    if received is None:
+        return tuple(warnings)
+    free_bytes = received.report.free_mib * MIB
+    if free_bytes < release.size_bytes:
+        warnings.append(
+            f"{satellite} last reported {received.report.free_mib} MiB free, this release takes "
+            f"{release.size_bytes // MIB} MiB: it may stand still as disk full"
+        )
+    if base.release is not None and base.release.digest[:HANDLE_SIZE] != received.report.serving:
+        warnings.append(f"{satellite} last reported serving another release than the base: is the base on board?")
+    return tuple(warnings)
+
+
+def overtaken(depot: Depot, satellite: str, options: StageOptions) -> Iterator[str]:
+    """Older updates that end when this one arrives: a satellite follows the newest, unless that flies beside them."""
+    if options.beside:
+        return
+    for update in depot.open_updates(satellite):
+        if update.priority < options.priority:  # those of its own priority fly first
+            yield (
+                f"flies before update {update.handle.hex()} ({update.release_name}) and ends it: with --beside that "
+                "goes on afterwards"
+            )
+
+
+def symbol_size_of(options: StageOptions, satellite: Satellite, bundle_size_bytes: int) -> int:
+    """The bytes of a symbol, for bundles of that size.
+
+    Raises:
+        InputError: it is no symbol size, or such a bundle has too many symbols.
+    """
+    size = satellite.symbol_size if options.symbol_size is None else options.symbol_size
+    try:
+        block_layout(symbols_needed(bundle_size_bytes, size), size)
+    except DecodeError as error:
+        hint = f"a multiple of {SYMBOL_ALIGNMENT} up to {SYMBOL_SIZE_MAX}, at most {SYMBOLS_MAX} symbols a bundle"
+        raise InputError(f"--symbol-size {size}: {error}", hint=hint) from error
+    return size
+
+
+def check_room(depot: Depot, prepared: Prepared, *, needs_twin: bool) -> None:
+    """Guess how much will be written, before it is.
+
+    Raises:
+        InputError: more bundles than a manifest can list.
+        DiskError: there is not enough room.
+    """
+    plan = replace(prepared.plan, level=_PREFLIGHT_LEVEL)
+    guess = estimate(plan, prepared.sources, num_samples=_PREFLIGHT_SAMPLES)
+    if guess.payload_bytes > plan.bundle_size_bytes * (BUNDLES_MAX * 3 // 4):
+        raise InputError(
+            f"{guess.num_bundles} bundles are more than a manifest can list", hint="give a larger --bundle-size"
+        )
+    needed = guess.payload_bytes * 11 // 10 + _SLACK_BYTES + (prepared.release.size_bytes if needs_twin else 0)
+    packed = sum(file.stat().st_size for file in (depot.staging_path / plan.digest()[:16]).glob("*.skb"))
+    free = shutil.disk_usage(depot.path).free + packed
+    if free < needed:
+        raise DiskError(
+            f"{depot.path}: {free // MIB} MiB free, about {needed // MIB} MiB needed",
+            hint="free some space, or put the depot on a larger disk (--depot)",
+        )

@@ -1,0 +1,72 @@
+"""What goes into staging and what comes out of it: frozen records."""
+
+from dataclasses import dataclass, field
+
+from groundsegment.depot.records import Satellite, Update
+from groundsegment.packer.encoding import LEVEL_DEFAULT
+from groundsegment.packer.packing import Packed, Sources
+from groundsegment.packer.plan import PackPlan
+from groundsegment.staging.base import AUTO, ChosenBase, HashedRelease
+from groundsegment.twin import TwinAnswer
+from protocol.manifest import Manifest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageOptions:
+    """What the operator wants.
+
+    Attributes:
+        satellite: whom it is for.
+        base: see `base.choose_base`.
+        name: of the release; None takes the directory's.
+        prompts: of the canary; none for no canary.
+        max_tokens: of one canary answer.
+        twin: command line in place of `skyloadd`.
+        bundle_size_bytes: None for the default.
+        level: highest zstd level.
+        priority: higher flies first, strictly.
+        weight: its share of the link among updates of one priority, > 0.
+        beside: updates that are under way go on beside it, instead of being superseded.
+        symbol_size: bytes of a symbol (T); None for the satellite's.
+        floor: no release with a smaller sequence may serve once this one is confirmed.
+        num_workers: processes that pack.
+    """
+
+    satellite: str
+    base: str = AUTO
+    name: str | None = None
+    prompts: tuple[str, ...] = ()
+    max_tokens: int = 16
+    twin: str | None = None
+    bundle_size_bytes: int | None = None
+    level: int = LEVEL_DEFAULT
+    priority: int = 0
+    weight: float = 1.0
+    beside: bool = False
+    symbol_size: int | None = None
+    floor: int = 0
+    num_workers: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """What is to be staged, read and checked."""
+
+    satellite: Satellite
+    name: str
+    release: HashedRelease
+    base: ChosenBase
+    plan: PackPlan
+    sources: Sources
+    accepted: int
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Staged:
+    """A registered update."""
+
+    update: Update
+    manifest: Manifest
+    packed: Packed
+    answers: tuple[TwinAnswer, ...] = field(default=())
