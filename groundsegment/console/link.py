@@ -9,7 +9,7 @@ import typer
 from groundsegment.console.output import command, err, out, print_json
 
 if TYPE_CHECKING:
-    from groundsegment.emulator.shell import LinkProxy
+    from groundsegment.emulator.shell import Endpoint, LinkProxy
 
 app = typer.Typer(no_args_is_help=True, help="Emulate the link: loss, bursts, delay, contacts; cut it by hand.")
 
@@ -19,6 +19,7 @@ _Control = Annotated[
     typer.Option("--control", envvar="SKYLOAD_LINK_CONTROL", help="The control socket of a running emulator."),
 ]
 _OneDirection = Annotated[str | None, typer.Option("--direction", help="up or down; both if left out.")]
+_OneStation = Annotated[str | None, typer.Option("--station", help="A station of the profile; all links if left out.")]
 
 STATISTICS_PERIOD_S = 1.0
 
@@ -31,6 +32,10 @@ def run(
     seed: Annotated[int, typer.Option("--seed", help="Seed of everything random.")] = 1,
     ground: Annotated[str, typer.Option("--ground", help="HOST:PORT where ground stations send.")] = "127.0.0.1:7001",
     space: Annotated[str, typer.Option("--space", help="HOST:PORT the satellite hears us from.")] = "127.0.0.1:7002",
+    listen: Annotated[
+        list[str] | None,
+        typer.Option("--listen", help="NAME=HOST:PORT where a station of the profile sends; may be given again."),
+    ] = None,
     control: Annotated[Path | None, typer.Option("--control", help="Unix socket for cut and restore.")] = None,
     epoch: Annotated[
         float | None, typer.Option("--epoch", help="Unix seconds of link time 0; now if left out.")
@@ -47,6 +52,7 @@ def run(
     skyload link run --profile demo --satellite 127.0.0.1:7003
     skyload link run --profile my-link.yaml --seed 7 --satellite sat:7003 --control link.sock
     skyload link run --satellite sat:7003 --ground 0.0.0.0:7001 --space 0.0.0.0:7002 --statistics-file link.json
+    skyload link run --profile two-stations.yaml --satellite sat:7003 --listen svalbard=127.0.0.1:7011
     ```
     """
     import asyncio
@@ -65,6 +71,7 @@ def run(
     }
     if ends["satellite"] in (ends["ground"], ends["space"]):
         raise InputError(f"--satellite {satellite}: the emulator listens there itself", hint="give the satellite's own")
+    places = _places(listen or [])
     check_epoch(epoch)
     if statistics_file is not None and (statistics_file.is_dir() or not statistics_file.absolute().parent.is_dir()):
         raise InputError(
@@ -76,7 +83,7 @@ def run(
         stop = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        proxy = LinkProxy(conditions, seed=seed, epoch_unix_s=epoch, **ends)
+        proxy = LinkProxy(conditions, seed=seed, epoch_unix_s=epoch, listen=places, **ends)
         await proxy.run(stop=stop, control=control, on_tick=status.tick)
         return status.latest
 
@@ -134,21 +141,26 @@ def show(
 
 @app.command("cut")
 @command
-def cut(control: _Control, direction: _OneDirection = None, as_json: _AsJson = False) -> None:
+def cut(
+    control: _Control, direction: _OneDirection = None, station: _OneStation = None, as_json: _AsJson = False
+) -> None:
     """Cut the link: everything in flight is lost, and all that is sent until it is restored.
 
     Examples:
     ```
     skyload link cut --control link.sock
     skyload link cut --control link.sock --direction down
+    skyload link cut --control link.sock --station svalbard
     ```
     """
-    _operate(control, {"op": "cut"}, direction, as_json)
+    _operate(control, {"op": "cut"}, as_json, direction=direction, station=station)
 
 
 @app.command("restore")
 @command
-def restore(control: _Control, direction: _OneDirection = None, as_json: _AsJson = False) -> None:
+def restore(
+    control: _Control, direction: _OneDirection = None, station: _OneStation = None, as_json: _AsJson = False
+) -> None:
     """Undo `cut`; contacts and gaps are again as the profile says.
 
     Examples:
@@ -156,7 +168,7 @@ def restore(control: _Control, direction: _OneDirection = None, as_json: _AsJson
     skyload link restore --control link.sock
     ```
     """
-    _operate(control, {"op": "restore"}, direction, as_json)
+    _operate(control, {"op": "restore"}, as_json, direction=direction, station=station)
 
 
 @app.command("use")
@@ -177,7 +189,7 @@ def use(
 
     load_profile(name)  # an error in the file is better told here than by the emulator
     wanted = name if name in profile_names() else str(Path(name).resolve())
-    _operate(control, {"op": "profile", "name": wanted}, None, as_json)
+    _operate(control, {"op": "profile", "name": wanted}, as_json)
 
 
 @app.command("stats")
@@ -190,15 +202,28 @@ def stats(control: _Control, as_json: _AsJson = False) -> None:
     skyload link stats --control link.sock --json
     ```
     """
-    _operate(control, {"op": "statistics"}, None, as_json)
+    _operate(control, {"op": "statistics"}, as_json)
 
 
-def _operate(control: Path, request: dict[str, Any], direction: str | None, as_json: bool) -> None:
+def _places(options: list[str]) -> "dict[str, Endpoint]":
+    """Where stations send to: NAME=HOST:PORT each."""
+    from groundsegment.emulator.shell import Endpoint
+    from groundsegment.errors import InputError
+
+    places: dict[str, Endpoint] = {}
+    for option in options:
+        name, equals, place = option.partition("=")
+        if not name or not equals or name in places:
+            problem = "given twice" if name in places else "not NAME=HOST:PORT"
+            raise InputError(f"--listen: {option!r}: {problem}", hint="for example --listen svalbard=127.0.0.1:7011")
+        places[name] = Endpoint.parse(place, option=f"--listen {name}=")
+    return places
+
+
+def _operate(control: Path, request: dict[str, Any], as_json: bool, **where: str | None) -> None:
     from groundsegment.emulator.control import call_control
 
-    if direction is not None:
-        request["direction"] = direction
-    answer = call_control(control, request)
+    answer = call_control(control, request | {name: value for name, value in where.items() if value is not None})
     del answer["ok"]
     if as_json:
         print_json(answer)
@@ -210,16 +235,23 @@ def _print_summary(statistics: dict[str, Any]) -> None:
     out.print(_headline(statistics), markup=False)
     for direction in ("up", "down"):
         out.print(f"  {direction:4} {_counters(statistics[direction])}", markup=False)
+    for name, link in statistics["links"].items():
+        out.print(f"{name}: {_state(link)}", markup=False)
+        for direction in ("up", "down"):
+            out.print(f"  {direction:4} {_counters(link[direction])}", markup=False)
 
 
 def _headline(statistics: dict[str, Any]) -> str:
+    return f"{statistics['profile']} at {statistics['link_time_s']:.0f} s: {_state(statistics)}"
+
+
+def _state(statistics: dict[str, Any]) -> str:
     state = "contact" if statistics["is_contact"] else "gap"
     cuts = [direction for direction in ("up", "down") if statistics[direction]["is_cut"]]
     if cuts:
         state += f", cut {' and '.join(cuts)}"
     left = statistics["changes_in_s"]
-    state += f", {left:.0f} s more" if left is not None else ""
-    return f"{statistics['profile']} at {statistics['link_time_s']:.0f} s: {state}"
+    return state + (f", {left:.0f} s more" if left is not None else "")
 
 
 def _counters(counters: dict[str, Any]) -> str:
@@ -263,6 +295,7 @@ def _profile_as_json(profile: Any) -> dict[str, Any]:  # noqa: ANN401 - LinkProf
         "down": conditions(profile.down),
         "contacts": contacts(),
         "time_scale": profile.time_scale,
+        "stations": [_profile_as_json(link) for link in profile.stations],
     }
 
 
@@ -286,6 +319,7 @@ class _Status:
         self.latest = proxy.statistics()
         if is_first:
             ends = f"ground {self.latest['ground']}, space {self.latest['space']}"
+            ends += "".join(f", {name} {link['ground']}" for name, link in self.latest["links"].items())
             err.print(f"link {self.latest['profile']} is up: {ends}, satellite {self.latest['satellite']}")
         if self._file is not None and time.monotonic() - self._written_s >= STATISTICS_PERIOD_S:
             self._written_s = time.monotonic()
@@ -303,10 +337,14 @@ class _Status:
             sys.stderr.write(f"\r\x1b[2K{line[: _columns()]}")
             sys.stderr.flush()
             return
-        state = f"{self.latest['is_contact']} {self.latest['up']['is_cut']} {self.latest['down']['is_cut']}"
+        links = self.latest["links"]
+        state = " ".join(
+            f"{link['is_contact']} {link['up']['is_cut']} {link['down']['is_cut']}"
+            for link in (self.latest, *links.values())
+        )
         if state != self._state:
             self._state = state
-            err.print(line, markup=False)
+            err.print(line + "".join(f" | {name} {_state(link)}" for name, link in links.items()), markup=False)
 
 
 def _brief(counters: dict[str, Any]) -> str:

@@ -167,3 +167,37 @@ def test_on_a_terminal_one_line_is_rewritten(tmp_path: Path) -> None:
         assert process.wait(timeout=PATIENCE_S) == 0
     os.close(master)
     assert b"demo at 0 s: contact, 4 s more | up 0 frames" in said
+
+
+def test_the_stations_of_a_profile_get_their_ports_and_are_told(tmp_path: Path) -> None:
+    control = tmp_path / "link.sock"
+    places = ["--listen", "svalbard=127.0.0.1:0", "--listen", "inuvik=127.0.0.1:0"]
+    with emulator(control, "--profile", "three-stations", "--satellite", "127.0.0.1:9", *places) as process:
+        code, out, _ = run("stats", "--control", str(control))
+        assert code == 0
+        assert "svalbard: contact" in out
+        code, out, _ = run("cut", "--control", str(control), "--station", "inuvik", "--json")
+        links = json.loads(out)["links"]
+        assert [links[name]["up"]["is_cut"] for name in ("svalbard", "inuvik", "awarua")] == [False, True, False]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE_S) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["svalbard"], "not NAME=HOST:PORT"),
+        (["=127.0.0.1:1"], "not NAME=HOST:PORT"),
+        (["svalbard=nowhere"], "is not HOST:PORT"),
+        (["svalbard=127.0.0.1:0", "svalbard=127.0.0.1:0"], "given twice"),
+        (["oslo=127.0.0.1:0"], "stations of three-stations: svalbard, inuvik, awarua"),
+    ],
+)
+def test_a_bad_place_of_a_station_is_told_with_a_hint(words: list[str], said: str) -> None:
+    options = [part for word in words for part in ("--listen", word)]
+    code, _, err = run(
+        "run", "--satellite", "127.0.0.1:9", "--profile", "three-stations", "--ground", "127.0.0.1:0", *options
+    )
+    assert code == 3
+    assert said in " ".join(err.split())
+    assert "hint:" in err

@@ -139,7 +139,7 @@ def test_shipped_profiles_are_valid_and_say_what_they_are(name: str) -> None:
 
 
 def test_shipped_profiles_keep_the_promises_of_their_names() -> None:
-    assert profile_names() == ["clear", "degraded", "demo", "one-way", "s-band", "x-band"]
+    assert profile_names() == ["clear", "degraded", "demo", "one-way", "s-band", "three-stations", "x-band"]
     assert load_profile("s-band").up.rate_bps == 2e6
     assert load_profile("x-band").up.rate_bps == 10e6
     assert load_profile("one-way").is_one_way

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -12,7 +13,8 @@ import pytest
 
 from groundsegment.emulator.conditions import Contact, DirectionProfile, LinkProfile
 from groundsegment.emulator.control import call_control
-from groundsegment.emulator.shell import STATIONS_MAX, Endpoint, LinkProxy, write_statistics
+from groundsegment.emulator.ground_link import LISTENERS_MAX
+from groundsegment.emulator.shell import Endpoint, LinkProxy, write_statistics
 from groundsegment.errors import BusyError, InputError, LinkError
 
 LOCAL = Endpoint(host="127.0.0.1", port=0)
@@ -163,11 +165,11 @@ def test_the_number_of_stations_is_bounded_and_the_one_silent_longest_goes() -> 
     async def scenario() -> None:
         async with running(LinkProfile()) as site:
             with contextlib.ExitStack() as stack:
-                others = [stack.enter_context(udp()) for _ in range(STATIONS_MAX + 1)]
+                others = [stack.enter_context(udp()) for _ in range(LISTENERS_MAX + 1)]
                 for number, other in enumerate(others):
                     other.sendto(b"here", site.ground)
                     await site.counted("up", "offered", number + 1)
-                assert site.proxy.statistics()["stations"] == STATIONS_MAX
+                assert site.proxy.statistics()["stations"] == LISTENERS_MAX
                 site.downlink(b"answer")
                 assert await receive(others[-1]) == b"answer"
                 assert not has_frame(others[0])
@@ -339,3 +341,99 @@ def test_a_statistics_file_is_replaced_whole(tmp_path: Path) -> None:
     write_statistics(path, {"a": 2})
     assert json.loads(path.read_text()) == {"a": 2}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def stations(**links: LinkProfile) -> LinkProfile:
+    named = tuple(dataclasses.replace(link, name=name) for name, link in links.items())
+    return LinkProfile(name="stations", stations=named)
+
+
+def place_of(site: Site, name: str) -> tuple[str, int]:
+    host, _, port = site.proxy.statistics()["links"][name]["ground"].rpartition(":")
+    return host, int(port)
+
+
+def test_stations_reach_the_satellite_each_over_its_own_link_and_all_in_contact_hear_it() -> None:
+    async def scenario() -> None:
+        profile = stations(
+            near=LinkProfile(),
+            deaf=LinkProfile(down=None),
+            far=LinkProfile(contacts=(Contact(start_s=1e6, end_s=2e6),)),
+        )
+        async with running(profile) as site:
+            with udp() as near, udp() as deaf, udp() as far:
+                for name, station in (("near", near), ("deaf", deaf), ("far", far)):
+                    station.sendto(name.encode(), place_of(site, name))
+                site.uplink(b"home")
+                assert {await receive(site.satellite) for _ in range(3)} == {b"near", b"deaf", b"home"}
+                while not site.proxy.statistics()["links"]["far"]["up"]["offered"]:
+                    await asyncio.sleep(0.002)
+                site.downlink(b"answer")
+                assert await receive(site.station) == await receive(near) == b"answer"
+                assert not has_frame(deaf)
+                assert not has_frame(far)
+            links = site.proxy.statistics()["links"]
+            assert {name: link["up"]["lost_gap"] for name, link in links.items()} == {"near": 0, "deaf": 0, "far": 1}
+            assert {name: link["down"]["delivered"] for name, link in links.items()} == {"near": 1, "deaf": 0, "far": 0}
+            assert links["near"]["stations"] == 1
+
+    fly(scenario)
+
+
+def test_the_link_of_one_station_is_cut_and_the_others_go_on(tmp_path: Path) -> None:
+    control = tmp_path / "link.sock"
+
+    async def scenario() -> None:
+        async with running(stations(a=LinkProfile(), b=LinkProfile()), control) as site:
+            answer = await asyncio.to_thread(call_control, control, {"op": "cut", "station": "a"})
+            assert [answer["links"][name]["up"]["is_cut"] for name in "ab"] == [True, False]
+            assert not answer["up"]["is_cut"]
+            answer = await asyncio.to_thread(call_control, control, {"op": "cut"})
+            assert [answer["links"][name]["up"]["is_cut"] for name in "ab"] == [True, True]
+            for wrong, words in (
+                ({"op": "cut", "station": "c"}, "no such station"),
+                ({"op": "restore", "station": ""}, "no such station"),
+                ({"op": "profile", "name": "clear"}, "other stations"),
+            ):
+                with pytest.raises(InputError, match=words):
+                    await asyncio.to_thread(call_control, control, wrong)
+            assert not site.proxy.statistics()["links"]["b"]["up"]["is_up"]
+
+    fly(scenario)
+
+
+def test_a_station_may_have_a_place_of_its_own_and_a_place_needs_a_station() -> None:
+    async def scenario() -> None:
+        with udp() as found:
+            free = Endpoint(host="127.0.0.1", port=found.getsockname()[1])
+        async with running(stations(a=LinkProfile(), b=LinkProfile()), listen={"a": free}) as site:
+            assert site.proxy.statistics()["links"]["a"]["ground"] == str(free)
+            with pytest.raises(BusyError, match="--listen b"):
+                async with running(stations(b=LinkProfile()), listen={"b": free}):
+                    pass
+        with pytest.raises(InputError, match="--listen c: no such station"):
+            async with running(stations(a=LinkProfile()), listen={"c": LOCAL}):
+                pass
+
+    fly(scenario)
+
+
+def test_each_station_draws_its_own_luck_and_the_same_one_again() -> None:
+    async def flown() -> dict[str, int]:
+        half = LinkProfile(up=DirectionProfile(loss=0.5))
+        async with running(stations(a=half, b=half), seed=7) as site:
+            for name in "ab":
+                for _ in range(200):
+                    site.station.sendto(b"x", place_of(site, name))
+                    await asyncio.sleep(0)
+                while site.proxy.statistics()["links"][name]["up"]["offered"] < 200:
+                    await asyncio.sleep(0.002)
+            links = site.proxy.statistics()["links"]
+            return {name: links[name]["up"]["lost_random"] for name in "ab"}
+
+    async def scenario() -> None:
+        first, second = await flown(), await flown()
+        assert first == second
+        assert first["a"] != first["b"]
+
+    fly(scenario)
