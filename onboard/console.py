@@ -1,7 +1,8 @@
 """The command line of the satellite: `skyloadd`.
 
 Data goes to standard output, everything else to standard error. Exit codes: 0 done, 1 other, 2 usage, 3 configuration
-or kit, 4 store, 5 an update cannot go on, 6 no such release, 7 busy or nobody answers, 10 damage found, 130 interrupt.
+or kit, 4 store, 5 an update cannot go on, 6 no such release, 7 busy or nobody answers, 10 damage found or a file
+refused, 130 interrupt.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from typing import Any, NoReturn
 from onboard.errors import ConfigError, OnboardError, StoreError
 
 DAMAGE_EXIT_CODE = 10
+REFUSED_EXIT_CODE = 10  # of import: not all of it went in
 _INTERRUPT_EXIT_CODE = 130
 _CONFIG_DEFAULT = "satellite.toml"
 
@@ -223,6 +225,27 @@ def _rehearse(args: argparse.Namespace) -> int:
     return 0
 
 
+def _import(args: argparse.Namespace) -> int:
+    from onboard.config import load_config
+    from onboard.import_command import import_files
+
+    num_refused, rows = 0, []
+    for result in import_files(load_config(args.config), args.paths):
+        num_refused += not result.is_in
+        rows.append(result.as_json())
+        if not args.json:
+            print(result, flush=True)
+    if args.json:
+        _print_json({"files": rows, "num_refused": num_refused})
+    if not rows:
+        print("nothing to import: none of these files is one of Skyload's", file=sys.stderr)
+    elif num_refused:
+        print(
+            f"hint: {num_refused} of {len(rows)} files refused: bring those again, the others are in", file=sys.stderr
+        )
+    return REFUSED_EXIT_CODE if num_refused else 0
+
+
 def _print_json(value: object) -> None:
     print(json.dumps(value, indent=2))
 
@@ -298,8 +321,22 @@ def _parser() -> argparse.ArgumentParser:
     provision.add_argument("--name", default="", help="what people call it; default: the directory's name")
     _takes_config(provision)
     _takes_json(provision)
+    _add_import(commands)
     _add_rehearse(commands)
     return parser
+
+
+def _add_import(commands: Any) -> None:  # noqa: ANN401 - argparse has no public name for it
+    imported = _command(
+        commands,
+        "import",
+        _import,
+        "take in updates and commands that `skyload export` wrote, in any order, with or without a daemon",
+        ["skyloadd import /media/stick --config kit/satellite.toml", "skyloadd import *.skb --json | jq .num_refused"],
+    )
+    imported.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a file, or a directory of files")
+    _takes_config(imported)
+    _takes_json(imported)
 
 
 def _add_rehearse(commands: Any) -> None:  # noqa: ANN401 - argparse has no public name for it

@@ -2,6 +2,7 @@
 
     {"op": "status"}                        -> {"ok": true, "status": {...}}
     {"op": "revert", "digest": hex | null}  -> {"ok": true, "digest": hex, "name": str}
+    {"op": "import", "sha256": hex}         -> {"ok": true, "outcome": str | null, "reason": str}
     anything that fails                     -> {"ok": false, "error": text, "hint": text, "exit_code": int}
 
 Whoever may open the socket may do all of it: the run directory has mode 0700. Deep state directories work, for the
@@ -23,7 +24,7 @@ from onboard.installer.serving import ServingProblem
 SOCKET_NAME = "daemon.sock"
 _LINE_SIZE_MAX = 1 << 20
 _TIMEOUT_S = 5.0
-_REVERT_TIMEOUT_S = 900.0
+_TIMEOUTS_S = {"revert": 900.0, "import": 90.0}  # a model is loaded; a bundle is unpacked
 
 Operation = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 
@@ -91,7 +92,7 @@ def ask_daemon(run_directory: Path, request: dict[str, Any]) -> dict[str, Any]:
         BusyError: nobody answers there.
         OnboardError: what the daemon said no with, with its exit code.
     """
-    timeout_s = _REVERT_TIMEOUT_S if request["op"] == "revert" else _TIMEOUT_S
+    timeout_s = _TIMEOUTS_S.get(request["op"], _TIMEOUT_S)
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(timeout_s)

@@ -28,7 +28,8 @@ from onboard import telemetry as events
 from onboard.commands import Commander
 from onboard.config import Config, read_key
 from onboard.control_socket import ControlSocket
-from onboard.errors import OnboardError, StoreFailedError
+from onboard.errors import OnboardError, StoreFailedError, UnknownError
+from onboard.file_import import FileImport, find_bundle_fault
 from onboard.installer.core import Fate
 from onboard.installer.serving import ServingProblem
 from onboard.installer.shell import Installer
@@ -38,7 +39,9 @@ from onboard.messages import MessageBox
 from onboard.receiver.events import ReportStatus, Verdict
 from onboard.receiver.shell import Receiver, ReceiverOptions
 from onboard.serving_process import ServingOptions, ServingSupervision
+from onboard.spool import Spool
 from onboard.state import find_release, locked_state, open_record, open_root
+from onboard.store.disk import RealDisk
 from onboard.store.layout import StateLayout
 from onboard.store.record import MessageCounters
 from onboard.telemetry import Event, Telemetry
@@ -128,6 +131,12 @@ class Daemon:
             telemetry=self.telemetry,
         )
         self.receiver = self._make_receiver(keys["link"])
+        self.imports = FileImport(
+            Spool(layout.imports, RealDisk(), bytes_max=config.limits.inbox_bytes_max),
+            take=self.receiver.take_file,
+            is_complete=self.installer.is_complete,
+            find_fault=self._fault_of,
+        )
         self._wire()
 
     async def run(self) -> None:
@@ -143,9 +152,18 @@ class Daemon:
         self.messages.load()
         if not await self._is_started():
             return
-        control = ControlSocket(self._layout.run, {"status": self._answer_status, "revert": self._answer_revert})
+        control = ControlSocket(
+            self._layout.run,
+            {"status": self._answer_status, "revert": self._answer_revert, "import": self._answer_import},
+        )
         async with asyncio.TaskGroup() as group:
-            works = (self.serving.run(), self.installer.run(), control.run(), self._until_record_fails())
+            works = (
+                self.serving.run(),
+                self.installer.run(),
+                control.run(),
+                self._import_when_started(),
+                self._until_record_fails(),
+            )
             tasks = [group.create_task(work) for work in works]
             # Ends by itself at the stop event, after a last sync.
             await self.receiver.run(self.stop)
@@ -165,6 +183,10 @@ class Daemon:
         with contextlib.suppress(asyncio.CancelledError):
             await starting
         return not self.stop.is_set()
+
+    async def _import_when_started(self) -> None:
+        await self.receiver.started.wait()
+        await self.imports.run()
 
     async def _until_record_fails(self) -> None:
         """Whoever met it may have swallowed it; nobody may go on."""
@@ -238,6 +260,7 @@ class Daemon:
     def _offer_again(self) -> None:
         if self.receiver.started.is_set():
             self.receiver.offer_again()
+            self.imports.wake()
 
     def _report_soon(self) -> None:
         if self.receiver.started.is_set():
@@ -247,6 +270,7 @@ class Daemon:
         if reason is not Reason.NONE and reason is not self.installer.inbox_trouble:
             self.telemetry.emit(events.INBOX_TROUBLE, reason=reason.name)
         self.installer.inbox_trouble = reason
+        self.imports.wake()
         self._report_soon()
 
     def _say_event(self, event: Event, text: str, about: bytes | None) -> None:
@@ -266,6 +290,21 @@ class Daemon:
         digest = find_release(self._store.record, str(prefix)).digest if prefix is not None else None
         known = await self.installer.revert(digest, why="by hand")
         return {"digest": known.digest.hex(), "name": known.name}
+
+    async def _answer_import(self, asked: dict[str, Any]) -> dict[str, Any]:
+        try:
+            sha256 = bytes.fromhex(str(asked.get("sha256")))
+        except ValueError:
+            raise UnknownError("import: no digest") from None
+        await self.receiver.started.wait()
+        outcome = await self.imports.take(sha256)
+        return {"outcome": outcome and outcome.fortune, "reason": outcome.reason if outcome else ""}
+
+    def _fault_of(self, handle: bytes, path: Path | None) -> str:
+        reason = self.installer.refusal_of(handle)
+        if reason is not None:
+            return reason.name
+        return "" if path is None else find_bundle_fault(path, self.installer.signed_bundle)
 
     async def _answer_status(self, _asked: dict[str, Any]) -> dict[str, Any]:
         record, status = self._store.record, self.installer.status()
@@ -301,6 +340,7 @@ class Daemon:
                     for known in record.releases
                 ],
                 "num_messages_waiting": len(self.messages),
+                "num_files_waiting": self.imports.num_waiting,
                 "receiver": _jsonable(dataclasses.asdict(self.receiver.statistics())),
                 "serving_process": process,
                 "events": self.telemetry.counters(),

@@ -101,3 +101,11 @@ def peek_num_segments(data: bytes) -> int:
     num_segments: int = _HEADER.unpack_from(data, PREFIX_SIZE)[2]
     head_size(num_segments)
     return num_segments
+
+
+def peek_target(data: bytes) -> tuple[bytes, int]:
+    """Read the digest of the target release and the bundle's number from the first HEADER_SIZE bytes."""
+    if len(data) < HEADER_SIZE:
+        raise TruncatedError("bundle", expected=HEADER_SIZE, got=len(data))
+    digest, number, _ = _HEADER.unpack_from(data, PREFIX_SIZE)
+    return digest, number

@@ -223,6 +223,17 @@ class Installer:
         update = self._building.update
         return update is not None and handle in update.bundle_numbers and not self.is_complete(handle)
 
+    def refusal_of(self, handle: bytes) -> Reason | None:
+        """Why metadata with that handle was refused, if it was."""
+        return self._refused.get(handle)
+
+    def signed_bundle(self, release: bytes, number: int) -> bytes | None:
+        """SHA-256 of a bundle, as signed, if an update in hand makes that release and has that bundle."""
+        update = self._building.update
+        if update is None or update.manifest.release_digest != release or number >= len(update.manifest.bundles):
+            return None
+        return update.manifest.bundles[number].sha256
+
     def status(self) -> InstallStatus:
         """Where things stand."""
         record, last = self._book.record, self._book.last

@@ -13,6 +13,7 @@
             data                solved blocks at their offsets; holes where blocks are missing
             object              the whole object, its digest checked; then there is nothing else
         dropped-N/              being deleted
+    import/                 objects that came as files and wait (`spool`)
     releases/
         DIGEST16/               one sealed release, named by the first 16 hex digits of its digest
             NAME                    its files
@@ -73,6 +74,11 @@ class StateLayout:
     def inbox(self) -> Path:
         """Objects being received."""
         return self.state_dir / "inbox"
+
+    @property
+    def imports(self) -> Path:
+        """Objects that came as files and wait."""
+        return self.state_dir / "import"
 
     @property
     def releases(self) -> Path:

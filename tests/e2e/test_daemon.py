@@ -86,12 +86,16 @@ class Satellite:
                     return
             time.sleep(0.05)
 
-    def models(self) -> str | None:
-        """The digest of the release that the endpoint says it serves."""
+    def status(self):
+        """What `skyloadd status` says."""
         done = self.skyloadd("status", "--json")
         if done.returncode:
             raise OSError(done.stderr)
-        return json.loads(done.stdout)["serving"]["digest"]
+        return json.loads(done.stdout)
+
+    def models(self) -> str | None:
+        """The digest of the release that the endpoint says it serves."""
+        return self.status()["serving"]["digest"]
 
     def chat(self, text="Hello"):
         body = {"model": "current", "messages": [{"role": "user", "content": text}], "max_tokens": 8}
