@@ -225,6 +225,13 @@ def _rehearse(args: argparse.Namespace) -> int:
     return 0
 
 
+def _simulate(_: argparse.Namespace) -> int:
+    from onboard.simulation.service import run as serve_simulation
+
+    serve_simulation()
+    return 0
+
+
 def _import(args: argparse.Namespace) -> int:
     from onboard.config import load_config
     from onboard.import_command import import_files
@@ -323,6 +330,8 @@ def _parser() -> argparse.ArgumentParser:
     _takes_json(provision)
     _add_import(commands)
     _add_rehearse(commands)
+    # Started by `skyload simulate` and spoken to in msgpack: no word of it in the list of commands.
+    commands.add_parser("simulate", description="The satellite of `skyload simulate`.").set_defaults(command=_simulate)
     return parser
 
 

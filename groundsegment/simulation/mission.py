@@ -1,0 +1,331 @@
+"""A mission in virtual time: stations, their channels and one satellite, moved by a clock until everything is there.
+
+Given a plan of contacts, what the links do, what is to be carried, and when either side is killed; the same plan and
+seed give the same mission. What comes out is `records`. It promises to judge the satellite by the bytes it delivered.
+"""
+
+import math
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from groundsegment.emulator.channel import Channel
+from groundsegment.emulator.conditions import Direction, LinkProfile
+from groundsegment.simulation.clock import VirtualClock
+from groundsegment.simulation.payload import PayloadStore, SimulatedUpdate
+from groundsegment.simulation.records import ContactRow, LinkTotals, MissionResult, UpdateResult
+from groundsegment.simulation.satellite import Satellite, SatelliteView
+from groundsegment.simulation.station import GroundStation, all_decided
+from groundsegment.uplink.loss import LossEstimate
+
+TURN_S = 0.05
+_EMPTY = SatelliteView(
+    symbols_held=0,
+    symbols_useful={},
+    symbols_received={},
+    symbols_cut=0,
+    arrivals={},
+    arrived_s={},
+    confirmed=frozenset(),
+    objects_poisoned=0,
+    objects_dropped=0,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StationPlan:
+    """One station of a mission.
+
+    Attributes:
+        name: of it.
+        link: what it does to frames, and when it is there.
+        rate_bps: at which it sends.
+    """
+
+    name: str
+    link: LinkProfile
+    rate_bps: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MissionPlan:
+    """What is to be flown.
+
+    Attributes:
+        stations: at least one; their order gives their numbers.
+        until_s: when the plan ends.
+        ground_kills: (virtual seconds, station).
+        satellite_kills: virtual seconds.
+        silences: (from, to) without a return path.
+        satellite: options of the simulated satellite.
+        loss: what is believed of the links before anything is known.
+        seed: of all that is random.
+    """
+
+    stations: tuple[StationPlan, ...]
+    until_s: float
+    ground_kills: tuple[tuple[float, int], ...] = ()
+    satellite_kills: tuple[float, ...] = ()
+    silences: tuple[tuple[float, float], ...] = ()
+    satellite: dict[str, float | int | bool] = field(default_factory=dict)
+    loss: LossEstimate = field(default_factory=LossEstimate)
+    seed: int = 1
+
+    @property
+    def is_one_way(self) -> bool:
+        """Whether nothing ever comes down."""
+        return all(station.link.is_one_way for station in self.stations)
+
+
+@dataclass(slots=True)
+class _Mark:
+    """Counters when a contact began."""
+
+    start_s: float
+    frames: int
+    size_bytes: int
+    symbols: int
+    lost: int
+    offered: int
+    useful: int
+    received: int
+
+
+class Mission:
+    """See the module."""
+
+    def __init__(
+        self,
+        plan: MissionPlan,
+        updates: Sequence[SimulatedUpdate],
+        store: PayloadStore,
+        satellite: Satellite,
+        *,
+        on_contact: Callable[[ContactRow], None] = lambda _: None,
+    ) -> None:
+        """`on_contact` is told of each contact when it is over."""
+        self._plan, self._updates, self._satellite, self._on_contact = plan, tuple(updates), satellite, on_contact
+        self._clock = VirtualClock()
+        rng = random.Random(f"{plan.seed}/key")  # noqa: TID251 - the seed decides everything
+        link_key = rng.randbytes(32)
+        satellite.begin(link_key, dict(plan.satellite))
+        self._stations = [
+            GroundStation(
+                number,
+                station.name,
+                Channel(station.link, random.Random(f"{plan.seed}/{number}")),  # noqa: TID251
+                lanes=len(plan.stations),
+                link_key=link_key,
+                store=store,
+                is_one_way=station.link.is_one_way,
+                loss=plan.loss,
+            )
+            for number, station in enumerate(plan.stations)
+        ]
+        self._marks: dict[int, _Mark] = {}
+        self._rows: list[ContactRow] = []
+        self._num_confirmed = self._num_staged = self._num_kills = 0
+        self._complete_s: float | None = None
+        self._done_s: float | None = None
+        self._at_complete: LinkTotals | None = None
+        self._needed = sum(item.num_symbols for update in updates for item in update.objects)
+
+    def fly(self) -> MissionResult:
+        """Fly it."""
+        began_s = time.perf_counter()
+        plan, clock = self._plan, self._clock
+        for update in self._updates:
+            clock.at(update.staged_s, lambda update=update: self._stage(update))  # type: ignore[misc]
+        for station, planned in zip(self._stations, plan.stations, strict=True):
+            for start_s, end_s in planned.link.contact_windows(plan.until_s):
+                self._plan_contact(station, planned, start_s, end_s)
+        for time_s, number in plan.ground_kills:
+            clock.at(time_s, lambda number=number: self._kill_ground(number))  # type: ignore[misc]
+        for time_s in plan.satellite_kills:
+            clock.at(time_s, self._kill_satellite)
+        for start_s, end_s in plan.silences:
+            clock.at(start_s, lambda: self._silence(is_silent=True))
+            clock.at(end_s, lambda: self._silence(is_silent=False))
+        clock.run(plan.until_s, self._is_over)
+        for station in self._stations:
+            if station.is_up:
+                self._end_contact(station)
+        return self._result(time.perf_counter() - began_s)
+
+    # What the clock calls
+
+    def _plan_contact(self, station: GroundStation, planned: StationPlan, start_s: float, end_s: float) -> None:
+        up = planned.link.up
+        guard_s = up.delay_s + up.jitter_s + TURN_S
+
+        def begin() -> None:
+            self._begin_contact(station, start_s)
+            station.begin_contact(start_s, end_s - guard_s, planned.rate_bps)
+            turn()
+
+        def turn() -> None:
+            self._turn(station, is_sending=self._clock.now < end_s - guard_s)
+            if self._clock.now + TURN_S < end_s:
+                self._clock.after(TURN_S, turn)
+            elif station.is_up:
+                self._end_contact(station)
+
+        if end_s - guard_s > start_s:
+            self._clock.at(start_s, begin)
+
+    def _stage(self, update: SimulatedUpdate) -> None:
+        self._num_staged += 1
+        for station in self._stations:
+            station.stage(update, self._clock.now)
+
+    def _kill_ground(self, number: int) -> None:
+        self._num_kills += 1
+        self._stations[number].kill(self._clock.now)
+
+    def _kill_satellite(self) -> None:
+        self._num_kills += 1
+        self._satellite.kill(self._clock.now)
+
+    def _silence(self, *, is_silent: bool) -> None:
+        for station in self._stations:
+            if is_silent:
+                station.channel.cut(self._clock.now, Direction.DOWN)
+            else:
+                station.channel.restore(self._clock.now, Direction.DOWN)
+
+    def _turn(self, station: GroundStation, *, is_sending: bool) -> None:
+        now = self._clock.now
+        self._move(station, now)
+        if is_sending and not self._is_over():
+            station.turn(now)
+            if self._done_s is None and self._is_known():
+                self._done_s = now
+
+    def _move(self, station: GroundStation, now: float) -> None:
+        """Bring what has arrived, both ways."""
+        going_up, coming_down = [], []
+        for direction, data in station.channel.deliver(now):
+            (going_up if direction is Direction.UP else coming_down).append(data)
+        outgoing, num_confirmed = self._satellite.step(now, going_up)
+        for number, data in outgoing:
+            self._stations[number].channel.send(Direction.DOWN, data, now)
+        for data in coming_down:
+            station.hear(data, now)
+        if num_confirmed > self._num_confirmed:
+            self._num_confirmed = num_confirmed
+            if num_confirmed == len(self._updates):
+                self._complete_s, self._at_complete = now, self._totals(self._satellite.look())
+
+    # When it is over
+
+    def _is_known(self) -> bool:
+        return self._num_staged == len(self._updates) and all_decided(self._stations, self._updates)
+
+    def _is_over(self) -> bool:
+        """All is on board, and the ground knows it, or never will."""
+        if self._complete_s is None:
+            return False
+        return self._done_s is not None or self._plan.is_one_way
+
+    # Records
+
+    def _begin_contact(self, station: GroundStation, start_s: float) -> None:
+        statistics, view = station.channel.statistics().up, self._satellite.look() if self._rows else _EMPTY
+        self._marks[station.number] = _Mark(
+            start_s=start_s,
+            frames=station.sent.frames,
+            size_bytes=station.sent.size_bytes,
+            symbols=station.sent.symbols,
+            lost=statistics.lost + statistics.corrupted,
+            offered=statistics.offered,
+            useful=view.symbols_useful.get(station.number, 0),
+            received=view.symbols_received.get(station.number, 0),
+        )
+
+    def _end_contact(self, station: GroundStation) -> None:
+        now = self._clock.now
+        self._move(station, now)
+        loss = station.loss
+        station.end_contact()
+        mark, view = self._marks.pop(station.number), self._satellite.look()
+        up = station.channel.statistics().up
+        symbols = station.sent.symbols - mark.symbols
+        useful = view.symbols_useful.get(station.number, 0) - mark.useful
+        received = view.symbols_received.get(station.number, 0) - mark.received
+        offered, lost = up.offered - mark.offered, up.lost + up.corrupted - mark.lost
+        row = ContactRow(
+            number=len(self._rows) + 1,
+            station=station.name,
+            start_s=mark.start_s,
+            duration_s=now - mark.start_s,
+            frames_sent=station.sent.frames - mark.frames,
+            frames_lost=lost,
+            bytes_sent=station.sent.size_bytes - mark.size_bytes,
+            symbols_sent=symbols,
+            symbols_useful=useful,
+            symbols_surplus=received - useful,
+            symbols_lost=max(0, symbols - received),
+            share_done=view.symbols_held / self._needed,
+            loss_true=lost / offered if offered else None,
+            loss_estimated=loss.mean,
+            loss_deviation=loss.deviation,
+            was_heard=station.was_heard,
+        )
+        self._rows.append(row)
+        self._on_contact(row)
+
+    def _totals(self, view: SatelliteView) -> LinkTotals:
+        symbols = size = 0.0
+        for station in self._stations:
+            up = station.channel.statistics().up
+            sent_well = up.offered - up.lost_gap
+            taken = up.lost_random + up.lost_burst + up.corrupted
+            share = 1 - taken / sent_well if sent_well else 1.0
+            symbols += station.sent.symbols * share
+            size += station.sent.size_bytes * share
+        return LinkTotals(
+            frames_sent=sum(station.sent.frames for station in self._stations),
+            bytes_sent=sum(station.sent.size_bytes for station in self._stations),
+            symbols_sent=sum(station.sent.symbols for station in self._stations),
+            symbols_arrived=symbols,
+            bytes_arrived=size,
+            symbols_needed=self._needed,
+            symbols_cut=view.symbols_cut,
+            symbols_repeated=sum(station.sent.repeated for station in self._stations),
+            num_kills=self._num_kills,
+        )
+
+    def _result(self, wall_s: float) -> MissionResult:
+        view = self._satellite.look()
+        known: set[bytes] = set().union(*(station.decided for station in self._stations))
+        return MissionResult(
+            contacts=tuple(self._rows),
+            updates=tuple(self._judge(update, view, known) for update in self._updates),
+            totals=self._totals(view),
+            complete_s=self._complete_s,
+            done_s=self._done_s,
+            at_complete=self._at_complete,
+            wall_s=wall_s,
+        )
+
+    def _judge(self, update: SimulatedUpdate, view: SatelliteView, known: set[bytes]) -> UpdateResult:
+        arrived = [view.arrived_s.get(item.handle) for item in update.objects]
+        wrong = sum(
+            handle in view.arrivals and view.arrivals[handle] != digest for handle, digest in update.digests.items()
+        )
+        return UpdateResult(
+            name=update.name,
+            payload_bytes=update.payload_bytes,
+            staged_s=update.staged_s,
+            on_board_s=None if None in arrived else max(time_s or 0.0 for time_s in arrived),
+            is_confirmed=update.handle in view.confirmed,
+            is_known=update.handle in known,
+            wrong_bytes=wrong,
+        )
+
+
+def horizon_s(plan: Sequence[StationPlan]) -> float:
+    """When the last listed contact ends; infinity if they never do."""
+    ends = [end_s for station in plan for _, end_s in station.link.contact_windows(math.inf)]
+    return max(ends, default=0.0)

@@ -1,0 +1,178 @@
+"""The satellite of a simulation: `skyloadd simulate` as a subprocess, spoken to in virtual time.
+
+The ground never imports onboard code, so the receiver that is simulated is the very one that flies, in a process of
+its own. `onboard.simulation.service` has the messages. One process can be one satellite after another.
+"""
+
+import ctypes
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import msgpack
+
+from groundsegment.errors import TwinError
+
+PROGRAM, VERB = "skyloadd", "simulate"
+_LENGTH = struct.Struct(">I")
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)
+_HINT = "skyload and skyloadd must be of the same version; `skyloadd simulate` may say more on standard error"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SatelliteView:
+    """What a simulated satellite knows of itself.
+
+    Attributes:
+        symbols_held: source symbols there, or replaced by others.
+        symbols_useful: symbols that were lacking when they came, by station.
+        symbols_received: authentic symbol frames, by station.
+        symbols_cut: lost in power cuts.
+        arrivals: SHA-256 of each object consumed, by handle.
+        arrived_s: when each object was consumed, by handle.
+        confirmed: handles of updates.
+        objects_poisoned: solved, but not what they should be.
+        objects_dropped: gave way under the quota.
+    """
+
+    symbols_held: int
+    symbols_useful: Mapping[int, int]
+    symbols_received: Mapping[int, int]
+    symbols_cut: int
+    arrivals: Mapping[bytes, bytes]
+    arrived_s: Mapping[bytes, float]
+    confirmed: frozenset[bytes]
+    objects_poisoned: int
+    objects_dropped: int
+
+
+class Satellite(Protocol):
+    """A satellite in virtual time."""
+
+    def begin(self, link_key: bytes, options: Mapping[str, Any]) -> None:
+        """Be a new one."""
+        ...
+
+    def step(self, now: float, datagrams: Sequence[bytes]) -> tuple[list[tuple[int, bytes]], int]:
+        """Let time pass, then bring datagrams: what goes down (station, datagram), and how many updates are done."""
+        ...
+
+    def kill(self, now: float) -> None:
+        """The power goes, and comes back."""
+        ...
+
+    def look(self) -> SatelliteView:
+        """How it is."""
+        ...
+
+
+class SatelliteProcess:
+    """See the module. Use it in a `with`."""
+
+    def __init__(self, command: str | None = None) -> None:
+        """`command` replaces `skyloadd simulate`."""
+        self._command = find_satellite(command)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._directory: Path | None = None
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(
+            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, preexec_fn=_die_with_parent
+        )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._process is not None
+        if kind is not None:
+            self._process.kill()
+        self._process.communicate()
+        self._remove()
+
+    def begin(self, link_key: bytes, options: Mapping[str, Any]) -> None:
+        """See `Satellite`."""
+        self._remove()
+        self._directory = Path(tempfile.mkdtemp(prefix="skyload-simulated-"))
+        self._ask(["begin", str(self._directory), link_key, dict(options)])
+
+    def step(self, now: float, datagrams: Sequence[bytes]) -> tuple[list[tuple[int, bytes]], int]:
+        """See `Satellite`."""
+        outgoing, num_confirmed = self._ask(["step", float(now), datagrams])
+        return [(station, data) for station, data in outgoing], num_confirmed
+
+    def kill(self, now: float) -> None:
+        """See `Satellite`."""
+        self._ask(["kill", float(now)])
+
+    def look(self) -> SatelliteView:
+        """See `Satellite`."""
+        return view_of(self._ask(["look"])[0])
+
+    def _ask(self, request: list[Any]) -> Any:  # noqa: ANN401 - msgpack
+        process = self._process
+        assert process is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
+        data = msgpack.packb(request)
+        try:
+            process.stdin.write(_LENGTH.pack(len(data)) + data)
+            process.stdin.flush()
+            head = process.stdout.read(_LENGTH.size)
+            if len(head) < _LENGTH.size:
+                raise TwinError("the simulated satellite died", hint=_HINT)
+            return msgpack.unpackb(process.stdout.read(_LENGTH.unpack(head)[0]), strict_map_key=False)
+        except BrokenPipeError:
+            raise TwinError("the simulated satellite died", hint=_HINT) from None
+
+    def _remove(self) -> None:
+        if self._directory is not None:
+            shutil.rmtree(self._directory, ignore_errors=True)
+            self._directory = None
+
+
+def view_of(answer: Mapping[str, Any]) -> SatelliteView:
+    """Take in the answer to `look`."""
+    arrivals = answer["arrivals"]
+    return SatelliteView(
+        symbols_held=answer["symbols_held"],
+        symbols_useful=answer["symbols_useful"],
+        symbols_received=answer["symbols_received"],
+        symbols_cut=answer["symbols_cut"],
+        arrivals={entry["handle"]: entry["sha256"] for entry in arrivals},
+        arrived_s={entry["handle"]: entry["at_s"] for entry in arrivals},
+        confirmed=frozenset(answer["confirmed"]),
+        objects_poisoned=answer["objects_poisoned"],
+        objects_dropped=answer["objects_dropped"],
+    )
+
+
+def find_satellite(command: str | None) -> list[str]:
+    """Return the command line of the simulated satellite; None looks beside this Python, then in PATH.
+
+    Raises:
+        TwinError: there is none.
+    """
+    if command:
+        return command.split()
+    beside = Path(sys.executable).with_name(PROGRAM)
+    program = str(beside) if beside.exists() else shutil.which(PROGRAM)
+    if program is None:
+        raise TwinError(
+            f"no satellite to simulate: {PROGRAM} is not found",
+            hint="install the onboard side beside this one: pip install 'skyload[ground,onboard]'",
+        )
+    return [program, VERB]
+
+
+def _die_with_parent() -> None:
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,0 +1,1 @@
+"""A satellite in virtual time, for `skyload simulate`: the real receiver, a simulated disk and owner."""
