@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from groundsegment.console import ask, keys, link, model, plan, revert, stage, status, uplink
+from groundsegment.console import ask, cancel, keys, link, model, plan, revert, stage, status, uplink
 
 app = typer.Typer(
     name="skyload",
@@ -24,6 +24,7 @@ app.command("plan")(plan.plan)
 app.command("uplink")(uplink.uplink)
 app.command("status")(status.status)
 app.command("ask")(ask.ask)
+app.command("cancel")(cancel.cancel)
 app.command("revert")(revert.revert)
 
 

@@ -45,7 +45,7 @@ def revert(
         opened.satellite(satellite)
         target = None if digest is None else _whole_digest(opened, digest)
         goal = "the release before the one it serves" if target is None else f"release {target.hex()[:16]}"
-        if not yes and not _confirm(f"Have {satellite} go back to {goal}?"):
+        if not yes and not confirm(f"Have {satellite} go back to {goal}?"):
             err.print("nothing was sent")
             raise typer.Exit(1)
         answer = send_command(
@@ -68,7 +68,8 @@ def revert(
         raise typer.Exit(1)
 
 
-def _confirm(question: str) -> bool:
+def confirm(question: str) -> bool:
+    """Ask a person; whoever is none must say --yes."""
     import sys
 
     from groundsegment.errors import InputError

@@ -35,7 +35,8 @@ class FlightState(StrEnum):
 class CommandState(StrEnum):
     """Where a command stands."""
 
-    QUEUED = "queued"  # to be sent
+    QUEUED = "queued"  # any uplink that flies this satellite sends it
+    IN_HAND = "in hand"  # whoever signed it sends it, and waits for the answer
     DONE = "done"  # the satellite has it, or answered it
     DROPPED = "dropped"  # nobody waits for it any more
 

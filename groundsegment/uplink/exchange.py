@@ -1,7 +1,10 @@
 """One signed command up, its answer down: a small exchange beside whatever else flies. A shell.
 
-It has a socket of its own and needs no uplink to run; if one does, that may hear the answer first and keep it in the
-depot, so both are watched. It keeps trying through gaps and losses until the answer comes or the time is up.
+It has a socket of its own and needs no uplink to run; if one does, that may hear reports and answer first and keep them
+in the depot, so both are watched. It keeps trying through gaps and losses until the answer comes or the time is up.
+
+It takes no turns with a running uplink: a command is a frame or two, and an uplink leaves a hundredth of the rate
+unused (`shell.PACE_SHARE`), so the modem's queue takes them at once.
 """
 
 import asyncio
@@ -14,7 +17,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from groundsegment.depot.depot import Depot
-from groundsegment.depot.records import CommandState, QueuedCommand, ReceivedMessage
+from groundsegment.depot.records import HOME_STATION, CommandState, QueuedCommand, ReceivedMessage
 from groundsegment.downlink import Downlink, MessageReceived, ReportReceived
 from groundsegment.errors import LinkError
 from groundsegment.signer.key_store import KeyStore
@@ -25,6 +28,7 @@ from protocol.command import Command, Operation
 from protocol.exchange import Outbox
 from protocol.frame import HANDLE_SIZE
 from protocol.objects import object_handle
+from protocol.report import Report
 
 RETRY_S = 1.0
 REPEAT_S = 4.0  # a gap may end at any time; a command is a frame or two
@@ -64,29 +68,59 @@ def send_command(
 
     Raises:
         UnknownError, KeyStoreError: the depot lacks satellite or keys.
-        LinkError: no answer in time.
+        LinkError: no answer in time; the command is dropped.
+    """
+    command = keep_command(depot, satellite, operation, args, state=CommandState.IN_HAND)
+    state = CommandState.DROPPED
+    try:
+        answer = asyncio.run(_Exchange(depot, command, endpoint, tell).run(timeout_s))
+        state = CommandState.DONE
+        return answer
+    finally:
+        depot.journal.set_command_state(command.handle, state)
+
+
+def send_kept(
+    depot: Depot,
+    command: QueuedCommand,
+    endpoint: Endpoint,
+    *,
+    timeout_s: float,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Answer:
+    """Send a command that is kept, and wait for its answer.
+
+    Raises:
+        LinkError: no answer in time; the command stays queued, for the next uplink.
+    """
+    answer = asyncio.run(_Exchange(depot, command, endpoint, tell).run(timeout_s))
+    depot.journal.set_command_state(command.handle, CommandState.DONE)
+    return answer
+
+
+def keep_command(
+    depot: Depot, satellite: str, operation: Operation, args: Mapping[str, Any], *, state: CommandState
+) -> QueuedCommand:
+    """Sign a command and keep it in the depot. QUEUED, the next uplink sends it.
+
+    Raises:
+        UnknownError, KeyStoreError: the depot lacks satellite or keys.
     """
     depot.satellite(satellite)
     counter = depot.journal.allocate_command_counter(satellite)
     command = Command(satellite=satellite, counter=counter, operation=operation, args=args)
     data = sign_command(KeyStore(depot.keys_path), command)
-    queued = QueuedCommand(
+    kept = QueuedCommand(
         handle=object_handle(data),
         satellite=satellite,
         counter=counter,
         operation=str(operation),
         data=data,
-        state=CommandState.QUEUED,
+        state=state,
         created_utc=datetime.now(tz=UTC),  # noqa: TID251 - a shell
     )
-    depot.journal.add_command(queued)
-    state = CommandState.DROPPED
-    try:
-        answer = asyncio.run(_Exchange(depot, queued, endpoint, tell).run(timeout_s))
-        state = CommandState.DONE
-        return answer
-    finally:
-        depot.journal.set_command_state(queued.handle, state)
+    depot.journal.add_command(kept)
+    return kept
 
 
 class _Exchange:
@@ -94,7 +128,8 @@ class _Exchange:
         satellite = depot.satellite(command.satellite)
         self._depot, self._command, self._endpoint, self._tell = depot, command, endpoint, tell
         self._downlink = Downlink(
-            link_key=depot.link_key(satellite.name),
+            link_key=depot.station_key(satellite.name, HOME_STATION),
+            station=HOME_STATION,
             satellite=satellite.name,
             identity_public=satellite.identity_public,
             session=secrets.token_bytes(HANDLE_SIZE),
@@ -122,6 +157,7 @@ class _Exchange:
             self._hear(now - began_s)
             if now >= look_s:
                 look_s = now + LOOK_PERIOD_S
+                self._look_for_arrival(now - began_s)
                 found = self._depot.journal.messages(self._command.satellite, re=self._command.handle)
                 if found:
                     await self._say_farewell(link, now - began_s)
@@ -148,10 +184,20 @@ class _Exchange:
                 self._downlink.message_kept(event.handle)
                 continue
             self._report = event
-            if self._arrived_s is None and self._command.handle in event.report.complete:
-                self._arrived_s = elapsed_s
-                self._outbox.acknowledge(self._command.handle)
-                self._tell(f"{self._command.satellite} has it; waiting for its answer")
+            self._heed(event.report, elapsed_s)
+
+    def _look_for_arrival(self, elapsed_s: float) -> None:
+        """A running uplink hears most reports."""
+        if self._arrived_s is None:
+            kept = self._depot.journal.last_report(self._command.satellite)
+            if kept is not None:
+                self._heed(kept.report, elapsed_s)
+
+    def _heed(self, report: Report, elapsed_s: float) -> None:
+        if self._arrived_s is None and self._command.handle in report.complete:
+            self._arrived_s = elapsed_s
+            self._outbox.acknowledge(self._command.handle)
+            self._tell(f"{self._command.satellite} has it; waiting for its answer")
 
     async def _say_farewell(self, link: LinkSocket, elapsed_s: float) -> None:
         """Acknowledge the answer, so that the satellite stops sending it, and hear how it stands now."""

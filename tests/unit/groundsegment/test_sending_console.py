@@ -16,7 +16,7 @@ from groundsegment.signer.key_store import KeyStore
 from groundsegment.signer.signing import create_trust
 from protocol.command import Command, Operation
 from protocol.message import MessageKind
-from protocol.report import SOLVED, Report, UpdateState
+from protocol.report import SOLVED, Report, UpdateState, UpdateStatus
 from protocol.trust import command_keys
 from tests.fakes.depots import IDENTITY, LINK_KEY, NOW, make_depot, stage_bytes
 from tests.fakes.satellite import FakeSatellite
@@ -203,7 +203,11 @@ def test_status_of_a_satellite_never_heard(depot):
 
 def test_status_shows_updates_the_last_word_messages_and_contacts(depot):
     staged = stage_bytes(depot, [20_000])
-    report = Report(state=UpdateState.RECEIVING, update=staged.update.handle, serving=DIGEST[:6], boot_count=3)
+    report = Report(
+        updates=(UpdateStatus(handle=staged.update.handle, state=UpdateState.RECEIVING),),
+        serving=DIGEST[:6],
+        boot_count=3,
+    )
     depot.journal.record_report(
         ReceivedReport(
             satellite="SAT-1", session=b"sessio", sequence=1, station="inuvik", received_utc=NOW, report=report
