@@ -1,19 +1,18 @@
 """One source block on its way up: how many of its symbols are there, under way, and still to be sent. Pure.
 
-The arithmetic of the sender lives here; `core` decides which block has its turn. Symbols of a block are numbered by
-ESI, source symbols first, and no ESI is used twice: `next_esi` only rises (2**20 of them fit a frame; see `WRAP`).
+The arithmetic of the sender lives here; `schedule` decides which block has its turn. Symbols of a block are numbered by
+ESI; ours are those of our lane, source symbols first, and no ESI is used twice: `next_esi` only rises, up to the lane's
+end.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from groundsegment.uplink.flight_log import BlockKey
+from groundsegment.uplink.lane import Lane
 from groundsegment.uplink.loss import LossEstimate
 from protocol.frame import FrameKind
 
-# Making a repair symbol costs time and memory that grow with its ESI. Beyond this we start over at ESI 0: by then the
-# block was sent dozens of times, and repeated symbols still help a receiver that lacks them.
-WRAP_SYMBOLS = 60_000
 RESERVE_SHARE = 4  # a quarter of a block is reserved at once: few commits, few skipped symbols after a kill
 RESERVE_SYMBOLS_MIN = 64
 SAMPLE_SYMBOLS_MIN = 64
@@ -28,10 +27,18 @@ class Aim:
         luck: how many standard deviations of luck to count on. Positive: send fewer, the next reports tell. Negative:
             assume bad luck and send more, so that it will probably do.
         doubts_loss: whether not knowing the loss counts as well as chance.
+        surplus_share_max: of the block, what may be sent for fear of bad luck.
+        surplus_symbols: what may be sent for it however small the block is.
     """
 
     luck: float
     doubts_loss: bool = True
+    surplus_share_max: float = math.inf
+    surplus_symbols: int = 8
+
+    def margin(self, deviation: float, num_source: int) -> float:
+        """Symbols to send more (less, if negative) than are expected to do."""
+        return min(-self.luck * deviation, max(self.surplus_symbols, self.surplus_share_max * num_source))
 
 
 @dataclass(slots=True)
@@ -42,11 +49,13 @@ class BlockSender:
         key: object handle and block number.
         num_source: K.
         kind: how its symbols are made.
-        next_esi: the next symbol to send.
+        lane: which of its symbols are ours to send.
+        next_esi: no symbol of ours from here on was sent.
         reserved_esi: symbols below this may have been sent, whatever happens to us; written down before use.
-        have: durable symbols on board, as last reported.
+        have: durable symbols on board, as last reported, whoever sent them.
         is_solved: nothing more is needed.
         prior_flight: symbols that an earlier process may have sent since `have` was reported.
+        foreign: symbols that other stations probably have under way.
         full_since_s: since when K symbols are there and the block is still not solved.
         absent_since_s: since when reports no longer list it.
         num_sent: symbols sent by this process.
@@ -56,11 +65,13 @@ class BlockSender:
     key: BlockKey
     num_source: int
     kind: FrameKind
+    lane: Lane = field(default_factory=Lane)
     next_esi: int = 0
     reserved_esi: int = 0
     have: int = 0
     is_solved: bool = False
     prior_flight: int = 0
+    foreign: float = 0.0
     full_since_s: float | None = None
     absent_since_s: float | None = None
     num_sent: int = 0
@@ -87,15 +98,18 @@ class BlockSender:
         if self.is_solved:
             return 0
         in_flight += self.prior_flight
-        lacking = self._target(now) - self.have
-        if self._expected(in_flight, loss) + aim.luck * _deviation(in_flight, loss, aim) >= lacking:
+        lacking = self._target(now) - self.have - self.foreign
+        if self._expected(in_flight, loss) >= lacking + self._margin(in_flight, loss, aim):
             return 0
         # Each symbol adds an expected arrival and a little deviation: two rounds of the fixed point suffice.
         arrival = (1 - loss.mean) * self._share_of_news
         total = lacking / arrival
         for _ in range(2):
-            total = (lacking - aim.luck * _deviation(max(total, in_flight), loss, aim)) / arrival
+            total = (lacking + self._margin(max(total, in_flight), loss, aim)) / arrival
         return max(1, math.ceil(total) - in_flight)
+
+    def _margin(self, in_flight: float, loss: LossEstimate, aim: Aim) -> float:
+        return aim.margin(_deviation(in_flight, loss, aim), self.num_source)
 
     def _target(self, now: float) -> int:
         """K, and a little more once K did not suffice (1 in 100 times)."""
@@ -114,14 +128,17 @@ class BlockSender:
         return 1.0
 
     def take(self, count: int) -> tuple[int, int]:
-        """Use up ESIs: (first, how many)."""
-        if self.next_esi >= self.num_source + WRAP_SYMBOLS:
+        """Use up ESIs without a gap, at most `count`: (first, how many)."""
+        end = self.lane.end_esi(self.num_source)
+        if self.lane.at_or_after(self.next_esi) >= end:
             self.next_esi = self.reserved_esi = 0
-        first = self.next_esi
-        self.next_esi += count
+        first, count = self.lane.run(self.next_esi, count)
+        count = min(count, end - first)
+        self.next_esi = first + count
         self.num_sent += count
         if self.next_esi > self.reserved_esi:
-            self.reserved_esi = self.next_esi + max(RESERVE_SYMBOLS_MIN, self.num_source // RESERVE_SHARE)
+            ahead = max(RESERVE_SYMBOLS_MIN, self.num_source // RESERVE_SHARE)
+            self.reserved_esi = self.lane.nth(self.lane.num_below(self.next_esi) + ahead)
         return first, count
 
     def sample(self, have: int, in_flight: int, num_expired: int) -> tuple[int, int] | None:
@@ -132,6 +149,8 @@ class BlockSender:
             in_flight: symbols of this block that are not settled.
             num_expired: frames of any block settled by time, not by a report: they may arrive yet, so they are none.
         """
+        if self.lane.count > 1:
+            return None  # others may have sent some of those
         settled, before = self.num_sent - in_flight, self.mark
         if before is None or have < before[1] or have >= self.num_source or num_expired != before[2]:
             self.mark = (settled, have, num_expired)
@@ -165,4 +184,4 @@ class BlockSender:
 def _deviation(in_flight: float, loss: LossEstimate, aim: Aim) -> float:
     """Of the number of arrivals: chance, and not knowing the loss."""
     unsure = in_flight * loss.deviation if aim.doubts_loss else 0.0
-    return math.sqrt(in_flight * loss.mean * (1 - loss.mean) + unsure**2)
+    return math.sqrt(in_flight * loss.mean * (1 - loss.mean) * loss.dispersion + unsure**2)

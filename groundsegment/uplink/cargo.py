@@ -1,6 +1,7 @@
 """What is to be carried: the objects of one update, their blocks, and how far each is. Pure.
 
-`learning` changes it by what reports say, `schedule` by what it sends. What must outlive the process comes out of
+An update is its metadata and its bundles; a command is an update of one object. `learning` changes it by what reports
+say, `schedule` by what it sends. What must outlive the process comes out of
 `progress` and goes into the next one's constructor.
 """
 
@@ -9,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from groundsegment.uplink.block_sender import BlockSender
+from groundsegment.uplink.lane import Lane
 from groundsegment.uplink.loss import LossEstimate
 from protocol.blocks import BlockLayout, block_layout
 from protocol.frame import FrameKind
@@ -23,7 +25,7 @@ class OutgoingObject:
         handle: of the object.
         num_symbols: source symbols in all.
         symbol_size: T, bytes.
-        bundle: its number, or None for the metadata.
+        bundle: its number, or None for the metadata or a command.
     """
 
     handle: bytes
@@ -75,10 +77,18 @@ class Cargo:
         blocks: of all of them.
         metadata: the first object.
         bundles: all others.
+        bundle_blocks: the blocks of all bundles, in order.
+        lane: whose symbols are ours.
     """
 
     def __init__(
-        self, objects: Sequence[OutgoingObject], progress: Iterable[Progress], kind: FrameKind, loss: LossEstimate
+        self,
+        objects: Sequence[OutgoingObject],
+        progress: Iterable[Progress],
+        *,
+        kind: FrameKind,
+        loss: LossEstimate,
+        lane: Lane,
     ) -> None:
         """Take up what an earlier process left.
 
@@ -87,24 +97,40 @@ class Cargo:
             progress: what an earlier process kept.
             kind: how symbols are made.
             loss: believed of the link while that process sent.
+            lane: whose symbols are ours.
         """
         assert objects
         assert objects[0].bundle is None
-        kept = list(progress)
-        self.objects = {item.handle: ObjectSender(item, _blocks(item, kept, kind, loss)) for item in objects}
+        kept: dict[bytes, dict[int, Progress]] = {}
+        for entry in progress:
+            kept.setdefault(entry.handle, {})[entry.block] = entry
+        # A carousel has no symbols to spare: each of its stations needs all of them.
+        self.lane = lane if kind is not FrameKind.PLAIN else Lane()
+        self.objects = {
+            item.handle: ObjectSender(item, _blocks(item, kept.get(item.handle, {}), kind, loss, self.lane))
+            for item in objects
+        }
         self.blocks = {block.key: block for sending in self.objects.values() for block in sending.blocks}
         self.metadata = self.objects[objects[0].handle]
         self.bundles = [self.objects[item.handle] for item in objects[1:]]
+        self.bundle_blocks = [block for sending in self.bundles for block in sending.blocks]
+        self._by_number = {sending.item.bundle: sending for sending in self.bundles}
+
+    @property
+    def handle(self) -> bytes:
+        """The update's name: the handle of its metadata."""
+        return self.metadata.item.handle
+
+    def numbered(self, first: int, last: int) -> list[ObjectSender]:
+        """The bundles of these numbers, both inclusive."""
+        if first == 0 and last >= len(self.bundles):
+            return self.bundles
+        return [self._by_number[number] for number in range(first, last + 1) if number in self._by_number]
 
     @property
     def is_done(self) -> bool:
         """Whether nothing of it need be sent."""
         return all(sending.is_done for sending in self.objects.values())
-
-    @property
-    def bundle_blocks(self) -> list[BlockSender]:
-        """The blocks of all bundles, in order."""
-        return [block for sending in self.bundles for block in sending.blocks]
 
     def progress(self, *, exact: bool) -> list[Progress]:
         """What to keep for the next process; see `Uplink.progress`."""
@@ -120,13 +146,14 @@ class Cargo:
         ]
 
 
-def _blocks(item: OutgoingObject, kept: Iterable[Progress], kind: FrameKind, loss: LossEstimate) -> list[BlockSender]:
-    known: Mapping[int, Progress] = {entry.block: entry for entry in kept if entry.handle == item.handle}
+def _blocks(
+    item: OutgoingObject, kept: Mapping[int, Progress], kind: FrameKind, loss: LossEstimate, lane: Lane
+) -> list[BlockSender]:
     layout = item.layout
     blocks = []
     for number in range(layout.num_blocks):
-        block = BlockSender((item.handle, number), layout.symbols_of(number), kind)
-        entry = known.get(number)
+        block = BlockSender((item.handle, number), layout.symbols_of(number), kind, lane)
+        entry = kept.get(number)
         if entry is None:
             block.mark = (0, 0, 0)
         else:
@@ -134,6 +161,7 @@ def _blocks(item: OutgoingObject, kept: Iterable[Progress], kind: FrameKind, los
             block.is_solved = entry.have == SOLVED
             block.have = block.num_source if block.is_solved else entry.have
             arrived_in = math.ceil(block.have / (1 - loss.mean))
-            block.prior_flight = 0 if block.is_solved else max(0, entry.next_esi - arrived_in)
+            sent = lane.num_below(entry.next_esi)
+            block.prior_flight = 0 if block.is_solved else max(0, sent - arrived_in)
         blocks.append(block)
     return blocks

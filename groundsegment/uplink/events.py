@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from protocol.report import Reason, Report, UpdateState
+from protocol.report import NO_HANDLE, Reason, Report, UpdateState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,32 +38,42 @@ class ObjectComplete:
 
     Attributes:
         handle: of the object.
-        bundle: its number, or None for the metadata.
+        bundle: its number, or None for the metadata or a command.
+        update: whose object it is.
     """
 
     handle: bytes
     bundle: int | None
+    update: bytes = NO_HANDLE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectReopened:
-    """The satellite no longer has an object that it had reported complete; it is sent again."""
+    """The satellite no longer has an object that it had reported complete; it is sent again.
+
+    Attributes:
+        handle, bundle, update: as above.
+    """
 
     handle: bytes
     bundle: int | None
+    update: bytes = NO_HANDLE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AllBundlesComplete:
-    """Nothing is left to send; the satellite now verifies, tries and decides."""
+    """Nothing is left to send of an update; the satellite now verifies, tries and decides."""
+
+    update: bytes = NO_HANDLE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateChanged:
-    """The update stands elsewhere on board than it did."""
+    """An update stands elsewhere on board than it did."""
 
     state: UpdateState
     reason: Reason
+    update: bytes = NO_HANDLE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

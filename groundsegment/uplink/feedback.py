@@ -20,17 +20,25 @@ PROBE_S = 0.1
 _FORGET = 0.9  # how much of an old, longer delay stays at each measurement
 _HISTORY_S = 30.0  # the longest round trip that can be compared over
 _HISTORY_STEP_S = 0.02
+_GAP_MAX = 10_000  # reports; more were never lost in one contact: somebody counts otherwise
 
 
 class Feedback:
-    """What one return path says."""
+    """What one return path says.
 
-    def __init__(self, silence_s: float, loss: LossEstimate) -> None:
-        self.loss = loss
+    Attributes:
+        loss: of the way up.
+        loss_down: of the way down, from gaps in the numbers of reports.
+        heard_s: when the last report came, or the contact began.
+    """
+
+    def __init__(self, silence_s: float, loss: LossEstimate, loss_down: LossEstimate | None = None) -> None:
+        self.loss, self.loss_down = loss, loss_down or LossEstimate()
         self.heard_s = -math.inf
         self._contact_start_s = -math.inf
         self._silence_s = silence_s
         self._session: bytes | None = None
+        self._sequence: int | None = None  # of the newest report of this contact
         self._history: deque[tuple[float, int]] = deque()  # when, frames of all kinds sent by then
         self._num_sent = 0
         self._anchor: tuple[float, int] | None = None  # frames sent, frames received: where the next sample starts
@@ -48,8 +56,8 @@ class Feedback:
         self._contacts_unheard = 0 if self._was_heard_in_contact else self._contacts_unheard + 1
         self.heard_s = self._contact_start_s = now
         self._was_heard_in_contact = False
-        self._anchor = None
-        self.loss = self.loss.as_prior()
+        self._anchor = self._sequence = None
+        self.loss, self.loss_down = self.loss.as_prior(), self.loss_down.as_prior()
 
     def sent(self, count: int, now: float) -> None:
         """Frames of any kind were sent."""
@@ -61,13 +69,24 @@ class Feedback:
         while len(self._history) > 2 and now - self._history[1][0] > _HISTORY_S:
             self._history.popleft()
 
-    def heard(self, log: FlightLog, frames_received: int, *, session: bytes, echo: int | None, now: float) -> bool:
+    def heard(
+        self,
+        log: FlightLog,
+        frames_received: int,
+        *,
+        session: bytes,
+        sequence: int | None = None,
+        echo: int | None,
+        now: float,
+    ) -> bool:
         """Take in a report; returns whether the receiver restarted since the last one."""
         restarted = self._session is not None and session != self._session
         if restarted:
             self._closed = self.totals()
             self._anchor = self._base = None
+            self._sequence = None
         self._session = session
+        self._count_gap(sequence)
         self.heard_s, self._was_heard_in_contact = now, True
         if echo is not None and echo >= log.num_settled:
             self._measure_delay(log, echo, now)
@@ -86,7 +105,7 @@ class Feedback:
 
     def exact_sample(self, *, sent: int, arrived: int) -> None:
         """Symbols of an open block: what was settled, and what of it was counted."""
-        self.loss = self.loss.with_sample(sent=sent, arrived=arrived)
+        self.loss = self.loss.with_sample(sent=sent, arrived=arrived, is_exact=True)
 
     @property
     def delay_s(self) -> float | None:
@@ -115,6 +134,12 @@ class Feedback:
     def is_silent(self, now: float) -> bool:
         """Whether nobody has answered for too long."""
         return now >= self.silent_at_s
+
+    def _count_gap(self, sequence: int | None) -> None:
+        """Reports are numbered without gaps: what lies between two that came was lost."""
+        if sequence is not None and self._sequence is not None and 0 < sequence - self._sequence <= _GAP_MAX:
+            self.loss_down = self.loss_down.with_sample(sent=sequence - self._sequence, arrived=1)
+        self._sequence = sequence
 
     def _measure_delay(self, log: FlightLog, echo: int, now: float) -> None:
         """The frame after the last echo waited longest, the echoed one shortest."""

@@ -92,7 +92,7 @@ class FlightBook:
 
     def close_flight(self, flight: UpdateFlight) -> None:
         """No more is sent of an update."""
-        self.loss = flight.core.loss_for_next_contact()
+        self.loss = flight.core.loss.as_prior()
         told, received = flight.core.frame_totals()
         self._settled, self._lost = self._settled + told, self._lost + told - received
         update = flight.update

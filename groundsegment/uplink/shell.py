@@ -297,7 +297,8 @@ class UplinkShell:
 
     def _gives_way(self, flight: UpdateFlight, now: float) -> bool:
         """Whether it stands still for good, and a newer update waits: the cure for it."""
-        if flight.core.state is not UpdateState.BLOCKED or flight.core.reason.name not in _STUCK:
+        state, reason = flight.core.state(flight.update.handle), flight.core.reason(flight.update.handle)
+        if state is not UpdateState.BLOCKED or reason.name not in _STUCK:
             return False
         if now - self._looked_s < LOOK_PERIOD_S:
             return False

@@ -63,14 +63,15 @@ class UpdateFlight:
             for entry in kept
             if entry.handle in files
         ]
-        self.core = Uplink(items, progress, options)
+        self.core = Uplink(options)
+        self.core.add_update(items, progress, priority=update.priority, weight=update.weight)
         self.source = SymbolSource(files, options.kind, executor)
         self._items = {item.handle: item for item in items}
         self.receipt: Receipt | None = None
         self.is_superseded = False
         self._saved: dict[tuple[bytes, int], Progress] = {}
         self._is_unsaved = False
-        self._share_before = self.core.share_there
+        self._share_before = self.core.share_there(update.handle)
 
     def __enter__(self) -> Self:
         self.source.__enter__()
@@ -90,7 +91,7 @@ class UpdateFlight:
     @property
     def share_brought(self) -> float:
         """How much of it has come on board since we began, as reports say."""
-        return max(0.0, self.core.share_there - self._share_before)
+        return max(0.0, self.core.share_there(self.update.handle) - self._share_before)
 
     def item(self, handle: bytes) -> OutgoingObject:
         """An object of this update."""

@@ -75,7 +75,8 @@ class Flight:
         self._start_ground(was_up=False)
 
     def _start_ground(self, *, was_up):
-        self.core = Uplink(self.objects, self.saved, self.options)
+        self.core = Uplink(self.options)
+        self.core.add_update(self.objects, self.saved)
         self.is_up = False
         self.heard_sequence = {}
         self.tokens = 0.0

@@ -52,7 +52,7 @@ def test_any_link_with_a_way_back_carries_everything_near_the_limit(profile, see
 
     assert flight.run(until_s=300)
 
-    assert flight.core.state is UpdateState.CONFIRMED
+    assert flight.core.state(flight.objects[0].handle) is UpdateState.CONFIRMED
     assert flight.num_repeated == 0
     # Small blocks: a loss that is not yet known, and chance, are some percent of them; the size that flies is below.
     # Where most reports are lost there are silences, and in silence frames go out on suspicion.

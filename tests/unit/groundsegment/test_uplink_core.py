@@ -27,8 +27,14 @@ def objects(num_symbols=K):
     ]
 
 
+def with_update(items, progress=(), options=None):
+    uplink = Uplink(options)
+    uplink.add_update(items, progress)
+    return uplink
+
+
 def an_uplink(**changes):
-    uplink = Uplink(objects(), **changes)
+    uplink = with_update(objects(), **changes)
     uplink.begin_contact(0.0)
     return uplink
 
@@ -109,7 +115,7 @@ def test_a_budget_is_never_exceeded():
 
 def test_at_the_end_of_a_contact_idle_time_is_used_to_be_sure():
     def sent_in_idle_time(end_s):
-        uplink = Uplink(objects(), options=UplinkOptions(loss=LossEstimate.of_mean(0.1, 20000)))
+        uplink = with_update(objects(), options=UplinkOptions(loss=LossEstimate.of_mean(0.1, 20000)))
         uplink.begin_contact(0.0, end_s)
         runs = uplink.frames_to_send(0.0, 10_000)
         report = a_report(complete=[META], have=[(FIRST, 90)], echo=(FIRST, 99), received=95)
@@ -284,7 +290,7 @@ def test_a_report_without_room_for_all_blocks_takes_nothing_back():
         OutgoingObject(handle=handle, num_symbols=100, symbol_size=8, bundle=number)
         for number, handle in enumerate(handles)
     ]
-    uplink = Uplink(items)
+    uplink = with_update(items)
     uplink.begin_contact(0.0)
     full = a_report(complete=[META], have=[(handle, 100) for handle in handles[:100]])
     for now in range(10):
@@ -315,7 +321,7 @@ def test_progress_is_asked_for_before_new_symbols_are_used():
 def test_the_next_process_goes_on_after_the_last_reserved_symbol():
     uplink = an_uplink()
     used = sent(uplink.frames_to_send(0.0, 400), FIRST)
-    again = Uplink(objects(), uplink.progress())
+    again = with_update(objects(), uplink.progress())
     again.begin_contact(5.0)
     again.receive_report(a_report(complete=[META], have=[(FIRST, 300)]), session=SESSION, now=5.1)
 
@@ -334,7 +340,7 @@ def test_exact_progress_skips_nothing():
 
 
 def test_blocks_of_unknown_fate_wait_for_a_report_and_untouched_ones_do_not():
-    uplink = Uplink(objects(), [Progress(handle=FIRST, block=0, next_esi=900, have=0)])
+    uplink = with_update(objects(), [Progress(handle=FIRST, block=0, next_esi=900, have=0)])
     uplink.begin_contact(0.0)
 
     assert not sent(uplink.frames_to_send(0.1, 3000), FIRST)
@@ -342,7 +348,7 @@ def test_blocks_of_unknown_fate_wait_for_a_report_and_untouched_ones_do_not():
 
 
 def test_solved_blocks_are_remembered():
-    uplink = Uplink(objects(), [Progress(handle=FIRST, block=0, next_esi=1100, have=SOLVED)])
+    uplink = with_update(objects(), [Progress(handle=FIRST, block=0, next_esi=1100, have=SOLVED)])
     uplink.begin_contact(0.0)
 
     assert not sent(uplink.frames_to_send(0.1, 3000), FIRST)

@@ -402,7 +402,7 @@ def test_a_satellite_reset_to_an_older_state_gets_everything_again(depot, monkey
         assert depot.update(staged.update.handle).state is FlightState.COMPLETE
     views = []
     reset = satellite_for(staged)
-    reset.session = b"reset..."
+    reset.session = b"reset!"
     with SatelliteOnUdp(reset, loss=0.1) as sky:
         summary = fly(depot, sky.address, views=views, rate_bps=0.5e6)
 
