@@ -1,7 +1,6 @@
 """`skyload status`: what the depot knows of satellites: updates, the last word heard, messages, contacts."""
 
 import time
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,14 +10,11 @@ import typer
 from groundsegment.console.output import command, err, out, print_json
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from groundsegment.depot.depot import Depot
     from groundsegment.depot.records import ContactLog, ReceivedMessage, ReceivedReport, Update
 
 MESSAGES_SHOWN = 8
 CONTACTS_SHOWN = 6
-MESSAGE_LENGTH_MAX = 160  # the whole text is in --json
 WATCH_PERIOD_S = 1.0
 
 
@@ -31,7 +27,7 @@ def status(
     ),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
-    """Show what is staged and flying, what the satellite serves, and what it said last.
+    """Show what is staged and flying, how lossy each link is, what the satellite serves, and what it said last.
 
     Asks the depot, not the satellite: it works between contacts too.
 
@@ -52,7 +48,9 @@ def status(
     if as_json:
         print_json({"satellites": values})
         return
-    for renderable in _render(values):
+    from groundsegment.console.status_tables import render
+
+    for renderable in render(values):
         out.print(renderable, soft_wrap=False)
 
 
@@ -60,10 +58,12 @@ def _watch(depot: "Depot", satellite: str | None) -> None:
     from rich.console import Group
     from rich.live import Live
 
+    from groundsegment.console.status_tables import render
+
     with Live(console=out, auto_refresh=False) as live:
         try:
             while True:
-                live.update(Group(*_render(_gather(depot, satellite))), refresh=True)
+                live.update(Group(*render(_gather(depot, satellite))), refresh=True)
                 time.sleep(WATCH_PERIOD_S)
         except KeyboardInterrupt:
             return
@@ -77,11 +77,15 @@ def _gather(depot: "Depot", satellite: str | None) -> list[dict[str, Any]]:
 
 
 def _gather_one(depot: "Depot", name: str) -> dict[str, Any]:
+    from groundsegment.depot.records import CommandState
+
     report = depot.journal.last_report(name)
     return {
         "satellite": name,
         "report": None if report is None else _report(depot, report),
+        "links": _links(depot, name),
         "updates": [_update(depot, entry) for entry in depot.updates(name)],
+        "commands_waiting": len(depot.journal.commands(name, CommandState.QUEUED)),
         "messages": [_message(entry) for entry in depot.journal.messages(name, newest=MESSAGES_SHOWN)],
         "contacts": [_contact(entry) for entry in depot.journal.contacts(name, newest=CONTACTS_SHOWN)],
     }
@@ -101,6 +105,14 @@ def _report(depot: "Depot", received: "ReceivedReport") -> dict[str, Any]:
         "state": report.state.name,
         "reason": report.reason.name if report.reason else "",
         "update": report.update.hex() if any(report.update) else "",
+        "updates": [
+            {
+                "update": entry.handle.hex(),
+                "state": entry.state.name,
+                "reason": entry.reason.name if entry.reason else "",
+            }
+            for entry in report.updates
+        ],
         "serving": serving,
         "serving_name": known.name if known else "",
         "accepted": report.accepted,
@@ -112,11 +124,9 @@ def _report(depot: "Depot", received: "ReceivedReport") -> dict[str, Any]:
 
 
 def _update(depot: "Depot", entry: "Update") -> dict[str, Any]:
-    from protocol.report import SOLVED
+    from groundsegment.console.progress import on_board
 
-    bundles = depot.bundles(entry.handle)
-    handles = {bundle.handle for bundle in bundles}
-    blocks = [block for block in depot.journal.progress(entry.satellite) if block.handle in handles]
+    there = on_board(depot, entry)
     return {
         "update": entry.handle.hex(),
         "sequence": entry.sequence,
@@ -125,20 +135,46 @@ def _update(depot: "Depot", entry: "Update") -> dict[str, Any]:
         "state": entry.state.value,
         "reason": entry.reason,
         "priority": entry.priority,
-        "bundles": len(handles),
-        "blocks_solved": sum(block.have == SOLVED for block in blocks),
-        "blocks_begun": len(blocks),
-        "blocks": sum(_num_blocks(bundle.size_bytes) for bundle in bundles),
+        "weight": entry.weight,
+        "beside": entry.beside,
+        "lanes": entry.lanes,
+        "symbol_size": entry.symbol_size,
+        "bundles": len(depot.bundles(entry.handle)),
+        "blocks_solved": there.blocks_solved,
+        "blocks_begun": there.blocks_begun,
+        "blocks": there.blocks,
+        "share_on_board": round(there.share, 6),
         "payload_bytes": entry.payload_bytes,
         "created_utc": _utc(entry.created_utc),
+        "expires_utc": None if entry.expires_utc is None else _utc(entry.expires_utc),
     }
 
 
-def _num_blocks(size_bytes: int) -> int:
-    from protocol.blocks import block_layout, symbols_needed
-    from protocol.limits import SYMBOL_SIZE_DEFAULT
+def _links(depot: "Depot", name: str) -> list[dict[str, Any]]:
+    """What is believed of the link of each station, the home ground's first."""
+    from groundsegment.depot.records import HOME_STATION
 
-    return block_layout(symbols_needed(size_bytes, SYMBOL_SIZE_DEFAULT), SYMBOL_SIZE_DEFAULT).num_blocks
+    stations = [(HOME_STATION, ""), *((entry.id, entry.name) for entry in depot.stations(name))]
+    return [
+        {
+            "station": station,
+            "id": number,
+            "up": _loss(depot, name, number, "up"),
+            "down": _loss(depot, name, number, "down"),
+        }
+        for number, station in stations
+    ]
+
+
+def _loss(depot: "Depot", name: str, station: int, direction: str) -> dict[str, float] | None:
+    from groundsegment.uplink.loss import LossEstimate
+    from protocol.link_keys import Direction
+
+    state = depot.journal.loss(name, station, Direction(direction))
+    if state is None:
+        return None
+    estimate = LossEstimate.from_dict(state)
+    return {"loss": round(estimate.mean, 6), "deviation": round(estimate.deviation, 6)}
 
 
 def _message(entry: "ReceivedMessage") -> dict[str, Any]:
@@ -163,104 +199,3 @@ def _utc(value: Any) -> str:  # noqa: ANN401 - a datetime
     from groundsegment.planner.quantities import format_utc
 
     return format_utc(value.timestamp())
-
-
-def _render(values: list[dict[str, Any]]) -> list["RenderableType"]:
-    from rich.text import Text
-
-    result: list[RenderableType] = []
-    for entry in values:
-        result.append(Text(entry["satellite"], style="bold"))
-        result.append(Text(_report_text(entry["report"])))
-        result.append(_updates_table(entry["updates"]))
-        if entry["contacts"]:
-            result.append(_contacts_table(entry["contacts"]))
-        if entry["messages"]:
-            result.append(_messages_table(entry["messages"]))
-    return result
-
-
-def _report_text(report: Mapping[str, Any] | None) -> str:
-    from groundsegment.planner.quantities import format_duration
-
-    if report is None:
-        return "  never heard"
-    station = f" by {report['station']}" if report["station"] else ""
-    reason = f" ({report['reason']})" if report["reason"] else ""
-    serving = " ".join(filter(None, (report["serving_name"], report["serving"][:16]))) or "nothing"
-    return (
-        f"  heard {format_duration(report['age_s'])} ago{station}, {report['received_utc']}\n"
-        f"  serving {serving}; update {report['update'] or 'none'}: {report['state']}{reason}\n"
-        f"  boots {report['boot_count']}, {report['free_mib']} MiB free, "
-        f"frames {report['frames_received']} received, {report['frames_rejected']} rejected"
-    )
-
-
-def _updates_table(updates: list[dict[str, Any]]) -> "RenderableType":
-    from rich.table import Column, Table
-    from rich.text import Text
-
-    from groundsegment.planner.quantities import format_bytes
-
-    if not updates:
-        return Text("  no updates")
-    # What is typed again keeps its width; the rest gives way on a narrow terminal.
-    update, state = Column("update", no_wrap=True, min_width=16), Column("state", min_width=9)
-    table = Table(update, "seq", "release", "digest", state, "bundles", "blocks", "payload", box=None, pad_edge=True)
-    for entry in updates:
-        standing = entry["state"] + (f" ({entry['reason']})" if entry["reason"] else "")
-        table.add_row(
-            entry["update"],
-            str(entry["sequence"]),
-            entry["release"],
-            entry["digest"][:16],
-            standing,
-            str(entry["bundles"]),
-            f"{entry['blocks_solved']}/{entry['blocks']}",
-            format_bytes(entry["payload_bytes"]),
-        )
-    return table
-
-
-def _contacts_table(contacts: list[dict[str, Any]]) -> "RenderableType":
-    from rich.table import Table
-
-    from groundsegment.planner.quantities import format_bytes
-
-    table = Table("contact", "until", "station", "frames", "sent", "loss", box=None, pad_edge=True)
-    for entry in contacts:
-        table.add_row(
-            entry["start_utc"],
-            entry["end_utc"] or "",
-            entry["station"] or "-",
-            str(entry["frames_sent"]),
-            format_bytes(entry["bytes_sent"]),
-            "unknown" if entry["loss"] is None else f"{entry['loss']:.1%}",
-        )
-    return table
-
-
-def _messages_table(messages: list[dict[str, Any]]) -> "RenderableType":
-    from rich.table import Column, Table
-    from rich.text import Text
-
-    table = Table(Column("message", no_wrap=True), Column("kind", no_wrap=True), "text", box=None, pad_edge=True)
-    for message in messages:
-        table.add_row(message["received_utc"], message["kind"], Text(_message_text(message)))
-    return table
-
-
-def _message_text(message: Mapping[str, Any]) -> str:
-    body = message["body"]
-    match message["kind"]:
-        case "answer":
-            text = body.get("error") or str(body.get("text", "")).strip()
-        case "receipt":
-            reason = body.get("reason")
-            text = f"{body.get('state')} {reason if reason != 'none' else ''} {body.get('text', '')}"
-        case "event":
-            text = f"{body.get('name', '')}, {body.get('severity', '')}: {body.get('text', '')}"
-        case _:
-            text = str(body.get("text", ""))
-    words = " ".join(text.split())
-    return words if len(words) <= MESSAGE_LENGTH_MAX else f"{words[: MESSAGE_LENGTH_MAX - 3]}..."

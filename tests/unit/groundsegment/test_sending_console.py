@@ -14,7 +14,9 @@ from groundsegment.console.output import out
 from groundsegment.depot.records import BlockProgress, CommandState, FlightState, ReceivedMessage, ReceivedReport
 from groundsegment.signer.key_store import KeyStore
 from groundsegment.signer.signing import create_trust
+from groundsegment.uplink.loss import LossEstimate
 from protocol.command import Command, Operation
+from protocol.link_keys import Direction
 from protocol.message import MessageKind
 from protocol.report import SOLVED, Report, UpdateState, UpdateStatus
 from protocol.trust import command_keys
@@ -393,3 +395,42 @@ def test_ask_works_beside_a_running_uplink(depot):
         result = run(depot, "ask", "x", "--for", "SAT-1", "--link", sky.address, "--timeout", "20")
         assert result.stdout == "Paris.\n"
         assert uplink.wait(40) == 0
+
+
+def test_a_plan_counts_in_what_flies_before_and_beside(depot):
+    first = stage_bytes(depot, [3_000_000])
+    urgent = stage_bytes(depot, [1_000_000], seed=2, priority=5)
+    beside = stage_bytes(depot, [9_000_000], seed=3, beside=True, weight=0.5)
+    later = stage_bytes(depot, [9_000_000], seed=4)
+
+    def planned(staged):
+        handle = staged.update.handle.hex()
+        text = run(depot, "plan", handle, "--rate", "2Mbit/s")
+        assert text.exit_code == 0, text.output
+        return json.loads(run(depot, "plan", handle, "--rate", "2Mbit/s", "--json").stdout), text.stdout
+
+    alone, _ = planned(urgent)
+    assert (alone["before"], alone["beside"]) == ([], [])
+    both, words = planned(first)
+    assert (both["before"], both["beside"]) == ([urgent.update.handle.hex()], [beside.update.handle.hex()])
+    # A share of one half beside one of three million bytes is a million and a half.
+    assert both["symbols_to_deliver"] == pytest.approx((3e6 + 1e6 + 1.5e6) / 1280, rel=0.01)
+    assert "1 other update(s) fly before it" in words
+    assert first.update.handle.hex() in planned(later)[0]["before"]
+
+
+def test_status_shows_priority_weight_and_what_is_believed_of_each_link(depot):
+    depot.add_station("SAT-1", "inuvik", added_utc=NOW)
+    stage_bytes(depot, [20_000], priority=7, weight=2.0, beside=True)
+    depot.journal.save_loss("SAT-1", 1, Direction.UP, LossEstimate(lost=100, arrived=900).to_dict(), utc=NOW)
+
+    values = json.loads(run(depot, "status", "--json").stdout)["satellites"][0]
+    text = run(depot, "status").stdout
+
+    assert (values["updates"][0]["priority"], values["updates"][0]["weight"]) == (7, 2.0)
+    home, inuvik = values["links"]
+    assert (home["up"], inuvik["down"], inuvik["station"]) == (None, None, "inuvik")
+    assert inuvik["up"]["loss"] == pytest.approx(0.1)
+    assert inuvik["up"]["deviation"] == pytest.approx(0.0095, rel=0.01)
+    assert "7*2" in text
+    assert re.search(r"inuvik +1 +10\.0% ± 0\.9% +unknown", text), text

@@ -1,0 +1,47 @@
+"""How much of an update is on board, as the depot knows it: for `status` and `plan`."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from groundsegment.depot.depot import Depot
+    from groundsegment.depot.records import Update
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnBoard:
+    """Blocks and symbols of the bundles of one update, over all stations.
+
+    Attributes:
+        blocks: in all; blocks_begun: of them, those that anything was sent or heard of; blocks_solved: of them.
+        symbols: source symbols in all; symbols_there: of them, on board or no longer needed.
+    """
+
+    blocks: int
+    blocks_begun: int
+    blocks_solved: int
+    symbols: int
+    symbols_there: int
+
+    @property
+    def share(self) -> float:
+        """How much of it is there, 0..1."""
+        return self.symbols_there / max(1, self.symbols)
+
+
+def on_board(depot: "Depot", entry: "Update") -> OnBoard:
+    """What is known to be there of an update."""
+    from protocol.blocks import block_layout, symbols_needed
+    from protocol.report import SOLVED
+
+    known = depot.journal.on_board(entry.satellite)
+    blocks = begun = solved = symbols = there = 0
+    for bundle in depot.bundles(entry.handle):
+        layout = block_layout(symbols_needed(bundle.size_bytes, entry.symbol_size), entry.symbol_size)
+        blocks, symbols = blocks + layout.num_blocks, symbols + layout.num_symbols
+        for number in range(layout.num_blocks):
+            have = known.get((bundle.handle, number))
+            needed = layout.symbols_of(number)
+            begun, solved = begun + (have is not None), solved + (have == SOLVED)
+            there += min(have or 0, needed)
+    return OnBoard(blocks=blocks, blocks_begun=begun, blocks_solved=solved, symbols=symbols, symbols_there=there)

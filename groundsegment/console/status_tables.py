@@ -1,0 +1,144 @@
+"""The tables of `skyload status`: what was gathered, in as many columns as there are."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+MESSAGE_LENGTH_MAX = 160  # the whole text is in --json
+_DIGEST_DIGITS = 8  # enough for `skyload revert`; all of them are in --json
+
+
+def render(values: list[dict[str, Any]]) -> list["RenderableType"]:
+    """All of it, satellite after satellite."""
+    from rich.text import Text
+
+    result: list[RenderableType] = []
+    for entry in values:
+        result.append(Text(entry["satellite"], style="bold"))
+        result.append(Text(_report_text(entry["report"])))
+        result.append(_updates_table(entry["updates"]))
+        if waiting := entry["commands_waiting"]:
+            result.append(Text(f"  {waiting} command{'s' * (waiting != 1)} to be told at the next contact"))
+        if any(link["up"] or link["down"] for link in entry["links"]) or len(entry["links"]) > 1:
+            result.append(_links_table(entry["links"]))
+        if entry["contacts"]:
+            result.append(_contacts_table(entry["contacts"]))
+        if entry["messages"]:
+            result.append(_messages_table(entry["messages"]))
+    return result
+
+
+def _report_text(report: Mapping[str, Any] | None) -> str:
+    from groundsegment.planner.quantities import format_duration
+
+    if report is None:
+        return "  never heard"
+    station = f" by {report['station']}" if report["station"] else ""
+    serving = " ".join(filter(None, (report["serving_name"], report["serving"][:16]))) or "nothing"
+    updates = "; ".join(
+        f"update {entry['update']}: {entry['state']}" + (f" ({entry['reason']})" if entry["reason"] else "")
+        for entry in report["updates"]
+    )
+    return (
+        f"  heard {format_duration(report['age_s'])} ago{station}, {report['received_utc']}\n"
+        f"  serving {serving}; {updates or 'update none: NONE'}\n"
+        f"  boots {report['boot_count']}, {report['free_mib']} MiB free, "
+        f"frames {report['frames_received']} received, {report['frames_rejected']} rejected"
+    )
+
+
+def _updates_table(updates: list[dict[str, Any]]) -> "RenderableType":
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    from groundsegment.planner.quantities import format_bytes
+
+    if not updates:
+        return Text("  no updates")
+    # What is typed again keeps its width; the rest gives way on a narrow terminal.
+    update, state = Column("update", no_wrap=True), Column("state", min_width=9)
+    digest, share = Column("digest", no_wrap=True), Column("there", justify="right", no_wrap=True)
+    priority = Column("prio", justify="right", no_wrap=True)
+    table = Table(update, priority, "release", digest, state, share, "blocks", "payload", box=None, pad_edge=True)
+    for entry in updates:
+        standing = entry["state"] + (f" ({entry['reason']})" if entry["reason"] else "")
+        table.add_row(
+            entry["update"],
+            _priority_words(entry),
+            entry["release"],
+            entry["digest"][:_DIGEST_DIGITS],
+            standing,
+            f"{entry['share_on_board']:.1%}",
+            f"{entry['blocks_solved']}/{entry['blocks']}",
+            format_bytes(entry["payload_bytes"]),
+        )
+    return table
+
+
+def _priority_words(entry: Mapping[str, Any]) -> str:
+    weight = "" if entry["weight"] == 1 else f"*{entry['weight']:g}"
+    return f"{entry['priority']}{weight}"
+
+
+def _links_table(links: list[dict[str, Any]]) -> "RenderableType":
+    from rich.table import Table
+
+    table = Table("link", "id", "loss up", "loss down", box=None, pad_edge=True)
+    for link in links:
+        table.add_row(link["station"] or "home", str(link["id"]), _loss_words(link["up"]), _loss_words(link["down"]))
+    return table
+
+
+def _loss_words(loss: Mapping[str, float] | None) -> str:
+    return "unknown" if loss is None else f"{loss['loss']:.1%} ± {loss['deviation']:.1%}"
+
+
+def _contacts_table(contacts: list[dict[str, Any]]) -> "RenderableType":
+    from rich.table import Table
+
+    from groundsegment.planner.quantities import format_bytes
+
+    table = Table("contact", "until", "station", "frames", "sent", "loss", "down", box=None, pad_edge=True)
+    for entry in contacts:
+        table.add_row(
+            entry["start_utc"],
+            entry["end_utc"] or "",
+            entry["station"] or "-",
+            str(entry["frames_sent"]),
+            format_bytes(entry["bytes_sent"]),
+            _share_words(entry["loss"]),
+            _share_words(entry["loss_down"]),
+        )
+    return table
+
+
+def _share_words(loss: float | None) -> str:
+    return "unknown" if loss is None else f"{loss:.1%}"
+
+
+def _messages_table(messages: list[dict[str, Any]]) -> "RenderableType":
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    table = Table(Column("message", no_wrap=True), Column("kind", no_wrap=True), "text", box=None, pad_edge=True)
+    for message in messages:
+        table.add_row(message["received_utc"], message["kind"], Text(_message_text(message)))
+    return table
+
+
+def _message_text(message: Mapping[str, Any]) -> str:
+    body = message["body"]
+    match message["kind"]:
+        case "answer":
+            text = body.get("error") or str(body.get("text", "")).strip()
+        case "receipt":
+            reason = body.get("reason")
+            text = f"{body.get('state')} {reason if reason != 'none' else ''} {body.get('text', '')}"
+        case "event":
+            text = f"{body.get('name', '')}, {body.get('severity', '')}: {body.get('text', '')}"
+        case _:
+            text = str(body.get("text", ""))
+    words = " ".join(text.split())
+    return words if len(words) <= MESSAGE_LENGTH_MAX else f"{words[: MESSAGE_LENGTH_MAX - 3]}..."
