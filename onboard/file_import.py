@@ -185,7 +185,11 @@ class FileImport:
         if not task.done():
             return None
         del self._taking[file.sha256]
-        return task.result()
+        try:
+            return task.result()
+        except Exception:
+            logger.exception("a file could not be taken handle=%s", file.handle.hex())
+            return None
 
 
 def find_bundle_fault(path: Path, signed: Callable[[bytes, int], bytes | None]) -> str:

@@ -6,10 +6,11 @@ Also what it is fed with: the frames of an object, and a sink that remembers.
 from pathlib import Path
 
 from onboard.receiver.core import BlockReady, CoreOptions, ObjectDropped, ObjectReady, ObjectSolved, ReceiverCore
-from onboard.receiver.events import ReportStatus, Verdict
+from onboard.receiver.events import FileVerdict, ReportStatus, Verdict
 from onboard.receiver.rebuild import Outcome, check_object, solve_block
 from onboard.receiver.reporting import ReportOptions
 from onboard.store.inbox import OBJECT_NAME, Inbox
+from onboard.store.shape import shape_of_file
 from protocol.blocks import block_layout, symbols_needed
 from protocol.fec import BlockEncoder
 from protocol.frame import Frame, FrameKind
@@ -150,6 +151,19 @@ class DryReceiver:
         if shape is not None:
             self.inbox.append(shape, frame.block, frame.esi, frame.payload)
         return shape is not None
+
+    def take_file(self, path, handle, size):
+        """Take a file that holds a whole object; its verdict if there is one at once."""
+        begun = self.core.begin_file(shape_of_file(handle, size))
+        self._dispatch()
+        if isinstance(begun, FileVerdict):
+            return begun
+        self.inbox.place(begun, path)
+        for block in range(begun.layout.num_blocks):
+            self.inbox.close_log(begun, block)
+        self.core.file_placed(begun)
+        self._dispatch()
+        return None
 
     def begin_sync(self):
         if self._batch is None:
