@@ -30,7 +30,7 @@ import hmac
 import struct
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -149,6 +149,34 @@ class FrameCodec:
             short = first << 24 | (frame.handle[-1] & 0x0F) << 20 | frame.block << 16 | frame.esi
             return short.to_bytes(SHORT_HEADER_SIZE, "big") + frame.payload + trailer
         return body + trailer
+
+    def encode_run(self, first: Frame, symbols: Sequence[bytes], is_short: Sequence[bool]) -> list[bytes]:
+        """Return frames of consecutive symbols of one block: as `encode` for each, at half the cost.
+
+        Args:
+            first: the first frame; its payload is not looked at.
+            symbols: of equal length; their ESIs count on from the first one's.
+            is_short: for each, as in `encode`.
+        """
+        if not symbols:
+            return []
+        station = first.station if self._station is None else self._station
+        assert first.esi + len(symbols) - 1 <= ESI_MAX
+        head = _header(first, station)
+        prefix, handle, position = head[:3], head[6:], first.block << _ESI_BITS | first.esi
+        short = ((VERSION << 6 | _SHORT << 4 | station) << 8 | (handle[-1] & 0x0F) << 4 | first.block) << 16 | first.esi
+        num_short = SHORT_ESI_MAX + 1 - first.esi
+        seal = None if self._link_key is None else self._cipher(head[0], len(symbols[0])).encrypt
+        frames = []
+        for number, symbol in enumerate(symbols):
+            header = prefix + (position + number).to_bytes(3, "big") + handle
+            body = header + symbol
+            trailer = _CRC.pack(zlib.crc32(body)) if seal is None else seal(header, b"", body)[:TAG_SIZE]
+            if is_short[number] and number < num_short:
+                frames.append((short + number).to_bytes(SHORT_HEADER_SIZE, "big") + symbol + trailer)
+            else:
+                frames.append(body + trailer)
+        return frames
 
     def decode(self, data: bytes) -> Frame:
         """Parse and authenticate one frame.

@@ -177,6 +177,7 @@ class Receiver:
         try:
             for found in await self._in_disk_thread(self._inbox.load):
                 self._core.restore(found.shape, found.symbols, found.solved, is_whole=found.is_whole)
+                self._up.remember(found.shape.kind, found.shape.handle, found.shape.num_symbols)
             self._loop.add_reader(self._socket, self._on_readable)
             async with asyncio.TaskGroup() as group:
                 loops = (self._run_jobs, self._run_offers, self._run_drops, self._run_syncs)

@@ -22,6 +22,7 @@ from protocol.errors import (
     UnknownObjectError,
 )
 from protocol.frame import SHORT_ESI_MAX, Frame, FrameCodec, FrameKind
+from protocol.limits import ESI_MAX
 from protocol.link_keys import Direction, derive_station_key
 from protocol.manifest import Manifest
 from protocol.message import Message
@@ -112,6 +113,22 @@ def test_a_short_header_says_the_same_to_who_knows_the_object(frame, link):
     assert receiver.decode(short) == frame
     if frame.esi <= SHORT_ESI_MAX:
         assert len(short) == len(frame.payload) + link.short_overhead == len(whole) - 8
+
+
+@given(
+    strategies.symbol_frames,
+    st.sampled_from(LINKS),
+    st.lists(st.booleans(), max_size=9),
+    st.sampled_from([0, 70, SHORT_ESI_MAX - 4, ESI_MAX - 8]),
+)
+def test_a_run_of_frames_is_the_frames_one_by_one(frame, link, shorts, first_esi):
+    first = replace(frame, esi=first_esi)
+    symbols = [bytes([n]) * len(frame.payload) for n in range(len(shorts))]
+    one_by_one = [
+        link.encode(replace(first, esi=first_esi + n, payload=symbol), is_short=shorts[n])
+        for n, symbol in enumerate(symbols)
+    ]
+    assert link.encode_run(first, symbols, shorts) == one_by_one
 
 
 @given(strategies.symbol_frames, strategies.symbol_frames, st.sampled_from(LINKS), st.integers(0))
