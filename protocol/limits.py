@@ -14,7 +14,7 @@ SYMBOLS_MAX = 2**16  # of one object: 64 MiB at T = 1024
 STATIONS_MAX = 16  # ground stations of one satellite: 4 bits in each frame
 
 OBJECT_SIZE_MAX = 64 * MIB  # CFDP stacks stop at 100 MB to 2 GiB; a bundle must pass through all of them
-BUNDLE_SIZE_DEFAULT = 16 * MIB  # some minutes of S-band: a lost contact costs little
+BUNDLE_SIZE_DEFAULT = 20_480_000  # two full blocks at T = 1280: some minutes of S-band, a lost contact costs little
 MESSAGE_SIZE_MAX = 64 * KIB  # commands, answers, receipts
 
 SEGMENT_SIZE_MAX = 4 * MIB  # raw bytes of one segment: bounds decoder memory
@@ -27,7 +27,7 @@ METADATA_SIZE_MAX = 256 * KIB  # decompressed metadata of one update, roots incl
 ROOTS_MAX = 32  # missed root rotations that one update may carry
 ROOT_SIZE_MAX = 64 * KIB
 FILES_MAX = 1024  # files of one release
-BUNDLES_MAX = 1200  # what fits a manifest beside files and canary: 18 GB at 16 MiB each, 75 GB at 64 MiB
+BUNDLES_MAX = 1200  # what fits a manifest beside files and canary: 24 GB at 20 MB each, 75 GB at 64 MiB
 NAME_LENGTH_MAX = 128  # one path component
 CANARY_PROMPTS_MAX = 32
 CANARY_TOKENS_MAX = 256  # expected tokens of one prompt

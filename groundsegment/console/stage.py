@@ -46,7 +46,8 @@ def stage(
         str | None, typer.Option("--twin", envvar="SKYLOAD_TWIN", help="A command in place of `skyloadd rehearse`.")
     ] = None,
     bundle_size: Annotated[
-        str | None, typer.Option("--bundle-size", help="64KiB to 64MiB; 16MiB unless the release is huge.")
+        str | None,
+        typer.Option("--bundle-size", help="64KiB to 64MiB; 20MB, two full blocks, unless the release is huge."),
     ] = None,
     level: Annotated[
         int, typer.Option("--level", min=3, max=19, help="zstd level for what compresses well; 19 is slow.")
@@ -144,7 +145,7 @@ def _parse_bundle_size(text: str) -> int:
     unit = _UNITS.get(match[2].lower()) if match else None
     size = 0 if match is None or unit is None else int(float(match[1]) * unit)
     if not 64 * KIB <= size <= OBJECT_SIZE_MAX:
-        raise InputError(f"--bundle-size: {text!r} is not a size from 64KiB to 64MiB", hint="write 16MiB or 500kB")
+        raise InputError(f"--bundle-size: {text!r} is not a size from 64KiB to 64MiB", hint="write 20MB or 500kB")
     return size
 
 
