@@ -14,6 +14,10 @@ MEASUREMENTS = {
         "fly a 90 MB release of a real model over 10 % loss with gaps, while requests keep coming",
     ),
     "memory": ("bench.memory", "stage and receive a synthetic 4 GB release; the peak memory of packer and daemon"),
+    "transport": (
+        "bench.transport.measure",
+        "bytes of the transport beside UFTP and cfdp-py, over lossy, cut and one-way links; speeds of both ends",
+    ),
     "kills": ("bench.kills", "30 flights, each with a kill -9 of daemon or uplink at a random moment"),
 }
 
@@ -28,11 +32,13 @@ def main() -> int:
         for name, (_, what) in MEASUREMENTS.items():
             print(f"  make bench NAME={name:10} {what}")
         return 0
-    module, what = MEASUREMENTS[arguments.name]
-    table, figures = importlib.import_module(module).measure(options)
+    name, what = MEASUREMENTS[arguments.name]
+    module = importlib.import_module(name)
+    table, figures = module.measure(options)
     print(table)
     if arguments.keep:
-        keep(arguments.name, what, table, figures)
+        picture = module.illustrate(figures) if hasattr(module, "illustrate") else ""
+        keep(arguments.name, what, f"{picture}{table}", figures)
     print(json.dumps(figures), flush=True)
     return 0
 

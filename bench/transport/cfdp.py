@@ -11,24 +11,24 @@ from pathlib import Path
 from bench.transport.link import Link
 from bench.transport.peer import PORT
 
+PDU_BEST = 1472  # what an unfragmented UDP datagram takes
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 class Cfdp:
     """One transfer."""
 
-    name = "cfdp-py"
-
-    def __init__(self, payload: Path, rate_bps: float) -> None:
+    def __init__(self, payload: Path, rate_bps: float, pdu_bytes: int = PDU_BEST) -> None:
+        self.name = "cfdp-py" if pdu_bytes == PDU_BEST else f"cfdp-py, PDUs of {pdu_bytes}"
         self.payload_bytes = payload.stat().st_size
-        self._payload, self._rate_bps = payload, rate_bps
+        self._payload, self._rate_bps, self._pdu_bytes = payload, rate_bps, pdu_bytes
 
     def begin(self, link: Link, directory: Path) -> None:
         """Start the destination, then the source."""
         self._link, self._directory = link, directory
         self._start_receiver()
         command = [*_END, "source", "--file", str(self._payload), "--target", str(self._arrived)]
-        command += ["--rate", str(self._rate_bps)]
+        command += ["--rate", str(self._rate_bps), "--pdu", str(self._pdu_bytes)]
         self._sender = link.start(link.ground, command, directory / "source.log")
 
     def poll(self) -> int | None:
@@ -58,7 +58,9 @@ class Cfdp:
         return self._directory / "arrived"
 
     def _start_receiver(self) -> None:
-        self._receiver = self._link.start(self._link.space, [*_END, "destination"], self._directory / "destination.log")
+        self._receiver = self._link.start(
+            self._link.space, [*_END, "destination", "--pdu", str(self._pdu_bytes)], self._directory / "destination.log"
+        )
         self._link.wait_for_socket(self._link.space, PORT)
 
 

@@ -39,7 +39,6 @@ from spacepackets.util import ByteFieldU16
 
 GROUND, SPACE = ByteFieldU16(1), ByteFieldU16(2)  # as wide as in the library's own example
 ADDRESSES = {GROUND.value: ("10.77.0.1", 7000), SPACE.value: ("10.77.0.2", 7000)}
-PDU_BYTES = 1472  # what an unfragmented UDP datagram takes
 TIMER_S = 1.0  # of acknowledgements and of lists of what is missing
 LIMIT = 10_000
 BUFFER_BYTES = 4 << 20
@@ -153,13 +152,13 @@ def step(handler, wire, pdu, ignored):
     return drain(handler, wire)
 
 
-def parts(here, there):
+def parts(here, there, pdu_bytes):
     """What both handlers are made of."""
     local = LocalEntityConfig(here, IndicationConfig(file_segment_recvd_indication_required=False), Faults())
     remote = RemoteEntityConfig(
         entity_id=there,
         max_file_segment_len=None,
-        max_packet_len=PDU_BYTES,
+        max_packet_len=pdu_bytes,
         closure_requested=True,
         crc_on_transmission=False,
         default_transmission_mode=TransmissionMode.ACKNOWLEDGED,
@@ -174,8 +173,8 @@ def parts(here, there):
     return local, RemoteEntityConfigTable([remote])
 
 
-def run_source(file, target, rate_bps):
-    local, remotes = parts(GROUND, SPACE)
+def run_source(file, target, rate_bps, pdu_bytes):
+    local, remotes = parts(GROUND, SPACE, pdu_bytes)
     user, wire, ignored = User(), Wire(GROUND, SPACE, rate_bps), collections.Counter()
     handler = SourceHandler(local, user, remotes, Timers(), SeqCountProvider(16))
     handler.put_request(PutRequest(SPACE, file, target, TransmissionMode.ACKNOWLEDGED, True))
@@ -188,9 +187,9 @@ def run_source(file, target, rate_bps):
     return 0 if is_complete and finished.condition_code is ConditionCode.NO_ERROR else 1
 
 
-def run_destination():
+def run_destination(pdu_bytes):
     # One transaction per process: all handlers of 0.7.0 in one process share a list of what is missing.
-    local, remotes = parts(SPACE, GROUND)
+    local, remotes = parts(SPACE, GROUND, pdu_bytes)
     user, wire, ignored = User(), Wire(SPACE, GROUND), collections.Counter()
     handler = DestHandler(local, user, remotes, Timers())
     while True:
@@ -205,10 +204,11 @@ def main():
     parser.add_argument("--file", type=Path)
     parser.add_argument("--target", type=Path)
     parser.add_argument("--rate", type=float)
+    parser.add_argument("--pdu", type=int, default=1472)
     arguments = parser.parse_args()
     if arguments.end == "source":
-        return run_source(arguments.file, arguments.target, arguments.rate)
-    return run_destination()
+        return run_source(arguments.file, arguments.target, arguments.rate, arguments.pdu)
+    return run_destination(arguments.pdu)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 
 _RULE = re.compile(r"^\[(\d+):(\d+)\] -A \S+ .*--comment \"?([\w-]+)\"?")
+FRAGMENT_BYTES = 20  # one more IP header; iptables sees such a packet before the kernel cuts it in two
 LARGE_BYTES = 1000  # from here on a packet carries data; reports, acknowledgements and metadata are smaller
 
 
@@ -33,13 +34,13 @@ class DirectionCounts:
     Attributes:
         sent: what its sender put on the link, counted before any loss.
         dark: of it, what met a link that was taken down.
-        large_sent: data packets among what met a link that was up.
+        large: data packets among what met a link that was up.
         large_passed: of them, those that were not lost.
     """
 
     sent: Count
     dark: Count
-    large_sent: Count
+    large: Count
     large_passed: Count
 
     @property
@@ -50,7 +51,7 @@ class DirectionCounts:
     @property
     def loss(self) -> float | None:
         """The share of data packets that the link took while it was up."""
-        sent = self.large_sent.packets
+        sent = self.large.packets
         return 1 - self.large_passed.packets / sent if sent else None
 
 
@@ -67,10 +68,10 @@ def parse_counts(text: str) -> dict[str, Count]:
 
 def direction_counts(sender: dict[str, Count], receiver: dict[str, Count]) -> DirectionCounts:
     """Put the two ends of one direction together."""
-    lit = receiver["lit"]
+    in_two, lit = sender["in-two"].packets, receiver["lit"]
     return DirectionCounts(
-        sent=sender["sent"],
+        sent=sender["sent"] + Count(packets=in_two, size_bytes=FRAGMENT_BYTES * in_two),
         dark=receiver["arriving"] - lit,
-        large_sent=receiver["lit-large"],
+        large=receiver["lit-large"],
         large_passed=receiver["passed-large"],
     )

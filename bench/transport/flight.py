@@ -73,6 +73,12 @@ class Outcome:
         return self.total_bytes * (1 - self.loss) / self.payload_bytes
 
     @property
+    def symbol_ratio(self) -> float | None:
+        """Data packets that arrived, over source symbols: those sent over K / (1 - p), at the loss that really was."""
+        num_symbols = self.figures.get("num_symbols")
+        return self.up.large_passed.packets / num_symbols if num_symbols else None
+
+    @property
     def nominal_ratio(self) -> float:
         """The same at the loss that was asked for."""
         return self.total_bytes * (1 - self.nominal_loss) / self.payload_bytes

@@ -193,6 +193,7 @@ def firewall_rules(loss: Loss) -> list[list[str]]:
     large = ["-m", "length", "--length", f"{LARGE_BYTES}:"]
     rules: list[list[str]] = [
         ["-A", "OUTPUT", "-o", DEVICE, *_named("sent")],
+        ["-A", "OUTPUT", "-o", DEVICE, "-m", "length", "--length", f"{MTU + 1}:", *_named("in-two")],
         ["-N", "DARK"],
         ["-A", "INPUT", "-i", DEVICE, *_named("arriving")],
         ["-A", "INPUT", "-i", DEVICE, "-j", "DARK"],

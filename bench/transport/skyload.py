@@ -4,7 +4,6 @@ Keys, launch release and update are made once, in a template; a flight begins wi
 update's bundles: what `skyload stage` says is to be carried, and the very bytes the peers carry.
 """
 
-import contextlib
 import json
 import os
 import shutil
@@ -19,7 +18,7 @@ from bench.transport.peer import PORT
 from demo.rehearsal import SATELLITE, Rehearsal, set_key
 from onboard.control_socket import ask_daemon
 from onboard.errors import OnboardError
-from protocol.blocks import symbols_needed
+from protocol.blocks import block_layout, symbols_needed
 from tests.fakes.engine import engine_command
 from tests.fakes.models import make_synthetic_release
 
@@ -45,8 +44,12 @@ class Template:
         self.digest: str = staged["release_digest"]
         self.payload_bytes: int = staged["payload_bytes"]
         bundles = sorted((rehearsal.depot / "updates").glob("*/bundle-*"))
-        assert sum(path.stat().st_size for path in bundles) == self.payload_bytes
-        self.num_symbols = sum(symbols_needed(path.stat().st_size, symbol_size) for path in bundles)
+
+        self.bundle_sizes = [path.stat().st_size for path in bundles]
+        assert sum(self.bundle_sizes) == self.payload_bytes
+        counts = [symbols_needed(size, symbol_size) for size in self.bundle_sizes]
+        self.num_symbols = sum(counts)
+        self.num_blocks = sum(block_layout(count, symbol_size).num_blocks for count in counts)
         self.payload = directory / "payload.bin"
         with self.payload.open("wb") as file:
             for path in bundles:
@@ -86,7 +89,7 @@ class Skyload:
     def poll(self) -> int | None:
         """The uplink's exit status; without a return path it never ends, so look on board."""
         status = self._sender.poll()
-        if status is None and self._is_silent and self._serving() == self._template.digest:
+        if status is None and self._is_silent and self._is_all_there():
             self._sender.kill()
             return 0
         return status
@@ -110,8 +113,10 @@ class Skyload:
         return subprocess.run(verify, check=False, capture_output=True).returncode == 0
 
     def figures(self) -> dict[str, float]:
-        """Source symbols of the update's bundles, and how often the uplink was started."""
-        return {"num_symbols": self._template.num_symbols, "attempts": self._num_uplinks}
+        """Source symbols of the update's bundles, starts of the uplink, and what the satellite says of symbols."""
+        receiver = self._status().get("receiver", {})
+        counts = {name: receiver.get(f"symbols_{name}", 0) for name in ("accepted", "duplicate", "surplus")}
+        return {"num_symbols": self._template.num_symbols, "attempts": self._num_uplinks, **counts}
 
     def _start_receiver(self) -> None:
         command = [str(_BIN / "skyloadd"), "run", "--config", str(self._config)]
@@ -127,8 +132,16 @@ class Skyload:
                 self._link.ground, [*command, "--json", "--quiet"], self._directory / "uplink.log", stdout=file
             )
 
+    def _is_all_there(self) -> bool:
+        return bool(self._status().get("receiver", {}).get("blocks_solved", 0) > self._template.num_blocks)
+
     def _serving(self) -> str:
-        status: dict[str, Any] = {}
-        with contextlib.suppress(OnboardError):
-            status = ask_daemon(self._directory / "flight" / "kit" / "state" / "run", {"op": "status"})["status"]
-        return str((status.get("serving") or {}).get("digest", ""))
+        return str((self._status().get("serving") or {}).get("digest", ""))
+
+    def _status(self) -> dict[str, Any]:
+        try:
+            answer = ask_daemon(self._directory / "flight" / "kit" / "state" / "run", {"op": "status"})
+        except OnboardError:  # it is starting
+            return {}
+        status: dict[str, Any] = answer["status"]
+        return status

@@ -1,0 +1,205 @@
+"""`make bench NAME=transport`: bytes, speed and staying power of the transport, beside UFTP and cfdp-py.
+
+Everything is run here, nothing quoted: the same payload over the same link, in turn. With `--quick`, once each and
+with a small payload, as the tests do.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from bench.results import PAGE
+from bench.transport.cfdp import Cfdp
+from bench.transport.flight import Outcome, Row, fly
+from bench.transport.link import Loss, why_impossible
+from bench.transport.one_way import one_flight, worst_of_99_percent
+from bench.transport.peer import Peer
+from bench.transport.plot import ratio_plot
+from bench.transport.skyload import SYMBOL_SIZE, Skyload, Template
+from bench.transport.table import Cell, ratios_of, results_table, symbols_table
+from bench.transport.uftp import BLOCK_DEFAULT, Uftp
+
+LOSS_ROWS = [
+    Row(key="0", title="no loss", loss=Loss()),
+    Row(key="0.05", title="5 %", loss=Loss(share=0.05)),
+    Row(key="0.1", title="10 %", loss=Loss(share=0.1)),
+    Row(key="0.2", title="20 %", loss=Loss(share=0.2)),
+    Row(key="0.3", title="30 %", loss=Loss(share=0.3)),
+    Row(key="bursts", title="bursts of 5, 10 %", loss=Loss(share=0.1, burst_packets=5)),
+]
+TROUBLE_ROWS = [
+    Row(key="cut", title="10 %, cut at half", loss=Loss(share=0.1), trouble="cut"),
+    Row(key="kill", title="10 %, receiver kill -9 at half", loss=Loss(share=0.1), trouble="kill"),
+    Row(key="one way", title="10 %, no return path", loss=Loss(share=0.1, one_way=True)),
+    Row(key="one way, cut", title="10 %, no return path, cut", loss=Loss(share=0.1, one_way=True), trouble="cut"),
+]
+BAR, SYMBOLS_BAR = 1.035, 1.005
+TIME_LIMIT_FACTOR, TIME_LIMIT_S = 4.0, 45.0
+ROOT = Path(__file__).resolve().parent.parent.parent
+PLOT = PAGE.parent / "benchmarks-transport.svg"
+
+
+def measure(options: Sequence[str]) -> tuple[str, dict[str, Any]]:
+    """Run it all; returns tables and figures."""
+    arguments = _arguments(options)
+    reason = why_impossible()
+    if not reason and shutil.which("uftp") is None:
+        reason = "uftp not installed"
+    if reason:
+        raise SystemExit(f"transport: cannot be measured here: {reason}")
+    directory = Path(tempfile.mkdtemp(prefix="skyb-template-"))
+    try:
+        template = Template(directory, int(arguments.megabytes * 1e6), seed=1)
+        print(f"  payload {template.payload_bytes} bytes, {template.num_symbols} symbols", flush=True)
+        cells = _fly_all(template, arguments)
+        one_way = _one_way(template.bundle_sizes, arguments.seeds)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+    speeds = _speeds(arguments.quick)
+    figures = _figures(cells, one_way, speeds)
+    return _text(cells, one_way, speeds, template, arguments), figures
+
+
+def illustrate(figures: dict[str, Any]) -> str:
+    """Write the plot beside docs/benchmarks.md; returns what shows it there."""
+    series = {"Skyload": figures["total_ratio"], "UFTP": figures["uftp_ratio"], "cfdp-py": figures["cfdp_ratio"]}
+    labels = [row.title.split(" of ")[0] for row in LOSS_ROWS]
+    PLOT.write_text(ratio_plot(series, [row.key for row in LOSS_ROWS], labels, BAR))
+    return f"![Bytes over the limit by loss]({PLOT.name})\n\n"
+
+
+def _arguments(options: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="make bench NAME=transport")
+    parser.add_argument("--quick", action="store_true", help="once each, a small payload, few seeds")
+    parser.add_argument("--megabytes", type=float, help="of the release (default: 48)")
+    parser.add_argument("--runs", type=int, help="of each row without trouble (default: 3)")
+    parser.add_argument("--seeds", type=int, help="of the one-way simulation (default: 200)")
+    parser.add_argument("--rate", type=float, default=40e6, help="bits per second (default: 40e6)")
+    parser.add_argument("--rows", nargs="*", help="only these")
+    parser.add_argument("--only", nargs="*", help="only these transports")
+    arguments = parser.parse_args(options)
+    quick = arguments.quick
+    arguments.megabytes = arguments.megabytes or (4.0 if quick else 48.0)
+    arguments.runs = arguments.runs or (1 if quick else 3)
+    arguments.seeds = arguments.seeds or (10 if quick else 200)
+    return arguments
+
+
+# Flights
+
+
+def _fly_all(template: Template, arguments: argparse.Namespace) -> list[Cell]:
+    cells = []
+    rate_bps: float = arguments.rate
+    for row in [*LOSS_ROWS, *TROUBLE_ROWS]:
+        if arguments.rows and row.key not in arguments.rows:
+            continue
+        runs = arguments.runs if row in LOSS_ROWS else 1
+        silent: dict[str, object] = {"link.silent": True} if row.loss.one_way else {}
+        makers: dict[str, Callable[[], Peer]] = {
+            "Skyload": partial(Skyload, template, rate_bps, silent),
+            "UFTP": partial(Uftp, template.payload, rate_bps),
+            "UFTP, default blocks": partial(Uftp, template.payload, rate_bps, BLOCK_DEFAULT),
+            "cfdp-py": partial(Cfdp, template.payload, rate_bps),
+            "cfdp-py, PDUs of 1280": partial(Cfdp, template.payload, rate_bps, 1280),
+        }
+        for name, make in makers.items():
+            if arguments.only and name not in arguments.only:
+                continue
+            is_main = name in {"Skyload", "UFTP", "cfdp-py"}
+            if not is_main and (row.key not in {"0", "0.1"} or arguments.quick):
+                continue
+            limit_s = TIME_LIMIT_S + TIME_LIMIT_FACTOR * template.payload_bytes * 8 / rate_bps / (1 - row.loss.share)
+            outcomes = []
+            for _ in range(runs if is_main else 1):
+                outcome = fly(make(), row, time_limit_s=limit_s)
+                outcomes.append(outcome)
+                _tell(row, name, outcome)
+            cells.append(Cell(row=row, name=name, outcomes=outcomes))
+    return cells
+
+
+def _tell(row: Row, name: str, outcome: Outcome) -> None:
+    how = "right" if outcome.finished and outcome.right else f"finished {outcome.finished}, right {outcome.right}"
+    drops = f", {outcome.socket_drops} dropped by a socket" if outcome.socket_drops else ""
+    print(f"  {row.title}: {name} {outcome.ratio:.4f}, {outcome.seconds:.1f} s, {how}{drops}", flush=True)
+
+
+# Without a return path
+
+
+def _one_way(bundle_sizes: list[int], num_seeds: int) -> dict[str, float]:
+    ratios = {}
+    with ProcessPoolExecutor() as pool:
+        for row in LOSS_ROWS:
+            fly_seed = partial(one_flight, bundle_sizes, SYMBOL_SIZE, row.loss)
+            ratios[row.key] = round(worst_of_99_percent(pool.map(fly_seed, range(num_seeds), chunksize=5)), 4)
+            print(f"  {row.title}: one way, 99 % of {num_seeds} seeds: {ratios[row.key]:.4f}", flush=True)
+    return ratios
+
+
+# Speeds
+
+
+def _speeds(quick: bool) -> dict[str, float]:
+    mebibytes = "16" if quick else "64"
+    runs = 1 if quick else 3
+    receiver = [_last_line("bench/receiver_speed.py", "--mib", mebibytes) for _ in range(runs)]
+    sender = [_last_line("bench/transport/sender_speed.py", "--mib", mebibytes) for _ in range(runs)]
+    return {
+        "receiver_mb_s": statistics.median(float(one["payload_mb_s"]) for one in receiver),
+        "receiver_rss_mb": statistics.median(float(one["rss_mb"]) for one in receiver),
+        "sender_mb_s": statistics.median(float(one["sender_mb_s"]) for one in sender),
+    }
+
+
+def _last_line(script: str, *options: str) -> dict[str, Any]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, str(ROOT / script), *options], check=True, stdout=subprocess.PIPE, text=True, env=environment
+    )
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+# Results
+
+
+def _figures(cells: Sequence[Cell], one_way: dict[str, float], speeds: dict[str, float]) -> dict[str, Any]:
+    symbols = {cell.row.key: cell.symbol_ratio for cell in cells if cell.name == "Skyload"}
+    return {
+        "total_ratio": ratios_of(cells, "Skyload", LOSS_ROWS),
+        "symbol_ratio": {row.key: symbols.get(row.key) for row in LOSS_ROWS},
+        "one_way_ratio": one_way,
+        "uftp_ratio": ratios_of(cells, "UFTP", LOSS_ROWS),
+        "cfdp_ratio": ratios_of(cells, "cfdp-py", LOSS_ROWS),
+        **speeds,
+    }
+
+
+def _text(
+    cells: Sequence[Cell],
+    one_way: dict[str, float],
+    speeds: dict[str, float],
+    template: Template,
+    arguments: argparse.Namespace,
+) -> str:
+    return "\n\n".join(
+        [
+            f"One payload of {template.payload_bytes / 1e6:.1f} MB, {arguments.rate / 1e6:g} Mbit/s, median of "
+            f"{arguments.runs} (once in rows with trouble).",
+            results_table(cells),
+            symbols_table(cells, "Skyload", one_way),
+            "\n".join(f"- {name}: {value:g}" for name, value in speeds.items()),
+        ]
+    )
