@@ -146,7 +146,7 @@ class UpdateFlight:
         body = json_body(message.body)
         state, reason = str(body.get("state", "")), str(body.get("reason", ""))
         self.receipt = Receipt(state=state, reason=reason, body=body)
-        final = _flight_state(state)
+        final = flight_state(state)
         if final is not None:
             if reason in {"", Reason.NONE.name}:
                 reason = self.update.reason  # as a report said it
@@ -167,7 +167,7 @@ class UpdateFlight:
 
     @property
     def _receipt_is_final(self) -> bool:
-        return self.receipt is not None and _flight_state(self.receipt.state) is not None
+        return self.receipt is not None and flight_state(self.receipt.state) is not None
 
     def _set_state(self, state: FlightState, reason: str = "") -> None:
         if (self.update.state, self.update.reason) != (state, reason):
@@ -223,7 +223,8 @@ def json_body(value: Any) -> Any:  # noqa: ANN401 - any msgpack value
     return value
 
 
-def _flight_state(name: str) -> FlightState | None:
+def flight_state(name: str) -> FlightState | None:
+    """How an update ended, by the state that a receipt names; None if that is no end."""
     state = UpdateState.__members__.get(name.upper())
     flight = None if state is None else _FLIGHT_STATES.get(state)
     return flight if flight is not None and not flight.is_open else None
