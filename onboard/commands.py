@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from onboard.errors import OnboardError
+from onboard.installer.changeover import Reverted
 from onboard.installer.core import Fate
 from onboard.installer.serving import ServingProblem
-from onboard.store.record import KnownRelease, RecordStore
+from onboard.store.record import RecordStore
 from onboard.telemetry import COMMAND_ACCEPTED, COMMAND_FAILED, COMMAND_REFUSED, Telemetry
 from protocol.command import Command, CounterWindow, Operation
 from protocol.errors import DecodeError, ProtocolError
@@ -60,7 +61,7 @@ class Reply:
 class Installing(Protocol):
     """The two things a command may ask of the installer."""
 
-    async def revert(self, digest: bytes | None, *, why: str = ...) -> KnownRelease:
+    async def revert(self, digest: bytes | None, *, why: str = ...) -> Reverted:
         """See `installer.shell`."""
         ...
 
@@ -167,8 +168,11 @@ class Commander:
         fields = Fields(args, unit="revert")
         digest = None if fields.is_none("digest") else fields.data("digest", size=32)
         fields.finish()
-        known = await self._installer.revert(digest, why="command")
-        return {"ok": True, "text": f"release {known.name} {known.digest.hex()[:16]} serves"}
+        reverted = await self._installer.revert(digest, why="command")
+        known, text = reverted.known, ""
+        if reverted.interrupted is not None:
+            text = f"; the trial of update {reverted.interrupted.hex()} was interrupted and is made again now"
+        return {"ok": True, "text": f"release {known.name} {known.digest.hex()[:16]} serves{text}"}
 
     async def _cancel(self, args: Mapping[str, Any]) -> dict[str, Any]:
         fields = Fields(args, unit="cancel")

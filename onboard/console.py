@@ -79,7 +79,7 @@ def _status(args: argparse.Namespace) -> int:
     if args.json:
         _print_json(status)
         return 0
-    serving, update = status["serving"], status["update"]
+    serving, updates = status["serving"], status["updates"]
     print(f"satellite  {status['satellite']}, boot {status['boot_count']}, up {status['uptime_s']:.0f} s")
     if serving["digest"]:
         print(f"serving    {serving['name']} {serving['digest'][:16]} at {status['endpoint']}/v1")
@@ -87,13 +87,14 @@ def _status(args: argparse.Namespace) -> int:
         print("serving    nothing")
     if serving["trouble"]:
         print(f"           no serving process: {serving['trouble']}")
-    if update["handle"]:
+    for number, update in enumerate(updates):
+        name = "" if number else "update"
         reason = "" if update["reason"] == "none" else f", {update['reason']}"
         print(
-            f"update     {update['handle']} sequence {update['sequence']}: {update['state']}{reason},"
+            f"{name:<10} {update['handle']} sequence {update['sequence']}: {update['state']}{reason},"
             f" bundles {update['bundles_installed']} of {update['num_bundles']}"
         )
-    else:
+    if not updates:
         print("update     none yet")
     receiver = status["receiver"]
     rejected = sum(receiver["frames_rejected"].values())

@@ -33,7 +33,7 @@ from onboard.file_import import FileImport, find_bundle_fault
 from onboard.installer.core import Fate
 from onboard.installer.serving import ServingProblem
 from onboard.installer.shell import Installer
-from onboard.installer.surroundings import InstallStatus, Surroundings
+from onboard.installer.surroundings import InstallStatus, Surroundings, UpdateStanding
 from onboard.installer.trial import Candidate
 from onboard.messages import MessageBox
 from onboard.receiver.events import ReportStatus, Verdict
@@ -288,8 +288,13 @@ class Daemon:
     async def _answer_revert(self, asked: dict[str, Any]) -> dict[str, Any]:
         prefix = asked.get("digest")
         digest = find_release(self._store.record, str(prefix)).digest if prefix is not None else None
-        known = await self.installer.revert(digest, why="by hand")
-        return {"digest": known.digest.hex(), "name": known.name}
+        reverted = await self.installer.revert(digest, why="by hand")
+        known, interrupted = reverted.known, reverted.interrupted
+        return {
+            "digest": known.digest.hex(),
+            "name": known.name,
+            "interrupted": interrupted.hex() if interrupted else None,
+        }
 
     async def _answer_import(self, asked: dict[str, Any]) -> dict[str, Any]:
         try:
@@ -329,7 +334,8 @@ class Daemon:
                     "is_serving": bool(process and process["is_serving"]),
                     "trouble": self.serving.trouble,
                 },
-                "update": _update_fields(status),
+                "update": _update_fields(status.first),
+                "updates": [_update_fields(update) for update in status.updates],
                 "releases": [
                     {
                         "digest": known.digest.hex(),
@@ -384,12 +390,10 @@ class Status:
 
 
 def _updates(status: InstallStatus) -> tuple[UpdateStatus, ...]:
-    if status.update == NO_HANDLE:
-        return ()
-    entry = UpdateStatus(
-        handle=status.update, state=status.state, reason=status.reason, bundle_ranges=status.bundle_ranges
+    return tuple(
+        UpdateStatus(handle=update.handle, state=update.state, reason=update.reason, bundle_ranges=update.bundle_ranges)
+        for update in status.updates
     )
-    return (entry,)
 
 
 def log_to_stderr(*, is_verbose: bool = False) -> None:
@@ -401,17 +405,17 @@ def log_to_stderr(*, is_verbose: bool = False) -> None:
     logging.basicConfig(level=logging.DEBUG if is_verbose else logging.INFO, handlers=[handler])
 
 
-def _update_fields(status: InstallStatus) -> dict[str, Any]:
-    installed = sum(last - first + 1 for first, last in status.bundle_ranges)
+def _update_fields(update: UpdateStanding) -> dict[str, Any]:
+    installed = sum(last - first + 1 for first, last in update.bundle_ranges)
     return {
-        "handle": status.update.hex() if status.update != NO_HANDLE else None,
-        "state": status.state.name.lower(),
-        "reason": status.reason.name.lower(),
-        "sequence": status.sequence,
-        "release": status.release.hex() if status.release else None,
-        "attempts": status.attempts,
+        "handle": update.handle.hex() if update.handle != NO_HANDLE else None,
+        "state": update.state.name.lower(),
+        "reason": update.reason.name.lower(),
+        "sequence": update.sequence,
+        "release": update.release.hex() if update.release else None,
+        "attempts": update.attempts,
         "bundles_installed": installed,
-        "num_bundles": status.num_bundles,
+        "num_bundles": update.num_bundles,
     }
 
 

@@ -21,7 +21,6 @@ from onboard.installer.release import SUMS_NAME, ReleaseDirectory, hash_file, li
 from protocol.errors import ProtocolError
 from protocol.limits import MANIFEST_SIZE_MAX
 from protocol.manifest import FileEntry, Manifest, release_digest
-from protocol.objects import object_handle
 from protocol.report import Reason
 
 _RELEASE_NAME = "release"
@@ -71,23 +70,22 @@ def rehearse(task: RehearsalTask, tell: Callable[[str], None]) -> RehearsalResul
         ConfigError: an input is not usable.
         InstallError: the bundles do not give the release, or the engine does not run it.
     """
-    manifest, handle = _read_manifest(task.manifest)
+    manifest = _read_manifest(task.manifest)
     prompts = _read_prompts(task.prompts) if task.prompts is not None else []
     started = time.perf_counter()
-    directory = _rebuild(task, manifest, handle, tell)
+    directory = _rebuild(task, manifest, tell)
     rebuild_s = time.perf_counter() - started
     answers, load_s = _ask(task, directory, prompts, tell) if task.prompts is not None else ([], 0.0)
     return RehearsalResult(digest=manifest.release_digest, answers=tuple(answers), load_s=load_s, rebuild_s=rebuild_s)
 
 
-def _rebuild(task: RehearsalTask, manifest: Manifest, handle: bytes, tell: Callable[[str], None]) -> Path:
+def _rebuild(task: RehearsalTask, manifest: Manifest, tell: Callable[[str], None]) -> Path:
     base = _open_base(task.base, manifest, tell)
     task.work_dir.mkdir(parents=True, exist_ok=True)
     target = task.work_dir / _RELEASE_NAME
     part = task.work_dir / f"{_RELEASE_NAME}.part"
     plan = Plan(
         manifest=manifest,
-        update=handle,
         release_key=read_key(task.release_key_file, what="release key"),
         base=base,
     )
@@ -123,11 +121,11 @@ def _ask(
     return [{"tokens": list(answer.tokens), "text": answer.text} for answer in answers], max(seconds, 0.0)
 
 
-def _read_manifest(path: Path) -> tuple[Manifest, bytes]:
+def _read_manifest(path: Path) -> Manifest:
     try:
         with path.open("rb") as file:
             data = file.read(MANIFEST_SIZE_MAX + 1)
-        return Manifest.decode(data), object_handle(data)
+        return Manifest.decode(data)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}", hint="--manifest takes the file that stage wrote") from error
     except ProtocolError as error:

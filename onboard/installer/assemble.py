@@ -3,8 +3,9 @@
 Driven by the installer (bundles as they arrive) and by the twin on the ground (`rehearse`): the same code, so what
 the ground rehearsed is what happens on board. Blocking; call it in a thread. zstd and AES let other threads run.
 
-    .part/.progress    what is durably done: a header that names the update, then entries (below), each synced
-                       after what it speaks of
+    .part/.progress    what is durably done: a header that names what is built of what (16 bytes of a SHA-256 over
+                       release, base and bundle digests: so an update that was signed again goes on where it was),
+                       then entries (below), each synced after what it speaks of
     .part/NAME         files of the release, at full size from the start: their space is reserved before the first
                        byte, so a full disk is met at once and not hours later
     .part/.metadata.skm, .sha256sums    written by `seal`, before the rename
@@ -23,6 +24,7 @@ It does not know trust, engines, or the link. Names with a leading dot cannot co
 """
 
 import contextlib
+import hashlib
 import os
 import struct
 import zlib
@@ -53,6 +55,7 @@ from protocol.segment import SegmentCipher, SegmentCodec, SegmentRow, expand
 
 PROGRESS_NAME = ".progress"
 _MAGIC = b"SKP1"
+_IDENTITY_SIZE = 16
 _ENTRY = struct.Struct(">B3xI")
 _ENTRY_SIZE = _ENTRY.size + 4
 _INSTALLED, _BASE_VERIFIED = 1, 2
@@ -64,15 +67,22 @@ class Plan:
 
     Attributes:
         manifest: the trusted manifest.
-        update: handle of the update's metadata object; progress of another update is not ours.
         release_key: unwrapped.
         base: the base release, if the manifest names one.
     """
 
     manifest: Manifest
-    update: bytes
     release_key: bytes
     base: ReleaseDirectory | None = None
+
+    @property
+    def identity(self) -> bytes:
+        """Equal for plans that put the same bundles together to the same release; the signature may differ."""
+        manifest = self.manifest
+        digest = hashlib.sha256(manifest.release_digest + (manifest.base or bytes(len(manifest.release_digest))))
+        for entry in manifest.bundles:
+            digest.update(entry.sha256)
+        return digest.digest()[:_IDENTITY_SIZE]
 
 
 class Assembly:
@@ -83,7 +93,7 @@ class Assembly:
         self.installed = RangeSet()
         self._disk = disk
         self._verified_base: set[int] = set()
-        self._header = _MAGIC + plan.update
+        self._header = _MAGIC + plan.identity
         self._cipher = SegmentCipher(plan.release_key, plan.manifest.release_digest)
 
     @classmethod
@@ -184,7 +194,7 @@ class Assembly:
             raise
 
     def _replay(self) -> bool:
-        """Read what is done; False if there is nothing of this update that could be trusted."""
+        """Read what is done; False if there is nothing of this release that could be trusted."""
         path = self.part / PROGRESS_NAME
         try:
             handle = self._disk.open(path)

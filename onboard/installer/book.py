@@ -1,20 +1,21 @@
-"""What the trust record says of the newest update: every change of its state goes through here, recorded first.
+"""What the trust record says of updates: every change of their states goes through here, recorded first.
 
 It knows the table of states and the record, and queues the receipt of an update that has ended. It does not know
-files, serving or time.
+files, serving or time. Every change is one write, without a pause in which somebody else could write.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
-from onboard.installer.core import REASON_TEXT, Input, is_unfinished, next_state
-from onboard.store.record import LastUpdate, OnboardRecord, RecordStore, Trial
+from onboard.installer.core import REASON_TEXT, Input, Standing, is_unfinished, next_state
+from onboard.store.record import KnownRelease, OnboardRecord, RecordedUpdate, RecordStore
+from protocol.manifest import Manifest
 from protocol.message import MessageKind
 from protocol.report import Reason, UpdateState
+from protocol.trust import TrustedUpdate, TrustState
 
 _TEXT_MAX = 1000
-_NO_DIGEST = bytes(32)
 
 
 class Messages(Protocol):
@@ -26,7 +27,7 @@ class Messages(Protocol):
 
 
 class UpdateBook:
-    """The newest update in the record.
+    """The updates in the record.
 
     Args:
         store: the trust record, loaded.
@@ -42,85 +43,100 @@ class UpdateBook:
         return self._store.record
 
     @property
-    def last(self) -> LastUpdate | None:
-        """The newest update."""
-        return self._store.record.last_update
+    def standings(self) -> tuple[Standing, ...]:
+        """The pending updates, newest first."""
+        return tuple(map(_standing, self.record.pending))
 
-    @property
-    def state(self) -> UpdateState:
-        """Its state."""
-        return self.last.state if self.last else UpdateState.NONE
+    def state(self, handle: bytes) -> UpdateState:
+        """Where an update stands; NONE if nobody remembers it."""
+        update = self.record.update(handle)
+        return update.state if update else UpdateState.NONE
 
-    @property
-    def is_unfinished(self) -> bool:
-        """Whether it still wants something."""
-        return is_unfinished(self.state)
+    def is_pending(self, handle: bytes) -> bool:
+        """Whether an update was accepted and has not ended."""
+        return self.record.is_pending(handle)
 
-    @property
-    def attempts(self) -> int:
-        """Trials begun so far."""
-        trial = self._store.record.trial
-        return trial.attempts if trial else 0
+    def trust_state(self, root: bytes) -> TrustState:
+        """What was accepted so far, for `protocol.trust`."""
+        return TrustState(root=root, accepted=self.record.accepted, closed=self.record.closed)
 
-    def store(self, record: OnboardRecord) -> None:
-        """Make a record durable."""
-        self._store.store(record)
-
-    def accept(self, handle: bytes, *, sequence: int, accepted: int) -> None:
-        """Begin with a new update; the one before must have ended."""
-        last = LastUpdate(
-            handle=handle, state=next_state(UpdateState.NONE, Input.ACCEPTED), reason=Reason.NONE, sequence=sequence
+    def accept(self, handle: bytes, trusted: TrustedUpdate, *, overtaken: Collection[bytes]) -> list[RecordedUpdate]:
+        """Begin with a new update and end those that it overtakes; returns these."""
+        record = replace(self.record, accepted=trusted.state.accepted, closed=trusted.state.closed)
+        ended = [
+            replace(update, state=next_state(update.state, Input.CANCELLED), reason=Reason.SUPERSEDED)
+            for update in record.pending
+            if update.handle in overtaken
+        ]
+        for update in ended:
+            record = record.with_ended(update)
+        newcomer = RecordedUpdate(
+            handle=handle,
+            version=trusted.version,
+            sequence=trusted.manifest.sequence,
+            release=trusted.manifest.release_digest,
+            state=next_state(UpdateState.NONE, Input.ACCEPTED),
         )
-        self.store(replace(self.record, accepted=accepted, last_update=last, trial=None))
+        self._store.store(record.with_pending(newcomer))
+        return ended
 
-    def move(self, happened: Input, reason: Reason = Reason.NONE) -> None:
-        """Record that something happened."""
-        self.store(replace(self.record, last_update=self.moved(happened, reason)))
+    def move(self, handle: bytes, happened: Input, reason: Reason = Reason.NONE) -> None:
+        """Record that something happened to a pending update."""
+        self._store.store(self.record.with_pending(self._moved(handle, happened, reason)))
 
-    def count_trial(self, digest: bytes) -> int:
+    def count_trial(self, handle: bytes) -> int:
         """Record that a trial begins, before it does; returns which one it is."""
-        trial = Trial(digest=digest, attempts=self.attempts + 1)
-        self.store(replace(self.record, last_update=self.moved(Input.TRIAL_STARTED), trial=trial))
-        return trial.attempts
+        update = self._moved(handle, Input.TRIAL_STARTED)
+        update = replace(update, attempts=update.attempts + 1)
+        self._store.store(self.record.with_pending(update))
+        return update.attempts
 
-    def take_back_trial(self) -> None:
+    def take_back_trial(self, handle: bytes) -> None:
         """Record that the trial that runs was stopped in peace, and does not count."""
-        trial = self._store.record.trial
-        assert trial is not None
-        trial = replace(trial, attempts=trial.attempts - 1)
-        self.store(replace(self.record, last_update=self.moved(Input.TRIAL_INTERRUPTED), trial=trial))
+        update = self._moved(handle, Input.TRIAL_INTERRUPTED)
+        self._store.store(self.record.with_pending(replace(update, attempts=update.attempts - 1)))
 
-    def end(self, how: Input, reason: Reason) -> LastUpdate:
-        """Record that the update is REJECTED or CANCELLED."""
-        last = self.moved(how, reason)
-        record = self.record
-        if last.state is UpdateState.REJECTED:
-            record = record.with_rejected(last.handle, reason)
-        self.store(replace(record, last_update=last, trial=None))
-        return last
+    def end(self, handle: bytes, how: Input, reason: Reason) -> RecordedUpdate:
+        """Record that a pending update is REJECTED or CANCELLED."""
+        return self._store_ended(self._moved(handle, how, reason))
 
-    def give_up_lost(self) -> None:
-        """Record that an unfinished update cannot go on because what it consists of is lost."""
-        assert self.last is not None
-        last = replace(self.last, state=UpdateState.REJECTED, reason=Reason.INTERNAL)
-        self.store(replace(self.record.with_rejected(last.handle, last.reason), last_update=last, trial=None))
+    def give_up_lost(self, handle: bytes) -> RecordedUpdate:
+        """Record that a pending update cannot go on, whatever its state, because what it consists of is lost."""
+        return self._store_ended(replace(self._pending(handle), state=UpdateState.REJECTED, reason=Reason.INTERNAL))
 
-    def moved(self, happened: Input, reason: Reason = Reason.NONE) -> LastUpdate:
-        """Return the newest update as it will be."""
-        assert self.last is not None
-        return replace(self.last, state=next_state(self.last.state, happened), reason=reason)
+    def confirmed(self, handle: bytes, manifest: Manifest) -> tuple[KnownRelease, OnboardRecord]:
+        """Return the release that an update confirms, and the record as it is to be, but for the release itself."""
+        known = KnownRelease(digest=manifest.release_digest, name=manifest.release_name, sequence=manifest.sequence)
+        record = self.record.with_ended(self._moved(handle, Input.TRIAL_PASSED))
+        return known, replace(record, floor=max(record.floor, manifest.floor))
 
-    def report_end(self, digest: bytes | None, *, text: str = "", canary: Mapping[str, float] | None = None) -> None:
+    def report_end(self, update: RecordedUpdate, *, text: str = "", canary: Mapping[str, float] | None = None) -> None:
         """Queue the receipt of an update that has ended, if it was not queued before."""
-        last = self.last
-        if last is None or is_unfinished(last.state):
-            return
+        assert not is_unfinished(update.state)
         body = {
-            "state": last.state.name.lower(),
-            "reason": last.reason.name.lower(),
-            "release": digest or _NO_DIGEST,
-            "sequence": last.sequence,
+            "state": update.state.name.lower(),
+            "reason": update.reason.name.lower(),
+            "release": update.release,
+            "sequence": update.sequence,
             "canary": dict(canary or {}),
-            "text": (text or REASON_TEXT[last.reason])[:_TEXT_MAX],
+            "text": (text or REASON_TEXT[update.reason])[:_TEXT_MAX],
         }
-        self._messages.say_once(f"receipt-{last.handle.hex()}", MessageKind.RECEIPT, re=last.handle, body=body)
+        self._messages.say_once(f"receipt-{update.handle.hex()}", MessageKind.RECEIPT, re=update.handle, body=body)
+
+    def _store_ended(self, update: RecordedUpdate) -> RecordedUpdate:
+        record = self.record.with_ended(update)
+        if update.state is UpdateState.REJECTED:
+            record = record.with_rejected(update.handle, update.reason)
+        self._store.store(record)
+        return update
+
+    def _pending(self, handle: bytes) -> RecordedUpdate:
+        return next(update for update in self.record.pending if update.handle == handle)
+
+    def _moved(self, handle: bytes, happened: Input, reason: Reason = Reason.NONE) -> RecordedUpdate:
+        update = self._pending(handle)
+        return replace(update, state=next_state(update.state, happened), reason=reason)
+
+
+def _standing(update: RecordedUpdate) -> Standing:
+    return Standing(handle=update.handle, version=update.version, release=update.release, state=update.state)

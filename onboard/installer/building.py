@@ -1,7 +1,8 @@
-"""The release that the newest update makes, as far as it is built: what is needed for it, what is in place.
+"""The release that an update makes, as far as it is built: what is needed for it, what is in place.
 
 Between `prepare` and an obstacle it takes bundles; after an obstacle it is prepared again, for after a failed write
-nothing that was open may be trusted. What was in place stays known meanwhile. Callers hold the installer's mutex.
+nothing that was open may be trusted. What was in place stays known meanwhile. Callers of what is asynchronous hold
+the lock of the release: whoever clears it away holds it too.
 """
 
 from collections.abc import Callable
@@ -22,36 +23,40 @@ class Building:
     """See the module.
 
     Args:
+        update: trusted.
         layout: of the state directory.
         satellite: our name.
         release_private_key: opens release keys.
         is_known: whether a confirmed release with that digest is on board.
+        is_whole: the release is sealed already.
     """
 
     def __init__(
         self,
+        update: AcceptedUpdate,
         layout: StateLayout,
         *,
         satellite: str,
         release_private_key: bytes,
         is_known: Callable[[bytes], bool],
+        is_whole: bool = False,
     ) -> None:
+        self.update = update
         self._layout, self._satellite, self._private_key = layout, satellite, release_private_key
         self._is_known = is_known
         self._assembly: Assembly | None = None
-        self._is_whole = False  # the release is sealed: no bundle is wanted
+        self._is_whole = is_whole  # no bundle is wanted
         self._installed = RangeSet()
-        self.update: AcceptedUpdate | None = None
 
     @property
-    def digest(self) -> bytes | None:
+    def digest(self) -> bytes:
         """Digest of the release."""
-        return self.update.manifest.release_digest if self.update else None
+        return self.update.manifest.release_digest
 
     @property
     def num_bundles(self) -> int:
         """Bundles of the update."""
-        return len(self.update.manifest.bundles) if self.update else 0
+        return len(self.update.manifest.bundles)
 
     @property
     def is_complete(self) -> bool:
@@ -69,10 +74,6 @@ class Building:
         """Whether a bundle is in place, or not needed."""
         return self._is_whole or number in self._installed
 
-    def begin(self, update: AcceptedUpdate | None, *, is_whole: bool = False) -> None:
-        """Turn to another update; with `is_whole`, to one that wants no bundle any more."""
-        self.update, self._assembly, self._is_whole, self._installed = update, None, is_whole, RangeSet()
-
     def stop(self) -> None:
         """Let go of what is open."""
         self._assembly = None
@@ -83,16 +84,14 @@ class Building:
         Raises:
             InstallError: why it cannot be built, now or ever.
         """
-        update = self.update
-        assert update is not None
-        digest = update.manifest.release_digest
+        manifest = self.update.manifest
         self._assembly = None
-        if await in_thread(_is_sealed_and_whole, self._layout.release(digest), digest):
+        if await in_thread(_is_sealed_and_whole, self._layout.release(self.digest), self.digest):
             self._is_whole = True
             return
-        key = open_release_key(update.manifest, self._private_key, satellite=self._satellite)
-        plan = Plan(manifest=update.manifest, update=update.handle, release_key=key, base=self._base(update))
-        self._assembly = await in_thread(Assembly.open, self._layout.release_part(digest), plan)
+        key = open_release_key(manifest, self._private_key, satellite=self._satellite)
+        plan = Plan(manifest=manifest, release_key=key, base=self._base())
+        self._assembly = await in_thread(Assembly.open, self._layout.release_part(self.digest), plan)
         self._installed = self._assembly.installed
 
     async def install(self, path: Path, number: int) -> None:
@@ -112,16 +111,15 @@ class Building:
         Raises:
             InstallError: DIGEST_MISMATCH, or the disk refused.
         """
-        assembly, update = self._assembly, self.update
-        assert update is not None
+        assembly = self._assembly
         if assembly is not None:
             await in_thread(assembly.verify)
             crash_point("digests-right")
-            await in_thread(assembly.seal, self._layout.release(update.manifest.release_digest), update.metadata)
+            await in_thread(assembly.seal, self._layout.release(self.digest), self.update.metadata)
         self._assembly, self._is_whole = None, True
 
-    def _base(self, update: AcceptedUpdate) -> ReleaseDirectory | None:
-        base = update.manifest.base
+    def _base(self) -> ReleaseDirectory | None:
+        base = self.update.manifest.base
         if base is None:
             return None
         if not self._is_known(base):

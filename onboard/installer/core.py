@@ -2,14 +2,16 @@
 
 One table says which state follows which input; a pair that is not in it is a bug of ours (`MisuseError`), never
 something the link can cause. What the shell finds (an obstacle, an answer, a crash) becomes an input here; what is
-durable is the record, so `step_after_start` needs nothing else to go on after a power cut.
+durable is the record, so the next life needs nothing else to go on after a power cut. Several updates may be pending;
+each goes its own way through the table, and what ties them together is decided here too: who ends whom, who is tried
+first, what must stay on board.
 
     NONE ──ACCEPTED──> RECEIVING ──SEALED──> VERIFIED ──TRIAL_STARTED──> TRIAL ──TRIAL_PASSED──> CONFIRMED
                         │     ^  │            ^    │                      │ │
                OBSTACLE v     │  └UNBUILDABLE─│────│──> REJECTED <────────┘ │ TRIAL_FAILED, GIVEN_UP
                        BLOCKED┘ CLEARED       │    └──GIVEN_UP──^           │
                                               └───── TRIAL_INTERRUPTED ─────┘
-    CANCELLED is reached from every state that is not final.
+    CANCELLED is reached from every state that is not final; REJECTED also by FORBIDDEN, from all of them but TRIAL.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -36,6 +38,7 @@ class Input(Enum):
     TRIAL_PASSED = auto()
     TRIAL_FAILED = auto()
     GIVEN_UP = auto()  # too many attempts
+    FORBIDDEN = auto()  # another update was confirmed, with a floor above it
     CANCELLED = auto()  # by command, or a newer update came
 
 
@@ -46,11 +49,14 @@ TRANSITIONS: Mapping[tuple[UpdateState, Input], UpdateState] = {
     (_S.RECEIVING, Input.SEALED): _S.VERIFIED,
     (_S.RECEIVING, Input.UNBUILDABLE): _S.REJECTED,
     (_S.RECEIVING, Input.CANCELLED): _S.CANCELLED,
+    (_S.RECEIVING, Input.FORBIDDEN): _S.REJECTED,
     (_S.BLOCKED, Input.OBSTACLE): _S.BLOCKED,
     (_S.BLOCKED, Input.CLEARED): _S.RECEIVING,
     (_S.BLOCKED, Input.CANCELLED): _S.CANCELLED,
+    (_S.BLOCKED, Input.FORBIDDEN): _S.REJECTED,
     (_S.VERIFIED, Input.TRIAL_STARTED): _S.TRIAL,
     (_S.VERIFIED, Input.GIVEN_UP): _S.REJECTED,
+    (_S.VERIFIED, Input.FORBIDDEN): _S.REJECTED,
     (_S.VERIFIED, Input.CANCELLED): _S.CANCELLED,
     (_S.TRIAL, Input.TRIAL_INTERRUPTED): _S.VERIFIED,
     (_S.TRIAL, Input.TRIAL_PASSED): _S.CONFIRMED,
@@ -101,11 +107,20 @@ class Step(Enum):
     RETRY_LATER = auto()  # blocked: see whether the obstacle is gone
     SEAL = auto()  # all bundles are in: check digests, seal
     GIVE_UP = auto()
+    FORBID = auto()  # it lies below the floor by now
     TRY = auto()  # count an attempt, load, ask the canary
     RECOVER = auto()  # the trial was interrupted
 
 
-def next_step(state: UpdateState, *, attempts: int, attempts_max: int, is_complete: bool, is_trying: bool) -> Step:
+def next_step(
+    state: UpdateState,
+    *,
+    attempts: int,
+    attempts_max: int,
+    is_complete: bool,
+    is_trying: bool,
+    is_forbidden: bool = False,
+) -> Step:
     """Decide what to do.
 
     Args:
@@ -114,7 +129,10 @@ def next_step(state: UpdateState, *, attempts: int, attempts_max: int, is_comple
         attempts_max: how many there may be.
         is_complete: whether every bundle is installed.
         is_trying: whether this process runs the trial right now (False after a restart).
+        is_forbidden: whether the floor is above it.
     """
+    if is_forbidden and (state, Input.FORBIDDEN) in TRANSITIONS:
+        return Step.FORBID
     match state:
         case UpdateState.RECEIVING:
             return Step.SEAL if is_complete else Step.WAIT_FOR_BUNDLES
@@ -126,6 +144,42 @@ def next_step(state: UpdateState, *, attempts: int, attempts_max: int, is_comple
             return Step.NOTHING if is_trying else Step.RECOVER
         case _:
             return Step.NOTHING
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """A pending update, as far as others are concerned.
+
+    Attributes:
+        handle: of its metadata object.
+        version: of its metadata; the higher one is newer.
+        release: digest of the release it makes.
+        state: where it stands.
+    """
+
+    handle: bytes
+    version: int
+    release: bytes
+    state: UpdateState = UpdateState.RECEIVING
+
+
+def overtaken_by(newcomer: Standing, pending: Sequence[Standing], *, beside: bool) -> tuple[Standing, ...]:
+    """The pending updates that a new one ends: all older ones, or, beside them, older ones that make its release."""
+    older = [each for each in pending if each.version < newcomer.version]
+    return tuple(each for each in older if not beside or each.release == newcomer.release)
+
+
+def is_overtaken(newcomer: Standing, pending: Sequence[Standing]) -> bool:
+    """Whether an update that comes late finds a newer one at work on its release."""
+    return any(each.version > newcomer.version and each.release == newcomer.release for each in pending)
+
+
+def next_to_try(pending: Sequence[Standing]) -> bytes | None:
+    """The update whose turn it is to be tried: the newest that is ready, none while one is on trial."""
+    if any(each.state is UpdateState.TRIAL for each in pending):
+        return None
+    ready = [each for each in pending if each.state is UpdateState.VERIFIED]
+    return max(ready, key=lambda each: each.version).handle if ready else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,7 +251,7 @@ def releases_to_delete(
     Args:
         on_board: latest used first.
         serving: never goes.
-        needed: nor do these: what an unfinished update makes or builds on.
+        needed: nor do these: what pending updates make or build on.
         keep: how many may stay, the serving one included.
         floor: no release with a smaller sequence may ever serve again, so none is worth keeping.
     """
@@ -241,4 +295,5 @@ REASON_TEXT: Mapping[Reason, str] = {
     Reason.COMMANDED: "the ground commanded it",
     Reason.SUPERSEDED: "a newer update was accepted",
     Reason.INTERNAL: "an error of our own; see the log",
+    Reason.TOO_MANY_UPDATES: "as many updates as can be kept apart are pending",
 }

@@ -33,18 +33,18 @@ def point_current(layout: StateLayout, digest: bytes) -> None:
 
 
 def delete_leftovers(
-    layout: StateLayout, *, known: Collection[bytes], wanted: bytes | None
+    layout: StateLayout, *, known: Collection[bytes], wanted: Collection[bytes]
 ) -> Iterator[tuple[str, StoreError | None]]:
     """Delete what is in `releases/` but neither known nor wanted; yields each name, with the error if it stays.
 
     Args:
         layout: of the state directory.
         known: digests of confirmed releases.
-        wanted: digest of the release an unfinished update makes, sealed or not.
+        wanted: digests of the releases that pending updates make, sealed or not.
     """
     kept = {layout.release(digest).name for digest in known}
-    if wanted is not None:
-        kept |= {layout.release(wanted).name, layout.release_part(wanted).name}
+    for digest in wanted:
+        kept |= {layout.release(digest).name, layout.release_part(digest).name}
     disk = RealDisk()
     for name in disk.list_directory(layout.releases):
         if name in kept:

@@ -1,12 +1,12 @@
 """The confirmed releases on board: which serves, which to go back to, which may go.
 
 Every change is linked and recorded before the release it replaces is drained, and a release is forgotten by the
-record before its files are deleted. Callers hold the installer's mutex.
+record before its files are deleted. What pending updates make or build on stays, as the record names it.
 """
 
 import contextlib
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from onboard import telemetry as events
 from onboard.errors import StoreError, UnknownError
@@ -14,7 +14,7 @@ from onboard.installer.core import OnBoard, release_to_return_to, releases_to_de
 from onboard.installer.housekeeping import point_current
 from onboard.installer.release import METADATA_NAME, delete_tree
 from onboard.installer.serving import Serving, ServingProblem
-from onboard.installer.threads import in_thread
+from onboard.installer.threads import KeyedLocks, in_thread
 from onboard.installer.trial import Candidate
 from onboard.store.disk import RealDisk
 from onboard.store.layout import StateLayout
@@ -37,6 +37,8 @@ class Shelf:
         keep_releases: how many stay, the serving one included.
         drain_timeout_s: how long a release that was replaced may finish its answers.
         crash_point: see `shell.Surroundings`.
+        bases: digests of the releases that pending updates build on.
+        locks: one for each release, held while its files are built or deleted.
     """
 
     layout: StateLayout
@@ -46,6 +48,8 @@ class Shelf:
     keep_releases: int
     drain_timeout_s: float
     crash_point: Callable[[str], None]
+    bases: Callable[[], Collection[bytes]]
+    locks: KeyedLocks = field(default_factory=KeyedLocks)
 
     def candidate(self, digest: bytes, name: str) -> Candidate:
         """A sealed release as a trial takes it."""
@@ -96,7 +100,7 @@ class Shelf:
             self.telemetry.emit(events.LINK_NOT_SET, release=digest.hex()[:16], error=str(error))
 
     async def drain(self, digest: bytes) -> None:
-        """Let a release that was replaced finish its answers; needs no mutex."""
+        """Let a release that was replaced finish its answers."""
         try:
             await self.serving.drain(digest, timeout_s=self.drain_timeout_s)
         except ServingProblem as error:
@@ -104,17 +108,10 @@ class Shelf:
             with contextlib.suppress(ServingProblem):
                 await self.serving.unload(digest)
 
-    async def delete_unneeded(self, needed: Collection[bytes | None]) -> None:
+    async def delete_unneeded(self) -> None:
         """Delete releases that nothing needs and nobody will go back to."""
-        record = self.store.record
-        goners = releases_to_delete(
-            _on_board(record),
-            serving=record.current,
-            needed={self.serving.release, *needed},
-            keep=self.keep_releases,
-            floor=record.floor,
-        )
-        for digest in goners:
+        while goners := self._unneeded():  # asked again after each: meanwhile an update may have come that builds on it
+            digest = goners[0]
             record = self.store.record.without_release(digest)
             previous = record.previous if record.previous != digest else None
             self.store.store(replace(record, previous=previous))
@@ -122,14 +119,29 @@ class Shelf:
             await self.clear_away(digest)
             self.telemetry.emit(events.RELEASE_DELETED, release=digest.hex()[:16])
 
+    def _unneeded(self) -> tuple[bytes, ...]:
+        record = self.store.record
+        made = {update.release for update in record.pending}
+        return releases_to_delete(
+            _on_board(record),
+            serving=record.current,
+            needed={self.serving.release, *made, *self.bases()},
+            keep=self.keep_releases,
+            floor=record.floor,
+        )
+
     async def clear_away(self, digest: bytes) -> None:
-        """Delete what was built of a release, and the release itself unless the record knows it."""
-        paths = [self.layout.release_part(digest)]
-        if self.store.record.release(digest) is None:
-            paths.append(self.layout.release(digest))
-        with contextlib.suppress(StoreError):  # the next start deletes what is left
-            for path in paths:
-                await in_thread(delete_tree, path, RealDisk())
+        """Delete what was built of a release, unless the record knows it or a pending update makes it."""
+        async with self.locks.of(digest):
+            record = self.store.record
+            if any(update.release == digest for update in record.pending):
+                return  # signed again: what was built is half the way
+            paths = [self.layout.release_part(digest)]
+            if record.release(digest) is None:
+                paths.append(self.layout.release(digest))
+            with contextlib.suppress(StoreError):  # the next start deletes what is left
+                for path in paths:
+                    await in_thread(delete_tree, path, RealDisk())
 
     def evidence(self) -> frozenset[bytes]:
         """Handles of the metadata objects that brought what is on board."""

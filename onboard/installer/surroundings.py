@@ -10,7 +10,7 @@ from onboard.installer.serving import Serving
 from onboard.store.layout import StateLayout
 from onboard.store.record import RecordStore
 from onboard.telemetry import Telemetry
-from protocol.report import Reason, UpdateState
+from protocol.report import NO_HANDLE, Reason, UpdateState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,18 +49,53 @@ class Surroundings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class InstallStatus:
-    """Where the newest update stands; for reports and people."""
+class UpdateStanding:
+    """Where one update stands; for reports and people.
 
+    Attributes:
+        handle: of its metadata object.
+        state: of the table.
+        reason: why it is rejected or stands still.
+        sequence: of the update; 0 if it was not accepted.
+        release: digest of the release it makes; None if it was not accepted.
+        attempts: trials begun.
+        num_bundles: how many it has; 0 if that is not known any more.
+        bundle_ranges: those in place, as inclusive ranges.
+    """
+
+    handle: bytes
     state: UpdateState
-    reason: Reason
-    update: bytes
-    sequence: int
-    release: bytes | None
+    reason: Reason = Reason.NONE
+    sequence: int = 0
+    release: bytes | None = None
+    attempts: int = 0
+    num_bundles: int = 0
+    bundle_ranges: tuple[tuple[int, int], ...] = ()
+
+
+NO_UPDATE = UpdateStanding(handle=NO_HANDLE, state=UpdateState.NONE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstallStatus:
+    """Where things stand.
+
+    Attributes:
+        updates: pending ones, newest first; then one that waits, those that ended, one that was refused; not more than
+            a report takes.
+        serving: digest of the release that answers.
+        accepted: version of the newest accepted metadata.
+        floor: lowest sequence that may serve.
+        free_mib: of the disk.
+    """
+
+    updates: tuple[UpdateStanding, ...]
     serving: bytes | None
     accepted: int
     floor: int
-    attempts: int
-    num_bundles: int
-    bundle_ranges: tuple[tuple[int, int], ...]
     free_mib: int
+
+    @property
+    def first(self) -> UpdateStanding:
+        """The most urgent update."""
+        return self.updates[0] if self.updates else NO_UPDATE

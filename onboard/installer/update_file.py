@@ -1,4 +1,4 @@
-"""The newest update's metadata object, kept until a newer one is accepted: what the record's handle stands for.
+"""The metadata objects of updates that are pending or ended lately: what the handles in the record stand for.
 
     STATE_DIR/update-HANDLE.skm     the object's bytes, written before the record speaks of it
 
@@ -7,6 +7,7 @@ it is only decoded. Expiry is never asked again: a satellite must not lose what 
 """
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,11 +81,11 @@ def read_update(state_dir: Path, handle: bytes) -> AcceptedUpdate:
         raise StoreCorruptError(str(path), expected="an update", got=str(error)) from error
 
 
-def forget_updates(state_dir: Path, *, but: bytes | None) -> None:
+def forget_updates(state_dir: Path, *, but: Iterable[bytes]) -> None:
     """Delete updates that no record speaks of any more."""
-    disk, kept = RealDisk(), _path(state_dir, but) if but else None
+    disk, kept = RealDisk(), {_path(state_dir, handle) for handle in but}
     for path in state_dir.glob(_PATTERN):
-        if path != kept:
+        if path not in kept:
             disk.unlink(path)
 
 

@@ -25,10 +25,13 @@ from onboard.store.disk import Disk, RealDisk, replace_file, write_all_at
 from protocol.errors import DecodeError
 from protocol.limits import NAME_LENGTH_MAX
 from protocol.packing import Fields, pack_map, unpack_map
-from protocol.report import NO_HANDLE, Reason, UpdateState
+from protocol.report import NO_HANDLE, UPDATES_MAX, Reason, UpdateState
+from protocol.trust import ALL_CLOSED
 
 SLOT_SIZE = 4096
-RELEASES_MAX = 8  # known at once: those kept, the one on trial, and room for a change of `keep_releases`
+PENDING_MAX = UPDATES_MAX - 1  # at once: a report keeps a seat for the newest one that ended, or that waits
+ENDED_MAX = 4  # remembered with how they ended, newest first
+RELEASES_MAX = 14  # known at once: six kept, what pending updates make or build on, and the one just confirmed
 REJECTED_MAX = 16  # updates remembered as rejected, newest first
 COUNTER_STEP = 64  # message counters reserved by one write: a crash skips at most so many
 _MAGIC = b"SKR1"
@@ -54,33 +57,26 @@ class KnownRelease:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trial:
-    """A release that is being tried.
-
-    Attributes:
-        digest: which.
-        attempts: started so far, this one included.
-    """
-
-    digest: bytes
-    attempts: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LastUpdate:
-    """The newest update and how it stands.
+class RecordedUpdate:
+    """An accepted update and how it stands.
 
     Attributes:
         handle: of its metadata object.
+        version: of its metadata; the higher one is newer.
+        sequence: of the update.
+        release: digest of the release it makes.
         state: of the table in the installer.
         reason: why it is rejected or stands still.
-        sequence: of the update.
+        attempts: trials begun, the running one included.
     """
 
     handle: bytes
-    state: UpdateState
-    reason: Reason
+    version: int
     sequence: int
+    release: bytes
+    state: UpdateState
+    reason: Reason = Reason.NONE
+    attempts: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +97,8 @@ class OnboardRecord:
     """Everything the satellite must never forget.
 
     Attributes:
-        accepted: version of the newest accepted metadata; stops replay.
+        accepted: version of the newest accepted metadata; stops replay, and never goes back.
+        closed: which versions before it may not be accepted either, see `protocol.trust.TrustState`.
         floor: lowest release sequence that may ever serve; raised only after a confirmation.
         boot_count: starts of the daemon.
         message_counter: counters below it may have been used; see `MessageCounters`.
@@ -110,12 +107,13 @@ class OnboardRecord:
         current: digest of the release that serves, None before the first.
         previous: digest of the release to return to.
         releases: all sealed releases on board, newest first.
-        trial: the release being tried.
-        last_update: the newest update.
+        pending: updates that have not ended, newest version first, at most PENDING_MAX.
+        ended: the updates that ended last, newest end first, at most ENDED_MAX.
         rejected: newest first, at most REJECTED_MAX.
     """
 
     accepted: int = 0
+    closed: int = ALL_CLOSED
     floor: int = 0
     boot_count: int = 0
     message_counter: int = 1
@@ -124,8 +122,8 @@ class OnboardRecord:
     current: bytes | None = None
     previous: bytes | None = None
     releases: tuple[KnownRelease, ...] = ()
-    trial: Trial | None = None
-    last_update: LastUpdate | None = None
+    pending: tuple[RecordedUpdate, ...] = ()
+    ended: tuple[RecordedUpdate, ...] = ()
     rejected: tuple[RejectedUpdate, ...] = field(default=())
 
     def release(self, digest: bytes) -> KnownRelease | None:
@@ -141,6 +139,28 @@ class OnboardRecord:
         """Return a record that does not know a release any more."""
         return replace(self, releases=tuple(known for known in self.releases if known.digest != digest))
 
+    def update(self, handle: bytes) -> RecordedUpdate | None:
+        """The pending or lately ended update with that handle."""
+        return next((update for update in (*self.pending, *self.ended) if update.handle == handle), None)
+
+    def is_pending(self, handle: bytes) -> bool:
+        """Whether an update has not ended."""
+        return any(update.handle == handle for update in self.pending)
+
+    def with_pending(self, update: RecordedUpdate) -> Self:
+        """Return a record with a pending update; one with the same handle is replaced."""
+        others = (other for other in self.pending if other.handle != update.handle)
+        pending = sorted((update, *others), key=lambda each: each.version, reverse=True)
+        return replace(self, pending=tuple(pending))
+
+    def with_ended(self, update: RecordedUpdate) -> Self:
+        """Return a record in which a pending update has ended."""
+        return replace(
+            self,
+            pending=tuple(other for other in self.pending if other.handle != update.handle),
+            ended=(update, *self.ended)[:ENDED_MAX],
+        )
+
     def with_rejected(self, handle: bytes, reason: Reason) -> Self:
         """Return a record that remembers one rejected update more, and forgets the oldest if there are too many."""
         others = (old for old in self.rejected if old.handle != handle)
@@ -155,11 +175,13 @@ class OnboardRecord:
         """Return the record as msgpack; it always fits a slot."""
         assert len(self.releases) <= RELEASES_MAX
         assert len(self.rejected) <= REJECTED_MAX
-        trial, last = self.trial, self.last_update
+        assert len(self.pending) <= PENDING_MAX
+        assert len(self.ended) <= ENDED_MAX
         data = pack_map(
             {
                 "v": _VERSION,
                 "accepted": self.accepted,
+                "closed": self.closed.to_bytes(8, "big"),
                 "floor": self.floor,
                 "boots": self.boot_count,
                 "message": self.message_counter,
@@ -168,8 +190,8 @@ class OnboardRecord:
                 "current": self.current,
                 "previous": self.previous,
                 "releases": [{"d": r.digest, "n": r.name, "s": r.sequence} for r in self.releases],
-                "trial": trial and {"d": trial.digest, "a": trial.attempts},
-                "last": last and {"h": last.handle, "st": int(last.state), "re": int(last.reason), "sq": last.sequence},
+                "pending": [_packed(update) for update in self.pending],
+                "ended": [_packed(update) for update in self.ended],
                 "rejected": [{"h": old.handle, "re": int(old.reason)} for old in self.rejected],
             }
         )
@@ -189,6 +211,7 @@ class OnboardRecord:
             raise DecodeError(f"record: version {version} is not known")
         record = cls(
             accepted=fields.integer("accepted"),
+            closed=int.from_bytes(fields.data("closed", size=8), "big"),
             floor=fields.integer("floor"),
             boot_count=fields.integer("boots"),
             message_counter=fields.integer("message", lowest=1),
@@ -197,8 +220,8 @@ class OnboardRecord:
             current=_optional_digest(fields, "current"),
             previous=_optional_digest(fields, "previous"),
             releases=tuple(_known_release(item) for item in fields.items("releases", length_max=RELEASES_MAX)),
-            trial=None if fields.is_none("trial") else _trial(fields.mapping("trial")),
-            last_update=None if fields.is_none("last") else _last_update(fields.mapping("last")),
+            pending=tuple(_update(item) for item in fields.items("pending", length_max=PENDING_MAX)),
+            ended=tuple(_update(item) for item in fields.items("ended", length_max=ENDED_MAX)),
             rejected=tuple(_rejected(item) for item in fields.items("rejected", length_max=REJECTED_MAX)),
         )
         fields.finish()
@@ -360,23 +383,31 @@ def _known_release(item: Any) -> KnownRelease:  # noqa: ANN401 - Fields checks i
     return known
 
 
-def _trial(item: dict[str, Any]) -> Trial:
-    fields = Fields(item, unit="record trial")
-    trial = Trial(digest=fields.data("d", size=_DIGEST_SIZE), attempts=fields.integer("a"))
-    fields.finish()
-    return trial
+def _packed(update: RecordedUpdate) -> dict[str, Any]:
+    return {
+        "h": update.handle,
+        "v": update.version,
+        "sq": update.sequence,
+        "d": update.release,
+        "st": int(update.state),
+        "re": int(update.reason),
+        "a": update.attempts,
+    }
 
 
-def _last_update(item: dict[str, Any]) -> LastUpdate:
+def _update(item: Any) -> RecordedUpdate:  # noqa: ANN401 - Fields checks it
     fields = Fields(item, unit="record update")
-    last = LastUpdate(
+    update = RecordedUpdate(
         handle=fields.data("h", size=len(NO_HANDLE)),
+        version=fields.integer("v"),
+        sequence=fields.integer("sq"),
+        release=fields.data("d", size=_DIGEST_SIZE),
         state=_update_state(fields),
         reason=_reason(fields),
-        sequence=fields.integer("sq"),
+        attempts=fields.integer("a"),
     )
     fields.finish()
-    return last
+    return update
 
 
 def _rejected(item: Any) -> RejectedUpdate:  # noqa: ANN401 - Fields checks it

@@ -38,7 +38,7 @@ class TinyUpdate:
         """What the installer does, from wherever it was."""
         if disk.has(TARGET):
             return
-        plan = Plan(manifest=self.update.manifest, update=self.update.handle, release_key=self.key)
+        plan = Plan(manifest=self.update.manifest, release_key=self.key)
         assembly = Assembly.open(PART, plan, disk=disk)
         for number, path in enumerate(self.bundles):
             assembly.install(path, number)
@@ -67,7 +67,7 @@ def broken(tiny, kind, *, at_most=12):
             if "sealed" in finished and not image.has(TARGET):
                 yield cut_at, "a sealed release is gone"
             if not image.has(TARGET):
-                plan = Plan(manifest=tiny.update.manifest, update=tiny.update.handle, release_key=tiny.key)
+                plan = Plan(manifest=tiny.update.manifest, release_key=tiny.key)
                 known = Assembly.open(PART, plan, disk=image).installed
                 if any(number not in known for number in finished if number != "sealed"):
                     yield cut_at, "an installed bundle is forgotten"
@@ -117,7 +117,7 @@ def check_promises(board, update):
     files = {path.name: path.read_bytes() for path in current.iterdir() if not path.name.startswith(".")}
     assert files in (OLD, NEW)
     assert digest_of(files) == record.current
-    if record.last_update and record.last_update.state is UpdateState.CONFIRMED:
+    if (entry := record.update(update.handle)) and entry.state is UpdateState.CONFIRMED:
         assert record.current == update.digest
 
 

@@ -12,7 +12,7 @@ import contextlib
 from pathlib import Path
 
 from onboard.config import InstallConfig
-from onboard.installer.core import Fate, is_unfinished
+from onboard.installer.core import Fate
 from onboard.installer.release import copy_release
 from onboard.installer.shell import Installer
 from onboard.installer.surroundings import Surroundings
@@ -31,24 +31,43 @@ class PowerCutError(BaseException):
 
 
 class Cutter:
-    """A crash point that cuts at the n-th point it comes to, or never."""
+    """A crash point that cuts at the n-th point it comes to, or never. After the cut nothing goes on."""
 
     def __init__(self, at=None):
-        self.at, self.names = at, []
+        self.at, self.names, self.is_cut = at, [], False
 
     def __call__(self, name):
+        self.check()
         self.names.append(name)
         if self.at is not None and (self.at == name or self.at == len(self.names) - 1):
+            self.is_cut = True
             raise PowerCutError(name)
+
+    def check(self):
+        if self.is_cut:
+            raise PowerCutError("it is dark")
+
+
+class CutRecordStore(RecordStore):
+    """A trust record that nobody writes once the power is gone."""
+
+    def __init__(self, path, cutter):
+        super().__init__(path)
+        self._cutter = cutter
+
+    def store(self, record):
+        self._cutter.check()
+        super().store(record)
 
 
 class FakeMessages:
     """Keeps what was said; survives lives like the files it stands for."""
 
-    def __init__(self):
-        self.said = {}
+    def __init__(self, check=lambda: None):
+        self.said, self._check = {}, check
 
     def say_once(self, key, kind, *, re, body):
+        self._check()
         self.said.setdefault(key, (kind, re, dict(body)))
 
 
@@ -59,7 +78,7 @@ class Board:
         self.layout = StateLayout(directory / "state")
         make_state_directories(self.layout, RealDisk())
         self.options = InstallConfig(**{"probation_s": 0.0, **options})
-        self.messages = FakeMessages()
+        self.messages = FakeMessages(lambda: self.crash_point.check())  # noqa: PLW0108 - each life has another
         self.serving = FakeServing()
         self.crash_point = Cutter()
         self.offers = 0
@@ -85,7 +104,9 @@ class Board:
 
     def boot(self) -> Installer:
         """A new life: only the directory is left of the old one; serving starts with what the record says."""
-        store = RecordStore(self.layout.record)
+        if self.crash_point.is_cut:
+            self.crash_point = Cutter(self.crash_point.at)
+        store = CutRecordStore(self.layout.record, self.crash_point)
         record = store.load()
         old, self.serving = self.serving, FakeServing()
         for name in ("fails_to_load", "answers_wrongly", "dies_on_probation"):
@@ -164,9 +185,13 @@ class Board:
             return await self.until_ended(installer, timeout_s)
 
     async def until_ended(self, installer, timeout_s: float = 10.0) -> UpdateState:
+        """Wait until no update is pending and nothing is going on; returns the state of the newest."""
+        await self.until(lambda: not (installer.is_busy or installer._book.record.pending), timeout_s)
+        return installer.status().first.state
+
+    async def until(self, condition, timeout_s: float = 10.0) -> None:
         async with asyncio.timeout(timeout_s):
-            while is_unfinished(installer.status().state) or installer._background or installer._mutex.locked():
+            while not condition():
                 await asyncio.sleep(0.001)
                 if self.running.done():
                     self.running.result()  # the power went
-        return installer.status().state

@@ -6,6 +6,7 @@ import pytest
 
 from onboard.commands import Commander, Reply, parse_question
 from onboard.errors import UnknownError
+from onboard.installer.changeover import Reverted
 from onboard.installer.core import Fate
 from onboard.installer.serving import Fault, ServingProblem
 from onboard.store.record import KnownRelease, OnboardRecord, RecordStore
@@ -28,7 +29,7 @@ class FakeOnboard:
         self.path = directory / "trust.record"
         RecordStore(self.path).create(OnboardRecord())
         self.said, self.reverted, self.cancelled, self.asked = [], [], [], []
-        self.problem = None
+        self.problem = self.interrupted = None
         self.boot()
 
     def boot(self):
@@ -51,7 +52,7 @@ class FakeOnboard:
         if self.problem:
             raise self.problem
         self.reverted.append(digest)
-        return KnownRelease(digest=DIGEST, name="first", sequence=0)
+        return Reverted(known=KnownRelease(digest=DIGEST, name="first", sequence=0), interrupted=self.interrupted)
 
     async def cancel(self, handle):
         self.cancelled.append(handle)
@@ -125,7 +126,7 @@ def test_the_counter_is_durable_before_anything_is_done(onboard, ground):
     async def revert(digest, *, why):
         store = RecordStore(onboard.path)
         seen.append(store.load().command_highest)
-        return KnownRelease(digest=DIGEST, name="first", sequence=0)
+        return Reverted(known=KnownRelease(digest=DIGEST, name="first", sequence=0))
 
     onboard.revert = revert
     onboard.receive(ground.command(Operation.REVERT, {"digest": None}, counter=7))

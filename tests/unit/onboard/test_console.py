@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from onboard.console import run
+from onboard.store.record import RELEASES_MAX
 from protocol.bundle import BundleHeader
 from tests.fakes.updates import FakeGround, digest_of, write_files
 
@@ -174,10 +175,10 @@ def test_the_twin_refuses_the_wrong_key_and_an_engine_that_does_not_load(console
     assert BundleHeader.decode(twin.update.bundles[0]).number == 0
 
 
-def test_a_ninth_model_does_not_fit_the_record_and_leaves_nothing(console, tmp_path):
-    for number in range(8):
+def test_a_model_too_many_does_not_fit_the_record_and_leaves_nothing(console, tmp_path):
+    for number in range(RELEASES_MAX):
         assert console("provision", write_files(tmp_path / f"model-{number}", {**OLD, "a.json": b"%d" % number})) == 0
-    assert console("provision", write_files(tmp_path / "model-8", OLD)) == 3
+    assert console("provision", write_files(tmp_path / "model-too-many", OLD)) == 3
     assert "hint: start the daemon" in console.err
-    assert len(console.json("releases")) == 8
-    assert len(list((tmp_path / "kit/state/releases").iterdir())) == 8
+    assert len(console.json("releases")) == RELEASES_MAX
+    assert len(list((tmp_path / "kit/state/releases").iterdir())) == RELEASES_MAX

@@ -79,7 +79,7 @@ def test_a_wrong_answer_rejects_the_update_and_the_old_release_stays(board, grou
     update = ground.make_update(NEW, base=OLD, canary=canary_for(NEW))
     board.serving.answers_wrongly.add(update.digest)
     assert asyncio.run(board.fly(update)) is UpdateState.REJECTED
-    assert board.record.last_update.reason is Reason.CANARY_FAILED
+    assert board.record.update(update.handle).reason is Reason.CANARY_FAILED
     assert board.serving.release == old == board.record.current
     assert ("flip", update.digest) not in board.serving.history
     assert not board.layout.release(update.digest).exists()
@@ -91,7 +91,7 @@ def test_a_release_that_does_not_load_is_rejected(board, ground):
     update = ground.make_update(NEW, base=OLD)
     board.serving.fails_to_load.add(update.digest)
     assert asyncio.run(board.fly(update)) is UpdateState.REJECTED
-    assert board.record.last_update.reason is Reason.LOAD_FAILED
+    assert board.record.update(update.handle).reason is Reason.LOAD_FAILED
 
 
 def test_a_crash_on_probation_flips_back(tmp_path, ground):
@@ -100,7 +100,7 @@ def test_a_crash_on_probation_flips_back(tmp_path, ground):
     update = ground.make_update(NEW, base=OLD, canary=canary_for(NEW))
     board.serving.dies_on_probation.add(update.digest)
     assert asyncio.run(board.fly(update)) is UpdateState.REJECTED
-    assert board.record.last_update.reason is Reason.WORKER_FAILED
+    assert board.record.update(update.handle).reason is Reason.WORKER_FAILED
     assert board.serving.history[-2:] == [("flip", old), ("unload", update.digest)]
 
 
@@ -114,14 +114,14 @@ def test_serving_that_goes_away_in_a_trial_costs_an_attempt_and_not_the_update(b
             await board.deliver(update)
             while board.serving.is_up:
                 await asyncio.sleep(0.001)
-            while board.record.last_update.state is not UpdateState.VERIFIED:
+            while board.record.update(update.handle).state is not UpdateState.VERIFIED:
                 await asyncio.sleep(0.001)
             board.serving.goes_down_on_load, board.serving.is_up = False, True
             installer.wake()
             await board.until_ended(installer)
 
     asyncio.run(run())
-    assert board.record.last_update.state is UpdateState.CONFIRMED
+    assert board.record.update(update.handle).state is UpdateState.CONFIRMED
 
 
 def test_a_trial_that_always_takes_the_daemon_down_is_given_up(board, ground):
@@ -132,7 +132,7 @@ def test_a_trial_that_always_takes_the_daemon_down_is_given_up(board, ground):
         with pytest.raises(PowerCutError):
             asyncio.run(board.fly(update))
     assert asyncio.run(board.fly(update)) is UpdateState.REJECTED
-    assert board.record.last_update.reason is Reason.TOO_MANY_ATTEMPTS
+    assert board.record.update(update.handle).reason is Reason.TOO_MANY_ATTEMPTS
     assert board.serving.release == old
     assert not board.layout.release(update.digest).exists()
 
@@ -141,7 +141,7 @@ def test_files_that_differ_from_what_was_signed_are_rejected(board, ground):
     board.provision(OLD)
     update = ground.make_update(NEW, signed_files={**NEW, "config.json": b'{"new": 3}'})
     assert asyncio.run(board.fly(update)) is UpdateState.REJECTED
-    assert board.record.last_update.reason is Reason.DIGEST_MISMATCH
+    assert board.record.update(update.handle).reason is Reason.DIGEST_MISMATCH
     assert not list(board.layout.releases.glob("*.part"))
 
 
@@ -176,7 +176,7 @@ def test_a_missing_base_blocks_the_update_and_is_reported(board, ground):
         async with board.life() as installer:
             await board.hand_over(update.metadata, ObjectKind.METADATA)
             fate = await board.hand_over(update.bundles[0], ObjectKind.BUNDLE)
-            return fate, installer.status()
+            return fate, installer.status().first
 
     fate, status = asyncio.run(run())
     assert fate is Fate.KEPT
@@ -193,10 +193,10 @@ def test_a_damaged_base_blocks_the_update_and_it_goes_on_when_the_base_is_repair
     async def run():
         async with board.life() as installer:
             await board.deliver(update)
-            status = installer.status()
+            status = installer.status().first
             assert (status.state, status.reason) == (UpdateState.BLOCKED, Reason.BASE_DAMAGED)
             damaged.write_bytes(whole)
-            while installer.status().state is UpdateState.BLOCKED:
+            while installer.status().first.state is UpdateState.BLOCKED:
                 await asyncio.sleep(0.001)
             assert board.offers
             await board.deliver(update)
@@ -232,7 +232,7 @@ def test_a_cancelled_update_leaves_nothing(board, ground):
             await installer.cancel(update.handle)
 
     asyncio.run(run())
-    assert board.record.last_update.state is UpdateState.CANCELLED
+    assert board.record.update(update.handle).state is UpdateState.CANCELLED
     assert [path.name for path in board.layout.releases.iterdir()] == [digest_of(OLD).hex()[:16]]
 
 
@@ -243,9 +243,9 @@ def test_revert_goes_to_the_release_before_and_back_again(board, ground):
 
     async def run():
         async with board.life() as installer:
-            assert (await installer.revert(None)).digest == old
+            assert (await installer.revert(None)).known.digest == old
             assert board.serving.release == old == board.record.current
-            assert (await installer.revert(None)).digest == update.digest
+            assert (await installer.revert(None)).known.digest == update.digest
 
     asyncio.run(run())
     assert board.record.current == update.digest
@@ -274,9 +274,9 @@ def test_three_crashes_in_a_row_return_to_the_release_before(board, ground):
         async with board.life() as installer:
             for failures in (1, 2):
                 installer.worker_failed(update.digest, "segmentation fault", failures=failures)
-            assert not installer._background
+            assert not installer.is_busy
             installer.worker_failed(update.digest, "segmentation fault", failures=3)
-            while installer._background:
+            while installer.is_busy:
                 await asyncio.sleep(0.001)
 
     asyncio.run(run())
@@ -311,7 +311,7 @@ def test_an_update_to_a_release_that_is_on_board_needs_no_bundle(board, ground):
 def test_an_update_that_needs_more_memory_than_there_is_is_rejected(board, ground):
     update = ground.make_update(NEW, memory_bytes=2**60)
     assert asyncio.run(board.fly(update)) is UpdateState.REJECTED
-    assert board.record.last_update.reason is Reason.ENGINE_UNSUITABLE
+    assert board.record.update(update.handle).reason is Reason.ENGINE_UNSUITABLE
 
 
 def test_metadata_that_comes_during_a_trial_waits_for_its_end(tmp_path, ground):
@@ -323,7 +323,7 @@ def test_metadata_that_comes_during_a_trial_waits_for_its_end(tmp_path, ground):
     async def run():
         async with board.life() as installer:
             await board.deliver(first)
-            while installer.status().state is not UpdateState.TRIAL:
+            while installer.status().first.state is not UpdateState.TRIAL:
                 await asyncio.sleep(0.001)
             offers = board.offers
             assert await board.hand_over(second.metadata, ObjectKind.METADATA) is Fate.KEPT
@@ -407,9 +407,9 @@ def test_an_expired_statement_is_refused_only_where_the_clock_is_trusted(board, 
     async def run():
         async with board.life() as installer:
             await board.hand_over(update.metadata, ObjectKind.METADATA)
-            refused = installer.status()
+            refused = installer.status().first
             assert (refused.state, refused.reason) == (UpdateState.REJECTED, Reason.EXPIRED)
-            assert refused.update == update.handle
+            assert refused.handle == update.handle
         board.utc = None
         return await board.fly(update)
 
@@ -426,7 +426,7 @@ def test_an_update_that_lost_its_metadata_is_given_up_and_says_so(board, ground)
         for path in board.layout.state_dir.glob("update-*.skm"):
             path.write_bytes(b"damaged")
         async with board.life() as installer:
-            return installer.status()
+            return installer.status().first
 
     status = asyncio.run(run())
     assert (status.state, status.reason) == (UpdateState.REJECTED, Reason.INTERNAL)
@@ -441,8 +441,8 @@ def test_bundles_in_place_stay_known_while_an_obstacle_stands(board, ground):
     async def run():
         async with board.life() as installer:
             await board.deliver(update)
-            assert installer.status().state is UpdateState.BLOCKED
-            ranges = installer.status().bundle_ranges
+            assert installer.status().first.state is UpdateState.BLOCKED
+            ranges = installer.status().first.bundle_ranges
             assert ranges
             for first, last in ranges:
                 assert all(

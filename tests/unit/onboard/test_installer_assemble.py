@@ -1,5 +1,7 @@
 """Rebuilding a release from bundles: bounded, resumable, and every obstacle named."""
 
+from dataclasses import replace
+
 import pytest
 
 from onboard.errors import InstallError
@@ -31,8 +33,7 @@ class Workshop:
 
     def open(self, **changes):
         plan = Plan(
-            manifest=self.update.manifest,
-            update=changes.get("update", self.update.handle),
+            manifest=changes.get("manifest", self.update.manifest),
             release_key=self.ground._secret("release key 1 1"),
             base=changes.get("base", self.base),
         )
@@ -103,10 +104,15 @@ def test_a_torn_entry_is_cut_off_and_its_bundle_comes_again(tmp_path):
     assert len(shop.open().installed) == len(shop.paths)
 
 
-def test_progress_of_another_update_to_the_same_release_is_not_ours(tmp_path):
+def test_an_update_signed_again_goes_on_where_it_was_and_one_of_other_bundles_begins_anew(tmp_path):
     shop = Workshop(tmp_path)
     shop.open().install(shop.paths[0], 0)
-    assert not list(shop.open(update=bytes(6)).installed.numbers())
+    manifest = shop.update.manifest
+    signed_again = replace(manifest, sequence=manifest.sequence + 1, beside=True, floor=1)
+    assert list(shop.open(manifest=signed_again).installed.numbers()) == [0]
+    other = replace(manifest.bundles[1], sha256=bytes(32))
+    packed_again = replace(manifest, bundles=(manifest.bundles[0], other, *manifest.bundles[2:]))
+    assert not list(shop.open(manifest=packed_again).installed.numbers())
 
 
 def test_a_full_disk_is_met_before_the_first_byte_and_leaves_nothing(tmp_path):

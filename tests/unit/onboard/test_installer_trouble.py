@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from onboard.errors import StoreFailedError, StoreFullError, UnknownError
-from onboard.installer import housekeeping, release, shelf, shell
+from onboard.installer import housekeeping, intake, release, shelf
 from onboard.installer.core import Fate
 from onboard.telemetry import EVENTS, Severity
 from protocol.objects import ObjectKind, handle_of_digest
@@ -30,7 +30,7 @@ def board(tmp_path, ground):
 
 async def settled(installer):
     async with asyncio.timeout(10):
-        while installer._background or installer._mutex.locked():
+        while installer.is_busy:
             await asyncio.sleep(0.001)
 
 
@@ -65,7 +65,7 @@ def test_a_return_from_a_failing_release_does_not_undo_the_update_that_replaced_
         async with board.life() as installer:
             failing = board.record.current
             await board.deliver(update)
-            while installer.status().state is not UpdateState.TRIAL:
+            while installer.status().first.state is not UpdateState.TRIAL:
                 await asyncio.sleep(0.001)
             installer.worker_failed(failing, "segmentation fault", failures=3)
             await board.until_ended(installer)
@@ -100,16 +100,15 @@ def test_no_trial_begins_before_a_cancel_that_waits_for_its_turn(board, ground):
     async def run():
         async with board.life() as installer:
             await board.deliver(update)
-            await installer._mutex.acquire()  # whatever else works on the update
-            installer.wake()
-            await asyncio.sleep(0.01)
+            await installer._changeover._turn.acquire()  # whoever else changes what serves
+            await board.until(lambda: installer.status().first.state is UpdateState.VERIFIED)
             cancelling = asyncio.create_task(installer.cancel(update.handle))
             await asyncio.sleep(0.01)
-            installer._mutex.release()
+            installer._changeover._turn.release()
             await cancelling
 
     asyncio.run(run())
-    assert board.record.last_update.state is UpdateState.CANCELLED
+    assert board.record.update(update.handle).state is UpdateState.CANCELLED
     assert board.record.current == old == board.serving.release
     assert receipt(board, update)["reason"] == "commanded"
 
@@ -124,10 +123,15 @@ def test_a_cancel_that_comes_too_late_says_so(tmp_path, ground):
             await board.deliver(update)
             while board.serving.release != update.digest:
                 await asyncio.sleep(0.001)
-            installer._trial_task, trial = None, installer._trial_task  # it ends before it can be cancelled
+            pending = installer._roster.get(update.handle)
+            pending._task, task = None, pending._task  # it ends before it can be stopped
+
+            async def stop():
+                await task
+
+            pending.stop = stop
             with pytest.raises(UnknownError, match="CONFIRMED"):
                 await installer.cancel(update.handle)
-            await trial
 
     asyncio.run(run())
     assert board.record.current == update.digest
@@ -136,17 +140,17 @@ def test_a_cancel_that_comes_too_late_says_so(tmp_path, ground):
 def test_metadata_that_finds_no_space_is_reported_and_offered_again_when_there_may_be_some(board, ground, monkeypatch):
     board.provision(OLD)
     update = ground.make_update(NEW, base=OLD)
-    keep_update = shell.keep_update
+    keep_update = intake.keep_update
 
     def refuse(state_dir, accepted):
         raise StoreFullError("write: no space (a test says so)")
 
     async def run():
         async with board.life() as installer:
-            monkeypatch.setattr(shell, "keep_update", refuse)
+            monkeypatch.setattr(intake, "keep_update", refuse)
             assert await board.hand_over(update.metadata, ObjectKind.METADATA) is Fate.KEPT
-            status = installer.status()
-            assert (status.update, status.state, status.reason) == (
+            status = installer.status().first
+            assert (status.handle, status.state, status.reason) == (
                 update.handle,
                 UpdateState.BLOCKED,
                 Reason.DISK_FULL,
@@ -154,7 +158,7 @@ def test_metadata_that_finds_no_space_is_reported_and_offered_again_when_there_m
             async with asyncio.timeout(5):
                 while not board.offers:
                     await asyncio.sleep(0.001)
-            monkeypatch.setattr(shell, "keep_update", keep_update)
+            monkeypatch.setattr(intake, "keep_update", keep_update)
             await board.deliver(update)
             return await board.until_ended(installer)
 
@@ -268,10 +272,10 @@ def test_a_base_that_cannot_be_looked_at_blocks_the_update(board, ground, monkey
     async def run():
         async with board.life() as installer:
             await board.hand_over(update.metadata, ObjectKind.METADATA)
-            blocked = installer.status()
+            blocked = installer.status().first
             monkeypatch.undo()
             async with asyncio.timeout(5):
-                while installer.status().state is UpdateState.BLOCKED:
+                while installer.status().first.state is UpdateState.BLOCKED:
                     await asyncio.sleep(0.001)
             await board.deliver(update)
             return blocked, await board.until_ended(installer)
@@ -324,7 +328,7 @@ def test_restarts_in_peace_during_a_trial_use_up_no_attempt(tmp_path, ground):
                 while board.serving.release != update.digest:
                     await asyncio.sleep(0.001)
             assert board.serving.release == old
-            assert board.record.last_update.state is UpdateState.VERIFIED
+            assert board.record.update(update.handle).state is UpdateState.VERIFIED
         board.options = replace(board.options, probation_s=0.0)
         return await board.fly(update)
 

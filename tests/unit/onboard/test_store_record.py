@@ -10,24 +10,39 @@ from hypothesis import strategies as st
 from onboard.errors import StoreCorruptError, StoreFailedError
 from onboard.store.record import (
     COUNTER_STEP,
+    ENDED_MAX,
+    PENDING_MAX,
     REJECTED_MAX,
     RELEASES_MAX,
     SLOT_SIZE,
     KnownRelease,
-    LastUpdate,
     MessageCounters,
     OnboardRecord,
+    RecordedUpdate,
     RecordStore,
     RejectedUpdate,
-    Trial,
 )
 from protocol.errors import DecodeError
 from protocol.limits import NAME_LENGTH_MAX
 from protocol.report import Reason, UpdateState
 from tests.fakes.faulty_disk import FaultyDisk
 
+
+def largest_update(number):
+    return RecordedUpdate(
+        handle=bytes([number]) * 6,
+        version=2**63 - 1 - number,
+        sequence=2**63 - 1,
+        release=bytes([number]) * 32,
+        state=UpdateState.BLOCKED,
+        reason=Reason.TOO_MANY_UPDATES,
+        attempts=2**63 - 1,
+    )
+
+
 LARGEST = OnboardRecord(
     accepted=2**63 - 1,
+    closed=2**64 - 1,
     floor=2**63 - 1,
     boot_count=2**63 - 1,
     message_counter=2**63 - 1,
@@ -39,8 +54,8 @@ LARGEST = OnboardRecord(
         KnownRelease(digest=bytes([n]) * 32, name="n" * NAME_LENGTH_MAX, sequence=2**63 - 1)
         for n in range(RELEASES_MAX)
     ),
-    trial=Trial(digest=b"t" * 32, attempts=2**63 - 1),
-    last_update=LastUpdate(handle=b"h" * 6, state=UpdateState.TRIAL, reason=Reason.INTERNAL, sequence=2**63 - 1),
+    pending=tuple(map(largest_update, range(PENDING_MAX))),
+    ended=tuple(map(largest_update, range(ENDED_MAX))),
     rejected=tuple(RejectedUpdate(handle=bytes([n]) * 6, reason=Reason.UNTRUSTED) for n in range(REJECTED_MAX)),
 )
 
@@ -171,6 +186,20 @@ def test_releases_and_rejections_are_remembered_newest_first():
     assert [known.name for known in record.releases] == ["again", "r"]
     assert record.without_release(old.digest).releases == (new,)
     assert record.release(new.digest) is new
+
+
+def test_pending_updates_are_newest_first_and_the_ended_ones_are_forgotten_by_age():
+    record = OnboardRecord()
+    for number in (1, 0, 2):
+        record = record.with_pending(largest_update(number))
+    assert [update.version for update in record.pending] == sorted((u.version for u in record.pending), reverse=True)
+    record = record.with_pending(replace(largest_update(1), attempts=2))
+    assert record.update(bytes([1]) * 6).attempts == 2
+    for number in range(ENDED_MAX + 2):
+        record = record.with_ended(largest_update(number))
+    assert record.pending == ()
+    assert [update.handle[0] for update in record.ended] == [5, 4, 3, 2]
+    assert record.update(bytes(6)) is None
 
 
 @given(st.binary(max_size=300))

@@ -1,0 +1,139 @@
+"""The updates that the record speaks of: the pending ones at work, and of those that ended which bundles they had.
+
+So that frames of a bundle that nobody needs any more are dropped, also after a restart, and a bundle finds every update
+that needs it. It does not decide or record anything.
+"""
+
+from collections.abc import Collection, Iterator
+
+from onboard.errors import StoreCorruptError
+from onboard.installer.building import Building
+from onboard.installer.pending import PendingUpdate, Workshop
+from onboard.installer.surroundings import UpdateStanding
+from onboard.installer.update_file import AcceptedUpdate, forget_updates, read_update
+from onboard.store.record import RecordedUpdate
+from protocol.report import Reason, UpdateState
+
+
+class Roster:
+    """See the module.
+
+    Args:
+        workshop: shared by all pending updates.
+    """
+
+    def __init__(self, workshop: Workshop) -> None:
+        self._workshop, self._given, self._book = workshop, workshop.given, workshop.book
+        self._pending: dict[bytes, PendingUpdate] = {}
+        self._bundles: dict[bytes, Collection[bytes]] = {}  # handles, of all that the record remembers
+
+    def __iter__(self) -> Iterator[PendingUpdate]:
+        """All pending updates; one may come or go meanwhile."""
+        return iter(list(self._pending.values()))
+
+    def get(self, handle: bytes) -> PendingUpdate | None:
+        """The pending update with that handle."""
+        return self._pending.get(handle)
+
+    # -- changes -------------------------------------------------------------------------------------------
+
+    def add(self, update: AcceptedUpdate, *, is_whole: bool = False) -> PendingUpdate:
+        """Take a pending update up; with `is_whole`, one that wants no bundle any more."""
+        building = Building(
+            update,
+            self._given.layout,
+            satellite=self._given.satellite,
+            release_private_key=self._given.release_private_key,
+            is_known=lambda digest: self._book.record.release(digest) is not None,
+            is_whole=is_whole,
+        )
+        pending = self._pending[update.handle] = PendingUpdate(building, self._workshop)
+        self._bundles[update.handle] = update.bundle_numbers
+        return pending
+
+    def read(self, update: RecordedUpdate) -> None:
+        """Take an update up again from its file.
+
+        Raises:
+            StoreCorruptError: what it consists of is lost.
+        """
+        try:
+            kept = read_update(self._given.layout.state_dir, update.handle)
+        except StoreCorruptError:
+            self._bundles[update.handle] = ()
+            if self._book.is_pending(update.handle):
+                raise
+            return
+        if self._book.is_pending(update.handle):
+            self.add(kept, is_whole=update.state in {UpdateState.VERIFIED, UpdateState.TRIAL})
+        else:
+            self._bundles[update.handle] = kept.bundle_numbers
+
+    def drop(self, handle: bytes) -> None:
+        """An update has ended; of the ended ones only what the record remembers is remembered here."""
+        self._pending.pop(handle, None)
+        record = self._book.record
+        for old in [old for old in self._bundles if record.update(old) is None]:
+            del self._bundles[old]
+
+    def forget_files(self) -> None:
+        """Delete the files of updates that no record speaks of.
+
+        Raises:
+            StoreError: the disk refused.
+        """
+        forget_updates(self._given.layout.state_dir, but=self._bundles)
+
+    # -- queries -------------------------------------------------------------------------------------------
+
+    @property
+    def bases(self) -> list[bytes]:
+        """The releases that pending updates build on."""
+        bases = (pending.update.manifest.base for pending in self._pending.values() if pending.is_unfinished())
+        return [base for base in bases if base is not None]
+
+    def takers(self, sha256: bytes) -> list[PendingUpdate]:
+        """The pending updates that have a bundle with that digest."""
+        return [pending for pending in self._pending.values() if sha256 in pending.update.numbers]
+
+    def is_wanted(self, handle: bytes) -> bool:
+        """Whether a bundle is waited for."""
+        return any(pending.has_bundle(handle) is False for pending in self._pending.values())
+
+    def is_used_up(self, handle: bytes) -> bool:
+        """Whether a bundle is known, and nobody needs it any more."""
+        return not self.is_wanted(handle) and any(handle in bundles for bundles in self._bundles.values())
+
+    def signed_bundle(self, release: bytes, number: int) -> bytes | None:
+        """SHA-256 of a bundle, as signed, if a pending update makes that release and has that bundle."""
+        for pending in self._pending.values():
+            if pending.building.digest == release and number < pending.building.num_bundles:
+                return pending.update.manifest.bundles[number].sha256
+        return None
+
+    def is_signed(self, handle: bytes) -> bool:
+        """Whether a pending update has that handle, or names a bundle with it."""
+        return any(
+            pending.is_unfinished() and (pending.handle == handle or handle in pending.update.bundle_numbers)
+            for pending in self._pending.values()
+        )
+
+    def standing(self, update: RecordedUpdate, *, trouble: Reason) -> UpdateStanding:
+        """Where an update of the record stands.
+
+        Args:
+            update: of the record.
+            trouble: why the receiver stores nothing for now.
+        """
+        pending, num_bundles = self._pending.get(update.handle), len(self._bundles.get(update.handle, ()))
+        is_whole = update.state is UpdateState.CONFIRMED and num_bundles > 0
+        return UpdateStanding(
+            handle=update.handle,
+            state=update.state,
+            reason=trouble if update.state is UpdateState.RECEIVING else update.reason,
+            sequence=update.sequence,
+            release=update.release,
+            attempts=update.attempts,
+            num_bundles=num_bundles,
+            bundle_ranges=((0, num_bundles - 1),) if is_whole else pending.building.ranges if pending else (),
+        )
