@@ -5,12 +5,14 @@ import random
 
 import pytest
 
+from onboard.errors import StoreFailedError
 from onboard.receiver.core import CoreOptions, ObjectSolved, ReceiverCore
 from onboard.receiver.events import FileVerdict, Verdict
 from onboard.receiver.shell import ReceiverOptions
 from onboard.store.shape import shape_of_file
 from protocol.limits import MIB
 from protocol.report import SOLVED
+from tests.fakes.faulty_disk import FaultyDisk
 from tests.fakes.receiving import RememberingSink, Source, make_object
 from tests.unit.onboard.test_receiver_shell import flies, source_of, station
 
@@ -67,6 +69,7 @@ async def test_a_file_nobody_has_use_for_is_kept_and_survives_a_restart(path):
     async with station(path, sink=sink) as there:
         assert await there.receiver.take_file(*write(path, source)) is FileVerdict.KEPT
         assert await there.receiver.take_file(*write(path, source)) is FileVerdict.KEPT
+        assert len(sink.offered) == 1
         await there.ground.send(*source.frames()[:2])  # of another shape than the file's
         await there.until(lambda: source.handle in there.last_report.complete)
     sink.verdict = Verdict.CONSUMED
@@ -102,6 +105,30 @@ async def test_a_file_that_cannot_be_placed_harms_nothing_that_frames_brought(pa
         assert await there.receiver.take_file(path / "nowhere", bytes(6), 5000) is FileVerdict.NOT_STORED
         await there.ground.send(source.frames()[-1])
         await there.until(lambda: source.handle in there.sink.consumed)
+
+
+class StumblingDisk(FaultyDisk):
+    """Fails the next sync of a directory in the inbox."""
+
+    stumbles = False
+
+    def sync_directory(self, path):
+        if self.stumbles and path.parent.name == "inbox":
+            self.stumbles = False
+            raise StoreFailedError("sync: refused (a test says so)")
+        super().sync_directory(path)
+
+
+@flies
+async def test_a_file_that_was_placed_in_vain_once_is_placed_the_next_time(path):
+    source, disk = source_of(5000), StumblingDisk()
+    async with station(path, disk=disk) as there:
+        await there.ground.send(*source.frames()[:-1])
+        await there.until(lambda: there.last_report.open_blocks)
+        for verdict in (FileVerdict.NOT_STORED, FileVerdict.USED):
+            disk.stumbles = verdict is FileVerdict.NOT_STORED
+            assert await there.receiver.take_file(*write(path, source)) is verdict
+        assert there.sink.consumed == {source.handle: source.data}
 
 
 @flies
@@ -146,6 +173,8 @@ def test_a_file_of_an_object_being_solved_waits():
     core.file_placed(begun)
     assert core.next_event() == ObjectSolved(shape=begun)
     assert not core.is_dirty
+    assert core.receive_symbol(source.frames(first=source.num_symbols + 1, count=1)[0], 0.0) is None
+    assert [entry.have for entry in core._open_blocks()] == [SOLVED]
 
 
 def test_a_failed_placing_asks_for_the_block_that_became_ready_meanwhile():
