@@ -8,6 +8,7 @@ import socket
 import time
 
 from protocol.blocks import block_layout, symbols_needed
+from protocol.envelope import key_id
 from protocol.errors import ProtocolError
 from protocol.exchange import Inbox
 from protocol.fec import BlockEncoder, best_kind
@@ -119,7 +120,7 @@ class CrudeUplink:
             return
         data = self.inbox.receive(frame)
         if data is not None:
-            keys = {object_handle(self.identity): self.identity}
+            keys = {key_id(self.identity): self.identity}
             self.messages.append(Message.open(data, public_keys=keys))
 
     def _send(self, frame):
