@@ -2,7 +2,6 @@
 
 import json
 import random
-import shutil
 import time
 from pathlib import Path
 
@@ -64,3 +63,113 @@ def test_an_update_carried_by_hand_is_confirmed_without_any_link(satellite, tmp_
     assert satellite.models() == update.digest.hex()
     assert {outcome for outcome, _ in imported(satellite, tmp_path / "stick").values()} == {"already there"}
     assert [path.name for path in (satellite.config.parent / "state/import").iterdir()] == ["lock"]
+
+
+class LossyUplink:
+    """What every tenth frame of which is lost, whoever sends it."""
+
+    def __init__(self, uplink, seed):
+        self._uplink, self._send, self._rng = uplink, uplink._send, random.Random(seed)
+        uplink._send = self.send
+
+    def send(self, frame):
+        if self._rng.random() >= 0.1:
+            self._send(frame)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("metadata_first", [True, False])
+def test_half_by_file_and_half_by_a_link_that_loses_frames_is_confirmed(satellite, tmp_path, metadata_first):
+    satellite.provision(OLD)
+    satellite.start()
+    satellite.wait_until_serving(OLD)
+    big = {**NEW, "model.bin": random.Random(5).randbytes(300_000)}
+    update = satellite.ground.make_update(big, base=OLD, bundle_size=24_000)
+    metadata, bundles = write_update(tmp_path / "stick", update)
+    assert len(bundles) > 8
+    LossyUplink(satellite.uplink, seed=5)
+    if metadata_first:
+        satellite.uplink.send(update.metadata)
+    # Half of the symbols of every bundle arrive, then every other bundle comes as a file.
+    for data in update.bundles:
+        for frame in list(satellite.uplink.frames(data))[: len(data) // 512]:
+            satellite.uplink._send(frame)
+    found = imported(satellite, *bundles[::2])
+    assert {outcome for outcome, _ in found.values()} == {"used" if metadata_first else "kept"}
+    by_file = {object_handle(data) for data in update.bundles[::2]}
+    satellite.uplink.until(lambda uplink: by_file <= uplink.complete)  # so a real uplink sends no more of them
+    assert not by_file & {entry.handle for entry in satellite.uplink.report.open_blocks}
+    if not metadata_first:
+        assert imported(satellite, metadata)[metadata.name] == ("used", "")
+    satellite.uplink.send(update.metadata, *update.bundles[1::2])
+    satellite.uplink.until(is_confirmed(update))
+    assert satellite.skyloadd("verify", "all").returncode == 0
+    assert satellite.models() == update.digest.hex()
+
+
+@pytest.mark.slow
+def test_imports_survive_kills_and_a_daemon_that_comes_later(satellite, tmp_path):
+    satellite.provision(OLD)
+    update = satellite.ground.make_update({**NEW, "model.bin": random.Random(6).randbytes(200_000)}, base=OLD)
+    metadata, bundles = write_update(tmp_path / "stick", update)
+    order = [*bundles, metadata]
+    random.Random(6).shuffle(order)
+    for number, path in enumerate(order):
+        if number % 4 == 1:
+            satellite.start()
+        (outcome, _) = imported(satellite, path)[path.name]
+        assert outcome in {"waiting", "kept", "used"}
+        if number % 4 == 3:
+            satellite.kill()
+    if satellite.process.poll() is not None:
+        satellite.start()
+    satellite.wait_until_serving()
+    until_state(satellite, UpdateState.CONFIRMED)
+    assert satellite.skyloadd("verify", "all").returncode == 0
+    assert satellite.status()["num_files_waiting"] == 0
+
+
+@pytest.mark.slow
+def test_a_stick_of_damaged_foreign_and_stale_files_changes_nothing(satellite, tmp_path):
+    satellite.provision(OLD)
+    satellite.start()
+    satellite.wait_until_serving(OLD)
+    stick, ground = tmp_path / "stick", satellite.ground
+    update = ground.make_update(NEW, base=OLD)
+    old = ground.make_update(NEW, base=OLD, version=1, sequence=1)
+    foreign = ground.make_update(NEW, satellites=("SAT-2",))
+    metadata, bundles = write_update(stick, update)
+    assert imported(satellite, metadata)[metadata.name] == ("used", "")
+    stale, _ = write_update(tmp_path / "old", old)
+    for_other, _ = write_update(tmp_path / "other", foreign)
+    unsigned = stick / "unsigned.skm"
+    unsigned.write_bytes(update.metadata[:-1] + b"?")
+    damaged = stick / "renamed.skb"
+    damaged.write_bytes(update.bundles[0][:-1] + b"?")
+    bundles[0].unlink()
+    found = imported(satellite, stale, for_other, unsigned, damaged, code=10)
+    assert found == {
+        stale.name: ("refused", "ROLLBACK"),
+        for_other.name: ("refused", "WRONG_SATELLITE"),
+        "unsigned.skm": ("refused", "UNTRUSTED"),
+        "renamed.skb": ("refused", "damaged: not bundle 0 as it was signed"),
+    }
+    assert satellite.status()["update"]["state"] == "receiving"
+    write_update(stick, update)
+    imported(satellite, *bundles)
+    until_state(satellite, UpdateState.CONFIRMED)
+
+
+@pytest.mark.slow
+def test_a_command_that_comes_as_a_file_is_obeyed_once(satellite, tmp_path):
+    satellite.provision(OLD)
+    satellite.provision(NEW, "second")
+    satellite.start()
+    satellite.wait_until_serving(NEW)
+    data = satellite.ground.command(Operation.REVERT, {"digest": None})
+    path = tmp_path / object_file_name(ObjectKind.COMMAND, object_handle(data))
+    path.write_bytes(data)
+    assert imported(satellite, path)[path.name] == ("used", "")
+    satellite.wait_until_serving(OLD)
+    assert imported(satellite, path)[path.name] == ("already there", "")
+    assert "counter used before" not in satellite.log()
