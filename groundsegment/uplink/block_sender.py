@@ -24,21 +24,23 @@ class Aim:
     """How much to send for a block that lacks symbols.
 
     Attributes:
-        luck: how many standard deviations of luck to count on. Positive: send fewer, the next reports tell. Negative:
+        luck: how many standard deviations of chance to count on. Positive: send fewer, the next reports tell. Negative:
             assume bad luck and send more, so that it will probably do.
-        doubts_loss: whether not knowing the loss counts as well as chance.
+        trust: the same for not knowing the loss. Positive: assume that fewer are lost than we think.
         surplus_share_max: of the block, what may be sent for fear of bad luck.
         surplus_symbols: what may be sent for it however small the block is.
     """
 
     luck: float
-    doubts_loss: bool = True
+    trust: float = 0.0
     surplus_share_max: float = math.inf
     surplus_symbols: int = 8
 
-    def margin(self, deviation: float, num_source: int) -> float:
-        """Symbols to send more (less, if negative) than are expected to do."""
-        return min(-self.luck * deviation, max(self.surplus_symbols, self.surplus_share_max * num_source))
+    def margin(self, in_flight: float, num_source: int, loss: LossEstimate) -> float:
+        """Symbols that shall arrive beyond those that are needed (short of them, if negative) if all is as expected."""
+        chance = -self.luck * math.sqrt(in_flight * loss.mean * (1 - loss.mean) * loss.dispersion)
+        surplus_max = max(self.surplus_symbols, self.surplus_share_max * num_source)
+        return min(chance, surplus_max) - self.trust * in_flight * loss.deviation
 
 
 @dataclass(slots=True)
@@ -99,17 +101,14 @@ class BlockSender:
             return 0
         in_flight += self.prior_flight
         lacking = self._target(now) - self.have - self.foreign
-        if self._expected(in_flight, loss) >= lacking + self._margin(in_flight, loss, aim):
+        if self._expected(in_flight, loss) >= lacking + aim.margin(in_flight, self.num_source, loss):
             return 0
         # Each symbol adds an expected arrival and a little deviation: two rounds of the fixed point suffice.
         arrival = (1 - loss.mean) * self._share_of_news
         total = lacking / arrival
         for _ in range(2):
-            total = (lacking + self._margin(max(total, in_flight), loss, aim)) / arrival
+            total = (lacking + aim.margin(max(total, in_flight), self.num_source, loss)) / arrival
         return max(1, math.ceil(total) - in_flight)
-
-    def _margin(self, in_flight: float, loss: LossEstimate, aim: Aim) -> float:
-        return aim.margin(_deviation(in_flight, loss, aim), self.num_source)
 
     def _target(self, now: float) -> int:
         """K, and a little more once K did not suffice (1 in 100 times)."""
@@ -179,9 +178,3 @@ class BlockSender:
         self.have = max(self.have, self.num_source)
         self.prior_flight = 0
         self.full_since_s = self.absent_since_s = None
-
-
-def _deviation(in_flight: float, loss: LossEstimate, aim: Aim) -> float:
-    """Of the number of arrivals: chance, and not knowing the loss."""
-    unsure = in_flight * loss.deviation if aim.doubts_loss else 0.0
-    return math.sqrt(in_flight * loss.mean * (1 - loss.mean) * loss.dispersion + unsure**2)

@@ -210,9 +210,7 @@ class Uplink:
         """When to ask for frames again although no report came; None if only a report can help."""
         if not self._is_up or self.is_decided:
             return None
-        if self._feedback.is_silent(now):
-            return now
-        return min(self._feedback.silent_at_s, self._schedule.metadata_due_s)
+        return self._schedule.next_deadline(now)
 
     def other_frames_sent(self, count: int, now: float) -> None:
         """Frames without symbols of ours went up; the satellite counts them too."""

@@ -20,6 +20,8 @@ PROBE_S = 0.1
 _FORGET = 0.9  # how much of an old, longer delay stays at each measurement
 _HISTORY_S = 30.0  # the longest round trip that can be compared over
 _HISTORY_STEP_S = 0.02
+_GAP_CHANCE = 1e-3  # that no report comes through although the return path is as it was
+_INTERVALS_MEAN = 8  # reports over which the usual time between two is taken
 _GAP_MAX = 10_000  # reports; more were never lost in one contact: somebody counts otherwise
 
 
@@ -39,6 +41,7 @@ class Feedback:
         self._silence_s = silence_s
         self._session: bytes | None = None
         self._sequence: int | None = None  # of the newest report of this contact
+        self._interval_s = 0.0  # between two reports that are sent
         self._history: deque[tuple[float, int]] = deque()  # when, frames of all kinds sent by then
         self._num_sent = 0
         self._anchor: tuple[float, int] | None = None  # frames sent, frames received: where the next sample starts
@@ -86,7 +89,7 @@ class Feedback:
             self._anchor = self._base = None
             self._sequence = None
         self._session = session
-        self._count_gap(sequence)
+        self._count_gap(sequence, now)
         self.heard_s, self._was_heard_in_contact = now, True
         if echo is not None and echo >= log.num_settled:
             self._measure_delay(log, echo, now)
@@ -129,16 +132,31 @@ class Feedback:
         """When the return path will count as silent if no report comes."""
         # Where no contact ever had a return path, do not wait for one each time.
         patience_s = self._silence_s / 4 if self._contacts_unheard > 1 else self._silence_s
-        return self.heard_s + max(patience_s, self._delay_s or 0.0)
+        return self.heard_s + max(patience_s, self._delay_s or 0.0, self._gap_s)
+
+    @property
+    def _gap_s(self) -> float:
+        """How long it takes, as good as always, until a report comes through."""
+        lost = self.loss_down.mean
+        return min(self._interval_s * math.log(_GAP_CHANCE) / math.log(lost), TIMEOUT_S_MAX)
 
     def is_silent(self, now: float) -> bool:
         """Whether nobody has answered for too long."""
         return now >= self.silent_at_s
 
-    def _count_gap(self, sequence: int | None) -> None:
+    def silent_round_s(self, number: int) -> float:
+        """When a further round of blind sending begins in silence: at once, where no answer may be hoped for."""
+        if not self._was_heard_in_contact:
+            return -math.inf
+        return self.heard_s + (self.silent_at_s - self.heard_s) * 2**number
+
+    def _count_gap(self, sequence: int | None, now: float) -> None:
         """Reports are numbered without gaps: what lies between two that came was lost."""
         if sequence is not None and self._sequence is not None and 0 < sequence - self._sequence <= _GAP_MAX:
-            self.loss_down = self.loss_down.with_sample(sent=sequence - self._sequence, arrived=1)
+            count = sequence - self._sequence
+            self.loss_down = self.loss_down.with_sample(sent=count, arrived=1)
+            more_s = (now - self.heard_s) / count - self._interval_s
+            self._interval_s += more_s / (2 if more_s > 0 else _INTERVALS_MEAN)
         self._sequence = sequence
 
     def _measure_delay(self, log: FlightLog, echo: int, now: float) -> None:

@@ -60,7 +60,7 @@ class Lane:
 
     def at_or_after(self, esi: int) -> int:
         """The lowest ESI of the lane that is not lower than this one."""
-        return self.nth(self.num_below(esi))
+        return esi if self.count == 1 else self.nth(self.num_below(esi))
 
     def run(self, esi: int, count: int) -> tuple[int, int]:
         """Return the next own ESIs without a gap, at most `count` > 0, as (first, how many)."""

@@ -16,7 +16,7 @@ WEIGHT_MAX = 20_000.0  # frames remembered within a contact: a minute or two of 
 PRIOR_WEIGHT_MAX = 400.0  # frames that all earlier contacts together count for
 LOSS_MAX = 0.95  # beyond this nothing sensible can be planned
 _WEIGHT_MIN_FOR_SCATTER = 200.0  # frames: before that, not knowing the mean is all that one sees
-_SCATTER_PRIOR = 8.0  # samples that say: losses are independent
+_SCATTER_PRIOR, _DISPERSION_PRIOR = 8.0, 2.0  # so many samples that say: losses may well come in twos
 _SCATTER_SAMPLES_MAX = 40.0  # remembered
 _SCATTER_MAX = 30.0  # of one sample: no single surprise decides
 
@@ -56,7 +56,7 @@ class LossEstimate:
     @property
     def dispersion(self) -> float:
         """Variance of a count of losses, in units of what independent losses would have: 1, or more for bursts."""
-        return max(1.0, (_SCATTER_PRIOR + self.scatter) / (_SCATTER_PRIOR + self.samples))
+        return max(1.0, (_SCATTER_PRIOR * _DISPERSION_PRIOR + self.scatter) / (_SCATTER_PRIOR + self.samples))
 
     def with_sample(self, *, sent: int, arrived: int, is_exact: bool = False) -> "LossEstimate":
         """Return the estimate after `sent` frames of which `arrived` arrived; duplicates count at most once.

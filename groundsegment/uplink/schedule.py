@@ -19,9 +19,9 @@ from groundsegment.uplink.flight_log import FlightLog
 from groundsegment.uplink.update_queue import Turn, UpdateQueue
 
 # Under reports: only what is certainly needed; then, rather than idle, insurance against chance alone.
-_CERTAIN, _INSURED = Aim(luck=1.0), Aim(luck=-1.0, doubts_loss=False, surplus_share_max=0.002)
+_CERTAIN, _INSURED = Aim(luck=1.0, trust=1.0), Aim(luck=-1.0, trust=1.0, surplus_share_max=0.002)
 # When no report can be answered any more before the contact ends, nothing is gained by holding back.
-_LAST = Aim(luck=-3.0, doubts_loss=False, surplus_share_max=0.005, surplus_symbols=40)
+_LAST = Aim(luck=-3.0, surplus_share_max=0.005, surplus_symbols=40)
 # In silence: so much that a block is almost surely complete; in each further round more.
 _SILENT_LUCK, _SILENT_GROWTH = -3.0, 1.5
 _QUANTUM = 64  # symbols at a time, where updates share
@@ -92,10 +92,11 @@ class Schedule:
         queue, (block, count) = chosen
         return self._take(queue, block, min(count, budget, self._quantum(queue)), now)
 
-    @property
-    def metadata_due_s(self) -> float:
-        """When metadata is repeated; infinity once all is there."""
-        return min((queue.metadata_due_s for queue in self._queues if not queue.is_over), default=math.inf)
+    def next_deadline(self, now: float) -> float:
+        """When there may be something to send although no report came."""
+        due_s = self._feedback.silent_round_s(self._stage) if self._is_silent else self._feedback.silent_at_s
+        metadata_s = min((queue.metadata_due_s for queue in self._queues if not queue.is_over), default=math.inf)
+        return max(now, min(due_s, metadata_s))
 
     def _look_around(self, now: float) -> None:
         """Whether nobody answers any more, or can in this contact."""
@@ -112,22 +113,27 @@ class Schedule:
     def _next_turn(self, now: float) -> tuple[UpdateQueue, Turn] | None:
         queues = [queue for queue in self._in_turn() if not queue.is_over]
         while queues:
-            aim = self._aim()
-            if aim is None:
-                return self._probe(now)
+            aim = self._aim(now)
             for queue in queues:
-                turn = queue.next_metadata(now) or queue.next_block(self._stage, aim, now, silent=self._is_silent)
+                turn = queue.next_metadata(now)
+                if turn is None and aim is not None:
+                    turn = queue.next_block(self._stage, aim, now, silent=self._is_silent)
                 if turn is not None:
                     return queue, turn
+            if aim is None:
+                return None if self._is_silent else self._probe(now)
             self._stage += 1
             if self._is_silent and not any(queue.has_bundles_to_send for queue in queues):
                 return None
         return None
 
-    def _aim(self) -> Aim | None:
+    def _aim(self, now: float) -> Aim | None:
         """What the stage aims at; None when there is nothing more to aim at."""
         if self._is_silent:
-            return Aim(luck=_SILENT_LUCK * _SILENT_GROWTH**self._stage)
+            if now < self._feedback.silent_round_s(self._stage):
+                return None
+            luck = _SILENT_LUCK * _SILENT_GROWTH**self._stage
+            return Aim(luck=luck, trust=luck / 2)
         aims = [_CERTAIN]
         # Insurance against a loss that is only guessed would be waste: first hear what became of something.
         if self._feedback.delay_s is not None:

@@ -25,7 +25,7 @@ WINDOW_OBJECTS = 32  # half of what it keeps open
 # While the disk or the base is the problem, more symbols would only be thrown away.
 _PAUSING = {Reason.DISK_FULL, Reason.DISK_FAILED, Reason.BASE_MISSING, Reason.BASE_DAMAGED}
 _METADATA_REPEAT_S, _METADATA_REPEAT_S_MAX, _REPEAT_GROWTH = 1.0, 120.0, 3.0
-_METADATA_AIM = Aim(luck=-3.0)
+_METADATA_AIM = Aim(luck=-3.0, trust=-3.0)
 
 Turn = tuple[BlockSender, int]  # a block, and how many symbols it may send
 

@@ -95,7 +95,7 @@ def test_source_symbols_go_before_repair_symbols_and_bundles_in_order():
     assert order == [FIRST, SECOND]
     esis = sent(runs, FIRST)
     assert esis == list(range(len(esis)))
-    assert len(esis) >= K
+    assert len(esis) >= 0.98 * K  # reports will say what that lacks
 
 
 def test_nothing_is_sent_outside_a_contact():
@@ -281,7 +281,7 @@ def test_a_bundle_thrown_away_on_board_is_sent_again():
     uplink.receive_report(a_report(complete=[META], have=[(FIRST, 0)]), session=SESSION, now=0.2)
 
     assert [event.bundle for event in events_of(uplink, ObjectReopened)] == [0]
-    assert len(sent(uplink.frames_to_send(0.3, 10_000), FIRST)) >= K
+    assert len(sent(uplink.frames_to_send(0.3, 10_000), FIRST)) >= 0.98 * K
 
 
 def test_a_report_without_room_for_all_blocks_takes_nothing_back():

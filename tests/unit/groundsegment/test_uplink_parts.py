@@ -25,7 +25,7 @@ def test_the_loss_is_learned_and_so_is_how_sure_we_are():
 
 def test_the_loss_is_forgotten_when_it_changes():
     estimate = LossEstimate().with_sample(sent=100_000, arrived=100_000)
-    for _ in range(10):
+    for _ in range(20):
         estimate = estimate.with_sample(sent=10_000, arrived=5_000)
 
     assert estimate.mean == pytest.approx(0.5, abs=0.05)
