@@ -1,0 +1,170 @@
+"""Home's side of the exchange: write orders for every station, take in what they brought. A shell.
+
+Run by `skyload station sync --for`, and by whatever changes or shows what stations know. One process at a time, for
+each satellite. Nothing here opens a socket: letters and files lie where stations can reach them.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path, PurePosixPath
+
+from groundsegment.depot.depot import Depot
+from groundsegment.depot.records import BlockProgress, CommandState, Station, Update
+from groundsegment.errors import DiskError, GroundError
+from groundsegment.stations.collecting import Collected, collect
+from groundsegment.stations.copying import fetch_file
+from groundsegment.stations.letters import LetterError, LetterKind
+from groundsegment.stations.notes import StationNotes
+from groundsegment.stations.ordered_update import OrderedFile, OrderedUpdate
+from groundsegment.stations.orders import (
+    BLOCKS_LISTED_MAX,
+    COMMANDS_MAX,
+    UPDATES_MAX,
+    Ended,
+    Orders,
+)
+from groundsegment.stations.post import letter_path, read_letter, write_letter
+from protocol.command import Operation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StationExchange:
+    """What came of one station.
+
+    Attributes:
+        station: which one.
+        has_new_orders: whether its orders were written anew.
+        collected: what its logbook said; None without a new one.
+        problem: why its logbook was refused, or its orders could not be written; empty if all is well.
+    """
+
+    station: Station
+    has_new_orders: bool = False
+    collected: Collected | None = None
+    problem: str = ""
+
+
+def exchange(depot: Depot, satellite: str, *, utc: datetime, via: Path | None = None) -> tuple[StationExchange, ...]:
+    """Take in all logbooks, then write all orders; what goes wrong at one station is told, and stops no other.
+
+    Args:
+        depot: the home depot.
+        satellite: whose stations.
+        utc: now.
+        via: a directory that is carried to the stations; the depot itself if left out.
+
+    Raises:
+        BusyError: another process does the same.
+    """
+    root = via or depot.path
+    with depot.lock(f"exchange-{satellite}"):
+        stations = depot.stations(satellite)
+        results = [_collect(depot, station, root, utc) for station in stations]
+        if via is not None and stations:
+            _carry(depot, satellite, via)
+        return tuple(_order(depot, result, root, utc) for result in results)
+
+
+def make_orders(depot: Depot, station: Station, *, utc: datetime) -> Orders:
+    """Return what a station should know now; its serial number is not given yet."""
+    notes, satellite = StationNotes(depot, station).read(), station.satellite
+    flown = [entry for entry in depot.open_updates(satellite) if entry.lanes > station.id][:UPDATES_MAX]
+    updates = tuple(_ordered(depot, entry) for entry in flown)
+    report = depot.journal.last_report(satellite)
+    handles = {handle for entry in updates for handle in _handles(entry)}
+    on_board = depot.journal.on_board(satellite)
+    queued = depot.journal.commands(satellite, CommandState.QUEUED)
+    ended = [entry for entry in depot.updates(satellite) if not entry.state.is_open]
+    ended.sort(key=lambda entry: entry.created_utc)
+    return Orders(
+        satellite=satellite,
+        station=station.id,
+        name=station.name,
+        instance=notes.instance,
+        serial=0,
+        written_utc=utc,
+        endpoint=notes.endpoint,
+        contacts=notes.contacts,
+        updates=updates,
+        ended=tuple(
+            Ended(handle=entry.handle, state=entry.state, reason=entry.reason) for entry in ended[-UPDATES_MAX:]
+        ),
+        on_board=tuple(
+            BlockProgress(handle=handle, block=block, next_esi=0, have=have)
+            for (handle, block), have in sorted(on_board.items())
+            if handle in handles and have
+        )[:BLOCKS_LISTED_MAX],
+        on_board_utc=None if report is None else report.received_utc,
+        commands=tuple(entry for entry in queued if entry.operation != Operation.ASK)[:COMMANDS_MAX],
+    )
+
+
+def _collect(depot: Depot, station: Station, root: Path, utc: datetime) -> StationExchange:
+    try:
+        data = read_letter(letter_path(root, station.satellite, station.name, LetterKind.LOGBOOK))
+        collected = None if data is None else collect(depot, station, data, utc=utc)
+        return StationExchange(station=station, collected=collected)
+    except (LetterError, DiskError) as error:
+        return StationExchange(station=station, problem=str(error))
+
+
+def _order(depot: Depot, result: StationExchange, root: Path, utc: datetime) -> StationExchange:
+    station = result.station
+    path = letter_path(root, station.satellite, station.name, LetterKind.ORDERS)
+    try:
+        key = depot.station_key(station.satellite, station.id)
+        orders = make_orders(depot, station, utc=utc)
+        if _says_the_same(path, key, orders):
+            return result
+        name = f"orders {station.satellite} {station.id}"
+        # A depot that was restored from a backup must not number below what stations have seen.
+        serial = depot.journal.allocate(name, above=int(utc.timestamp() * 1000))
+        write_letter(path, replace(orders, serial=serial).seal(key))
+        return replace(result, has_new_orders=True)
+    except (GroundError, OSError) as error:
+        return replace(result, problem="; ".join(filter(None, (result.problem, str(error)))))
+
+
+def _says_the_same(path: Path, key: bytes, orders: Orders) -> bool:
+    try:
+        data = read_letter(path)
+        there = None if data is None else Orders.open(data, key)
+    except LetterError:
+        return False
+    return there is not None and replace(there, serial=0, written_utc=orders.written_utc).as_json() == orders.as_json()
+
+
+def _ordered(depot: Depot, entry: Update) -> OrderedUpdate:
+    metadata = entry.metadata_path.read_bytes()
+    return OrderedUpdate(
+        update=entry,
+        metadata=OrderedFile(
+            path=_below(depot, entry.metadata_path),
+            size_bytes=len(metadata),
+            sha256=hashlib.sha256(metadata).digest(),
+        ),
+        bundles=tuple(replace(bundle, path=Path(_below(depot, bundle.path))) for bundle in depot.bundles(entry.handle)),
+    )
+
+
+def _below(depot: Depot, path: Path) -> PurePosixPath:
+    return PurePosixPath(path.relative_to(depot.path))
+
+
+def _handles(entry: OrderedUpdate) -> Iterable[bytes]:
+    return (entry.update.handle, *(bundle.handle for bundle in entry.bundles))
+
+
+def _carry(depot: Depot, satellite: str, via: Path) -> None:
+    """Put what stations fetch into a directory that is carried there, and take out what flies no more."""
+    for entry in depot.updates(satellite):
+        directory = via / _below(depot, entry.directory)
+        if not entry.state.is_open:
+            shutil.rmtree(directory, ignore_errors=True)
+            continue
+        directory.mkdir(parents=True, exist_ok=True)
+        for file in _ordered(depot, entry).files():
+            fetch_file(depot.path / file.path, via / file.path, size_bytes=file.size_bytes, sha256=file.sha256)

@@ -1,0 +1,123 @@
+"""What home keeps of a station beside the depot's row: its directory's name, its link, its contacts, its last logbook.
+
+    DEPOT/stations/SATELLITE/STATION/notes.json        instance, endpoint
+    DEPOT/stations/SATELLITE/STATION/contacts.json     its contact plan, if home has one
+    DEPOT/stations/SATELLITE/STATION/logbook.letter    the last one that was taken in
+
+None of it is secret, and only home writes here.
+"""
+
+import json
+import math
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from itertools import islice
+from pathlib import Path
+
+from groundsegment.depot.depot import Depot
+from groundsegment.depot.records import Station
+from groundsegment.errors import DiskError
+from groundsegment.planner.contact_plan import ContactPlan, PlannedContact
+from groundsegment.stations.letters import LetterError
+from groundsegment.stations.orders import CONTACTS_MAX, contact_json, read_contact
+from groundsegment.stations.post import write_whole
+from groundsegment.stations.reading import Reader, utc_text
+
+_HINT = "it is of a damaged disk, or was edited: remove the file, then add its endpoint and contacts again"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notes:
+    """What home remembers of a station.
+
+    Attributes:
+        instance: of the directory that was exported last; empty if none was: that one may fly, no other.
+        exported_utc: when.
+        endpoint: HOST:PORT of the link at the station; empty if nobody said.
+        contacts: of the station; None without a plan.
+    """
+
+    instance: str = ""
+    exported_utc: datetime | None = None
+    endpoint: str = ""
+    contacts: tuple[PlannedContact, ...] | None = None
+
+
+class StationNotes:
+    """The notes of one station."""
+
+    def __init__(self, depot: Depot, station: Station) -> None:
+        self.path = depot.path / "stations" / station.satellite / station.name
+
+    @property
+    def logbook_path(self) -> Path:
+        """Where its last logbook is kept."""
+        return self.path / "logbook.letter"
+
+    def read(self) -> Notes:
+        """What is known.
+
+        Raises:
+            DiskError: the notes are damaged.
+        """
+        try:
+            reader = self._reader("notes.json")
+            contacts = self._reader("contacts.json")
+            return Notes(
+                instance=reader.text("instance") if reader else "",
+                exported_utc=reader.optional("exported_utc", reader.utc) if reader else None,
+                endpoint=reader.text("endpoint") if reader else "",
+                contacts=contacts.items("contacts", read_contact, count_max=CONTACTS_MAX) if contacts else None,
+            )
+        except LetterError as error:
+            raise DiskError(str(error), hint=_HINT) from error
+
+    def write(self, notes: Notes) -> None:
+        """Keep notes, contacts apart."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        exported = None if notes.exported_utc is None else utc_text(notes.exported_utc)
+        values = {"instance": notes.instance, "exported_utc": exported, "endpoint": notes.endpoint}
+        write_whole(self.path / "notes.json", _json(values))
+        if notes.contacts is not None:
+            listed = {"contacts": [contact_json(contact) for contact in notes.contacts]}
+            write_whole(self.path / "contacts.json", _json(listed))
+
+    def forget(self) -> None:
+        """Drop all of it: the station is removed."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def _reader(self, name: str) -> Reader | None:
+        path = self.path / name
+        try:
+            return Reader(json.loads(path.read_bytes()), str(path))
+        except FileNotFoundError:
+            return None
+        except (ValueError, OSError) as error:
+            raise DiskError(f"{path}: {error}", hint=_HINT) from error
+
+
+def contacts_of(plan: ContactPlan, station: str, *, now_s: float) -> tuple[PlannedContact, ...]:
+    """What a plan has for a station from now on, its first CONTACTS_MAX; all of a plan that names no station."""
+    own = plan.for_station(station) if plan.stations else plan
+    return tuple(
+        replace(contact, station=station, loss=own.loss if contact.loss is None else contact.loss)
+        for contact in islice(own.from_time(now_s), CONTACTS_MAX)
+    )
+
+
+def plan_of(contacts: Iterable[PlannedContact], station: str) -> ContactPlan:
+    """The contact plan that such contacts make."""
+    named = [replace(contact, station=station) for contact in contacts]
+    loss = next((contact.loss for contact in named if contact.loss is not None), None)
+    return ContactPlan(named, name=station, loss=loss)
+
+
+def has_ended(contacts: Iterable[PlannedContact], now_s: float) -> bool:
+    """Whether no contact is left."""
+    return max((contact.end_s for contact in contacts), default=-math.inf) <= now_s
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, indent=1, sort_keys=True).encode() + b"\n"
