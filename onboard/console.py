@@ -243,11 +243,13 @@ def _import(args: argparse.Namespace) -> int:
         rows.append(result.as_json())
         if not args.json:
             print(result, flush=True)
+    if not rows:
+        raise ConfigError(
+            "none of these files is one of Skyload's", hint="give the directory that `skyload export` wrote"
+        )
     if args.json:
         _print_json({"files": rows, "num_refused": num_refused})
-    if not rows:
-        print("nothing to import: none of these files is one of Skyload's", file=sys.stderr)
-    elif num_refused:
+    if num_refused:
         print(
             f"hint: {num_refused} of {len(rows)} files refused: bring those again, the others are in", file=sys.stderr
         )

@@ -14,6 +14,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,9 @@ from onboard.control_socket import ask_daemon
 from onboard.errors import BusyError, ConfigError, OnboardError, StoreFailedError, StoreFullError
 from onboard.file_import import Fortune
 from onboard.spool import LOCK_NAME, SourceChangedError, Spool
+from onboard.state import layout_of
 from onboard.store.disk import RealDisk
-from onboard.store.layout import StateLayout, make_state_directories
+from onboard.store.layout import make_state_directories
 from protocol.errors import DecodeError
 from protocol.file_names import claimed_handle, has_our_suffix
 from protocol.objects import PREFIX_SIZE, ObjectKind, handle_of_digest, parse_prefix
@@ -95,14 +97,19 @@ def import_files(config: Config, paths: Iterable[Path]) -> Iterator[ImportResult
         ConfigError: a path is not there, or there are too many files.
         StoreError: the disk refused.
     """
-    layout = StateLayout(config.satellite.state_dir)
-    files = list(_list_files(paths))
-    layout.state_dir.parent.mkdir(parents=True, exist_ok=True)
-    make_state_directories(layout, RealDisk())
+    layout = layout_of(config)
     spool = Spool(layout.imports, RealDisk(), bytes_max=config.limits.inbox_bytes_max)
-    with _locked(layout.imports):
-        spool.prepare()
-        yield from FileImporter(spool, lambda request: ask_daemon(layout.run, request)).run(files)
+
+    @contextlib.contextmanager
+    def opened() -> Iterator[None]:
+        layout.state_dir.parent.mkdir(parents=True, exist_ok=True)
+        make_state_directories(layout, RealDisk())
+        with _locked(layout.imports):
+            spool.prepare()
+            yield
+
+    importer = FileImporter(spool, lambda request: ask_daemon(layout.run, request), opened)
+    yield from importer.run(list(_list_files(paths)))
 
 
 class FileImporter:
@@ -111,10 +118,16 @@ class FileImporter:
     Args:
         spool: where objects wait for the daemon.
         ask: asks the daemon one thing, see `control_socket.ask_daemon`.
+        opened: makes the spool ready for us alone; only if there is something to put in.
     """
 
-    def __init__(self, spool: Spool, ask: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-        self._spool, self._ask = spool, ask
+    def __init__(
+        self,
+        spool: Spool,
+        ask: Callable[[dict[str, Any]], dict[str, Any]],
+        opened: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
+    ) -> None:
+        self._spool, self._ask, self._opened = spool, ask, opened
 
     def run(self, files: Iterable[tuple[Path, bool]]) -> Iterator[ImportResult]:
         """Take files, each with whether it was named itself; see `import_files`."""
@@ -125,9 +138,12 @@ class FileImporter:
             except _NotOursError as error:
                 if is_named or has_our_suffix(path.name):
                     yield ImportResult(path=path, fortune=Fortune.REFUSED, reason=str(error))
+        if not candidates:
+            return
         candidates.sort(key=lambda candidate: _UP.index(candidate.kind))  # stable: else as named
-        for candidate in candidates:
-            yield self._import(candidate)
+        with self._opened():
+            for candidate in candidates:
+                yield self._import(candidate)
 
     def _import(self, candidate: _Candidate) -> ImportResult:
         path, kind, size_bytes = candidate.path, candidate.kind, candidate.size_bytes

@@ -33,7 +33,7 @@ def locked_state(config: Config) -> Iterator[StateLayout]:
         BusyError: another process does.
         StoreError: it cannot be made.
     """
-    layout = _layout(config)
+    layout = layout_of(config)
     try:
         layout.state_dir.parent.mkdir(parents=True, exist_ok=True)
         make_state_directories(layout, RealDisk())
@@ -71,7 +71,7 @@ def read_record(config: Config) -> tuple[StateLayout, OnboardRecord]:
         UnknownError: there is none yet.
         StoreError: it is damaged.
     """
-    layout = _layout(config)
+    layout = layout_of(config)
     record = RecordStore(layout.record).load()
     if record is None and _has_releases(layout):
         raise _record_is_gone(layout)
@@ -91,7 +91,7 @@ def check_kit(config: Config) -> None:
     read_key(config.link.link_key_file, what="link.link_key_file")
     read_key(config.trust.release_key_file, what="trust.release_key_file")
     read_key(config.trust.identity_key_file, what="trust.identity_key_file")
-    trusted = _trusted_root(_layout(config))
+    trusted = _trusted_root(layout_of(config))
     try:
         offered = _kit_root(config)
     except ConfigError:
@@ -180,6 +180,20 @@ def open_release(layout: StateLayout, known: KnownRelease) -> ReleaseDirectory:
     return ReleaseDirectory.open(layout.release(known.digest), known.digest)
 
 
+def layout_of(config: Config) -> StateLayout:
+    """Where a satellite's state lies, made or not.
+
+    Raises:
+        ConfigError: there is a file of that name.
+    """
+    state_dir = config.satellite.state_dir
+    if state_dir.exists() and not state_dir.is_dir():
+        raise ConfigError(
+            f"{state_dir}: not a directory", key="satellite.state_dir", hint="Name a directory; it is made if missing."
+        )
+    return StateLayout(state_dir)
+
+
 def _lock(handle: int, layout: StateLayout) -> None:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -192,15 +206,6 @@ def _lock(handle: int, layout: StateLayout) -> None:
     with contextlib.suppress(OSError):  # the lock holds without its words, and must on a full disk
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
-
-
-def _layout(config: Config) -> StateLayout:
-    state_dir = config.satellite.state_dir
-    if state_dir.exists() and not state_dir.is_dir():
-        raise ConfigError(
-            f"{state_dir}: not a directory", key="satellite.state_dir", hint="Name a directory; it is made if missing."
-        )
-    return StateLayout(state_dir)
 
 
 def _trusted_root(layout: StateLayout) -> bytes | None:

@@ -27,6 +27,7 @@ from groundsegment.depot.depot import Depot
 from groundsegment.depot.records import FlightState
 from onboard.config import load_config
 from onboard.state import locked_state
+from protocol.file_names import metadata_file_name
 from tests.fakes.engine import engine_command
 from tests.fakes.models import make_tiny_gguf, make_tiny_qwen2, write_json
 from tests.test_documents import unknown_options
@@ -179,6 +180,21 @@ def no_release():
     shutil.rmtree(next(Path("kit/state/releases").iterdir()))
 
 
+def in_the_way():
+    with Depot.open(Path("depot")) as depot:
+        (update,) = depot.updates()
+    Path("new").mkdir()
+    (Path("new") / metadata_file_name(update.sequence, update.handle)).write_text("mine\n")
+
+
+def linked():
+    Path("link.skb").symlink_to("file")
+
+
+def lost_metadata():
+    next(Path("depot/updates").glob("*/metadata.skm")).unlink()
+
+
 # -- the ground
 
 DEPOT_GONE = "no depot there"
@@ -282,6 +298,20 @@ GROUND = [
     ("fly with a bad link key", f"uplink --for SAT-1 {LINK}", 4, "64 hex", garble("depot/keys/links/SAT-1.key")),
     ("fly until yesterday", f"uplink --for SAT-1 {LINK} --until 2020-01-01", 6, "has not decided"),
     ("fly by two plans", f"uplink --for SAT-1 {LINK} --profile demo --contacts x", 3, "give one of them"),
+    # export
+    ("export nothing", "export", 2, "Missing argument"),
+    ("export without a directory", "export newest --for SAT-1", 2, "Missing argument"),
+    ("export the newest of nobody", "export newest new", 3, "--for"),
+    ("export for a stranger", "export newest new --for SAT-9", 5, "known satellites: SAT-1"),
+    ("export no update", "export zz new", 5, "no such update"),
+    ("export an empty name", "export '' new", 5, "no such update"),
+    ("export into a file", "export newest file --for SAT-1", 3, "file"),
+    ("export under a file", "export newest file/new --for SAT-1", 3, "file"),
+    ("export no such bundle", "export newest new --for SAT-1 --only 0-99999", 3, "bundles are 0 to"),
+    ("export the rest", "export newest new --for SAT-1 --only rest", 3, "0-3,7"),
+    ("export without a depot", "export newest new --for SAT-1 --depot nowhere", 3, DEPOT_GONE),
+    ("export over a file", "export newest new --for SAT-1", 3, "not what this update has", in_the_way),
+    ("export a lost file", "export newest new --for SAT-1", 8, "stage the same release again", lost_metadata),
     # ask and revert
     ("ask nothing", f"ask '' --for SAT-1 {LINK}", 3, "write something"),
     ("ask too much", f"ask {'x' * 20000} --for SAT-1 {LINK}", 3, "16384"),
@@ -328,6 +358,12 @@ ONBOARD = [
     ("another depot's root", "run", 3, "another depot", provisioned_and(replace("kit/root.json", "other/root.json"))),
     ("no daemon for status", "status", 7, NO_DAEMON),
     ("no daemon for revert", "revert", 7, NO_DAEMON),
+    ("import nothing", "import", 2, "PATH"),
+    ("import from nowhere", "import nowhere", 3, "no such file or directory"),
+    ("import a file that is none", "import file", 10, "bring those again"),
+    ("import a link", "import link.skb --json", 10, "1 of 1 files", linked),
+    ("import nothing of ours", "import gguf", 3, "none of these"),
+    ("import under a file", "import file", 3, "not a directory", set_key("state_dir", '"root.json"')),
     ("never started", "releases", 6, "skyloadd run"),
     ("nothing to verify", "verify", 6, "skyloadd run"),
     ("no such release", "verify ffff", 6, "on board:", provisioned),
@@ -464,6 +500,8 @@ def test_a_mistake_on_board_is_told_and_leaves_nothing_half_done(mistake, place,
         "model inspect model --json",
         "stage staged --for SAT-1 --json",
         "plan --for SAT-9 --json",
+        "export newest new --for SAT-1 --json",
+        "export newest new --for SAT-9 --json",
         f"uplink --for SAT-1 {LINK} --until 2020-01-01 --json",
         f"ask hi --for SAT-1 {LINK} --timeout 0.1 --json",
         f"revert --for SAT-1 {LINK} --json",
