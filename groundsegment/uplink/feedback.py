@@ -22,6 +22,7 @@ _HISTORY_S = 30.0  # the longest round trip that can be compared over
 _HISTORY_STEP_S = 0.02
 _GAP_CHANCE = 1e-3  # that no report comes through although the return path is as it was
 _INTERVALS_MEAN = 8  # reports over which the usual time between two is taken
+_SYNC_S_MIN = 0.5
 _GAP_MAX = 10_000  # reports; more were never lost in one contact: somebody counts otherwise
 
 
@@ -46,6 +47,7 @@ class Feedback:
         self._num_sent = 0
         self._anchor: tuple[float, int] | None = None  # frames sent, frames received: where the next sample starts
         self._in_air = 0.0
+        self._blind_until, self._blind_until_s = 0, -math.inf  # symbols sent, time: when the last silence ended
         self._base: tuple[float, int] | None = None  # totals when this session was first heard
         self._latest = (0.0, 0)
         self._closed = (0, 0)  # totals of earlier sessions
@@ -88,6 +90,9 @@ class Feedback:
             self._closed = self.totals()
             self._anchor = self._base = None
             self._sequence = None
+        if self.is_silent(now):
+            # What was sent into the silence met another link than this one, if any: nothing is learned from its fate.
+            self._blind_until, self._blind_until_s, self._anchor = log.num_sent, now, None
         self._session = session
         self._count_gap(sequence, now)
         self.heard_s, self._was_heard_in_contact = now, True
@@ -106,6 +111,10 @@ class Feedback:
         sent, received = int(self._latest[0] - self._base[0]), self._latest[1] - self._base[1]
         return self._closed[0] + sent, self._closed[1] + max(0, min(received, sent))
 
+    def is_sampling(self, log: FlightLog) -> bool:
+        """Whether what is settled now was sent while somebody answered."""
+        return log.num_settled >= self._blind_until
+
     def exact_sample(self, *, sent: int, arrived: int) -> None:
         """Symbols of an open block: what was settled, and what of it was counted."""
         self.loss = self.loss.with_sample(sent=sent, arrived=arrived, is_exact=True)
@@ -114,6 +123,16 @@ class Feedback:
     def delay_s(self) -> float | None:
         """The longest usual time from sending a symbol to hearing that it is safe."""
         return self._delay_s
+
+    @property
+    def echo_s(self) -> float:
+        """The least age of what a report counts, when it is heard; 0 if unknown."""
+        return self._round_trip_s if self._round_trip_s < math.inf else 0.0
+
+    @property
+    def sync_s(self) -> float:
+        """About how long it takes on board until what came is counted, and so until counts rise again."""
+        return max(_SYNC_S_MIN, (self._delay_s or 0.0) - self.echo_s)
 
     @property
     def timeout_s(self) -> float:
@@ -162,8 +181,8 @@ class Feedback:
     def _measure_delay(self, log: FlightLog, echo: int, now: float) -> None:
         """The frame after the last echo waited longest, the echoed one shortest."""
         longest, shortest = log.oldest_s, log.sent_s(echo)
-        if longest is None or shortest is None or longest < self._contact_start_s:
-            return  # the gap between two contacts is no delay
+        if longest is None or shortest is None or longest < max(self._contact_start_s, self._blind_until_s):
+            return  # the gap between two contacts is no delay, nor is one within
         if now - shortest < 0.9 * self._round_trip_s:
             self._round_trip_s = now - shortest
             self._anchor = None  # totals taken over another round trip cannot be compared

@@ -92,6 +92,8 @@ class Learning:
                 block.learn_solved()
                 continue
             self._reopen(self._cargo.objects[key[0]])
+            if not self._feedback.is_sampling(self._log):
+                block.mark = None
             sample = block.sample(have, self._log.in_flight(key), self._log.num_expired)
             if sample is not None and self.is_synced:
                 self._feedback.exact_sample(sent=sample[0], arrived=sample[1])
