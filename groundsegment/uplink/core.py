@@ -163,7 +163,7 @@ class Uplink:
         self._is_up = True
         self._feedback.begin_contact(now)
         for queue in self._queues.values():
-            queue.learning.forget_sync()
+            queue.forget_sync()
         self._schedule.begin_contact(now, end_s)
 
     def end_contact(self) -> None:
@@ -185,11 +185,11 @@ class Uplink:
         ):
             self._events.append(ReceiverRestarted(session=session))
             for queue in self._queues.values():
-                queue.learning.forget_sync()
+                queue.forget_sync()
         self._events.append(ReportHeard(report=report, session=session))
         listed = {(entry.handle, entry.block): entry.have for entry in report.open_blocks}
         for queue in self._queues.values():
-            queue.learning.receive_report(report, listed, now)
+            queue.receive_report(report, listed, now)
         self._schedule.report_heard()
 
     def frames_to_send(self, now: float, budget: int) -> list[SymbolRun]:

@@ -10,15 +10,16 @@ The metadata has right of way, and is repeated until it is known to be there: wi
 import heapq
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from groundsegment.uplink.block_sender import Aim, BlockSender
 from groundsegment.uplink.cargo import Cargo, ObjectSender
 from groundsegment.uplink.feedback import Feedback
-from groundsegment.uplink.flight_log import FlightLog
+from groundsegment.uplink.flight_log import BlockKey, FlightLog
 from groundsegment.uplink.learning import DECIDED, Learning
+from groundsegment.uplink.shares import Shares
 from protocol.limits import MIB
-from protocol.report import Reason, UpdateState
+from protocol.report import Reason, Report, UpdateState
 
 WINDOW_BYTES = 256 * MIB  # half of a receiver's inbox, as it is delivered
 WINDOW_OBJECTS = 32  # half of what it keeps open
@@ -56,6 +57,7 @@ class UpdateQueue:
         self.cargo, self.learning, self.priority, self.weight = cargo, learning, priority, weight
         self.start = 0.0
         self._log, self._feedback, self._window_bytes = log, feedback, window_bytes
+        self._shares = Shares(cargo, log, feedback) if cargo.lane.count > 1 else None
         self._stage: int | None = None
         self._blocks: deque[BlockSender] = deque()  # heard: that may miss what the stage aims at, in order
         self._together: list[_Advance] = []  # silent: a heap, least covered first
@@ -70,6 +72,18 @@ class UpdateQueue:
     def start_over(self) -> None:
         """Something was learned: what was planned does not hold any more."""
         self._stage = None
+
+    def forget_sync(self) -> None:
+        """What happened on board since the last report is not known: a contact begins, the receiver restarted."""
+        self.learning.forget_sync()
+        if self._shares is not None:
+            self._shares.forget_sync()
+
+    def receive_report(self, report: Report, listed: Mapping[BlockKey, int], now: float) -> None:
+        """Believe a fresh report; see `Learning.receive_report`."""
+        self.learning.receive_report(report, listed, now)
+        if self._shares is not None:
+            self._shares.learn(now)
 
     @property
     def is_over(self) -> bool:
@@ -109,6 +123,8 @@ class UpdateQueue:
         if self._stage != stage:
             self._stage = stage
             self._together = []
+            if silent and self._shares is not None:
+                self._shares.forget_sync()  # nobody says what others do
             self._blocks = deque() if silent else deque(self._candidates())
             self._windows = self._silent_windows() if silent else iter(())
         return self._next_together(aim, now) if silent else self._next_in_order(aim, now)
@@ -138,6 +154,8 @@ class UpdateQueue:
 
     def _candidates(self) -> list[BlockSender]:
         """Blocks that may need symbols, in order."""
+        if self._shares is not None:
+            return self._shares.in_order(is_synced=self.learning.is_synced)
         # What an earlier contact or process sent of a block is not known before a report: that will tell.
         is_known = self.learning.is_synced
         return [block for block in self.cargo.bundle_blocks if not block.is_solved and (is_known or block.is_untouched)]
