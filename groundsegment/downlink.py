@@ -10,7 +10,7 @@ missing between two of one contact tell how lossy the way down is.
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from protocol.envelope import key_id
@@ -171,6 +171,10 @@ class Downlink:
     def encode(self, frame: Frame) -> bytes:
         """A frame to the satellite as a datagram."""
         return self._up.encode(frame)
+
+    def encode_run(self, first: Frame, symbols: Sequence[bytes], is_short: Sequence[bool]) -> list[bytes]:
+        """Frames to the satellite of consecutive symbols of one block as datagrams; see `FrameCodec.encode_run`."""
+        return self._up.encode_run(first, symbols, is_short)
 
     @property
     def overhead(self) -> int:

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from groundsegment.depot.records import Update
     from groundsegment.uplink.link_socket import Endpoint
 
-REASON = "cancelled by the operator"
-
 
 @command
 def cancel(
@@ -108,13 +106,14 @@ def _cancel(
     from groundsegment.depot.records import CommandState, FlightState
     from groundsegment.errors import LinkError
     from groundsegment.uplink.exchange import keep_command, send_kept
+    from groundsegment.uplink.update_flight import CANCELLED_HERE
     from protocol.command import Operation
 
     queued = None
     if is_known:
         args = {"update": entry.handle}
         queued = keep_command(depot, entry.satellite, Operation.CANCEL, args, state=CommandState.QUEUED)
-    entry = depot.set_update_state(entry.handle, FlightState.CANCELLED, reason=REASON)
+    entry = depot.set_update_state(entry.handle, FlightState.CANCELLED, reason=CANCELLED_HERE)
     if queued is None:
         return _values(entry, on_board="never sent")
     if endpoint is None:

@@ -93,7 +93,7 @@ def _gather_one(depot: "Depot", name: str) -> dict[str, Any]:
 
 def _report(depot: "Depot", received: "ReceivedReport") -> dict[str, Any]:
     from groundsegment.uplink.exchange import seconds_since
-    from groundsegment.uplink.update_flight import serving_of
+    from groundsegment.uplink.outcome import serving_of
 
     report = received.report
     serving = serving_of(depot, report)

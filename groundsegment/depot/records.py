@@ -25,6 +25,7 @@ class FlightState(StrEnum):
     CONFIRMED = "confirmed"
     REJECTED = "rejected"
     CANCELLED = "cancelled"
+    EXPIRED = "expired"  # its metadata was good for nothing before the satellite had it
 
     @property
     def is_open(self) -> bool:

@@ -17,11 +17,12 @@ from groundsegment.uplink.events import (
     Event,
     ObjectComplete,
     ObjectReopened,
+    RateUnknown,
     ReceiverRestarted,
     ReturnPathSilent,
     StateChanged,
 )
-from groundsegment.uplink.flight_records import FlightView
+from groundsegment.uplink.flight_records import FlightView, UpdateView
 from groundsegment.uplink.panel import remaining_words, render_panel, share_on_board
 from protocol.report import UpdateState
 
@@ -39,6 +40,7 @@ class FlightDisplay:
         self._contact_number = 0
         self._was_up: bool | None = None
         self._begun_s, self._bytes_before, self._share = 0.0, 0, 0.0
+        self._names: dict[bytes, str] = {}  # of the updates shown last
 
     def __enter__(self) -> Self:
         if self._live is not None and not self._is_quiet:
@@ -55,8 +57,9 @@ class FlightDisplay:
         """Show a snapshot, if it is time."""
         if self._is_quiet:
             return
-        if view.statistics is not None:
+        if view.updates:
             self._share = share_on_board(view)
+            self._names = {entry.update.handle: entry.update.release_name for entry in view.updates}
         is_ending = bool(self._was_up) and not view.is_up
         if not is_ending:
             self._tell_contact(view)
@@ -107,7 +110,8 @@ class FlightDisplay:
             return  # nothing is sent any more; whoever tries a model has little time to talk
         text = _words(event)
         if text:
-            self._say(view, text)
+            name = self._names.get(getattr(event, "update", b""), "")
+            self._say(view, f"{name}: {text}" if name and len(self._names) > 1 else text)
 
     def _say(self, view: FlightView, text: str) -> None:
         self._console.print(f"{format_utc(view.now_s)} {text}", markup=False)
@@ -135,20 +139,25 @@ def _words(event: Event) -> str:
             return "the receiver has restarted; going on with what it still has"
         case ReturnPathSilent(silence_s=seconds):
             return f"no report for {seconds:.1f} s; sending repair symbols until one comes"
+        case RateUnknown():
+            return "nobody answers, and nobody said how fast the link is: nothing is sent; --rate sends without reports"
         case DepotBusy():
             return "another process holds the depot's database; waiting for it, nothing is sent meanwhile"
     return ""
 
 
 def _line(view: FlightView) -> str:
-    statistics = view.statistics
-    if statistics is None or view.update is None:
+    if not view.updates or view.link is None:
         return "listening"
+    ends = f"{format_rate(view.rate_bps)}, loss {view.link.loss.mean:.1%}, to go: {remaining_words(view)}"
+    return "; ".join((*map(_update_words, view.updates), ends))
+
+
+def _update_words(entry: UpdateView) -> str:
+    statistics = entry.statistics
     reason = f" ({statistics.reason.name})" if statistics.reason else ""
     return (
-        f"{view.update.release_name}: {share_on_board(view):.1%}, "
+        f"{entry.update.release_name}: {entry.share_on_board:.1%}, "
         f"blocks {statistics.blocks_solved}/{statistics.blocks}, "
-        f"bundles {statistics.bundles_complete}/{statistics.bundles}, "
-        f"{format_rate(view.rate_bps)}, loss {statistics.loss.mean:.1%}, to go: {remaining_words(view)}, "
-        f"on board: {statistics.state.name}{reason}"
+        f"bundles {statistics.bundles_complete}/{statistics.bundles}, on board: {statistics.state.name}{reason}"
     )

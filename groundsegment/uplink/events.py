@@ -81,6 +81,11 @@ class DepotBusy:
     """Another process holds the depot's database; nothing is sent until it lets go."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateUnknown:
+    """Nobody has said how fast the link is, and nobody answers: no symbols are sent until a report comes."""
+
+
 Event = (
     ReportHeard
     | ReceiverRestarted
@@ -90,4 +95,5 @@ Event = (
     | AllBundlesComplete
     | StateChanged
     | DepotBusy
+    | RateUnknown
 )

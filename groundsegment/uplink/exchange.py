@@ -23,7 +23,7 @@ from groundsegment.errors import LinkError
 from groundsegment.signer.key_store import KeyStore
 from groundsegment.signer.signing import sign_command
 from groundsegment.uplink.link_socket import Endpoint, LinkSocket
-from groundsegment.uplink.update_flight import record_message, record_report
+from groundsegment.uplink.outcome import record_message, record_report
 from protocol.command import Command, Operation
 from protocol.exchange import Outbox
 from protocol.frame import HANDLE_SIZE

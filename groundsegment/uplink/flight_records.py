@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 
-from groundsegment.depot.records import FlightState, Update
+from groundsegment.depot.records import HOME_STATION, FlightState, Update
+from groundsegment.errors import DiskError
 from groundsegment.planner.contact_plan import ContactPlan, PlannedContact
 from groundsegment.uplink.core import UplinkStatistics
 from groundsegment.uplink.events import Event
 from groundsegment.uplink.link_socket import Endpoint
-from groundsegment.uplink.update_flight import Receipt
+from groundsegment.uplink.outcome import Receipt
 from protocol.report import Report
 
 
@@ -23,6 +24,7 @@ class FlightPlan:
         once: one contact only.
         until_s: Unix seconds; infinity for no limit.
         silence_s: see `UplinkOptions`.
+        station: whose lane and key.
     """
 
     satellite: str
@@ -32,6 +34,30 @@ class FlightPlan:
     once: bool = False
     until_s: float = float("inf")
     silence_s: float = 2.0
+    station: int = HOME_STATION
+
+    def is_rate_open(self, contact: PlannedContact) -> bool:
+        """Whether nobody says how fast a contact is, so that it has to be found."""
+        return self.rate_bps == 0 or (self.rate_bps is None and contact.rate_bps is None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateView:
+    """A snapshot of one update for a display.
+
+    Attributes:
+        update: which one.
+        statistics: of the core, as of this update.
+    """
+
+    update: Update
+    statistics: UplinkStatistics
+
+    @property
+    def share_on_board(self) -> float:
+        """How much of it the satellite is known to have, 0..1."""
+        needed = self.statistics.symbols_needed
+        return self.statistics.symbols_there / needed if needed else 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +66,8 @@ class FlightView:
 
     Attributes:
         now_s: Unix seconds.
-        update: being flown; None before the first.
-        statistics: of the core.
+        updates: that fly, most urgent first; none before the first contact.
+        link: of the core, as of all updates together; None before it is made.
         contact: the current one, or the next one.
         contact_number: counted from 1.
         is_up: whether the contact is on.
@@ -52,8 +78,8 @@ class FlightView:
     """
 
     now_s: float
-    update: Update | None
-    statistics: UplinkStatistics | None
+    updates: tuple[UpdateView, ...]
+    link: UplinkStatistics | None
     contact: PlannedContact | None
     contact_number: int
     is_up: bool
@@ -72,6 +98,7 @@ class UpdateSummary:
         handle, release_name, release_digest, state, reason, payload_bytes: see `Update`.
         brought_bytes: of the payload, what reports say that this run has brought on board.
         receipt: what the satellite signed about it.
+        p_complete: probability that all of it is on board, by what was sent and heard.
     """
 
     handle: bytes
@@ -82,6 +109,7 @@ class UpdateSummary:
     payload_bytes: int
     brought_bytes: int
     receipt: Receipt | None
+    p_complete: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +127,9 @@ class FlightSummary:
         report: the newest one heard.
         is_interrupted: somebody asked us to stop.
         is_exhausted: no contact is left.
+        waiting: updates that are open and could not fly, and why.
+        expired: updates whose metadata has expired before the satellite had it.
+        damage: what is wrong with the files of updates that could not fly.
     """
 
     updates: tuple[UpdateSummary, ...]
@@ -112,3 +143,6 @@ class FlightSummary:
     report: Report | None
     is_interrupted: bool
     is_exhausted: bool
+    waiting: tuple[tuple[Update, str], ...] = ()
+    expired: tuple[Update, ...] = ()
+    damage: tuple[DiskError, ...] = ()

@@ -1,14 +1,14 @@
 """How fast frames leave: a token bucket for links with a rate, the `rate_search` for links without one. Pure.
 
 A modem or a socket that is fed faster than it drains throws frames away, and the sender would take that for loss on
-the link. So a known rate is kept to the byte, and an unknown one is searched for from below.
+the link. So a known rate is kept to the byte, and an unknown one is searched for from below. Where nobody has said the
+rate and nobody answers, nothing is sent: any rate would be a guess, and most of it lost.
 """
 
 from groundsegment.uplink.core import UplinkStatistics
 from groundsegment.uplink.rate_search import RateSearch
 
 BURST_S = 0.1  # covers a late timer or a repair batch; far below the queue of any modem
-SILENT_RATE = 2e6  # bytes per second where the rate is up to reports, and none ever came
 
 
 class TokenBucket:
@@ -52,7 +52,9 @@ class Pacer:
         """Frames that may be sent now."""
         if not self._is_open:
             return int(self._bucket.available(now) // frame_size)
-        self._bucket.set_rate(self._open_rate(is_silent=statistics.is_silent))
+        if self.needs_rate(statistics):
+            return 0
+        self._bucket.set_rate(self._search.rate_bytes_per_s)
         budget = int(self._bucket.available(now) // frame_size)
         if statistics.is_silent:
             return budget
@@ -63,7 +65,6 @@ class Pacer:
         """Bytes were sent."""
         self._bucket.spend(size_bytes)
 
-    def _open_rate(self, *, is_silent: bool) -> float:
-        if is_silent and not self._search.is_measured:
-            return SILENT_RATE
-        return self._search.rate_bytes_per_s
+    def needs_rate(self, statistics: UplinkStatistics) -> bool:
+        """Whether nobody has said the rate, and nobody is there to find it with."""
+        return self._is_open and statistics.is_silent and not self._search.is_measured

@@ -1,14 +1,15 @@
-"""The panel of a flight: seven rows that stay where they are while contacts come and go.
+"""The panel of a flight: rows that stay where they are while contacts come and go.
 
-    update     smollm2-int8  4a53e8630fce281f, 141.6 MB
+    update     smollm2-int8  4a53e8630fce, 141.6 MB
     on board   ━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━╺━━━━━━━━━━━━━━━━━━━  63.6%, blocks 11/18, bundles 5/9
+    satellite  RECEIVING
     contact    ━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━╺━━━━━━━━━━━━━  3 via svalbard, 1.2 s left
     link       59.6 Mbit/s, loss 9.8% ± 0.2%, 105.3 MB sent
     to go      7.9 s of contact; this one brings it to 70.1%
-    satellite  RECEIVING
 
-It is a function of one snapshot and of how wide the terminal is. A row that does not fit loses its end, not its
-neighbours: the height never changes, so nothing jumps.
+The first three are there for each update that flies, the most urgent first. It is a function of one snapshot and of how
+wide the terminal is. A row that does not fit loses its end, not its neighbours: the height changes with the number of
+updates only, so nothing jumps.
 """
 
 import math
@@ -19,7 +20,8 @@ from rich.text import Text
 
 from groundsegment.planner.contact_plan import PlannedContact
 from groundsegment.planner.quantities import format_bytes, format_duration, format_rate
-from groundsegment.uplink.flight_records import FlightView
+from groundsegment.uplink.core import UplinkStatistics
+from groundsegment.uplink.flight_records import FlightView, UpdateView
 from protocol.report import UpdateState
 
 _LABEL_WIDTH = 9
@@ -46,33 +48,34 @@ def render_panel(view: FlightView, width: int) -> Table:
     table.add_column(style="dim", no_wrap=True, width=_LABEL_WIDTH)
     table.add_column(no_wrap=True, overflow="ellipsis", width=max(1, width - _LABEL_WIDTH - 2 * _GAP))
     table.add_row("", "")  # apart from the lines above
-    table.add_row("update", _row(_update_words(view)))
-    table.add_row("on board", _bar_row(share_on_board(view), _there_words(view), bar_width))
+    if not view.updates:
+        table.add_row("update", _row("waiting for the first contact" if not view.is_up else "listening"))
+    for entry in view.updates:
+        table.add_row("update", _row(_update_words(entry, is_alone=len(view.updates) == 1)))
+        table.add_row("on board", _bar_row(entry.share_on_board, _there_words(entry), bar_width))
+        table.add_row("satellite", _state_row(entry.statistics))
     table.add_row("contact", _contact_row(view, bar_width))
     table.add_row("link", _row(_link_words(view)))
     table.add_row("to go", _row(_remaining_words(view)))
-    table.add_row("satellite", _state_row(view))
     return table
 
 
 def share_on_board(view: FlightView) -> float:
-    """How much of the update the satellite is known to have, 0..1."""
-    statistics = view.statistics
-    if statistics is None or not statistics.symbols_needed:
-        return 0.0
-    return statistics.symbols_there / statistics.symbols_needed
+    """How much of all updates together the satellite is known to have, 0..1."""
+    total = sum(entry.update.payload_bytes for entry in view.updates)
+    there = sum(entry.update.payload_bytes * entry.share_on_board for entry in view.updates)
+    return there / total if total else 0.0
 
 
 def contact_time_needed_s(view: FlightView) -> float | None:
-    """Seconds of contact for the rest, at the present rate and loss; None if nobody can say."""
-    statistics = view.statistics
+    """Seconds of contact for the rest of all updates, at the present rate and loss; None if nobody can say."""
     rate_bps = _present_rate_bps(view)
-    if statistics is None or view.update is None or not rate_bps:
+    if view.link is None or not view.updates or not rate_bps:
         return None
-    if statistics.bundles_complete == statistics.bundles:
+    if all(entry.statistics.bundles_complete == entry.statistics.bundles for entry in view.updates):
         return 0.0
-    left_bits = 8 * view.update.payload_bytes * (1 - share_on_board(view))
-    return left_bits * _OVERHEAD / (1 - statistics.loss.mean) / rate_bps
+    left_bits = sum(8 * entry.update.payload_bytes * (1 - entry.share_on_board) for entry in view.updates)
+    return left_bits * _OVERHEAD / (1 - view.link.loss.mean) / rate_bps
 
 
 def remaining_words(view: FlightView) -> str:
@@ -89,18 +92,16 @@ def _present_rate_bps(view: FlightView) -> float | None:
     return view.contact.rate_bps if view.contact is not None else None
 
 
-def _update_words(view: FlightView) -> str:
-    if view.update is None:
-        return "waiting for the first contact" if not view.is_up else "listening"
-    return f"{view.update.release_name}  {view.update.handle.hex()}, {format_bytes(view.update.payload_bytes)}"
+def _update_words(entry: UpdateView, *, is_alone: bool) -> str:
+    update = entry.update
+    turn = "" if is_alone else f", priority {update.priority}, weight {update.weight:g}"
+    return f"{update.release_name}  {update.handle.hex()}, {format_bytes(update.payload_bytes)}{turn}"
 
 
-def _there_words(view: FlightView) -> str:
-    statistics = view.statistics
-    if statistics is None:
-        return ""
+def _there_words(entry: UpdateView) -> str:
+    statistics = entry.statistics
     return (
-        f"{share_on_board(view):.1%}, blocks {statistics.blocks_solved}/{statistics.blocks}, "
+        f"{entry.share_on_board:.1%}, blocks {statistics.blocks_solved}/{statistics.blocks}, "
         f"bundles {statistics.bundles_complete}/{statistics.bundles}"
     )
 
@@ -121,7 +122,7 @@ def _contact_row(view: FlightView, bar_width: int) -> Text | Table:
 
 
 def _link_words(view: FlightView) -> str:
-    statistics = view.statistics
+    statistics = view.link
     sent = f"{format_bytes(view.bytes_sent)} sent"
     if statistics is None:
         return sent
@@ -132,7 +133,7 @@ def _link_words(view: FlightView) -> str:
 
 
 def _remaining_words(view: FlightView) -> str:
-    if view.update is None:
+    if not view.updates:
         return ""
     words = remaining_words(view)
     needed_s, contact = contact_time_needed_s(view), view.contact
@@ -150,10 +151,7 @@ def _reach_words(view: FlightView, contact: PlannedContact, needed_s: float) -> 
     return f"{which} brings it to {share + (1 - share) * usable_s / needed_s:.1%}"
 
 
-def _state_row(view: FlightView) -> Text:
-    statistics = view.statistics
-    if statistics is None:
-        return _row("")
+def _state_row(statistics: UplinkStatistics) -> Text:
     state, reason = statistics.state, statistics.reason
     if state is UpdateState.NONE:
         return _row("has not spoken of this update yet")

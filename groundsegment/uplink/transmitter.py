@@ -1,17 +1,22 @@
-"""What goes up: symbols as the core wants them, at the pacer's rate, and the ground's own voice. A shell.
+"""What goes up: symbols as the core wants them, at the pacer's rate, commands, and the ground's own voice. A shell.
 
-`shell` says when. No frame leaves before what covers its ESI is written down.
+`shell` says when. No frame leaves before what covers its ESI is written down, and no object before its bytes were
+compared with what was staged.
 """
 
 import asyncio
 
 from groundsegment.downlink import Downlink
+from groundsegment.errors import DiskError
+from groundsegment.uplink.command_flight import CommandFlight
 from groundsegment.uplink.flight_book import FlightBook
+from groundsegment.uplink.flights import Flights
+from groundsegment.uplink.headers import Headers
 from groundsegment.uplink.link_socket import LinkSocket
 from groundsegment.uplink.pace import Pacer
+from groundsegment.uplink.patience import Patience
 from groundsegment.uplink.rate_search import RateSearch
 from groundsegment.uplink.schedule import SymbolRun
-from groundsegment.uplink.update_flight import UpdateFlight
 from protocol.fec import best_kind
 from protocol.frame import Frame
 
@@ -19,81 +24,122 @@ FRAMES_PER_TURN = 256  # then the event loop has its turn, and reports are read
 HELLO_PERIOD_S = 1.0  # keeps reports coming to us while there is nothing to send
 HELLO_PERIOD_S_UNHEARD = 0.25
 RESOLVE_SILENCE_S = 10.0
+FAREWELLS = 3  # one may be lost
 
 
 class Transmitter:
     """One link of one run."""
 
-    def __init__(self, link: LinkSocket, downlink: Downlink, book: FlightBook, search: RateSearch) -> None:
+    def __init__(
+        self,
+        link: LinkSocket,
+        downlink: Downlink,
+        book: FlightBook,
+        search: RateSearch,
+        flights: Flights,
+        commands: CommandFlight,
+    ) -> None:
         self._socket, self._downlink, self._book, self._search = link, downlink, book, search
+        self._flights, self._commands = flights, commands
         self._loop = asyncio.get_running_loop()
+        self._patience, self._headers = Patience(), Headers()
         self._hello_due_s = self._heard_s = 0.0
+        self._is_holding = False
 
     def begin_contact(self, now: float) -> None:
         """The satellite does not know yet where we are."""
         self._hello_due_s = self._heard_s = now
+        self._patience.begin_contact()
+        self._headers.start_over()
+        self._commands.begin_contact(now)
 
     def heard(self, now: float) -> None:
         """A report came."""
         self._heard_s = now
+        self._patience.heard(now)
 
-    def say_hello(self, now: float) -> None:
-        """Do so at the next turn."""
-        self._hello_due_s = now
+    def receiver_restarted(self) -> None:
+        """It may know no object any more."""
+        self._headers.start_over()
 
-    async def send_voice(self, flight: UpdateFlight | None, now: float) -> None:
-        """Acknowledgements, and a word now and then so that the satellite knows where to answer."""
+    async def send_voice(self, now: float) -> None:
+        """Acknowledgements, commands, and a word now and then so that the satellite knows where to answer."""
         for data in self._downlink.frames_to_send(now):
-            await self._send(flight, data)
+            await self._send(data)
+        for frame in self._commands.frames_to_send(now):
+            await self._send(self._downlink.encode(frame))
         if now >= self._hello_due_s:
-            self._hello_due_s = now + (HELLO_PERIOD_S if self._book.was_heard else HELLO_PERIOD_S_UNHEARD)
-            await self._send(flight, self._downlink.hello(now))
+            is_waited_for = self._is_holding or not self._book.was_heard
+            self._hello_due_s = now + (HELLO_PERIOD_S_UNHEARD if is_waited_for else HELLO_PERIOD_S)
+            await self._send(self._downlink.hello(now))
         if now - self._heard_s > RESOLVE_SILENCE_S:
             self._heard_s = now
             await self._socket.resolve_again()
 
-    async def send_symbols(self, flight: UpdateFlight, pacer: Pacer, now: float) -> int:
+    async def say_farewell(self, now: float) -> None:
+        """Acknowledge the last messages, so that the satellite stops sending them: nobody listens any more."""
+        for _ in range(FAREWELLS):
+            await self._send(self._downlink.hello(now))
+
+    async def send_symbols(self, pacer: Pacer, now: float) -> int:
         """What may leave now; returns how many."""
-        frame_size = flight.item(flight.update.handle).symbol_size + self._downlink.overhead
-        budget = min(FRAMES_PER_TURN, pacer.budget(frame_size, flight.core.statistics(now), now))
+        flights = self._flights
+        if not flights.flying or self._holds_back(now):
+            return 0
+        frame_size = flights.symbol_size_max + self._downlink.overhead
+        budget = min(FRAMES_PER_TURN, pacer.budget(frame_size, flights.core.statistics(now), now))
         if budget <= 0:
             return 0
-        if flight.has_unsaved_progress:
-            flight.save()  # it could not be written the last time
-        runs = flight.core.frames_to_send(now, budget)
-        if flight.has_unsaved_progress:
-            flight.save()
+        if flights.has_unsaved_progress:
+            flights.save()  # it could not be written the last time
+        runs = flights.core.frames_to_send(now, budget)
+        if flights.has_unsaved_progress:
+            flights.save()
         if runs:
-            flight.mark_flying(runs)
+            flights.mark_flying(runs)
+        num_sent = 0
         for run in runs:
-            await self._send_run(flight, run)
-        num_sent = sum(run.count for run in runs)
-        pacer.spend(num_sent * frame_size)
+            num_sent += await self._send_run(run, pacer)
         return num_sent
 
-    async def _send_run(self, flight: UpdateFlight, run: SymbolRun) -> None:
-        item = flight.item(run.handle)
-        symbols = await flight.source.symbols(run)
-        encode, kind = self._downlink.encode, best_kind()
-        for esi, symbol in enumerate(symbols, start=run.first_esi):
-            frame = Frame(
-                kind=kind,
-                handle=run.handle,
-                num_symbols=item.num_symbols,
-                block=run.block,
-                esi=esi,
-                payload=symbol,
-            )
-            data = encode(frame)
+    def _holds_back(self, now: float) -> bool:
+        held, self._is_holding = self._is_holding, self._patience.holds(now)
+        if self._is_holding and not held:
+            self._hello_due_s = now
+        return self._is_holding
+
+    async def _send_run(self, run: SymbolRun, pacer: Pacer) -> int:
+        flight = self._flights.flight_of(run.handle)
+        if flight is None:
+            return 0  # it was found to be damaged this very turn
+        try:
+            if not flight.is_checked(run.handle):
+                await asyncio.to_thread(flight.check, run.handle)
+            symbols = await self._flights.source.symbols(run)
+        except DiskError as error:
+            self._flights.damaged(flight, error, self._loop.time())
+            return 0
+        item = self._flights.item(run.handle)
+        first = Frame(
+            kind=best_kind(),
+            handle=run.handle,
+            num_symbols=item.num_symbols,
+            block=run.block,
+            esi=run.first_esi,
+            payload=b"",
+        )
+        is_short = self._headers.take(run.handle, run.count)
+        for data in self._downlink.encode_run(first, symbols, is_short):
             if not self._socket.send_now(data):
                 await self._socket.send(data)
             self._count(data)
+            pacer.spend(len(data))
+        return run.count
 
-    async def _send(self, flight: UpdateFlight | None, data: bytes) -> None:
+    async def _send(self, data: bytes) -> None:
         await self._socket.send(data)
         self._count(data)
-        if flight is not None:
-            flight.core.other_frames_sent(1, self._loop.time())
+        self._flights.core.other_frames_sent(1, self._loop.time())
 
     def _count(self, data: bytes) -> None:
         self._book.sent(len(data))

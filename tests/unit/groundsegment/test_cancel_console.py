@@ -2,11 +2,12 @@ import json
 
 import pytest
 
-from groundsegment.console.cancel import REASON
+
 from groundsegment.depot.records import CommandState, FlightState
 from groundsegment.signer.key_store import KeyStore
 from groundsegment.signer.signing import create_trust
 from groundsegment.uplink.command_flight import CommandFlight
+from groundsegment.uplink.update_flight import CANCELLED_HERE
 from protocol.command import Command, Operation
 from protocol.message import MessageKind
 from protocol.objects import object_handle
@@ -63,7 +64,7 @@ def test_the_satellite_is_told_at_once_where_there_is_a_link(depot):
     assert result.exit_code == 0, result.output
     assert "SAT-1 has dropped it" in result.stdout
     assert [command.args for command in operator.commands] == [{"update": staged.update.handle}]
-    assert depot.update(staged.update.handle).reason == REASON
+    assert depot.update(staged.update.handle).reason == CANCELLED_HERE
     assert depot.journal.commands("SAT-1")[0].state is CommandState.DONE
 
 

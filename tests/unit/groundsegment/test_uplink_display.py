@@ -11,7 +11,7 @@ from groundsegment.planner.contact_plan import PlannedContact
 from groundsegment.uplink.core import UplinkStatistics
 from groundsegment.uplink.display import FlightDisplay
 from groundsegment.uplink.events import DepotBusy, ObjectComplete, ObjectReopened, ReturnPathSilent, StateChanged
-from groundsegment.uplink.flight_records import FlightView
+from groundsegment.uplink.flight_records import FlightView, UpdateView
 from groundsegment.uplink.loss import LossEstimate
 from groundsegment.uplink.panel import contact_time_needed_s, render_panel
 from protocol.report import Reason, UpdateState
@@ -20,7 +20,7 @@ from tests.fakes.depots import NOW
 EPOCH_S = 1_800_000_000.0
 CONTACT = PlannedContact(station="svalbard", start_s=EPOCH_S, end_s=EPOCH_S + 100, rate_bps=8e6, guard_s=0.0)
 UPDATE = Update(
-    handle=bytes.fromhex("4a53e8630fce281f"),
+    handle=bytes.fromhex("4a53e8630fce"),
     satellite="SAT-1",
     sequence=1,
     release_digest=bytes(32),
@@ -50,8 +50,8 @@ HALF_WAY = UplinkStatistics(
 )
 IN_CONTACT = FlightView(
     now_s=EPOCH_S + 80,
-    update=UPDATE,
-    statistics=HALF_WAY,
+    updates=(UpdateView(update=UPDATE, statistics=HALF_WAY),),
+    link=HALF_WAY,
     contact=CONTACT,
     contact_number=3,
     is_up=True,
@@ -61,11 +61,18 @@ IN_CONTACT = FlightView(
     report=None,
     events=(),
 )
+
+
+def seen(view, statistics):
+    """The same view of another update's progress."""
+    return replace(view, updates=(UpdateView(update=UPDATE, statistics=statistics),), link=statistics)
+
+
 IN_GAP = replace(IN_CONTACT, now_s=EPOCH_S - 60, is_up=False, rate_bps=0.0)
 COMPLETE = replace(HALF_WAY, bundles_complete=9, blocks_solved=18, symbols_there=100)
 WITHOUT_END = replace(IN_CONTACT, contact=replace(CONTACT, station="", start_s=-math.inf, end_s=math.inf))
-BEFORE_THE_FIRST = replace(IN_GAP, update=None, statistics=None, bytes_sent=0)
-SILENT = replace(IN_CONTACT, statistics=replace(HALF_WAY, is_silent=True))
+BEFORE_THE_FIRST = replace(IN_GAP, updates=(), link=None, bytes_sent=0)
+SILENT = seen(IN_CONTACT, replace(HALF_WAY, is_silent=True))
 VIEWS = (
     IN_CONTACT,
     IN_GAP,
@@ -73,7 +80,7 @@ VIEWS = (
     BEFORE_THE_FIRST,
     SILENT,
     replace(IN_CONTACT, contact=None),
-    *(replace(IN_CONTACT, statistics=replace(COMPLETE, state=state)) for state in UpdateState),
+    *(seen(IN_CONTACT, replace(COMPLETE, state=state)) for state in UpdateState),
 )
 
 
@@ -91,7 +98,7 @@ def row(view, label, width=100):
 def test_the_panel_has_the_same_height_in_every_situation_and_stays_inside_the_terminal(width):
     for view in VIEWS:
         lines = panel_lines(view, width)
-        assert len(lines) == 7, lines
+        assert len(lines) == (7 if view.updates else 5), lines
         assert max(map(len, lines)) <= width, lines
 
 
@@ -99,7 +106,7 @@ def test_the_panel_has_the_same_height_in_every_situation_and_stays_inside_the_t
 def test_what_is_on_board_is_never_cut_off_on_usual_terminals(width):
     assert "50.0%, blocks 9/18, bundles 4/9" in row(IN_CONTACT, "on board", width)
     widest = replace(COMPLETE, blocks=100, blocks_solved=100)
-    assert "100.0%, blocks 100/100, bundles 9/9" in row(replace(IN_CONTACT, statistics=widest), "on board", width)
+    assert "100.0%, blocks 100/100, bundles 9/9" in row(seen(IN_CONTACT, widest), "on board", width)
     assert "3 via svalbard, 20.0 s left" in row(IN_CONTACT, "contact", width)
 
 
@@ -111,8 +118,22 @@ def test_the_rest_is_counted_in_contact_time_with_the_loss_and_set_against_this_
     assert "contact, without" not in row(WITHOUT_END, "to go")
 
 
+def test_several_updates_stand_side_by_side_each_with_its_share():
+    urgent = replace(UPDATE, handle=b"urgent", release_name="adapter", priority=9, weight=2.0, payload_bytes=1_000_000)
+    view = replace(IN_CONTACT, updates=(UpdateView(update=urgent, statistics=COMPLETE), *IN_CONTACT.updates))
+    lines = panel_lines(view)
+
+    assert len(lines) == 10
+    assert [line.split()[1] for line in lines if line.startswith("update")] == ["adapter", "second"]
+    assert "priority 9, weight 2" in row(view, "update")
+    assert contact_time_needed_s(view) == contact_time_needed_s(IN_CONTACT)
+    text = shown(replace(view, events=(ObjectComplete(handle=bytes(6), bundle=2, update=UPDATE.handle),)))
+    assert "second: bundle 2 is on board" in text
+    assert "adapter: 100.0%, blocks 18/18" in text
+
+
 def test_nothing_is_left_to_send_once_all_bundles_are_there():
-    view = replace(IN_CONTACT, statistics=COMPLETE)
+    view = seen(IN_CONTACT, COMPLETE)
     assert "nothing to send" in row(view, "to go")
     assert "rebuilds" in row(view, "satellite")
 
@@ -124,7 +145,7 @@ def test_a_silent_return_path_and_a_gap_are_told_in_words():
 
 
 def test_the_reason_of_a_rejection_stands_beside_it():
-    view = replace(IN_CONTACT, statistics=replace(COMPLETE, state=UpdateState.REJECTED, reason=Reason.CANARY_FAILED))
+    view = seen(IN_CONTACT, replace(COMPLETE, state=UpdateState.REJECTED, reason=Reason.CANARY_FAILED))
     assert "REJECTED (CANARY_FAILED): the old model serves on" in row(view, "satellite")
 
 
@@ -147,7 +168,7 @@ def test_a_contact_says_when_it_begins_and_what_it_has_brought():
 def test_without_a_terminal_it_is_lines_without_control_characters():
     text = shown(replace(IN_CONTACT, events=(ObjectComplete(handle=bytes(6), bundle=2),)))
     assert "bundle 2 is on board" in text
-    assert "second: 50.0%, blocks 9/18, bundles 4/9, 8 Mbit/s, loss 10.0%" in text
+    assert "second: 50.0%, blocks 9/18, bundles 4/9, on board: RECEIVING; 8 Mbit/s, loss 10.0%" in text
     assert "\x1b" not in text
 
 
@@ -190,11 +211,11 @@ def test_quiet_says_nothing():
 def test_a_satellite_that_has_everything_and_is_busy_with_its_trial_is_not_called_silent():
     silent = (ReturnPathSilent(silence_s=2.0),)
     assert "no report for 2.0 s" in shown(replace(IN_CONTACT, events=silent))
-    assert "no report" not in shown(replace(IN_CONTACT, statistics=COMPLETE, events=silent))
+    assert "no report" not in shown(replace(seen(IN_CONTACT, COMPLETE), events=silent))
 
 
 def test_the_last_events_of_a_contact_are_told_before_its_end():
     event = StateChanged(state=UpdateState.CONFIRMED, reason=Reason.NONE)
-    text = shown(replace(IN_CONTACT, statistics=COMPLETE), replace(IN_GAP, statistics=None, events=(event,)))
+    text = shown(seen(IN_CONTACT, COMPLETE), replace(IN_GAP, updates=(), events=(event,)))
     assert text.index("on board: CONFIRMED") < text.index("contact 3 is over")
     assert "100.0% on board" in text

@@ -11,7 +11,7 @@ from groundsegment.depot.journal import Journal
 from groundsegment.depot.records import FlightState
 from groundsegment.errors import BusyError, DiskError, UnknownError
 from groundsegment.planner.contact_plan import ContactPlan, PlannedContact, always
-from groundsegment.uplink import shell
+from groundsegment.uplink import flights, shell
 from groundsegment.uplink.events import DepotBusy
 from groundsegment.uplink.flight_records import FlightPlan
 from groundsegment.uplink.link_socket import Endpoint
@@ -20,7 +20,7 @@ from groundsegment.uplink.symbols import InlineExecutor
 from protocol.frame import FrameCodec
 from protocol.link_keys import Direction
 from protocol.message import MessageKind
-from protocol.report import SOLVED, Reason, UpdateState
+from protocol.report import SOLVED, Reason, UpdateState, UpdateStatus
 from tests.fakes.depots import IDENTITY, LINK_KEY, make_depot, stage_bytes
 from tests.fakes.satellite import FakeSatellite
 from tests.fakes.satellite_process import SatelliteOnUdp
@@ -33,7 +33,7 @@ SIGNER = (IDENTITY.public_key().public_bytes_raw(), IDENTITY.sign)
 @pytest.fixture(autouse=True)
 def _encode_inline(monkeypatch):
     monkeypatch.setattr(shell, "encoder_process", InlineExecutor)
-    monkeypatch.setattr(shell, "RECEIPT_PATIENCE_S", 0.5)
+    monkeypatch.setattr(flights, "RECEIPT_PATIENCE_S", 0.5)
 
 
 @pytest.fixture
@@ -65,6 +65,12 @@ def fly(depot, address, *, contacts=None, stop_after_s=None, views=None, clock=t
         )
 
     return asyncio.run(run())
+
+
+def blocked(report, staged, reason):
+    """The report, saying that an update stands still."""
+    about = UpdateStatus(handle=staged.update.handle, state=UpdateState.BLOCKED, reason=reason)
+    return dataclasses.replace(report, updates=(about,))
 
 
 def contacts_at(*spans, rate_bps=1e6):
@@ -234,7 +240,8 @@ def test_an_older_update_than_the_accepted_one_is_cancelled(depot):
     real_report = satellite.report
 
     def report(now):
-        return dataclasses.replace(real_report(now), accepted=newer.update.sequence, update=newer.update.handle)
+        about = UpdateStatus(handle=newer.update.handle, state=UpdateState.CONFIRMED)
+        return dataclasses.replace(real_report(now), accepted=newer.update.sequence, updates=(about,))
 
     satellite.report = report
     with SatelliteOnUdp(satellite) as sky:
@@ -296,11 +303,11 @@ def test_a_full_depot_disk_stops_the_flight_with_an_error_and_the_next_one_goes_
     staged = stage_bytes(depot, [2_000_000])
     save, calls = Journal.save_progress, []
 
-    def full(self, satellite, entries):
+    def full(self, satellite, entries, **options):
         calls.append(satellite)
         if len(calls) > 6:
             raise DiskError("the depot's database: database or disk is full", hint="free some space")
-        return save(self, satellite, entries)
+        return save(self, satellite, entries, **options)
 
     with SatelliteOnUdp(satellite_for(staged), loss=0.1) as sky:
         with monkeypatch.context() as patch:
@@ -407,7 +414,7 @@ def test_a_satellite_reset_to_an_older_state_gets_everything_again(depot, monkey
         summary = fly(depot, sky.address, views=views, rate_bps=0.5e6)
 
     assert summary.updates[0].state is FlightState.CONFIRMED
-    assert FlightState.FLYING in {view.update.state for view in views if view.update}
+    assert FlightState.FLYING in {entry.update.state for view in views for entry in view.updates}
 
 
 def test_reports_that_are_forged_or_repeated_change_nothing(depot):
@@ -429,9 +436,7 @@ def test_what_blocks_an_update_is_in_the_depot_and_nothing_is_sent_meanwhile(dep
     real_report = satellite.report
 
     def report(now):
-        return dataclasses.replace(
-            real_report(now), state=UpdateState.BLOCKED, reason=Reason.DISK_FULL, update=staged.update.handle
-        )
+        return blocked(real_report(now), staged, Reason.DISK_FULL)
 
     satellite.report = report
     with SatelliteOnUdp(satellite) as sky:
@@ -451,9 +456,7 @@ def test_an_update_that_lacks_its_base_gives_way_to_the_newer_one_that_cures_it(
 
     def report(now):
         if not cure or cure[0].update.handle not in satellite.complete:
-            return dataclasses.replace(
-                real_report(now), state=UpdateState.BLOCKED, reason=Reason.BASE_MISSING, update=stuck.update.handle
-            )
+            return blocked(real_report(now), stuck, Reason.BASE_MISSING)
         satellite.metadata, satellite.bundles = cure[0].update.handle, cure[0].bundle_handles
         return dataclasses.replace(real_report(now), accepted=cure[0].update.sequence)
 
@@ -482,14 +485,12 @@ def test_what_held_an_update_up_is_forgotten_once_it_goes_on(depot):
     def report(now):
         if staged.update.handle not in satellite.complete or time.monotonic() - began_s > 0.8:
             return real_report(now)
-        return dataclasses.replace(
-            real_report(now), state=UpdateState.BLOCKED, reason=Reason.DISK_FULL, update=staged.update.handle
-        )
+        return blocked(real_report(now), staged, Reason.DISK_FULL)
 
     satellite.report = report
     views = []
     with SatelliteOnUdp(satellite) as sky:
         fly(depot, sky.address, stop_after_s=1.6, rate_bps=1e6, views=views)
 
-    assert "DISK_FULL" in {view.update.reason for view in views if view.update}
+    assert "DISK_FULL" in {entry.update.reason for view in views for entry in view.updates}
     assert depot.update(staged.update.handle).reason == ""

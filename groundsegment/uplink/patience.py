@@ -1,0 +1,52 @@
+"""When to hold symbols back although the link is up: reports came regularly, and suddenly none does. Pure.
+
+Then the receiver is probably down, and what is sent now is sent into the void. So we only call until it answers. But
+the way down alone may have died, and the way up go on working: in one contact, all holding back together takes no
+longer than HOLD_S_MAX. Where reports never came, or only now and then, nothing is held back.
+"""
+
+from collections import deque
+
+HOLD_S_MAX = 10.0  # a receiver is back by then, or nobody knows when
+_REPORTS_MIN = 8  # fewer say nothing of how regular they are
+_REPORTS = 32
+_INTERVALS = 6.0  # so many usual intervals without a report are no chance
+_SILENCE_S_MIN = 0.4
+
+
+class Patience:
+    """One link."""
+
+    def __init__(self) -> None:
+        self._heard: deque[float] = deque(maxlen=_REPORTS)
+        self._held_s = 0.0
+        self._since_s: float | None = None
+
+    def begin_contact(self) -> None:
+        """Nobody has answered yet."""
+        self._heard.clear()
+        self._held_s, self._since_s = 0.0, None
+
+    def heard(self, now: float) -> None:
+        """A report came."""
+        self._close(now)
+        self._heard.append(now)
+
+    def holds(self, now: float) -> bool:
+        """Whether to hold symbols back now."""
+        if len(self._heard) < _REPORTS_MIN:
+            return False
+        usual_s = (self._heard[-1] - self._heard[0]) / (len(self._heard) - 1)
+        if now - self._heard[-1] < max(_SILENCE_S_MIN, _INTERVALS * usual_s):
+            return False
+        self._since_s = now if self._since_s is None else self._since_s
+        if self._held_s + now - self._since_s < HOLD_S_MAX:
+            return True
+        self._close(now)
+        self._heard.clear()  # from now on blindly, until reports are regular again
+        return False
+
+    def _close(self, now: float) -> None:
+        if self._since_s is not None:
+            self._held_s += now - self._since_s
+            self._since_s = None
