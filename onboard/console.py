@@ -256,6 +256,24 @@ def _import(args: argparse.Namespace) -> int:
     return REFUSED_EXIT_CODE if num_refused else 0
 
 
+def _export_messages(args: argparse.Namespace) -> int:
+    from onboard.config import load_config
+    from onboard.message_export import export_messages
+
+    rows = []
+    for written in export_messages(load_config(args.config), args.directory):
+        rows.append(written.as_json())
+        if not args.json:
+            print(f"{'written' if written.is_new else 'already there':<13}  {written.path}", flush=True)
+    if args.json:
+        _print_json({"files": rows})
+    if rows:
+        print(f"next: carry {args.directory} to the ground; there: skyload import {args.directory}", file=sys.stderr)
+    else:
+        print("nothing to say: no message waits, and no daemon runs that could report", file=sys.stderr)
+    return 0
+
+
 def _print_json(value: object) -> None:
     print(json.dumps(value, indent=2))
 
@@ -332,6 +350,7 @@ def _parser() -> argparse.ArgumentParser:
     _takes_config(provision)
     _takes_json(provision)
     _add_import(commands)
+    _add_export_messages(commands)
     _add_rehearse(commands)
     # Started by `skyload simulate` and spoken to in msgpack: no word of it in the list of commands.
     commands.add_parser("simulate", description="The satellite of `skyload simulate`.").set_defaults(command=_simulate)
@@ -349,6 +368,19 @@ def _add_import(commands: Any) -> None:  # noqa: ANN401 - argparse has no public
     imported.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a file, or a directory of files")
     _takes_config(imported)
     _takes_json(imported)
+
+
+def _add_export_messages(commands: Any) -> None:  # noqa: ANN401 - argparse has no public name for it
+    exported = _command(
+        commands,
+        "export-messages",
+        _export_messages,
+        "write receipts, answers, and how things stand, as files for `skyload import` on the ground",
+        ["skyloadd export-messages /media/stick --config kit/satellite.toml"],
+    )
+    exported.add_argument("directory", type=Path, metavar="DIR", help="where the files go; made if it is not there")
+    _takes_config(exported)
+    _takes_json(exported)
 
 
 def _add_rehearse(commands: Any) -> None:  # noqa: ANN401 - argparse has no public name for it

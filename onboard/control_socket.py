@@ -3,6 +3,7 @@
     {"op": "status"}                        -> {"ok": true, "status": {...}}
     {"op": "revert", "digest": hex | null}  -> {"ok": true, "digest": hex, "name": str}
     {"op": "import", "sha256": hex}         -> {"ok": true, "outcome": str | null, "reason": str}
+    {"op": "report"}                        -> {"ok": true, "name": str, "data": hex}; a datagram
     anything that fails                     -> {"ok": false, "error": text, "hint": text, "exit_code": int}
 
 Whoever may open the socket may do all of it: the run directory has mode 0700. Deep state directories work, for the

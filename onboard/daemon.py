@@ -45,6 +45,7 @@ from onboard.store.disk import RealDisk
 from onboard.store.layout import StateLayout
 from onboard.store.record import MessageCounters
 from onboard.telemetry import Event, Telemetry
+from protocol.file_names import report_file_name
 from protocol.frame import HANDLE_SIZE, FrameCodec
 from protocol.limits import MESSAGE_SIZE_MAX
 from protocol.link_keys import Direction
@@ -154,7 +155,12 @@ class Daemon:
             return
         control = ControlSocket(
             self._layout.run,
-            {"status": self._answer_status, "revert": self._answer_revert, "import": self._answer_import},
+            {
+                "status": self._answer_status,
+                "revert": self._answer_revert,
+                "import": self._answer_import,
+                "report": self._answer_report,
+            },
         )
         async with asyncio.TaskGroup() as group:
             works = (
@@ -304,6 +310,11 @@ class Daemon:
         await self.receiver.started.wait()
         outcome = await self.imports.take(sha256)
         return {"outcome": outcome and outcome.fortune, "reason": outcome.reason if outcome else ""}
+
+    async def _answer_report(self, _asked: dict[str, Any]) -> dict[str, Any]:
+        await self.receiver.started.wait()
+        frame, data = self.receiver.report_now()
+        return {"name": report_file_name(frame.handle, frame.sequence), "data": data.hex()}
 
     def _fault_of(self, handle: bytes, path: Path | None) -> str:
         reason = self.installer.refusal_of(handle)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from groundsegment.console import ask, cancel, export, keys, link, model, plan, revert, stage, status, uplink
+from groundsegment.console import ask, cancel, export, import_, keys, link, model, plan, revert, stage, status, uplink
 
 app = typer.Typer(
     name="skyload",
@@ -23,6 +23,7 @@ app.command("stage")(stage.stage)
 app.command("plan")(plan.plan)
 app.command("uplink")(uplink.uplink)
 app.command("export")(export.export)
+app.command("import")(import_.import_)
 app.command("status")(status.status)
 app.command("ask")(ask.ask)
 app.command("cancel")(cancel.cancel)

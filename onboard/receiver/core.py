@@ -427,17 +427,17 @@ class ReceiverCore:
         due = self._timer.next_deadline()
         if due is None or due > now:
             return []
-        payload = self._report(status).encode()
-        frame = Frame(
-            kind=FrameKind.REPORT,
-            handle=self._session,
-            sequence=self._sequence,
-            payload=payload,
-        )
-        self._sequence += 1
+        frame = self.report_frame(status)
         self._counts["reports_sent"] += 1
-        self._timer.report_sent(HEADER_SIZE + len(payload) + TAG_SIZE, now)
+        self._timer.report_sent(HEADER_SIZE + len(frame.payload) + TAG_SIZE, now)
         return [frame]
+
+    def report_frame(self, status: ReportStatus) -> Frame:
+        """A report, due or not: for whoever carries it by other means than the link."""
+        payload = self._report(status).encode()
+        frame = Frame(kind=FrameKind.REPORT, handle=self._session, sequence=self._sequence, payload=payload)
+        self._sequence += 1
+        return frame
 
     def statistics(self) -> ReceiverStatistics:
         """A snapshot of all counters."""

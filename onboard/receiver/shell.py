@@ -34,7 +34,7 @@ from onboard.store.layout import StateLayout
 from onboard.store.shape import ObjectShape, SymbolSet, shape_of_file
 from protocol.errors import ChecksumError, DecodeError, TruncatedError, UnsupportedVersionError
 from protocol.exchange import Outbox
-from protocol.frame import FRAME_SIZE_MAX, FrameCodec, FrameKind
+from protocol.frame import FRAME_SIZE_MAX, Frame, FrameCodec, FrameKind
 from protocol.limits import MIB
 from protocol.report import Reason
 
@@ -226,6 +226,11 @@ class Receiver:
         self._core.file_placed(begun)
         self._settle()
         return await judged
+
+    def report_now(self) -> tuple[Frame, bytes]:
+        """A report to the home ground, and its datagram, to be carried by other means than the link."""
+        frame = self._core.report_frame(self._status.report_status())
+        return frame, self._down.encode(frame)
 
     def report_soon(self) -> None:
         """There is news for the ground, in the status or in the outbox."""

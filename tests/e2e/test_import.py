@@ -1,12 +1,19 @@
 """Updates that come as files: real processes, half of it by the link or no link at all."""
 
+import hashlib
 import json
 import random
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from groundsegment.console.main import app
+from groundsegment.depot import records
+from groundsegment.depot.depot import Depot
+from groundsegment.depot.records import Bundle, FlightState, Update
 from protocol.command import Operation
 from protocol.file_names import bundle_file_name, metadata_file_name, object_file_name
 from protocol.objects import ObjectKind, object_handle
@@ -173,3 +180,90 @@ def test_a_command_that_comes_as_a_file_is_obeyed_once(satellite, tmp_path):
     satellite.wait_until_serving(OLD)
     assert imported(satellite, path)[path.name] == ("already there", "")
     assert "counter used before" not in satellite.log()
+
+
+def stage_in_depot(path, ground, update):
+    """A depot as it is after `skyload stage`."""
+    depot = Depot.create(path)
+    utc = datetime(2026, 11, 22, tzinfo=UTC)
+    depot.add_satellite(
+        records.Satellite(
+            name=ground.satellite,
+            identity_public=ground.identity_public_key,
+            release_public=ground.release_public_key,
+            added_utc=utc,
+        )
+    )
+    key = depot.link_key_path(ground.satellite)
+    key.parent.mkdir(parents=True)
+    key.write_text(ground.link_key.hex() + "\n")
+    directory = depot.updates_path / update.handle.hex()
+    directory.mkdir(parents=True)
+    entry = Update(
+        handle=update.handle,
+        sequence=update.manifest.sequence,
+        satellite=ground.satellite,
+        release_name="tiny",
+        release_digest=update.digest,
+        base_digest=None,
+        state=FlightState.STAGED,
+        payload_bytes=sum(map(len, update.bundles)),
+        directory=directory,
+        created_utc=utc,
+    )
+    entry.metadata_path.write_bytes(update.metadata)
+    bundles = []
+    for number, data in enumerate(update.bundles):
+        (directory / f"{number}.skb").write_bytes(data)
+        sha256 = hashlib.sha256(data).digest()
+        bundles.append(
+            Bundle(
+                update=update.handle,
+                number=number,
+                sha256=sha256,
+                size_bytes=len(data),
+                num_segments=1,
+                path=directory / f"{number}.skb",
+            )
+        )
+    depot.add_update(entry, bundles)
+    return depot
+
+
+def skyload(*words):
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+@pytest.mark.slow
+def test_an_update_goes_up_and_its_receipt_comes_down_all_by_hand(satellite, tmp_path):
+    satellite.provision(OLD)
+    satellite.start()
+    satellite.wait_until_serving(OLD)
+    update = satellite.ground.make_update(NEW, base=OLD)
+    up, down, home = tmp_path / "up", tmp_path / "down", tmp_path / "depot"
+    with stage_in_depot(home, satellite.ground, update) as depot:
+        skyload("export", "newest", up, "--for", "SAT-1", "--only", "0", "--depot", home, "--json")
+        skyload("export", "newest", up, "--for", "SAT-1", "--only", "metadata", "--depot", home, "--json")
+        assert set(imported(satellite, up).values()) == {("used", "")}
+
+        def bring_down():
+            done = satellite.skyloadd("export-messages", str(down), "--json")
+            assert done.returncode == 0, done.stderr
+            said = skyload("import", down, "--depot", home, "--json")
+            assert said["num_refused"] == 0
+            return {(Path(entry["path"]).suffix, entry["outcome"]) for entry in said["files"]}
+
+        assert (".skr", "new") in bring_down()
+        facts = skyload("export", "newest", up, "--for", "SAT-1", "--missing", "--depot", home, "--json")
+        assert [file["number"] for file in facts["files"]] == list(range(1, len(update.bundles)))
+        imported(satellite, up)
+        until_state(satellite, UpdateState.CONFIRMED)
+        deadline = time.monotonic() + 10
+        while depot.update(update.handle).state is not FlightState.CONFIRMED:  # it is recorded before it is said
+            assert time.monotonic() < deadline
+            bring_down()
+        assert depot.journal.last_report("SAT-1").report.state is UpdateState.CONFIRMED
+        again = skyload("import", down, "--depot", home, "--json")
+        assert {entry["outcome"] for entry in again["files"]} == {"already known"}
