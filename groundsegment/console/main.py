@@ -6,7 +6,21 @@ from typing import Annotated
 
 import typer
 
-from groundsegment.console import ask, cancel, export, import_, keys, link, model, plan, revert, stage, status, uplink
+from groundsegment.console import (
+    ask,
+    cancel,
+    export,
+    import_,
+    keys,
+    link,
+    model,
+    plan,
+    revert,
+    stage,
+    station,
+    status,
+    uplink,
+)
 
 app = typer.Typer(
     name="skyload",
@@ -19,6 +33,7 @@ app = typer.Typer(
 app.add_typer(keys.app, name="keys")
 app.add_typer(link.app, name="link")
 app.add_typer(model.app, name="model")
+app.add_typer(station.app, name="station")
 app.command("stage")(stage.stage)
 app.command("plan")(plan.plan)
 app.command("uplink")(uplink.uplink)

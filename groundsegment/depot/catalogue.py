@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, Row, insert, select
+from sqlalchemy import Engine, Row, delete, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from groundsegment.depot import tables
@@ -160,6 +160,18 @@ class Catalogue:
         names = ", ".join(entry.name for entry in known)
         hint = f"stations of {satellite}: {names}" if names else f"add it: skyload station add {name} --for {satellite}"
         raise UnknownError(f"{name}: no such station of {satellite}", hint=hint)
+
+    def remove_station(self, satellite: str, name: str) -> Station:
+        """Forget a station, and all that it said of the satellite; what it sent stays in the log of contacts.
+
+        Raises:
+            UnknownError: no such satellite, or no such station of it.
+        """
+        entry = self.station(satellite, name)
+        with self._engine.begin() as connection:
+            for table, column in tables.OF_A_STATION:
+                connection.execute(delete(table).where(table.c.satellite == satellite, column == entry.id))
+        return entry
 
     def num_lanes(self, satellite: str) -> int:
         """How many ESI lanes an update needs that is staged now: one for each station number up to the highest."""

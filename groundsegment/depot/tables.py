@@ -216,6 +216,16 @@ commands = Table(
 )
 
 
+# What is known only because a station said so, by the column that has its number; its contacts are history.
+OF_A_STATION = (
+    (blocks, blocks.c.station),
+    (sessions, sessions.c.station),
+    (losses, losses.c.station),
+    (reports, reports.c.station_id),
+    (stations, stations.c.id),
+)
+
+
 def open_engine(url: str) -> Engine:
     """Return an engine whose commits survive a power cut and whose writers wait for each other."""
     engine = create_engine(url)

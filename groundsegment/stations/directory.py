@@ -54,6 +54,7 @@ class StationDirectory:
     def __init__(self, path: Path, identity: StationIdentity, depot: Depot) -> None:
         self.path, self.identity, self.depot = path, identity, depot
         self.key = depot.station_key(identity.satellite, identity.id)
+        self._read: tuple[tuple[int, int, int] | None, Orders | None] = (None, None)
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -110,11 +111,10 @@ class StationDirectory:
         Raises:
             InputError: they are for another directory of this station: this one must not fly.
         """
-        try:
-            data = read_letter(self.orders_path)
-            orders = None if data is None else Orders.open(data, self.key)
-        except LetterError:
-            return None
+        stamp = _stamp(self.orders_path)
+        if stamp != self._read[0]:
+            self._read = (stamp, self._read_orders())
+        orders = self._read[1]
         if orders is not None and orders.instance != self.identity.instance:
             raise InputError(
                 f"{self.path}: home has exported {self.identity.name} anew; this directory must not fly any more",
@@ -131,3 +131,19 @@ class StationDirectory:
         """
         with self.depot.lock("sync"):
             yield
+
+    def _read_orders(self) -> Orders | None:
+        try:
+            data = read_letter(self.orders_path)
+            return None if data is None else Orders.open(data, self.key)
+        except LetterError:
+            return None
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """What changes when a file is replaced: orders are asked for several times a second."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns

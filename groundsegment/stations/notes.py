@@ -3,6 +3,7 @@
     DEPOT/stations/SATELLITE/STATION/notes.json        instance, endpoint
     DEPOT/stations/SATELLITE/STATION/contacts.json     its contact plan, if home has one
     DEPOT/stations/SATELLITE/STATION/logbook.letter    the last one that was taken in
+    DEPOT/stations/SATELLITE.json                      all numbers that were ever given
 
 None of it is secret, and only home writes here.
 """
@@ -96,6 +97,32 @@ class StationNotes:
             return None
         except (ValueError, OSError) as error:
             raise DiskError(f"{path}: {error}", hint=_HINT) from error
+
+
+def numbers_given(depot: Depot, satellite: str) -> set[int]:
+    """The numbers of all stations that a satellite ever had.
+
+    Raises:
+        DiskError: the list is damaged.
+    """
+    path = _numbers_path(depot, satellite)
+    try:
+        return {int(number) for number in json.loads(path.read_bytes())}
+    except FileNotFoundError:
+        return set()
+    except (ValueError, TypeError) as error:
+        raise DiskError(f"{path}: {error}", hint="restore it from a backup of the depot") from error
+
+
+def note_number(depot: Depot, station: Station) -> None:
+    """Remember a station's number for good: whoever stole a station has the key of its number."""
+    path = _numbers_path(depot, station.satellite)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, _json(sorted(numbers_given(depot, station.satellite) | {station.id})))
+
+
+def _numbers_path(depot: Depot, satellite: str) -> Path:
+    return depot.path / "stations" / f"{satellite}.json"
 
 
 def contacts_of(plan: ContactPlan, station: str, *, now_s: float) -> tuple[PlannedContact, ...]:

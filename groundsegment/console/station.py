@@ -1,0 +1,292 @@
+"""`skyload station`: ground stations that fly a satellite on their own: add, list, show, export, remove. At home."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from groundsegment.console import station_run, station_sync
+from groundsegment.console.output import command, err, out, print_json
+from groundsegment.console.station_sync import AsJson, Contacts, Epoch, Profile
+
+if TYPE_CHECKING:
+    from groundsegment.depot.depot import Depot
+    from groundsegment.depot.records import Station
+    from groundsegment.planner.contact_plan import PlannedContact
+
+app = typer.Typer(
+    no_args_is_help=True, help="Let several ground stations feed one transfer, without talking in a pass."
+)
+app.command("sync")(station_sync.sync)
+app.command("run")(station_run.run)
+
+_Name = Annotated[str, typer.Argument(help="The station's name, as contact plans say it.")]
+_For = Annotated[str, typer.Option("--for", help="The satellite's name.")]
+_Depot = Annotated[Path, typer.Option("--depot", envvar="SKYLOAD_DEPOT", help="The depot directory.")]
+_Endpoint = Annotated[str | None, typer.Option("--endpoint", help="HOST:PORT of the modem at the station.")]
+
+
+@app.command("add")
+@command
+def add(
+    name: _Name,
+    satellite: _For,
+    endpoint: _Endpoint = None,
+    contacts: Contacts = None,
+    profile: Profile = None,
+    epoch: Epoch = None,
+    number: Annotated[
+        int | None, typer.Option("--number", help="1 to 15: its lane and key. The next one never used if left out.")
+    ] = None,
+    depot: _Depot = Path("depot"),
+    as_json: AsJson = False,
+) -> None:
+    """Add a ground station. Updates that are staged from now on have a lane for it: symbols that nobody else sends.
+
+    A number that was used before has the key that it had before: never give that of a stolen station again.
+
+    Examples:
+    ```
+    skyload station add svalbard --for SAT-1 --endpoint modem:7001 --contacts week.yaml
+    skyload station add inuvik --for SAT-1
+    ```
+    """
+    from groundsegment.depot.depot import Depot
+    from groundsegment.errors import InputError
+    from groundsegment.stations.notes import Notes, StationNotes, note_number
+    from groundsegment.uplink.link_socket import Endpoint
+    from protocol.names import is_safe_name
+
+    if not is_safe_name(name):
+        hint = "use letters, digits, dot, dash, underscore, at most 128, no leading dot"
+        raise InputError(f"{name!r} cannot be a station's name", hint=hint)
+    if endpoint is not None:
+        Endpoint.parse(endpoint, option="--endpoint")
+    plan = station_sync.station_contacts(name, contacts, profile, epoch)
+    with Depot.open(depot) as opened, opened.lock("stations"):
+        opened.satellite(satellite)
+        chosen = _number(opened, satellite, number)
+        entry = opened.add_station(satellite, name, added_utc=datetime.now(UTC), station=chosen)
+        note_number(opened, entry)
+        StationNotes(opened, entry).write(Notes(endpoint=endpoint or "", contacts=plan))
+        without = [update for update in opened.open_updates(satellite) if update.lanes <= entry.id]
+    if as_json:
+        print_json({"satellite": satellite, "station": entry.id, "name": name, "endpoint": endpoint or ""})
+        return
+    out.print(f"{name} is station {entry.id} of {satellite}", markup=False)
+    for update in without:
+        err.print(f"{update.release_name} ({update.handle.hex()}) is staged already: {name} has no lane in it")
+    err.print(f"next: skyload station export {name} --for {satellite} DIR, and carry DIR there", markup=False)
+
+
+@app.command("list")
+@command
+def list_stations(
+    satellite: Annotated[str | None, typer.Option("--for", help="One satellite only.")] = None,
+    depot: _Depot = Path("depot"),
+    as_json: AsJson = False,
+) -> None:
+    """List ground stations, and when each was heard of last.
+
+    Examples:
+    ```
+    skyload station list
+    skyload station list --for SAT-1 --json
+    ```
+    """
+    from groundsegment.depot.depot import Depot
+
+    with Depot.open(depot) as opened:
+        names = [opened.satellite(satellite).name] if satellite else [entry.name for entry in opened.satellites()]
+        rows = [_row(opened, entry) for name in names for entry in opened.stations(name)]
+    if as_json:
+        print_json({"stations": rows})
+        return
+    for row in rows:
+        heard = f"letter of {row['logbook']['written_utc']}" if row["logbook"] else "nothing brought home yet"
+        place = f"  at {row['endpoint']}" if row["endpoint"] else ""
+        out.print(f"{row['satellite']}  {row['station']:2}  {row['name']}{place}  {heard}", markup=False)
+    if not rows:
+        err.print("no station but home; `skyload station add NAME --for SATELLITE` adds one", markup=False)
+
+
+@app.command("show")
+@command
+def show(name: _Name, satellite: _For, depot: _Depot = Path("depot"), as_json: AsJson = False) -> None:
+    """Show what home knows of a station: its contacts, its last letter, how far it believes updates to be.
+
+    Examples:
+    ```
+    skyload station show svalbard --for SAT-1
+    ```
+    """
+    from groundsegment.depot.depot import Depot
+
+    with Depot.open(depot) as opened:
+        row = _row(opened, opened.station(satellite, name))
+    if as_json:
+        print_json(row)
+        return
+    out.print(f"{name}: station {row['station']} of {satellite}, added {row['added_utc']}", markup=False)
+    out.print(f"  link {row['endpoint'] or 'not said'}, exported {row['exported_utc'] or 'never'}", markup=False)
+    if row["contacts"] is None:
+        out.print("  no contact plan: the station brings its own", markup=False)
+    for contact in (row["contacts"] or [])[:8]:
+        rate = f", {contact['rate_bit_per_s']:.0f} bit/s" if contact["rate_bit_per_s"] else ""
+        out.print(f"  contact {contact['start_utc']} to {contact['end_utc'] or 'no end'}{rate}", markup=False)
+    for handle in row["without_lane"]:
+        out.print(f"  {handle}: staged before it was added, so it cannot fly it", markup=False)
+    logbook = row["logbook"]
+    if logbook is None:
+        out.print("  nothing brought home yet", markup=False)
+        return
+    files = "has all files" if logbook["is_complete"] else "lacks files"
+    out.print(f"  letter of {logbook['written_utc']}: follows orders {logbook['orders']}, {files}", markup=False)
+    for claim in logbook["claims"]:
+        reason = f" ({claim['reason']})" if claim["reason"] else ""
+        out.print(f"  {claim['update']}: {claim['state']}{reason}, as it says", markup=False)
+
+
+@app.command("export")
+@command
+def export(
+    name: _Name,
+    satellite: _For,
+    directory: Annotated[Path, typer.Argument(help="What goes to the station is written here; never overwritten.")],
+    depot: _Depot = Path("depot"),
+    as_json: AsJson = False,
+) -> None:
+    """Write what a station needs to begin: its own link key, the satellite's public key, its orders and contacts.
+
+    No signing key, no other station's key, no key of a release, no file of a model. The directory is the station's: a
+    second export makes the first one void, so that one lane is never flown twice.
+
+    Examples:
+    ```
+    skyload station export svalbard --for SAT-1 svalbard-kit
+    ```
+    """
+    from groundsegment.depot.depot import Depot
+    from groundsegment.stations.export import export_station
+    from groundsegment.stations.home import exchange
+
+    now = datetime.now(UTC)
+    with Depot.open(depot) as opened, opened.lock("stations"):
+        identity = export_station(opened, opened.station(satellite, name), directory, utc=now)
+        exchange(opened, satellite, utc=now)
+    if as_json:
+        print_json({"directory": str(directory), "station": identity.id, "instance": identity.instance})
+        return
+    out.print(f"{directory} is for {name}, station {identity.id} of {satellite}", markup=False)
+    err.print(
+        f"it holds the link key of this station: carry it there, keep no copy\n"
+        f"next, there: skyload station run --station-dir {directory.name} --depot PATH_OF_THIS_DEPOT_OR_A_MIRROR",
+        markup=False,
+    )
+
+
+@app.command("remove")
+@command
+def remove(
+    name: _Name,
+    satellite: _For,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    depot: _Depot = Path("depot"),
+    as_json: AsJson = False,
+) -> None:
+    """Remove a station: nothing it says is believed any more, and its number is not given again.
+
+    Its lane stays empty in updates that are staged; the other stations send what is missing.
+
+    Examples:
+    ```
+    skyload station remove svalbard --for SAT-1 --yes
+    ```
+    """
+    import shutil
+
+    from groundsegment.console.revert import confirm
+    from groundsegment.depot.depot import Depot
+    from groundsegment.stations.letters import LetterKind
+    from groundsegment.stations.notes import StationNotes
+    from groundsegment.stations.post import letter_path
+
+    with Depot.open(depot) as opened, opened.lock("stations"), opened.lock(f"exchange-{satellite}"):
+        entry = opened.station(satellite, name)
+        if not yes and not confirm(f"Remove {name}, station {entry.id} of {satellite}?"):
+            err.print("nothing was done")
+            raise typer.Exit(1)
+        StationNotes(opened, entry).forget()
+        shutil.rmtree(letter_path(opened.path, satellite, name, LetterKind.ORDERS).parent, ignore_errors=True)
+        opened.remove_station(satellite, name)
+    if as_json:
+        print_json({"satellite": satellite, "station": entry.id, "name": name})
+        return
+    out.print(f"{name}, station {entry.id} of {satellite}, is removed", markup=False)
+    err.print("delete its directory there. Was it stolen? docs/runbook.md says what its key can still do", markup=False)
+
+
+def _number(depot: "Depot", satellite: str, wanted: int | None) -> int:
+    """A number that no station ever had, unless one is asked for."""
+    from groundsegment.errors import InputError
+    from groundsegment.stations.notes import numbers_given
+    from protocol.limits import STATIONS_MAX
+
+    if wanted is not None:
+        return wanted
+    given = numbers_given(depot, satellite) | {entry.id for entry in depot.stations(satellite)}
+    number = next((number for number in range(1, STATIONS_MAX) if number not in given), None)
+    if number is None:
+        hint = "--number N gives that of a removed station again, with the key it had: never that of a stolen one"
+        raise InputError(f"{satellite}: all {STATIONS_MAX - 1} numbers were given", hint=hint)
+    return number
+
+
+def _row(depot: "Depot", entry: "Station") -> dict[str, Any]:
+    from groundsegment.stations.collecting import last_logbook
+    from groundsegment.stations.notes import StationNotes
+
+    notes, logbook = StationNotes(depot, entry).read(), last_logbook(depot, entry)
+    return {
+        "satellite": entry.satellite,
+        "station": entry.id,
+        "name": entry.name,
+        "added_utc": _utc(entry.added_utc),
+        "endpoint": notes.endpoint,
+        "exported_utc": None if notes.exported_utc is None else _utc(notes.exported_utc),
+        "contacts": None if notes.contacts is None else [_contact(contact) for contact in notes.contacts],
+        "without_lane": [
+            update.handle.hex() for update in depot.open_updates(entry.satellite) if update.lanes <= entry.id
+        ],
+        "logbook": None
+        if logbook is None
+        else {
+            "written_utc": _utc(logbook.written_utc),
+            "orders": logbook.orders,
+            "is_complete": logbook.is_complete,
+            "claims": [
+                {"update": claim.handle.hex(), "state": str(claim.state), "reason": claim.reason}
+                for claim in logbook.claims
+            ],
+        },
+    }
+
+
+def _contact(contact: "PlannedContact") -> dict[str, Any]:
+    import math
+
+    from groundsegment.planner.quantities import format_utc
+
+    return {
+        "start_utc": None if math.isinf(contact.start_s) else format_utc(contact.start_s),
+        "end_utc": None if math.isinf(contact.end_s) else format_utc(contact.end_s),
+        "rate_bit_per_s": contact.rate_bps,
+        "loss": contact.loss,
+    }
+
+
+def _utc(value: datetime) -> str:
+    from groundsegment.planner.quantities import format_utc
+
+    return format_utc(value.timestamp())
