@@ -4,7 +4,7 @@ ESIs are cut into stripes of 64. With n lanes, lane i owns every stripe whose nu
 together they are all ESIs, and one lane alone is all of them in order.
 
 Making a repair symbol costs time and memory that rise with its ESI, so a lane ends where each has three times the
-block to itself (a link that loses two in three); then it starts over, for a repeated symbol still helps a receiver
+block to itself, enough for a link that loses two in three; then it starts over: a repeated symbol helps a receiver
 that lacks it.
 """
 
@@ -15,6 +15,7 @@ from protocol.limits import ESI_MAX, STATIONS_MAX
 STRIPE = 64
 _SPARE_ALONE = 60_000  # repair symbols of a lane that has no neighbours: 75 MB, made in a quarter of a second
 _BLOCKS_PER_LANE = 3
+_STRIPES_MIN = 16  # small objects, such as metadata, are repeated often
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +42,7 @@ class Lane:
         """Where the lanes of a block of so many source symbols end: ESIs are below."""
         if self.count == 1:
             return min(num_source + _SPARE_ALONE, ESI_MAX + 1)
-        stripes = -(-_BLOCKS_PER_LANE * num_source // STRIPE)
+        stripes = max(_STRIPES_MIN, -(-_BLOCKS_PER_LANE * num_source // STRIPE))
         turn = self.count * STRIPE
         return min(stripes * turn, (ESI_MAX + 1) // turn * turn)
 

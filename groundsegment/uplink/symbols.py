@@ -1,8 +1,9 @@
 """Bytes of symbols: source symbols straight from the file, repair symbols from a process that makes them ahead.
 
 Making repair symbols holds the GIL for up to 100 ms, so a worker process does it, in batches, before they are due:
-the next batch of a block is asked for when its source symbols, or the last batch, run out. The cache is bounded; what
-falls out of it is made again, with the same bytes.
+the next batch of a block is asked for when its source symbols, or the last batch, run out. A batch holds symbols of one
+lane, without those of others between them. The cache is bounded; what falls out of it is made again, with the same
+bytes.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from pathlib import Path
 from types import TracebackType
@@ -23,10 +24,12 @@ from typing import Any, Self
 from groundsegment.errors import DiskError
 from groundsegment.uplink.cargo import OutgoingObject
 from groundsegment.uplink.flight_log import BlockKey
+from groundsegment.uplink.lane import Lane
 from groundsegment.uplink.schedule import SymbolRun
 from protocol.blocks import BlockLayout
 from protocol.fec import BlockEncoder
 from protocol.frame import FrameKind
+from protocol.limits import ESI_MAX
 
 BATCH_SYMBOLS_MIN = 128
 BATCH_BYTES_MAX = 4 << 20  # of one batch; what is asked for at once is never more than a run
@@ -36,27 +39,35 @@ INLINE_BYTES_MAX = 128 << 10  # of a block: metadata is made at once, it must no
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectFile:
-    """An object and the file that holds its bytes."""
+    """An object, the file that holds its bytes, and the lane in which it is sent."""
 
     item: OutgoingObject
     path: Path
+    lane: Lane = field(default_factory=Lane)
 
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    first_esi: int
+    """Repair symbols of a block, counted within the lane."""
+
+    first: int
     count: int
     future: "Future[bytes]"
+    size_bytes: int
+
+    @property
+    def end(self) -> int:
+        return self.first + self.count
 
 
 class SymbolSource:
-    """Symbols of the objects of one update. Use it in a `with`: it holds files open."""
+    """Symbols of objects. Use it in a `with`: it holds files open."""
 
     def __init__(self, files: Mapping[bytes, ObjectFile], kind: FrameKind, executor: Executor) -> None:
         """Open nothing yet.
 
         Args:
-            files: objects by handle.
+            files: objects by handle; more may come, and go when nothing more of them is asked for.
             kind: how repair symbols are made.
             executor: where they are made.
         """
@@ -84,19 +95,23 @@ class SymbolSource:
         Raises:
             DiskError: the file is gone or shorter than it was.
         """
-        item = self._files[run.handle].item
+        file = self._files[run.handle]
+        item, lane = file.item, self._lane(file)
         num_source = item.layout.symbols_of(run.block)
-        end = run.first_esi + run.count
-        result = self._source_symbols(item, run.block, run.first_esi, min(end, num_source))
-        at = run.first_esi + len(result)
+        result = self._source_symbols(item, run.block, run.first_esi, min(run.first_esi + run.count, num_source))
+        at = lane.num_below(run.first_esi + len(result))
+        end = at + run.count - len(result)
         while at < end:
-            batch = self._batch(item, run.block, at, end - at)
+            batch = self._batch(file, run.block, at, end - at)
             data = await asyncio.wrap_future(batch.future)
-            size, stop = item.symbol_size, min(end, batch.first_esi + batch.count)
-            result += [data[(esi - batch.first_esi) * size :][:size] for esi in range(at, stop)]
+            size, stop = item.symbol_size, min(end, batch.end)
+            result += [data[(number - batch.first) * size :][:size] for number in range(at, stop)]
             at = stop
-        self._look_ahead(item, run.block, end, num_source)
+        self._look_ahead(file, run.block, end, lane.num_below(num_source))
         return result
+
+    def _lane(self, file: ObjectFile) -> Lane:
+        return file.lane if self._kind is not FrameKind.PLAIN else Lane()
 
     # Source symbols
 
@@ -122,49 +137,50 @@ class SymbolSource:
 
     # Repair symbols
 
-    def _batch(self, item: OutgoingObject, block: int, esi: int, count: int) -> _Batch:
+    def _batch(self, file: ObjectFile, block: int, first: int, count: int) -> _Batch:
         """The batch that holds a repair symbol, made now if need be."""
-        key = (item.handle, block)
+        key = (file.item.handle, block)
         for batch in self._batches.get(key, ()):
-            if batch.first_esi <= esi < batch.first_esi + batch.count:
+            if batch.first <= first < batch.end:
                 self._batches.move_to_end(key)
                 return batch
-        return self._ask(item, block, esi, count)
+        return self._ask(file, block, first, count)
 
-    def _ask(self, item: OutgoingObject, block: int, esi: int, count: int) -> _Batch:
-        layout, size = item.layout, item.symbol_size
+    def _ask(self, file: ObjectFile, block: int, first: int, count: int) -> _Batch:
+        layout, size, lane = file.item.layout, file.item.symbol_size, self._lane(file)
         num_source = layout.symbols_of(block)
         # The deeper the ESI, the more is made and thrown away for each batch: larger batches keep the share constant.
-        count = max(count, BATCH_SYMBOLS_MIN, (esi - num_source) // 4, num_source // 8)
-        count = min(count, BATCH_BYTES_MAX // size)
+        deep = first - lane.num_below(num_source)
+        wanted = max(count, BATCH_SYMBOLS_MIN, deep // 4, num_source // 8)
+        # Where many blocks advance together, two batches of each must stay in the cache.
+        room = CACHE_BYTES_MAX // 2 // (len(self._batches) + 1)
+        count = max(count, min(wanted, min(room, BATCH_BYTES_MAX) // size, lane.num_below(ESI_MAX + 1) - first))
         executor = self._executor if layout.size_of(block) > INLINE_BYTES_MAX else _INLINE
-        future = executor.submit(
-            encode_repair, str(self._files[item.handle].path), layout, block, int(self._kind), esi, count
-        )
-        batch = _Batch(esi, count, future)
-        key = (item.handle, block)
+        future = executor.submit(encode_repair, str(file.path), layout, block, int(self._kind), lane, first, count)
+        batch = _Batch(first, count, future, count * size)
+        key = (file.item.handle, block)
         batches = self._batches.setdefault(key, [])
         batches.append(batch)
         self._batches.move_to_end(key)
-        self._cached_bytes += count * size
+        self._cached_bytes += batch.size_bytes
         if len(batches) > 2:
-            self._cached_bytes -= batches.pop(0).count * size
+            self._cached_bytes -= batches.pop(0).size_bytes
         while self._cached_bytes > CACHE_BYTES_MAX and len(self._batches) > 1:
-            old, dropped = self._batches.popitem(last=False)
-            self._cached_bytes -= sum(entry.count for entry in dropped) * self._files[old[0]].item.symbol_size
+            _, dropped = self._batches.popitem(last=False)
+            self._cached_bytes -= sum(entry.size_bytes for entry in dropped)
         return batch
 
-    def _look_ahead(self, item: OutgoingObject, block: int, esi: int, num_source: int) -> None:
-        """Ask for what comes next, so that it is there when its turn comes."""
-        ahead = max(BATCH_SYMBOLS_MIN // 4, num_source // 8)
-        batches = self._batches.get((item.handle, block), ())
+    def _look_ahead(self, file: ObjectFile, block: int, at: int, first: int) -> None:
+        """Ask for what comes next, so that it is there when its turn comes; `first` is the first repair symbol."""
+        ahead = max(BATCH_SYMBOLS_MIN // 4, first // 8)
+        batches = self._batches.get((file.item.handle, block), ())
         if not batches:
-            if num_source - ahead <= esi <= num_source:
-                self._ask(item, block, num_source, 0)
+            if first - ahead <= at <= first:
+                self._ask(file, block, first, 0)
             return
-        end = batches[-1].first_esi + batches[-1].count
-        if batches[-1].first_esi <= esi and end - esi < batches[-1].count // 8:
-            self._ask(item, block, end, 0)
+        last = batches[-1]
+        if last.first <= at and last.end - at < last.count // 8:
+            self._ask(file, block, last.end, 0)
 
 
 class InlineExecutor(Executor):
@@ -183,12 +199,16 @@ class InlineExecutor(Executor):
 _INLINE = InlineExecutor()
 
 
-def encode_repair(path: str, layout: BlockLayout, block: int, kind: int, first_esi: int, count: int) -> bytes:
-    """Return `count` symbols of a block, one after the other. Runs in the worker process."""
+def encode_repair(path: str, layout: BlockLayout, block: int, kind: int, lane: Lane, first: int, count: int) -> bytes:
+    """Return `count` symbols of a block that follow each other in a lane. Runs in the worker process."""
     with Path(path).open("rb") as file:
         file.seek(layout.offset_of(block))
         data = file.read(layout.size_of(block)).ljust(layout.size_of(block), b"\0")
-    return b"".join(BlockEncoder(FrameKind(kind), data, layout.symbol_size).symbols(first_esi, count))
+    start = lane.nth(first)
+    made = BlockEncoder(FrameKind(kind), data, layout.symbol_size).symbols(
+        start, lane.nth(first + count - 1) + 1 - start
+    )
+    return b"".join(made if lane.count == 1 else (made[lane.nth(first + step) - start] for step in range(count)))
 
 
 def encoder_process() -> ProcessPoolExecutor:

@@ -1,10 +1,12 @@
 import asyncio
+import dataclasses
 import random
 
 import pytest
 
 from groundsegment.errors import DiskError
 from groundsegment.uplink.cargo import OutgoingObject
+from groundsegment.uplink.lane import Lane
 from groundsegment.uplink.schedule import SymbolRun
 from groundsegment.uplink.symbols import InlineExecutor, ObjectFile, SymbolSource, encoder_process
 from protocol.blocks import symbols_needed
@@ -55,6 +57,23 @@ def test_symbols_are_those_of_the_codec(made, block, first, count):
         assert take(source, block, first, count) == BlockEncoder(FrameKind.RAPTORQ, blocks[block], SIZE).symbols(
             first, count
         )
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_a_batch_holds_symbols_of_one_lane_alone(made, count):
+    files, blocks = made
+    lane, executor = Lane(index=1, count=count), CountingExecutor()
+    files = {HANDLE: dataclasses.replace(files[HANDLE], lane=lane)}
+    codec = BlockEncoder(FrameKind.RAPTORQ, blocks[1], SIZE).symbols(0, 6500)
+    esi = 3900
+    with SymbolSource(files, FrameKind.RAPTORQ, executor) as source:
+        while esi < 5900:
+            first, length = lane.run(esi, 50)
+            assert take(source, 1, first, length) == codec[first : first + length]
+            esi = first + length
+
+    # A batch of 506 symbols of the lane reaches over as many of each other lane.
+    assert len(executor.calls) <= 2 + 1850 // (count * 506)
 
 
 def test_repair_symbols_are_asked_for_before_they_are_due(made):
