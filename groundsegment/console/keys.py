@@ -14,6 +14,10 @@ app = typer.Typer(no_args_is_help=True, help="Make the keys of ground and satell
 
 _Depot = Annotated[Path, typer.Option("--depot", envvar="SKYLOAD_DEPOT", help="The depot directory.")]
 _AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+_SymbolSize = Annotated[
+    int | None,
+    typer.Option("--symbol-size", help="Bytes of a symbol: what the link's frames hold, less 20. A multiple of 8."),
+]
 
 
 @app.command("init")
@@ -24,6 +28,7 @@ def init(
         Path,
         typer.Option("--kit", help="What goes on board is written here: one kit, or NAME/ for each of several."),
     ],
+    symbol_size: _SymbolSize = None,
     depot: _Depot = Path("depot"),
     as_json: _AsJson = False,
 ) -> None:
@@ -37,6 +42,7 @@ def init(
     ```
     skyload keys init --satellite SAT-1 --kit kit
     skyload keys init --satellite SAT-1 --satellite SAT-2 --kit kits --depot /srv/depot
+    skyload keys init --satellite SAT-1 --kit kit --symbol-size 1448
     ```
     """
     from datetime import UTC, datetime
@@ -46,7 +52,7 @@ def init(
     from groundsegment.signer.key_store import KeyStore
     from groundsegment.signer.signing import create_trust
 
-    names = _checked_names(satellite)
+    names, size = _checked_names(satellite), _checked_size(symbol_size)
     if len(set(names)) != len(names):
         raise InputError("a satellite is named twice", hint="give each --satellite once")
     kits = {name: kit if len(names) == 1 else kit / name for name in names}
@@ -60,7 +66,7 @@ def init(
             create_trust(store, utc=datetime.now(UTC))
         for name, path in kits.items():
             if name not in known:
-                _add_satellite(opened, name, path)
+                _add_satellite(opened, name, path, size)
     _tell(depot, kits, as_json=as_json)
 
 
@@ -69,6 +75,7 @@ def init(
 def add_satellite(
     name: Annotated[str, typer.Argument(help="The satellite's name.")],
     kit: Annotated[Path, typer.Option("--kit", help="What goes on board is written here.")],
+    symbol_size: _SymbolSize = None,
     depot: _Depot = Path("depot"),
     as_json: _AsJson = False,
 ) -> None:
@@ -82,9 +89,10 @@ def add_satellite(
     from groundsegment.depot.depot import Depot
 
     _checked_names([name])
+    size = _checked_size(symbol_size)
     _check_kit_place(kit, depot, may_be_there=True)
     with Depot.open(depot) as opened, opened.lock("keys"):
-        _add_satellite(opened, name, kit)
+        _add_satellite(opened, name, kit, size)
     _tell(depot, {name: kit}, as_json=as_json)
 
 
@@ -113,6 +121,7 @@ def list_keys(depot: _Depot = Path("depot"), as_json: _AsJson = False) -> None:
                 "identity_public": satellite.identity_public.hex(),
                 "release_public": satellite.release_public.hex(),
                 "added_utc": satellite.added_utc.isoformat(),
+                "symbol_size": satellite.symbol_size,
                 "has_link_key": opened.link_key_path(satellite.name).exists(),
             }
             for satellite in opened.satellites()
@@ -132,6 +141,20 @@ def _checked_names(names: list[str]) -> list[str]:
             hint = "use letters, digits, dot, dash, underscore, at most 128, no leading dot"
             raise InputError(f"{name!r} cannot be a satellite's name", hint=hint)
     return names
+
+
+def _checked_size(symbol_size: int | None) -> int:
+    from groundsegment.errors import InputError
+    from protocol.limits import SYMBOL_ALIGNMENT, SYMBOL_SIZE_DEFAULT, SYMBOL_SIZE_MAX
+
+    if symbol_size is None:
+        return SYMBOL_SIZE_DEFAULT
+    if symbol_size % SYMBOL_ALIGNMENT or not SYMBOL_ALIGNMENT <= symbol_size <= SYMBOL_SIZE_MAX:
+        hint = (
+            f"a multiple of {SYMBOL_ALIGNMENT} up to {SYMBOL_SIZE_MAX}; {SYMBOL_SIZE_DEFAULT} crosses almost any path"
+        )
+        raise InputError(f"--symbol-size: {symbol_size} bytes cannot be a symbol's size", hint=hint)
+    return symbol_size
 
 
 def _check_kit_place(path: Path, depot: Path, *, may_be_there: bool) -> None:
@@ -157,7 +180,7 @@ def _check_kit_place(path: Path, depot: Path, *, may_be_there: bool) -> None:
         raise InputError(f"{path}: {parent} is not a directory that we may write", hint=hint)
 
 
-def _add_satellite(depot: "Depot", name: str, path: Path) -> None:
+def _add_satellite(depot: "Depot", name: str, path: Path, symbol_size: int) -> None:
     """Make the kit first and register what it holds: interrupted in between, the same command takes it up again."""
     from datetime import UTC, datetime
 
@@ -186,6 +209,7 @@ def _add_satellite(depot: "Depot", name: str, path: Path) -> None:
             identity_public=kit.identity_public,
             release_public=kit.release_public,
             added_utc=datetime.now(UTC),
+            symbol_size=symbol_size,
         )
     )
 

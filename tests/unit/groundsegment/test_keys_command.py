@@ -105,3 +105,18 @@ def test_unsafe_names_are_refused(skyload, tmp_path, name):
     code, _, words = skyload("init", "--satellite", name, "--kit", str(tmp_path / "kit"))
     assert code == 3
     assert "hint:" in words
+
+
+def test_a_satellites_symbol_size_is_kept_and_listed(skyload, tmp_path):
+    assert skyload("init", "--satellite", "SAT-1", "--kit", str(tmp_path / "kit"), "--symbol-size", "1448")[0] == 0
+    assert skyload("add-satellite", "SAT-2", "--kit", str(tmp_path / "kit-2"))[0] == 0
+    _, text, _ = skyload("list", "--json")
+    assert [row["symbol_size"] for row in json.loads(text)["satellites"]] == [1448, 1280]
+
+
+@pytest.mark.parametrize("size", ["0", "12", "8200", "-8"])
+def test_a_symbol_size_that_cannot_fly_is_refused_before_anything_is_made(skyload, tmp_path, size):
+    code, _, words = skyload("init", "--satellite", "SAT-1", "--kit", str(tmp_path / "kit"), "--symbol-size", size)
+    assert code == 3
+    assert "multiple of 8" in words
+    assert not (tmp_path / "depot").exists()
