@@ -17,6 +17,7 @@ SAMPLE_AIR_MIN = 4  # times the frames that are between the two ends
 TIMEOUT_S_FIRST = 3.0  # until a delay was measured: a second of syncing, a second of flight and queues, one spare
 TIMEOUT_S_MAX = 30.0
 PROBE_S = 0.1
+_OUTAGE_S = 0.3  # a shorter one is like any burst
 _FORGET = 0.9  # how much of an old, longer delay stays at each measurement
 _HISTORY_S = 30.0  # the longest round trip that can be compared over
 _HISTORY_STEP_S = 0.02
@@ -90,7 +91,7 @@ class Feedback:
             self._closed = self.totals()
             self._anchor = self._base = None
             self._sequence = None
-        if self.is_silent(now):
+        if self._was_out(now):
             # What was sent into the silence met another link than this one, if any: nothing is learned from its fate.
             self._blind_until, self._blind_until_s, self._anchor = log.num_sent, now, None
         self._session = session
@@ -169,6 +170,12 @@ class Feedback:
             return -math.inf
         return self.heard_s + (self.silent_at_s - self.heard_s) * 2**number
 
+    def _was_out(self, now: float) -> bool:
+        """Whether reports had stopped for longer than their usual loss explains: a fade, a cut, a dead receiver."""
+        if not self._interval_s:
+            return self.is_silent(now)
+        return now - self.heard_s > max(self._gap_s, _OUTAGE_S)
+
     def _count_gap(self, sequence: int | None, now: float) -> None:
         """Reports are numbered without gaps: what lies between two that came was lost."""
         if sequence is not None and self._sequence is not None and 0 < sequence - self._sequence <= _GAP_MAX:
@@ -198,6 +205,8 @@ class Feedback:
         sent = self._sent_by(now - self._round_trip_s)
         in_air = self._num_sent - sent
         self._base, self._latest = self._base or (sent, received), (sent, received)
+        if now - self._round_trip_s < self._blind_until_s:
+            return
         if self._anchor is None or received < self._anchor[1]:
             self._anchor, self._in_air = (sent, received), in_air
             return

@@ -8,6 +8,7 @@ block needs care. A report without room to spare says nothing by leaving somethi
 from collections import deque
 from collections.abc import Mapping
 
+from groundsegment.uplink.block_sender import BlockSender
 from groundsegment.uplink.cargo import Cargo, ObjectSender
 from groundsegment.uplink.events import AllBundlesComplete, Event, ObjectComplete, ObjectReopened, StateChanged
 from groundsegment.uplink.feedback import Feedback
@@ -84,6 +85,9 @@ class Learning:
             self._events.append(ObjectComplete(handle=item.handle, bundle=item.bundle, update=self._handle))
 
     def _learn_blocks(self, listed: Mapping[BlockKey, int], complete: Mapping[bytes, ObjectSender], now: float) -> None:
+        if not self._feedback.is_sampling(self._log):
+            for unsampled in self._cargo.blocks.values():
+                unsampled.mark = None
         for key, have in listed.items():
             block = self._cargo.blocks.get(key)
             if block is None or key[0] in complete:
@@ -92,12 +96,15 @@ class Learning:
                 block.learn_solved()
                 continue
             self._reopen(self._cargo.objects[key[0]])
-            if not self._feedback.is_sampling(self._log):
-                block.mark = None
-            sample = block.sample(have, self._log.in_flight(key), self._log.num_expired)
-            if sample is not None and self.is_synced:
-                self._feedback.exact_sample(sent=sample[0], arrived=sample[1])
+            self._sample(block, have)
             block.learn(have, now)
+
+    def _sample(self, block: BlockSender, have: int) -> None:
+        if not self._feedback.is_sampling(self._log):
+            return
+        sample = block.sample(have, self._log.in_flight(block.key), self._log.num_expired)
+        if sample is not None and self.is_synced:
+            self._feedback.exact_sample(sent=sample[0], arrived=sample[1])
 
     def _learn_absent(
         self,

@@ -173,7 +173,7 @@ class Flight:
         self.heard_sequence = {frame.handle: frame.sequence}
         report = Report.decode(frame.payload)
         self.search.heard(report.frames_received, session=frame.handle, now=self.now)
-        self.core.receive_report(report, session=frame.handle, now=self.now)
+        self.core.receive_report(report, session=frame.handle, sequence=frame.sequence, now=self.now)
 
     @property
     def num_source(self):
