@@ -168,7 +168,7 @@ class Feedback:
         """When a further round of blind sending begins in silence: at once, where no answer may be hoped for."""
         if not self._was_heard_in_contact:
             return -math.inf
-        return self.heard_s + (self.silent_at_s - self.heard_s) * 2**number
+        return self.heard_s + (self.silent_at_s - self.heard_s) * 2.0**number
 
     def _was_out(self, now: float) -> bool:
         """Whether reports had stopped for longer than their usual loss explains: a fade, a cut, a dead receiver."""
