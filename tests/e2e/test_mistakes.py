@@ -312,6 +312,13 @@ GROUND = [
     ("export without a depot", "export newest new --for SAT-1 --depot nowhere", 3, DEPOT_GONE),
     ("export over a file", "export newest new --for SAT-1", 3, "not what this update has", in_the_way),
     ("export a lost file", "export newest new --for SAT-1", 8, "stage the same release again", lost_metadata),
+    # import
+    ("import what", "import", 2, "Missing argument"),
+    ("import nothing there", "import nowhere", 3, "no such file"),
+    ("import nothing of a satellite", "import model", 3, "no message or report"),
+    ("import a file", "import file", 3, "1 of 1 files refused"),
+    ("import for a stranger", "import file --for SAT-9", 5, "known satellites: SAT-1"),
+    ("import into no depot", "import file --depot nowhere", 3, DEPOT_GONE),
     # ask and revert
     ("ask nothing", f"ask '' --for SAT-1 {LINK}", 3, "write something"),
     ("ask too much", f"ask {'x' * 20000} --for SAT-1 {LINK}", 3, "16384"),
@@ -364,6 +371,8 @@ ONBOARD = [
     ("import a link", "import link.skb --json", 10, "1 of 1 files", linked),
     ("import nothing of ours", "import gguf", 3, "none of these"),
     ("import under a file", "import file", 3, "not a directory", set_key("state_dir", '"root.json"')),
+    ("export messages to a file", "export-messages file", 3, "file"),
+    ("export messages nowhere", "export-messages", 2, "DIR"),
     ("never started", "releases", 6, "skyloadd run"),
     ("nothing to verify", "verify", 6, "skyloadd run"),
     ("no such release", "verify ffff", 6, "on board:", provisioned),
