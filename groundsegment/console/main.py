@@ -16,6 +16,7 @@ from groundsegment.console import (
     model,
     plan,
     revert,
+    simulate,
     stage,
     station,
     status,
@@ -37,6 +38,7 @@ app.add_typer(station.app, name="station")
 app.command("stage")(stage.stage)
 app.command("plan")(plan.plan)
 app.command("uplink")(uplink.uplink)
+app.command("simulate")(simulate.simulate)
 app.command("export")(export.export)
 app.command("import")(import_.import_)
 app.command("status")(status.status)

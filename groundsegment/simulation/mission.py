@@ -5,7 +5,6 @@ seed give the same mission. What comes out is `records`. It promises to judge th
 """
 
 import math
-import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from groundsegment.simulation.clock import VirtualClock
 from groundsegment.simulation.payload import PayloadStore, SimulatedUpdate
 from groundsegment.simulation.records import ContactRow, LinkTotals, MissionResult, UpdateResult
 from groundsegment.simulation.satellite import Satellite, SatelliteView
+from groundsegment.simulation.seeds import source
 from groundsegment.simulation.station import GroundStation, all_decided
 from groundsegment.uplink.loss import LossEstimate
 
@@ -107,14 +107,13 @@ class Mission:
         """`on_contact` is told of each contact when it is over."""
         self._plan, self._updates, self._satellite, self._on_contact = plan, tuple(updates), satellite, on_contact
         self._clock = VirtualClock()
-        rng = random.Random(f"{plan.seed}/key")  # noqa: TID251 - the seed decides everything
-        link_key = rng.randbytes(32)
+        link_key = source(plan.seed, "key").randbytes(32)
         satellite.begin(link_key, dict(plan.satellite))
         self._stations = [
             GroundStation(
                 number,
                 station.name,
-                Channel(station.link, random.Random(f"{plan.seed}/{number}")),  # noqa: TID251
+                Channel(station.link, source(plan.seed, "channel", number)),
                 lanes=len(plan.stations),
                 link_key=link_key,
                 store=store,
@@ -125,7 +124,8 @@ class Mission:
         ]
         self._marks: dict[int, _Mark] = {}
         self._rows: list[ContactRow] = []
-        self._num_confirmed = self._num_staged = self._num_kills = 0
+        self._num_staged = self._num_kills = 0
+        self._stepping_s: float | None = None
         self._complete_s: float | None = None
         self._done_s: float | None = None
         self._at_complete: LinkTotals | None = None
@@ -185,6 +185,7 @@ class Mission:
 
     def _kill_satellite(self) -> None:
         self._num_kills += 1
+        self._collect()
         self._satellite.kill(self._clock.now)
 
     def _silence(self, *, is_silent: bool) -> None:
@@ -203,19 +204,32 @@ class Mission:
                 self._done_s = now
 
     def _move(self, station: GroundStation, now: float) -> None:
-        """Bring what has arrived, both ways."""
-        going_up, coming_down = [], []
+        """Bring what has arrived, both ways. The satellite works on it while the stations send."""
+        self._collect()
+        going_up: list[bytes] = []
         for direction, data in station.channel.deliver(now):
-            (going_up if direction is Direction.UP else coming_down).append(data)
-        outgoing, num_confirmed = self._satellite.step(now, going_up)
+            if direction is Direction.UP:
+                going_up.append(data)
+            else:
+                station.hear(data, now)
+        self._satellite.begin_step(now, going_up)
+        self._stepping_s = now
+
+    def _collect(self) -> None:
+        """Put what the satellite has said since on its way down."""
+        if self._stepping_s is None:
+            return
+        outgoing, num_whole = self._satellite.end_step()
+        then_s, self._stepping_s = self._stepping_s, None
         for number, data in outgoing:
-            self._stations[number].channel.send(Direction.DOWN, data, now)
-        for data in coming_down:
-            station.hear(data, now)
-        if num_confirmed > self._num_confirmed:
-            self._num_confirmed = num_confirmed
-            if num_confirmed == len(self._updates):
-                self._complete_s, self._at_complete = now, self._totals(self._satellite.look())
+            self._stations[number].channel.send(Direction.DOWN, data, then_s)
+        if num_whole == len(self._updates) and self._complete_s is None:
+            view = self._satellite.look()
+            self._complete_s, self._at_complete = max(view.arrived_s.values()), self._totals(view)
+
+    def _look(self) -> SatelliteView:
+        self._collect()
+        return self._satellite.look()
 
     # When it is over
 
@@ -231,7 +245,7 @@ class Mission:
     # Records
 
     def _begin_contact(self, station: GroundStation, start_s: float) -> None:
-        statistics, view = station.channel.statistics().up, self._satellite.look() if self._rows else _EMPTY
+        statistics, view = station.channel.statistics().up, self._look() if self._rows else _EMPTY
         self._marks[station.number] = _Mark(
             start_s=start_s,
             frames=station.sent.frames,
@@ -248,7 +262,7 @@ class Mission:
         self._move(station, now)
         loss = station.loss
         station.end_contact()
-        mark, view = self._marks.pop(station.number), self._satellite.look()
+        mark, view = self._marks.pop(station.number), self._look()
         up = station.channel.statistics().up
         symbols = station.sent.symbols - mark.symbols
         useful = view.symbols_useful.get(station.number, 0) - mark.useful
@@ -297,7 +311,7 @@ class Mission:
         )
 
     def _result(self, wall_s: float) -> MissionResult:
-        view = self._satellite.look()
+        view = self._look()
         known: set[bytes] = set().union(*(station.decided for station in self._stations))
         return MissionResult(
             contacts=tuple(self._rows),

@@ -1,11 +1,14 @@
-"""What a simulated mission carries: objects of real bytes, made from a seed when they are needed, or files of a depot.
+"""What a simulated mission carries: objects of real bytes, made from a seed, or files of a depot.
 
 The metadata of a simulated update lists its bundles (`onboard.simulation.owner` has the layout) and is as long as real
-metadata would be. Memory is bounded: a few objects at once, whatever the size of the update.
+metadata would be. All bytes lie in one file without a name, so memory is bounded whatever the size of the update, and
+nothing is left behind.
 """
 
 import hashlib
 import math
+import os
+import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +23,6 @@ from protocol.fec import BlockEncoder, best_kind
 from protocol.frame import HANDLE_SIZE
 from protocol.objects import PREFIX_SIZE, ObjectKind, handle_of_digest, object_prefix
 
-_OBJECTS_CACHED = 3
 _METADATA_BYTES, _BUNDLE_ENTRY_BYTES = 2600, 44  # a real update's, measured: signatures, keys, canary; then per bundle
 _BATCH_SYMBOLS_MIN, _BATCH_BYTES_MAX = 128, 4 << 20
 _BATCHES_MAX = 64
@@ -64,9 +66,10 @@ class PayloadStore:
 
     def __init__(self, symbol_size: int) -> None:
         self._symbol_size = symbol_size
-        self._makers: dict[bytes, Callable[[], bytes]] = {}
+        self._file = tempfile.TemporaryFile(prefix="skyload-simulated-")  # noqa: SIM115 - lives as long as we do
+        self._size = 0
+        self._offsets: dict[bytes, int] = {}
         self._items: dict[bytes, OutgoingObject] = {}
-        self._padded: OrderedDict[bytes, bytes] = OrderedDict()
         self._repair: OrderedDict[tuple[bytes, int], tuple[int, list[bytes]]] = OrderedDict()
 
     def add_random(
@@ -96,13 +99,14 @@ class PayloadStore:
     def _add(
         self, name: str, makers: Sequence[Callable[[], bytes]], *, priority: int, weight: float, staged_s: float
     ) -> SimulatedUpdate:
-        digests, bundles, payload = {}, [], 0
+        digests: dict[bytes, bytes] = {}
+        bundles, payload = [], 0
         for number, maker in enumerate(makers):
             data = maker()
             payload += len(data)
-            bundles.append(self._take(maker, data, number, digests))
+            bundles.append(self._take(data, number, digests))
         metadata = _metadata(name, [item.handle for item in bundles])
-        items = [self._take(lambda: metadata, metadata, None, digests), *bundles]
+        items = [self._take(metadata, None, digests), *bundles]
         return SimulatedUpdate(
             name=name,
             objects=tuple(items),
@@ -113,9 +117,7 @@ class PayloadStore:
             staged_s=staged_s,
         )
 
-    def _take(
-        self, maker: Callable[[], bytes], data: bytes, bundle: int | None, digests: dict[bytes, bytes]
-    ) -> OutgoingObject:
+    def _take(self, data: bytes, bundle: int | None, digests: dict[bytes, bytes]) -> OutgoingObject:
         digest = hashlib.sha256(data).digest()
         item = OutgoingObject(
             handle=handle_of_digest(digest),
@@ -124,7 +126,10 @@ class PayloadStore:
             bundle=bundle,
         )
         digests[item.handle] = digest
-        self._makers[item.handle], self._items[item.handle] = maker, item
+        self._items[item.handle], self._offsets[item.handle] = item, self._size
+        self._file.write(data.ljust(item.layout.padded_size, b"\0"))
+        self._file.flush()
+        self._size += item.layout.padded_size
         return item
 
     def item(self, handle: bytes) -> OutgoingObject:
@@ -136,10 +141,9 @@ class PayloadStore:
         item = self._items[run.handle]
         layout, size = item.layout, item.symbol_size
         num_source, end = layout.symbols_of(run.block), run.first_esi + run.count
-        padded, start = self._data(run.handle), layout.offset_of(run.block)
-        result = [
-            padded[start + esi * size : start + (esi + 1) * size] for esi in range(run.first_esi, min(end, num_source))
-        ]
+        count = max(0, min(end, num_source) - run.first_esi)
+        data = self._read(run.handle, layout.offset_of(run.block) + run.first_esi * size, count * size)
+        result = [data[at : at + size] for at in range(0, len(data), size)]
         for esi in range(max(run.first_esi, num_source), end):
             result.append(self._repair_symbol(item, run.block, esi, end - esi))
         return result
@@ -160,19 +164,11 @@ class PayloadStore:
         num_source = layout.symbols_of(block)
         count = max(count, _BATCH_SYMBOLS_MIN, (esi - num_source) // 4, num_source // 8)
         count = min(count, max(_BATCH_SYMBOLS_MIN, _BATCH_BYTES_MAX // item.symbol_size))
-        start = layout.offset_of(block)
-        data = self._data(item.handle)[start : start + layout.size_of(block)]
+        data = self._read(item.handle, layout.offset_of(block), layout.size_of(block))
         return BlockEncoder(best_kind(), data, item.symbol_size).symbols(esi, count)
 
-    def _data(self, handle: bytes) -> bytes:
-        data = self._padded.get(handle)
-        if data is None:
-            data = self._makers[handle]().ljust(self._items[handle].layout.padded_size, b"\0")
-            self._padded[handle] = data
-            while len(self._padded) > _OBJECTS_CACHED:
-                self._padded.popitem(last=False)
-        self._padded.move_to_end(handle)
-        return data
+    def _read(self, handle: bytes, offset: int, size: int) -> bytes:
+        return os.pread(self._file.fileno(), size, self._offsets[handle] + offset) if size else b""
 
 
 def hash_of(name: str) -> int:

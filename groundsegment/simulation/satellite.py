@@ -4,9 +4,8 @@ The ground never imports onboard code, so the receiver that is simulated is the 
 its own. `onboard.simulation.service` has the messages. One process can be one satellite after another.
 """
 
-import ctypes
+import contextlib
 import shutil
-import signal
 import struct
 import subprocess
 import sys
@@ -23,8 +22,6 @@ from groundsegment.errors import TwinError
 
 PROGRAM, VERB = "skyloadd", "simulate"
 _LENGTH = struct.Struct(">I")
-_PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None)
 _HINT = "skyload and skyloadd must be of the same version; `skyloadd simulate` may say more on standard error"
 
 
@@ -62,8 +59,12 @@ class Satellite(Protocol):
         """Be a new one."""
         ...
 
-    def step(self, now: float, datagrams: Sequence[bytes]) -> tuple[list[tuple[int, bytes]], int]:
-        """Let time pass, then bring datagrams: what goes down (station, datagram), and how many updates are done."""
+    def begin_step(self, now: float, datagrams: Sequence[bytes]) -> None:
+        """Let time pass, then bring datagrams."""
+        ...
+
+    def end_step(self) -> tuple[list[tuple[int, bytes]], int]:
+        """What that sent down (station, datagram), and how many updates are whole; before anything else is asked."""
         ...
 
     def kill(self, now: float) -> None:
@@ -85,9 +86,8 @@ class SatelliteProcess:
         self._directory: Path | None = None
 
     def __enter__(self) -> Self:
-        self._process = subprocess.Popen(
-            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, preexec_fn=_die_with_parent
-        )
+        # It ends when its input does, so it cannot outlive us.
+        self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         return self
 
     def __exit__(
@@ -96,7 +96,8 @@ class SatelliteProcess:
         assert self._process is not None
         if kind is not None:
             self._process.kill()
-        self._process.communicate()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.communicate()
         self._remove()
 
     def begin(self, link_key: bytes, options: Mapping[str, Any]) -> None:
@@ -105,10 +106,14 @@ class SatelliteProcess:
         self._directory = Path(tempfile.mkdtemp(prefix="skyload-simulated-"))
         self._ask(["begin", str(self._directory), link_key, dict(options)])
 
-    def step(self, now: float, datagrams: Sequence[bytes]) -> tuple[list[tuple[int, bytes]], int]:
+    def begin_step(self, now: float, datagrams: Sequence[bytes]) -> None:
+        """See `Satellite`. It works on it while we do something else."""
+        self._say(["step", float(now), datagrams])
+
+    def end_step(self) -> tuple[list[tuple[int, bytes]], int]:
         """See `Satellite`."""
-        outgoing, num_confirmed = self._ask(["step", float(now), datagrams])
-        return [(station, data) for station, data in outgoing], num_confirmed
+        outgoing, num_whole = self._hear()
+        return [(station, data) for station, data in outgoing], num_whole
 
     def kill(self, now: float) -> None:
         """See `Satellite`."""
@@ -119,20 +124,26 @@ class SatelliteProcess:
         return view_of(self._ask(["look"])[0])
 
     def _ask(self, request: list[Any]) -> Any:  # noqa: ANN401 - msgpack
-        process = self._process
-        assert process is not None
-        assert process.stdin is not None
-        assert process.stdout is not None
+        self._say(request)
+        return self._hear()
+
+    def _say(self, request: list[Any]) -> None:
+        assert self._process is not None
+        assert self._process.stdin is not None
         data = msgpack.packb(request)
         try:
-            process.stdin.write(_LENGTH.pack(len(data)) + data)
-            process.stdin.flush()
-            head = process.stdout.read(_LENGTH.size)
-            if len(head) < _LENGTH.size:
-                raise TwinError("the simulated satellite died", hint=_HINT)
-            return msgpack.unpackb(process.stdout.read(_LENGTH.unpack(head)[0]), strict_map_key=False)
+            self._process.stdin.write(_LENGTH.pack(len(data)) + data)
+            self._process.stdin.flush()
         except BrokenPipeError:
             raise TwinError("the simulated satellite died", hint=_HINT) from None
+
+    def _hear(self) -> Any:  # noqa: ANN401 - msgpack
+        assert self._process is not None
+        assert self._process.stdout is not None
+        head = self._process.stdout.read(_LENGTH.size)
+        if len(head) < _LENGTH.size:
+            raise TwinError("the simulated satellite died", hint=_HINT)
+        return msgpack.unpackb(self._process.stdout.read(_LENGTH.unpack(head)[0]), strict_map_key=False)
 
     def _remove(self) -> None:
         if self._directory is not None:
@@ -172,7 +183,3 @@ def find_satellite(command: str | None) -> list[str]:
             hint="install the onboard side beside this one: pip install 'skyload[ground,onboard]'",
         )
     return [program, VERB]
-
-
-def _die_with_parent() -> None:
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -50,7 +50,7 @@ class SimulatedOwner:
     Attributes:
         arrivals: all objects consumed, in order.
         boot_count: starts so far.
-        num_confirmed: updates that are done.
+        num_whole: updates of which everything is there.
     """
 
     def __init__(self, install_s: float) -> None:
@@ -60,7 +60,7 @@ class SimulatedOwner:
         self._consumed: set[bytes] = set()
         self.arrivals: list[Arrival] = []
         self.boot_count = 1
-        self.num_confirmed = 0
+        self.num_whole = 0
 
     def is_complete(self, handle: bytes) -> bool:
         """See `ObjectSink`."""
@@ -88,6 +88,7 @@ class SimulatedOwner:
             update.missing.discard(handle)
             if not update.missing and update.state is UpdateState.RECEIVING:
                 update.state, update.confirmed_s = UpdateState.VERIFIED, now + self._install_s
+                self.num_whole += 1
         return Verdict.CONSUMED
 
     def next_deadline(self) -> float | None:
@@ -106,12 +107,12 @@ class SimulatedOwner:
         ]
         for update in due:
             update.state = UpdateState.CONFIRMED
-        self.num_confirmed += len(due)
         return bool(due)
 
     def report_status(self) -> ReportStatus:
         """See `StatusSource`: newest first, what is still open before what is decided."""
-        newest = sorted(reversed(self._updates.values()), key=lambda update: update.state is UpdateState.CONFIRMED)
+        newest = list(reversed(self._updates.values()))
+        newest.sort(key=lambda update: update.state is UpdateState.CONFIRMED)
         return ReportStatus(
             updates=tuple(
                 UpdateStatus(handle=update.handle, state=update.state, bundle_ranges=tuple(self._ranges(update)))

@@ -3,7 +3,7 @@
 Each message is its length (4 bytes, big-endian) and that many bytes of msgpack. A request is an array, an answer too:
 
     ["begin", directory, link key, {options}]   -> []                            a new satellite in an empty directory
-    ["step", now_s, [datagram, ...]]            -> [[[station, datagram], ...], updates confirmed]
+    ["step", now_s, [datagram, ...]]            -> [[[station, datagram], ...], updates that are whole]
     ["kill", now_s]                             -> []                            the power goes, and comes back
     ["look"]                                    -> [{counters}]
 
@@ -68,7 +68,7 @@ def _step(satellite: SimulatedSatellite, now: float, datagrams: list[bytes]) -> 
         satellite.receive(data, now)
     outgoing = [list(entry) for entry in satellite.outgoing]
     satellite.outgoing.clear()
-    return [outgoing, satellite.owner.num_confirmed]
+    return [outgoing, satellite.owner.num_whole]
 
 
 def look(satellite: SimulatedSatellite) -> dict[str, Any]:
