@@ -99,6 +99,8 @@ def _status(args: argparse.Namespace) -> int:
     receiver = status["receiver"]
     rejected = sum(receiver["frames_rejected"].values())
     print(f"link       {receiver['frames_received']} frames received, {rejected} rejected")
+    if status["num_files_waiting"]:
+        print(f"import     {status['num_files_waiting']} files wait for their update, or for room")
     print(f"trust      metadata version {status['accepted']}, floor {status['floor']}")
     print(f"disk       {status['free_mib']} MiB free")
     return 0

@@ -218,7 +218,8 @@ def _outcome_of(verdict: FileVerdict | None, kind: ObjectKind) -> Outcome:
         case FileVerdict.COMPLETE:
             return Outcome(fortune=Fortune.COMPLETE)
         case FileVerdict.KEPT:
-            until = "until its metadata arrives" if kind is ObjectKind.BUNDLE else "until the one before has ended"
+            is_bundle = kind is ObjectKind.BUNDLE
+            until = "until its update is there, and can take it" if is_bundle else "until the one before has ended"
             return Outcome(fortune=Fortune.KEPT, reason=until)
         case FileVerdict.REFUSED:
             return Outcome(fortune=Fortune.REFUSED, reason="the daemon has no use for it")

@@ -34,7 +34,7 @@ from protocol.objects import PREFIX_SIZE, ObjectKind, handle_of_digest, parse_pr
 _READ_BYTES = 1 << 20
 _FILES_MAX = 20_000  # of one directory: more than all bundles of several updates
 _UP = (ObjectKind.METADATA, ObjectKind.COMMAND, ObjectKind.BUNDLE)  # in the order in which they are best taken
-_NO_DAEMON = "the daemon takes it when it starts"
+_NO_DAEMON = "the daemon takes it when it runs"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +104,7 @@ def import_files(config: Config, paths: Iterable[Path]) -> Iterator[ImportResult
     def opened() -> Iterator[None]:
         layout.state_dir.parent.mkdir(parents=True, exist_ok=True)
         make_state_directories(layout, RealDisk())
+        _check_owner(layout.state_dir)
         with _locked(layout.imports):
             spool.prepare()
             yield
@@ -182,6 +183,16 @@ class FileImporter:
             return None, _NO_DAEMON
         except (OnboardError, KeyError, ValueError) as error:  # what is in the spool is safe whatever the daemon says
             return None, str(error)
+
+
+def _check_owner(directory: Path) -> None:
+    """Refuse to leave files that the daemon cannot read."""
+    owner = directory.stat().st_uid
+    if owner != os.geteuid():
+        raise ConfigError(
+            f"{directory}: belongs to user {owner}, this is user {os.geteuid()}",
+            hint="run it as the user that the daemon runs as",
+        )
 
 
 @contextlib.contextmanager

@@ -250,7 +250,7 @@ def kit(tmp_path, monkeypatch):
 
 def test_the_command_says_what_became_of_each_file_and_its_code_whether_all_went_in(kit, capsys):
     assert console.run(["import", "stick"]) == 0
-    assert capsys.readouterr().out == f"waiting        {NAME}  (the daemon takes it when it starts)\n"
+    assert capsys.readouterr().out == f"waiting        {NAME}  (the daemon takes it when it runs)\n"
     (kit / "stick/x.skb").write_bytes(b"junk")
     assert console.run(["import", "stick", "--json"]) == 10
     out, err = capsys.readouterr()
@@ -274,3 +274,11 @@ def test_two_imports_at_once_are_refused(kit, capsys):
 def test_names_say_what_they_carry():
     assert object_file_name(ObjectKind.COMMAND, bytes(6)) == "command-000000000000.skc"
     assert object_prefix(ObjectKind.BUNDLE, 3000) == BUNDLE[:8]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+def test_files_that_the_daemon_could_not_read_are_not_left(kit, capsys):
+    assert console.run(["import", "stick"]) == 0
+    os.chown(kit / "state", 12345, 12345)
+    assert console.run(["import", "stick"]) == 3
+    assert "belongs to user 12345" in capsys.readouterr().err
