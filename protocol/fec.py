@@ -97,10 +97,7 @@ def solve(
         DecodeError: a symbol of the wrong length or ESI, a kind this installation cannot solve, or a refusal of
             the codec.
     """
-    if not 1 <= num_source <= BLOCK_SYMBOLS_MAX or num_source * symbol_size > BLOCK_SIZE_MAX:
-        raise DecodeError(f"a block of {num_source} symbols of {symbol_size} bytes is out of range")
-    if not can_solve(kind):
-        raise DecodeError(f"no codec for {kind.name} is installed")
+    _check_block(kind, num_source, symbol_size)
     known = dict(symbols)
     for esi, symbol in known.items():
         if len(symbol) != symbol_size or not 0 <= esi <= ESI_MAX:
@@ -114,12 +111,44 @@ def solve(
     return None if kind is FrameKind.PLAIN else _solve_raptorq(num_source, symbol_size, known)
 
 
+def solve_packets(kind: FrameKind, num_source: int, symbol_size: int, packets: list[bytes]) -> bytes | None:
+    """Rebuild a block from distinct symbols, each with its ESI (4 bytes, big-endian) before it. Else as `solve`."""
+    size, esi_end = _PACKET_HEADER_SIZE + symbol_size, (ESI_MAX + 1).to_bytes(_PACKET_HEADER_SIZE, "big")
+    if kind is FrameKind.PLAIN:
+        return solve(kind, num_source, symbol_size, map(_symbol_of, packets))
+    if len(packets) < num_source:
+        return solve(kind, num_source, symbol_size, {})
+    _check_block(kind, num_source, symbol_size)
+    packets = sorted(packets)  # source symbols first: the codec copies them, and only solves for the rest
+    if packets[-1] >= esi_end or set(map(len, packets)) != {size}:
+        raise DecodeError(f"a symbol has the wrong length or ESI, expected {symbol_size} bytes")
+    if packets[num_source - 1][:_PACKET_HEADER_SIZE] == (num_source - 1).to_bytes(_PACKET_HEADER_SIZE, "big"):
+        return b"".join(packet[_PACKET_HEADER_SIZE:] for packet in packets[:num_source])
+    return _run_codec(num_source, symbol_size, packets)
+
+
+def _check_block(kind: FrameKind, num_source: int, symbol_size: int) -> None:
+    if not 1 <= num_source <= BLOCK_SYMBOLS_MAX or num_source * symbol_size > BLOCK_SIZE_MAX:
+        raise DecodeError(f"a block of {num_source} symbols of {symbol_size} bytes is out of range")
+    if not can_solve(kind):
+        raise DecodeError(f"no codec for {kind.name} is installed")
+
+
+def _symbol_of(packet: bytes) -> tuple[int, bytes]:
+    return int.from_bytes(packet[:_PACKET_HEADER_SIZE], "big"), packet[_PACKET_HEADER_SIZE:]
+
+
 def _solve_raptorq(num_source: int, symbol_size: int, known: Mapping[int, bytes]) -> bytes | None:
+    packets = (esi.to_bytes(_PACKET_HEADER_SIZE, "big") + known[esi] for esi in sorted(known))
+    return _run_codec(num_source, symbol_size, packets)
+
+
+def _run_codec(num_source: int, symbol_size: int, packets: Iterable[bytes]) -> bytes | None:
     size = num_source * symbol_size
     try:
         decoder = raptorq.Decoder.with_defaults(size, symbol_size)
-        for esi in sorted(known):  # source symbols first: the codec copies them, and only solves for the rest
-            data = decoder.decode(esi.to_bytes(4, "big") + known[esi])
+        for packet in packets:
+            data = decoder.decode(packet)
             if data is not None:
                 return bytes(data) if len(data) == size else None
     except BaseException as error:  # a panic of the codec is not an Exception

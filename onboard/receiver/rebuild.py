@@ -14,9 +14,10 @@ from onboard.errors import StoreError, StoreFullError
 from onboard.store.disk import Disk, write_all_at
 from onboard.store.inbox import DATA_NAME, OBJECT_NAME, log_path
 from onboard.store.shape import ObjectShape
-from onboard.store.symbol_log import read_entries
+from onboard.store.symbol_log import read_groups, record_size
 from protocol.errors import DecodeError
-from protocol.fec import solve
+from protocol.fec import solve_packets
+from protocol.frame import FrameKind
 from protocol.objects import PREFIX_SIZE, ObjectKind, handle_of_digest, parse_prefix
 
 _READ_BYTES = 1 << 20
@@ -61,13 +62,10 @@ def solve_block(disk: Disk, directory: Path, shape: ObjectShape, block: int) -> 
     num_source = layout.symbols_of(block)
     num_symbols = 0
     try:
-        symbols = {
-            shape.symbol_key(block, esi): symbol
-            for _, esi, symbol in read_entries(disk, log_path(directory, block), shape, block)
-        }
-        num_symbols = len(symbols)
-        data = solve(shape.kind, num_source, shape.symbol_size, symbols)
-        symbols.clear()
+        packets = _packets(disk, directory, shape, block)
+        num_symbols = len(packets)
+        data = solve_packets(shape.kind, num_source, shape.symbol_size, packets)
+        del packets
         if data is None:
             return JobResult(outcome=Outcome.SHORT, num_symbols=num_symbols)
         _write_block(disk, directory, data, layout.offset_of(block))
@@ -92,6 +90,19 @@ def check_object(disk: Disk, directory: Path, shape: ObjectShape) -> JobResult:
         return JobResult(outcome=Outcome.POISONED, text=str(error))
     except StoreError as error:
         return _store_failed(error)
+
+
+def _packets(disk: Disk, directory: Path, shape: ObjectShape, block: int) -> list[bytes]:
+    """The distinct symbols of a log, each with the four bytes before it that the codec wants."""
+    size, packets = record_size(shape), {}
+    for _, group in read_groups(disk, log_path(directory, block), shape, block):
+        for at in range(0, len(group), size):
+            packet = group[at : at + size]
+            packets[packet[:4]] = packet
+    if shape.kind is FrameKind.RAPTORQ:
+        return list(packets.values())
+    keys = shape.symbol_keys(block, (int.from_bytes(head, "big") for head in packets))
+    return list(dict(zip(keys, packets.values(), strict=True)).values())
 
 
 def _write_block(disk: Disk, directory: Path, data: bytes, offset: int) -> None:

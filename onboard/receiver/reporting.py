@@ -1,4 +1,7 @@
-"""When to report: while frames arrive, soon after news, then now and then for a while; never over budget. Pure."""
+"""When to report to one station: while its frames arrive, soon after news, then now and then for a while. Pure.
+
+What goes down is paid from one budget, whoever it is for: reports first, messages from what they leave.
+"""
 
 from dataclasses import dataclass
 
@@ -12,8 +15,8 @@ class ReportOptions:
     """How much is told.
 
     Attributes:
-        interval_s: between reports while frames arrive, > 0.
-        bytes_per_s: budget of reports on the link, frames and all.
+        interval_s: between reports to a station while its frames arrive, > 0.
+        bytes_per_s: budget of all that goes down, frames and all.
         is_silent: never transmit.
     """
 
@@ -22,14 +25,29 @@ class ReportOptions:
     is_silent: bool = False
 
 
-class ReportTimer:
-    """Knows when the next report is due."""
+class DownlinkBudget:
+    """What may be sent down: nothing is saved up, so that a pause is followed by no burst.
 
-    def __init__(self, options: ReportOptions) -> None:
-        self._options = options
+    Args:
+        bytes_per_s: > 0.
+    """
+
+    def __init__(self, bytes_per_s: float) -> None:
+        self._bytes_per_s = bytes_per_s
+        self.affordable_at = float("-inf")
+
+    def spend(self, size_bytes: int, now: float) -> None:
+        """That many bytes go down."""
+        self.affordable_at = max(self.affordable_at, now) + size_bytes / self._bytes_per_s
+
+
+class ReportTimer:
+    """Knows when the next report to a station is due."""
+
+    def __init__(self, options: ReportOptions, budget: DownlinkBudget) -> None:
+        self._options, self._budget = options, budget
         self._last_frame_at: float | None = None
         self._last_report_at = float("-inf")
-        self._affordable_at = float("-inf")
         self._has_news = self._is_urgent = False
 
     def frame_arrived(self, now: float) -> None:
@@ -54,11 +72,16 @@ class ReportTimer:
         wait_s = BEACON_INTERVAL_S
         if self._has_news:
             wait_s = self._options.interval_s * (_URGENT_SHARE if self._is_urgent else 1.0)
-        due = max(self._last_report_at + wait_s, self._affordable_at)
+        due = max(self._last_report_at + wait_s, self._budget.affordable_at)
         return due if due - self._last_frame_at <= BEACON_DURATION_S else None
+
+    @property
+    def last_report_at(self) -> float:
+        """When the last one went out."""
+        return self._last_report_at
 
     def report_sent(self, size_bytes: int, now: float) -> None:
         """A report of that many bytes goes out."""
         self._last_report_at = now
-        self._affordable_at = max(self._affordable_at, now) + size_bytes / self._options.bytes_per_s
+        self._budget.spend(size_bytes, now)
         self._has_news = self._is_urgent = False

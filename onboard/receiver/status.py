@@ -44,12 +44,14 @@ class ReceiverStatistics:
 
     Attributes:
         frames_received: authentic frames.
-        frames_rejected: those that were not, by cause: "truncated", "version", "checksum", "malformed".
+        frames_received_of: the same, by station.
+        frames_rejected: those that were not, by cause: "truncated", "version", "checksum", "malformed", "unknown" (a
+            short header that fits no object that is known).
         symbols_accepted: taken into a log.
         symbols_duplicate: had them already.
         symbols_surplus: of objects or blocks that need no more.
-        symbols_refused: by cause: "layout" (differs from what its object has), "kind" (no codec), "quota", "store"
-            (the disk did not take it).
+        symbols_refused: by cause: "layout" (differs from what its object has), "kind" (no codec), "unsigned",
+            "update" or "quota" (whose share of the inbox is spent), "store" (the disk did not take it).
         reports_received: authentic reports of the ground.
         reports_sent: our own.
         frames_sent: down, reports among them.
@@ -58,7 +60,9 @@ class ReceiverStatistics:
         objects_completed: consumed.
         objects_poisoned: solved, but not what the handle says: thrown away.
         objects_refused: by the sink.
-        objects_dropped: unfinished or kept, gave way under the quota.
+        objects_dropped: let go of before they were used.
+        drops: the same, by cause: "unsigned" (unfinished, gave way), "kept" (whole, gave way), "foreign" (the ground
+            sends it in another shape).
         bytes_completed: of the objects consumed.
         files_taken: objects that came whole, as files.
         open_objects: being collected or kept.
@@ -69,6 +73,7 @@ class ReceiverStatistics:
     """
 
     frames_received: int = 0
+    frames_received_of: dict[int, int] = field(default_factory=dict)
     frames_rejected: dict[str, int] = field(default_factory=dict)
     symbols_accepted: int = 0
     symbols_duplicate: int = 0
@@ -83,6 +88,7 @@ class ReceiverStatistics:
     objects_poisoned: int = 0
     objects_refused: int = 0
     objects_dropped: int = 0
+    drops: dict[str, int] = field(default_factory=dict)
     bytes_completed: int = 0
     files_taken: int = 0
     open_objects: int = 0

@@ -10,14 +10,14 @@ object is, or what time it is. Bookkeeping of the quota is the core's.
 """
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from onboard.errors import StoreError, StoreFailedError
 from onboard.store.disk import Disk, write_all
 from onboard.store.shape import ObjectShape, SymbolSet
-from onboard.store.symbol_log import pack_entry, read_entries, seed_of
+from onboard.store.symbol_log import RECORD_OVERHEAD, pack_group, read_groups, record_size, seed_of
 
 FLUSH_BYTES = 128 * 1024  # of one log: large enough that the system call costs nothing
 BUFFERED_BYTES_MAX = 8 * 1024 * 1024  # of all logs together
@@ -50,9 +50,10 @@ class _Log:
     block: int
     path: Path
     seed: int
-    size: int = 0  # whole entries in the file
+    record_size: int
+    size: int = 0  # whole groups in the file
     synced_size: int = 0
-    buffer: bytearray = field(default_factory=bytearray)
+    parts: list[bytes] = field(default_factory=list)  # ESI and symbol in turn, not written yet
     handle: int | None = None
     is_named: bool = False  # its name is durable
 
@@ -154,17 +155,23 @@ class Inbox:
         return self._root / shape.directory_name
 
     def append(self, shape: ObjectShape, block: int, esi: int, symbol: bytes) -> None:
-        """Take a symbol. It counts as stored after the next sync.
+        """Take a symbol; see `append_all`."""
+        self.append_all(shape, block, (esi,), (symbol,))
+
+    def append_all(self, shape: ObjectShape, block: int, esis: Sequence[int], symbols: Sequence[bytes]) -> None:
+        """Take symbols of a block. They count as stored after the next sync.
 
         Raises:
-            StoreFullError: no space to write buffered symbols. They are kept, this one too; do not bring more.
+            StoreFullError: no space to write buffered symbols. They are kept, these too; do not bring more.
             StoreFailedError: the disk refused; call `recover`.
         """
         log = self._logs.get((shape.handle, block)) or self._new_log(shape, block)
-        entry = pack_entry(log.seed, esi, symbol)
-        log.buffer += entry
-        self._buffered += len(entry)
-        if len(log.buffer) >= FLUSH_BYTES:
+        parts = log.parts
+        for esi, symbol in zip(esis, symbols, strict=True):
+            parts.append(esi.to_bytes(RECORD_OVERHEAD, "big"))
+            parts.append(symbol)
+        self._buffered += len(symbols) * log.record_size
+        if len(parts) * log.record_size >= 2 * FLUSH_BYTES:
             self._flush(log)
         elif self._buffered > BUFFERED_BYTES_MAX:
             for other in self._logs.values():
@@ -211,7 +218,7 @@ class Inbox:
             StoreError: not even that is possible now; call again later.
         """
         for log in list(self._logs.values()):
-            if log.size != log.synced_size or log.buffer:
+            if log.size != log.synced_size or log.parts:
                 self._lost.append((log.shape, log.block, self._cut_back(log)))
         for shape, _, symbols in self._lost:
             if symbols:
@@ -233,8 +240,9 @@ class Inbox:
             self._disk.sync(handle)
         finally:
             self._disk.close(handle)
-        entries = read_entries(self._disk, log.path, log.shape, log.block)
-        symbols = SymbolSet(log.shape.symbol_key(log.block, esi) for _, esi, _ in entries)
+        symbols = SymbolSet()
+        for _, group in read_groups(self._disk, log.path, log.shape, log.block):
+            _add_group(symbols, log.shape, log.block, group)
         self._forget_log(log)
         again = self._new_log(log.shape, log.block)
         again.size = again.synced_size = log.synced_size
@@ -315,7 +323,7 @@ class Inbox:
 
     def _new_log(self, shape: ObjectShape, block: int) -> _Log:
         path = self.directory(shape) / _log_name(block)
-        log = _Log(shape=shape, block=block, path=path, seed=seed_of(shape, block))
+        log = _Log(shape=shape, block=block, path=path, seed=seed_of(shape, block), record_size=record_size(shape))
         self._logs[shape.handle, block] = log
         return log
 
@@ -323,22 +331,23 @@ class Inbox:
         if log.handle is not None:
             self._disk.close(log.handle)
             self._num_handles -= 1
-        self._buffered -= len(log.buffer)
+        self._buffered -= len(log.parts) // 2 * log.record_size
         self._logs.pop((log.shape.handle, log.block), None)
 
     def _flush(self, log: _Log) -> None:
-        if not log.buffer:
+        if not log.parts:
             return
         handle = self._open(log)
+        group = pack_group(log.seed, log.parts)
         try:
-            write_all(self._disk, handle, log.buffer)
+            write_all(self._disk, handle, group)
         except StoreError:
-            # No half entry may stay before the next one.
+            # No half group may stay before the next one.
             self._disk.truncate(handle, log.size)
             raise
-        log.size += len(log.buffer)
-        self._buffered -= len(log.buffer)
-        log.buffer.clear()
+        log.size += len(group)
+        self._buffered -= len(log.parts) // 2 * log.record_size
+        log.parts.clear()
         if self._num_handles > _HANDLES_MAX:
             self._disk.close(handle)
             self._num_handles -= 1
@@ -385,8 +394,8 @@ class Inbox:
         path = self.directory(shape) / _log_name(block)
         symbols, end = SymbolSet(), 0
         try:
-            for offset, esi, _ in read_entries(self._disk, path, shape, block):
-                symbols.add(shape.symbol_key(block, esi))
+            for offset, group in read_groups(self._disk, path, shape, block):
+                _add_group(symbols, shape, block, group)
                 end = offset
             handle = self._disk.open(path)
         except FileNotFoundError:
@@ -414,6 +423,12 @@ class Inbox:
         for name in self._disk.list_directory(directory):
             if name not in keep:
                 self._disk.unlink(directory / name)
+
+
+def _add_group(symbols: SymbolSet, shape: ObjectShape, block: int, group: bytes) -> None:
+    size = record_size(shape)
+    esis = (int.from_bytes(group[at : at + RECORD_OVERHEAD], "big") for at in range(0, len(group), size))
+    symbols.add_all(shape.symbol_keys(block, esis))
 
 
 def _log_name(block: int) -> str:

@@ -67,6 +67,13 @@ class ObjectShape:
         """What tells symbols of a block apart: two with the same key are the same symbol."""
         return esi if self.kind is FrameKind.RAPTORQ else esi % self.layout.symbols_of(block)
 
+    def symbol_keys(self, block: int, esis: Iterable[int]) -> Iterable[int]:
+        """The keys of many symbols."""
+        if self.kind is FrameKind.RAPTORQ:
+            return esis
+        num_source = self.layout.symbols_of(block)
+        return [esi % num_source for esi in esis]
+
 
 def shape_of_file(handle: bytes, size_bytes: int) -> ObjectShape:
     """The shape that an object takes on that comes whole, as a file."""
@@ -98,6 +105,18 @@ class SymbolSet:
         self._pages[number] = page | bit
         self.num += 1
         return True
+
+    def add_all(self, keys: Iterable[int]) -> list[int]:
+        """Put symbols in; which of them, counted from 0, were not there yet."""
+        pages, fresh = self._pages, []
+        for index, key in enumerate(keys):
+            number, bit = key >> _PAGE_BITS, 1 << (key & _PAGE_MASK)
+            page = pages.get(number, 0)
+            if not page & bit:
+                pages[number] = page | bit
+                fresh.append(index)
+        self.num += len(fresh)
+        return fresh
 
     def __contains__(self, key: int) -> bool:
         return bool(self._pages.get(key >> _PAGE_BITS, 0) >> (key & _PAGE_MASK) & 1)

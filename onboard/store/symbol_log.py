@@ -1,12 +1,16 @@
-"""The symbol log: the symbols of one block, in the order they came, each whole or not at all.
+"""The symbol log: the symbols of one block, in the order they came, in groups that are each whole or not at all.
 
-    offset  size  field
-    0       3     esi, big-endian
-    3       T     symbol
-    3+T     4     CRC-32 over handle, block (1), esi and symbol, big-endian
+A log is a row of records of one size, 4 + T bytes. A group is one record for each symbol and one that closes it:
 
-Entries have one size, so a damaged one hides no other: it is skipped. What is no whole entry at the end is torn. The
-handle in the sum keeps a stray page of another file from passing for an entry.
+    offset  size  symbol                            close
+    0       1     0                                 0xFF
+    1       3     esi, big-endian                   symbols of the group, big-endian
+    4       T     symbol                            CRC-32 over handle, block (1) and the group's symbols (4), zeros
+
+A symbol's record is what the codec takes (RFC 6330, 3.2: source block number and ESI before the symbol), so a log is
+read back without touching a byte, and summed a group at a time. Records have one size and a close counts backwards, so
+damage costs the group that it hits and hides no other. What follows the last good close is torn. The handle in the sum
+keeps a stray page of another file from passing for a group.
 """
 
 import zlib
@@ -16,57 +20,79 @@ from pathlib import Path
 from onboard.store.disk import Disk
 from onboard.store.shape import ObjectShape
 
-ENTRY_OVERHEAD = 7
-_ESI_SIZE = 3
+RECORD_OVERHEAD = 4
+_CLOSE = 0xFF
 _CRC_SIZE = 4
 _READ_BYTES = 1 << 20
+_GROUP_BYTES_MAX = 4 << 20  # no writer makes larger ones; bounds what a damaged log takes in memory
 
 
-def entry_size(shape: ObjectShape) -> int:
-    """Bytes of one entry."""
-    return shape.symbol_size + ENTRY_OVERHEAD
+def record_size(shape: ObjectShape) -> int:
+    """Bytes of one record."""
+    return shape.symbol_size + RECORD_OVERHEAD
 
 
 def seed_of(shape: ObjectShape, block: int) -> int:
-    """Where the sum of an entry starts."""
+    """Where the sum of a group starts."""
     return zlib.crc32(shape.handle + bytes([block]))
 
 
-def pack_entry(seed: int, esi: int, symbol: bytes) -> bytes:
-    """Return one entry."""
-    head = esi.to_bytes(_ESI_SIZE, "big")
-    return head + symbol + zlib.crc32(symbol, zlib.crc32(head, seed)).to_bytes(_CRC_SIZE, "big")
+def pack_group(seed: int, parts: list[bytes]) -> bytes:
+    """Return a group.
+
+    Args:
+        seed: of the log.
+        parts: ESI (4 bytes) and symbol in turn.
+    """
+    group = b"".join(parts)
+    num_symbols, size = len(parts) // 2, len(parts[0]) + len(parts[1])
+    close = (_CLOSE << 24 | num_symbols).to_bytes(4, "big") + zlib.crc32(group, seed).to_bytes(_CRC_SIZE, "big")
+    return group + close.ljust(size, b"\0")
 
 
-def read_entries(disk: Disk, path: Path, shape: ObjectShape, block: int) -> Iterator[tuple[int, int, bytes]]:
-    """Read the good entries of a log.
+def read_groups(disk: Disk, path: Path, shape: ObjectShape, block: int) -> Iterator[tuple[int, bytes]]:
+    """Read the good groups of a log.
 
     Yields:
-        (offset after the entry, esi, symbol), in the order they were written.
+        (offset after the group, its records one after another), in the order they were written.
 
     Raises:
         FileNotFoundError: there is no such log.
         StoreFailedError: the disk refused.
     """
-    size, seed = entry_size(shape), seed_of(shape, block)
-    at_once = max(1, _READ_BYTES // size) * size
+    size, seed = record_size(shape), seed_of(shape, block)
     handle = disk.open(path)
     try:
-        offset = 0
-        while data := _read_whole(disk, handle, at_once, offset):
-            for start in range(0, len(data) - size + 1, size):
-                entry = data[start : start + size]
-                if zlib.crc32(entry[:-_CRC_SIZE], seed) == int.from_bytes(entry[-_CRC_SIZE:], "big"):
-                    esi = int.from_bytes(entry[:_ESI_SIZE], "big")
-                    yield offset + start + size, esi, entry[_ESI_SIZE:-_CRC_SIZE]
-            offset += len(data)
+        pending, offset = b"", 0
+        while data := disk.read(handle, _READ_BYTES, offset + len(pending)):
+            pending += data
+            firsts = pending[: len(pending) // size * size : size]
+            used, at = 0, firsts.find(_CLOSE)
+            while at >= 0:
+                group = _closed_group(pending, at, size, seed)
+                used = at + 1
+                if group:
+                    yield offset + used * size, group
+                at = firsts.find(_CLOSE, used)
+            used = max(used, len(firsts) - _GROUP_BYTES_MAX // size)
+            pending, offset = pending[used * size :], offset + used * size
     finally:
         disk.close(handle)
 
 
-def _read_whole(disk: Disk, handle: int, size: int, offset: int) -> bytes:
-    parts = []
-    while size and (data := disk.read(handle, size, offset)):
-        parts.append(data)
-        size, offset = size - len(data), offset + len(data)
-    return b"".join(parts)
+def read_symbols(disk: Disk, path: Path, shape: ObjectShape, block: int) -> Iterator[tuple[int, bytes]]:
+    """Read the good symbols of a log: (ESI, symbol). Raises as `read_groups`."""
+    size = record_size(shape)
+    for _, group in read_groups(disk, path, shape, block):
+        for at in range(0, len(group), size):
+            yield int.from_bytes(group[at : at + RECORD_OVERHEAD], "big"), group[at + RECORD_OVERHEAD : at + size]
+
+
+def _closed_group(pending: bytes, at: int, size: int, seed: int) -> bytes:
+    """The group that the record with that number closes, empty if it is not good."""
+    close = pending[at * size : at * size + RECORD_OVERHEAD + _CRC_SIZE]
+    num_symbols = int.from_bytes(close[1:RECORD_OVERHEAD], "big")
+    if num_symbols > at:
+        return b""
+    group = pending[(at - num_symbols) * size : at * size]
+    return group if zlib.crc32(group, seed) == int.from_bytes(close[RECORD_OVERHEAD:], "big") else b""

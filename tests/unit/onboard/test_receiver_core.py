@@ -305,7 +305,7 @@ def test_a_block_that_never_solves_costs_its_object():
     source, receiver = source_of(), receiver_with()
     for frame in source.frames():
         receiver.receive(frame)
-    (entry,) = receiver.core._objects.values()
+    (entry,) = receiver.core._shelf
     shape = entry.shape
     for _ in range(3):
         receiver.core.block_short(shape, 0, has_died=True)

@@ -7,11 +7,11 @@ import pytest
 
 from onboard.errors import StoreFailedError
 from onboard.receiver.core import CoreOptions, ObjectSolved, ReceiverCore
-from onboard.receiver.events import FileVerdict, Verdict
+from onboard.receiver.events import FileVerdict, ReportStatus, Verdict
 from onboard.receiver.shell import ReceiverOptions
 from onboard.store.shape import shape_of_file
 from protocol.limits import MIB
-from protocol.report import SOLVED
+from protocol.report import SOLVED, Report
 from tests.fakes.faulty_disk import FaultyDisk
 from tests.fakes.receiving import RememberingSink, Source, make_object
 from tests.unit.onboard.test_receiver_shell import flies, source_of, station
@@ -174,7 +174,7 @@ def test_a_file_of_an_object_being_solved_waits():
     assert core.next_event() == ObjectSolved(shape=begun)
     assert not core.is_dirty
     assert core.receive_symbol(source.frames(first=source.num_symbols + 1, count=1)[0], 0.0) is None
-    assert [entry.have for entry in core._open_blocks()] == [SOLVED]
+    assert [entry.have for entry in Report.decode(core.report_frame(ReportStatus()).payload).open_blocks] == [SOLVED]
 
 
 def test_a_failed_placing_asks_for_the_block_that_became_ready_meanwhile():
@@ -189,4 +189,5 @@ def test_a_failed_placing_asks_for_the_block_that_became_ready_meanwhile():
     core.file_failed(begun)
     assert core.next_event().num_symbols == source.num_symbols
     assert core.statistics().open_objects == 1
-    assert SOLVED not in {entry.have for entry in core._open_blocks()}
+    told = Report.decode(core.report_frame(ReportStatus()).payload)
+    assert SOLVED not in {entry.have for entry in told.open_blocks}

@@ -10,7 +10,7 @@ from onboard.receiver import solver
 from onboard.receiver.rebuild import Outcome
 from onboard.receiver.solver import ProcessSolver
 
-NAME = "0123456789abcdef.1.10.64"
+NAME = "0123456789ab.1.10.64"
 
 
 @pytest.mark.slow

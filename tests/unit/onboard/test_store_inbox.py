@@ -9,7 +9,7 @@ import pytest
 from onboard.errors import StoreFailedError, StoreFullError
 from onboard.store.inbox import BUFFERED_BYTES_MAX, FLUSH_BYTES, Inbox
 from onboard.store.shape import ObjectShape
-from onboard.store.symbol_log import entry_size, read_entries
+from onboard.store.symbol_log import read_symbols, record_size
 from protocol.frame import FrameKind
 from protocol.limits import SYMBOLS_MAX
 from tests.fakes.faulty_disk import FaultyDisk
@@ -65,8 +65,7 @@ def test_the_log_holds_the_very_symbols(inbox, disk):
     fill(inbox, 0, 10)
     sync(inbox)
 
-    entries = [(esi, symbol) for _, esi, symbol in read_entries(disk, log_of(inbox), SHAPE, 0)]
-    assert entries == list(enumerate(SYMBOLS[:10]))
+    assert list(read_symbols(disk, log_of(inbox), SHAPE, 0)) == list(enumerate(SYMBOLS[:10]))
 
 
 def test_a_torn_tail_is_cut_off_and_writing_goes_on_after_it(inbox):
@@ -76,26 +75,40 @@ def test_a_torn_tail_is_cut_off_and_writing_goes_on_after_it(inbox):
         log.write(bytes(40))
     again = Inbox(inbox.root, FaultyDisk())
     again.load()
-    assert log_of(inbox).stat().st_size == 10 * entry_size(SHAPE)
+    assert log_of(inbox).stat().st_size == 11 * record_size(SHAPE)
 
     fill(again, 10, 20)
     sync(again)
     assert len(reload(again)) == 20
 
 
-def test_a_damaged_entry_hides_no_other(inbox):
-    fill(inbox, 0, 10)
-    sync(inbox)
+@pytest.mark.parametrize("at", [0, 1, 3, 4, 70, 68 * 4, 68 * 5, 68 * 5 + 3, 68 * 5 + 5], ids=str)
+def test_damage_hides_no_group_but_its_own(inbox, at):
+    for first in (0, 5, 10):
+        fill(inbox, first, first + 5)
+        sync(inbox)
     data = bytearray(log_of(inbox).read_bytes())
-    data[3 * entry_size(SHAPE) + 5] ^= 1
+    group = 6 * record_size(SHAPE)
+    assert len(data) == 3 * group
+    data[group + at] ^= 0xFF
     log_of(inbox).write_bytes(data)
 
     found = reload(inbox)
-    assert len(found) == 9
-    assert 3 not in found
+    assert [esi for esi in range(15) if esi in found] == [0, 1, 2, 3, 4, 10, 11, 12, 13, 14]
 
 
-def test_entries_of_another_object_are_not_taken_for_ours(inbox, tmp_path):
+@pytest.mark.parametrize("cut", range(0, 6 * 68 * 2 + 1, 23))
+def test_a_log_cut_anywhere_keeps_its_whole_groups(inbox, cut):
+    fill(inbox, 0, 5)
+    sync(inbox)
+    fill(inbox, 5, 10)
+    sync(inbox)
+    log_of(inbox).write_bytes(log_of(inbox).read_bytes()[:cut])
+
+    assert len(reload(inbox)) == 5 * (cut // (6 * record_size(SHAPE)))
+
+
+def test_groups_of_another_object_are_not_taken_for_ours(inbox, tmp_path):
     other = ObjectShape(handle=b"handl2", kind=FrameKind.RAPTORQ, num_symbols=100, symbol_size=64)
     fill(inbox, 0, 5)
     fill(inbox, 5, 10, shape=other)
@@ -127,15 +140,15 @@ def test_short_writes_go_on(inbox, disk):
     assert len(reload(inbox)) == 10
 
 
-def test_a_full_disk_leaves_no_torn_entry_and_keeps_what_it_could_not_write(inbox, disk):
+def test_a_full_disk_leaves_no_torn_group_and_keeps_what_it_could_not_write(inbox, disk):
     fill(inbox, 0, 10)
     sync(inbox)
-    disk.room_bytes = 3 * entry_size(SHAPE) + 20
+    disk.room_bytes = 3 * record_size(SHAPE) + 20
     fill(inbox, 10, 20)
 
     with pytest.raises(StoreFullError) as kept:  # its traceback must not hold on to the buffer
         inbox.begin_sync()
-    assert log_of(inbox).stat().st_size == 10 * entry_size(SHAPE)
+    assert log_of(inbox).stat().st_size == 11 * record_size(SHAPE)
     fill(inbox, 20, 21)
 
     disk.room_bytes = None
