@@ -4,6 +4,7 @@
     u0007-HANDLE-b0003-HANDLE.skb  a bundle
     u0007-HANDLE.sha256            digests of what is there, for `sha256sum -c`
     u0007-HANDLE.txt               the same with sizes, and what to do with it, for people
+    command-HANDLE.skc             a signed command that waits to be sent
 
 Each file is written under another name, compared with its digest, synced, and renamed: whatever has its final name is
 whole, and an export that was interrupted goes on where it was. It never changes a file that it did not write, and never
@@ -23,10 +24,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from groundsegment.depot.depot import Depot
-from groundsegment.depot.records import FlightState, Update
+from groundsegment.depot.records import FlightState, QueuedCommand, Update
 from groundsegment.errors import BusyError, DiskError, InputError
 from protocol.blocks import block_layout, symbols_needed
-from protocol.file_names import bundle_file_name, metadata_file_name, update_list_name
+from protocol.file_names import bundle_file_name, metadata_file_name, object_file_name, update_list_name
 from protocol.limits import MIB, SYMBOL_SIZE_DEFAULT
 from protocol.objects import ObjectKind, handle_of_digest
 from protocol.report import SOLVED, UpdateState
@@ -161,7 +162,10 @@ def export(
     """
     directory.mkdir(parents=True, exist_ok=True)
     with _locked(directory):
-        files = [ExportedFile(item=item, is_new=not _is_there(directory / item.name, item)) for item in chosen]
+        files = [
+            ExportedFile(item=item, is_new=not _is_whole(directory / item.name, item.size_bytes, item.sha256))
+            for item in chosen
+        ]
         lists = [directory / update_list_name(update.sequence, update.handle, suffix) for suffix in (".sha256", ".txt")]
         _refuse_foreign_lists(lists)
         _check_room(directory, sum(file.item.size_bytes for file in files if file.is_new))
@@ -171,8 +175,28 @@ def export(
             else:
                 on_bytes(file.item.size_bytes)
         present = [item for item in items if (directory / item.name).is_file()]
-        _write(lists[0], "".join(f"{item.sha256.hex()}  {item.name}\n" for item in present))
-        _write(lists[1], _words(update, items, present, lists[0].name))
+        _write(lists[0], "".join(f"{item.sha256.hex()}  {item.name}\n" for item in present).encode())
+        _write(lists[1], _words(update, items, present, lists[0].name).encode())
+    return files
+
+
+def export_commands(commands: Sequence[QueuedCommand], directory: Path) -> list[tuple[str, bool]]:
+    """Write signed commands; returns the name of each file, and whether it is new.
+
+    Raises:
+        InputError: there is something else under one of the names; nothing was written.
+        BusyError: another export writes there.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with _locked(directory):
+        files = []
+        for command in commands:
+            name = object_file_name(ObjectKind.COMMAND, command.handle)
+            sha256 = hashlib.sha256(command.data).digest()
+            files.append((name, not _is_whole(directory / name, len(command.data), sha256)))
+        for command, (name, is_new) in zip(commands, files, strict=True):
+            if is_new:
+                _write(directory / name, command.data)
     return files
 
 
@@ -213,14 +237,14 @@ def _locked(directory: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _is_there(path: Path, item: ExportItem) -> bool:
-    """Whether the item's file is there already, whole."""
+def _is_whole(path: Path, size_bytes: int, sha256: bytes) -> bool:
+    """Whether an object's file is there already, whole."""
     if not path.is_symlink() and not path.exists():
         return False
     is_file = path.is_file() and not path.is_symlink()
-    if is_file and path.stat().st_size == item.size_bytes and _digest_of(path) == item.sha256:
+    if is_file and path.stat().st_size == size_bytes and _digest_of(path) == sha256:
         return True
-    raise InputError(f"{path}: there, but not what this update has", hint="move it away, or give another directory")
+    raise InputError(f"{path}: there, but not what it should be", hint="move it away, or give another directory")
 
 
 def _refuse_foreign_lists(lists: Sequence[Path]) -> None:
@@ -272,10 +296,10 @@ def _source(item: ExportItem) -> BinaryIO:
         raise _lost(item.source, error.strerror or "lost") from error
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, data: bytes) -> None:
     part = path.with_name(f".{path.name}.part")
-    with part.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
+    with part.open("wb") as file:
+        file.write(data)
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @command
 def export(
-    update: Annotated[str, typer.Argument(help="First digits of its handle; or newest, of a satellite.")],
+    update: Annotated[str, typer.Argument(help="First digits of its handle; or newest; or commands, those that wait.")],
     directory: Annotated[Path, typer.Argument(help="Where the files go; made if it is not there.")],
     satellite: Annotated[str | None, typer.Option("--for", help="The satellite's name.")] = None,
     only: Annotated[
@@ -43,6 +43,7 @@ def export(
     skyload export newest /media/stick --for SAT-1
     skyload export 3f2a9c /media/stick --only 0-9
     skyload export newest out --for SAT-1 --missing --json | jq .bytes_written
+    skyload export commands /media/stick --for SAT-1
     ```
     """
     from groundsegment.depot.depot import Depot
@@ -50,6 +51,9 @@ def export(
     from groundsegment.file_export import items_of
 
     with Depot.open(depot) as opened:
+        if update == "commands":
+            _export_commands(opened, satellite, directory, is_dry_run=dry_run, as_json=as_json)
+            return
         found = _find(opened, update, satellite)
         items = items_of(opened, found)
         chosen, complete = _choose(opened, found, items, only=only, is_missing=missing)
@@ -61,6 +65,33 @@ def export(
     if as_json:
         print_json({**values, "dry_run": dry_run})
     _tell(found, values, is_dry_run=dry_run, is_quiet=as_json)
+
+
+def _export_commands(
+    depot: "Depot", satellite: str | None, directory: Path, *, is_dry_run: bool, as_json: bool
+) -> None:
+    from groundsegment.depot.records import CommandState
+    from groundsegment.errors import InputError
+    from groundsegment.file_export import export_commands
+
+    if satellite is None:
+        raise InputError("commands to which satellite?", hint="add --for SATELLITE")
+    waiting = depot.journal.commands(depot.satellite(satellite).name, CommandState.QUEUED)
+    files = export_commands(waiting, directory) if waiting and not is_dry_run else []
+    if as_json:
+        rows = [
+            {"handle": entry.handle.hex(), "operation": entry.operation, "counter": entry.counter} for entry in waiting
+        ]
+        print_json({"satellite": satellite, "directory": str(directory), "commands": rows, "dry_run": is_dry_run})
+    for entry, (name, is_new) in zip(waiting, files, strict=False):
+        if not as_json:
+            out.print(f"  {entry.operation:8} {name}" + ("" if is_new else "  (was there)"), markup=False)
+    if not waiting:
+        err.print(f"no command to {satellite} waits", markup=False)
+    elif is_dry_run:
+        err.print(f"{len(waiting)} wait; nothing was written", markup=False)
+    else:
+        err.print(f"next: carry {directory} to the satellite; obeyed once, also if an uplink sends them", markup=False)
 
 
 def _find(depot: "Depot", start: str, satellite: str | None) -> "Update":

@@ -310,7 +310,7 @@ GROUND = [
     ("export no such bundle", "export newest new --for SAT-1 --only 0-99999", 3, "bundles are 0 to"),
     ("export the rest", "export newest new --for SAT-1 --only rest", 3, "0-3,7"),
     ("export without a depot", "export newest new --for SAT-1 --depot nowhere", 3, DEPOT_GONE),
-    ("export over a file", "export newest new --for SAT-1", 3, "not what this update has", in_the_way),
+    ("export over a file", "export newest new --for SAT-1", 3, "not what it should be", in_the_way),
     ("export a lost file", "export newest new --for SAT-1", 8, "stage the same release again", lost_metadata),
     # import
     ("import what", "import", 2, "Missing argument"),

@@ -1,6 +1,7 @@
 """`skyload export`: whole files under their own names, or nothing; an interrupted one goes on."""
 
 import json
+import random
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,13 +12,14 @@ from typer.testing import CliRunner
 
 from groundsegment.console import export as console
 from groundsegment.depot.depot import Depot
-from groundsegment.depot.records import BlockProgress, FlightState, ReceivedReport
+from groundsegment.depot.records import BlockProgress, CommandState, FlightState, QueuedCommand, ReceivedReport
 from groundsegment.errors import BusyError, DiskError
 from groundsegment.file_export import _locked, export, items_of
 from protocol.file_names import claimed_handle
-from protocol.objects import object_handle
+from protocol.objects import ObjectKind, object_handle
 from protocol.report import SOLVED, Report, UpdateState, UpdateStatus
 from tests.fakes.depots import NOW, make_depot, stage_bytes
+from tests.fakes.receiving import make_object
 
 APP = typer.Typer()
 APP.command()(console.export)
@@ -212,3 +214,25 @@ def test_mistakes_are_told(staged, words, code, said):
     _, err = run(*words, code=code)
     assert said in " ".join(err.split())
     assert not Path("x").exists()
+
+
+def test_commands_that_wait_come_out_once(staged):
+    words = ("commands", "stick", "--for", "SAT-1")
+    assert "no command" in run(*words)[1]
+    with Depot.open(Path("depot")) as depot:
+        for number, state in enumerate((CommandState.QUEUED, CommandState.DONE, CommandState.IN_HAND)):
+            data = make_object(random.Random(number), 300, ObjectKind.COMMAND)
+            command = QueuedCommand(
+                handle=object_handle(data), satellite="SAT-1", counter=number, operation="revert", data=data,
+                state=state, created_utc=NOW,
+            )  # fmt: skip
+            depot.journal.add_command(command)
+    assert len(run_json(*words, "--dry-run")["commands"]) == 1
+    assert not Path("stick").exists()
+    assert run_json(*words)["commands"][0]["operation"] == "revert"
+    (path,) = Path("stick").iterdir()
+    assert claimed_handle(path.name) == object_handle(path.read_bytes())
+    assert "was there" in run(*words)[0]
+    path.write_bytes(b"mine")
+    assert "not what it should be" in run(*words, code=3)[1]
+    assert "which satellite" in run("commands", "stick", code=3)[1]
