@@ -47,6 +47,11 @@ class UpdateBook:
         """The pending updates, newest first."""
         return tuple(map(_standing, self.record.pending))
 
+    @property
+    def known(self) -> tuple[Standing, ...]:
+        """The pending updates and those that ended lately."""
+        return (*self.standings, *map(_standing, self.record.ended))
+
     def state(self, handle: bytes) -> UpdateState:
         """Where an update stands; NONE if nobody remembers it."""
         update = self.record.update(handle)

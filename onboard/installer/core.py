@@ -169,9 +169,9 @@ def overtaken_by(newcomer: Standing, pending: Sequence[Standing], *, beside: boo
     return tuple(each for each in older if not beside or each.release == newcomer.release)
 
 
-def is_overtaken(newcomer: Standing, pending: Sequence[Standing]) -> bool:
-    """Whether an update that comes late finds a newer one at work on its release."""
-    return any(each.version > newcomer.version and each.release == newcomer.release for each in pending)
+def is_overtaken(newcomer: Standing, known: Sequence[Standing]) -> bool:
+    """Whether an update comes late: a newer one makes its release, or did, or was given up."""
+    return any(each.version > newcomer.version and each.release == newcomer.release for each in known)
 
 
 def next_to_try(pending: Sequence[Standing]) -> bytes | None:

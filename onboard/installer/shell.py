@@ -239,10 +239,10 @@ class Installer:
             return Fate.USED
         update, trusted = judged
         newcomer = Standing(handle=handle, version=trusted.version, release=trusted.manifest.release_digest)
-        standings = self._book.standings
-        if is_overtaken(newcomer, standings):
-            self._intake.refuse(handle, Reason.ROLLBACK, "a newer update makes its release already")
+        if is_overtaken(newcomer, self._book.known):
+            self._intake.refuse(handle, Reason.ROLLBACK, "a newer update to the same release came before it")
             return Fate.USED
+        standings = self._book.standings
         overtaken = overtaken_by(newcomer, standings, beside=trusted.manifest.beside)
         if any(each.state is UpdateState.TRIAL for each in overtaken):
             return Fate.KEPT  # it takes seconds to minutes: let it end, its release may be the new one's base

@@ -9,6 +9,7 @@ import pytest
 
 from onboard.installer.assemble import Assembly, Plan
 from protocol.manifest import Canary, CanaryPrompt
+from protocol.objects import ObjectKind, object_handle
 from protocol.report import UpdateState
 from tests.fakes.onboard import Board, Cutter, PowerCutError
 from tests.fakes.serving import answer_of
@@ -156,3 +157,106 @@ def run_with_cuts(directory, *cuts):
     assert [path.name for path in board.layout.releases.iterdir() if path.suffix == ".part"] == []
     assert f"receipt-{update.handle.hex()}" in board.messages.said
     assert board.record.accepted == 1
+
+
+# -- two pending updates: an urgent one overtakes a big one, the power cut at every point of both
+
+
+BIG = {**NEW, "big.bin": bytes(range(256)) * 40}
+URGENT = {**OLD, "adapter.bin": b"small"}
+
+
+class TwoUpdates:
+    """A big update in mid-flight, and an urgent one beside it; each life goes on where the last one ended."""
+
+    def __init__(self, directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        self.board = Board(directory, FakeGround(), attempts_max=5)
+        self.board.provision(OLD)
+        make = self.board.ground.make_update
+        self.big = make(BIG, base=OLD, canary=canary_of(BIG), segment_size=2048, bundle_size=2500)
+        self.urgent = make(URGENT, base=OLD, canary=canary_of(URGENT), beside=True)
+        self.accepted = 0
+
+    async def live(self):
+        """One life, to the end of both if nothing cuts it short."""
+        board = self.board
+        async with board.life() as installer:
+            await self._offer(self.big, num_bundles=len(self.big.bundles) // 2)
+            await board.deliver(self.urgent)
+            await board.until(lambda: self.state(self.urgent) is UpdateState.CONFIRMED)
+            await board.deliver(self.big)
+            await board.until_ended(installer)
+
+    async def _offer(self, update, *, num_bundles):
+        objects = [(update.metadata, ObjectKind.METADATA)]
+        objects += [(bundle, ObjectKind.BUNDLE) for bundle in update.bundles[:num_bundles]]
+        for data, kind in objects:
+            if not self.board.installer.is_complete(object_handle(data)):
+                await self.board.hand_over(data, kind)
+
+    def state(self, update):
+        entry = self.board.record.update(update.handle)
+        return entry.state if entry else UpdateState.NONE
+
+    def check(self):
+        """What must hold after any cut, before anything is mended."""
+        record, contents = self.board.record, {}
+        for files in (OLD, URGENT, BIG):
+            contents[digest_of(files)] = files
+        for path in self.board.layout.releases.iterdir():
+            if path.suffix != ".part":  # under its final name it is whole
+                files = {file.name: file.read_bytes() for file in path.iterdir() if not file.name.startswith(".")}
+                assert files == contents[digest_of(files)]
+                assert path == self.board.layout.release(digest_of(files))
+        assert self.board.layout.release(record.current).exists()
+        assert record.accepted >= self.accepted
+        self.accepted = record.accepted
+        if self.state(self.big) is UpdateState.CONFIRMED:
+            assert record.current == self.big.digest
+
+    def check_end(self):
+        board = self.board
+        assert self.state(self.big) is self.state(self.urgent) is UpdateState.CONFIRMED
+        assert board.record.current == self.big.digest == board.serving.release
+        assert board.record.accepted == 2
+        assert not list(board.layout.releases.glob("*.part"))
+        assert {f"receipt-{update.handle.hex()}" for update in (self.big, self.urgent)} <= set(board.messages.said)
+
+
+def canary_of(files) -> Canary:
+    return Canary(prompts=(CanaryPrompt(text="Hello", expected=answer_of(files, "Hello", 4)),), max_tokens=4)
+
+
+def num_points(directory) -> int:
+    mission = TwoUpdates(directory)
+    asyncio.run(mission.live())
+    mission.check_end()
+    return len(mission.board.crash_point.names)
+
+
+def fly_two_with_cuts(directory, *cuts):
+    mission = TwoUpdates(directory)
+    for cut in cuts:
+        mission.board.crash_point = Cutter(cut)
+        with contextlib.suppress(PowerCutError):
+            asyncio.run(mission.live())
+        mission.check()
+    mission.board.crash_point = Cutter()
+    asyncio.run(mission.live())
+    mission.check_end()
+
+
+@pytest.mark.timeout(120)
+def test_a_cut_at_every_point_of_two_pending_updates_ends_with_both_confirmed(tmp_path):
+    for cut in range(num_points(tmp_path / "rehearsal")):
+        fly_two_with_cuts(tmp_path / str(cut), cut)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_two_cuts_anywhere_in_two_pending_updates_end_with_both_confirmed(tmp_path):
+    num = num_points(tmp_path / "rehearsal")
+    for first in range(num):
+        for second in range(first % 3, num, 3):
+            fly_two_with_cuts(tmp_path / f"{first}-{second}", first, second)

@@ -82,6 +82,7 @@ class Board:
         self.serving = FakeServing()
         self.crash_point = Cutter()
         self.offers = 0
+        self.retry_s = 0.01
         self.utc = None
         self.layout.root.write_bytes(ground.root)
         RecordStore(self.layout.record).create(OnboardRecord())
@@ -126,7 +127,7 @@ class Board:
                 utc=lambda: self.utc,
                 offer_again=self._offer_again,
                 crash_point=self.crash_point,
-                retry_s=0.01,
+                retry_s=self.retry_s,
             )
         )
         self.serving.on_failure = lambda digest, reason, failures: self.installer.worker_failed(
