@@ -26,6 +26,7 @@ WINDOW_OBJECTS = 32  # half of what it keeps open
 # While the disk or the base is the problem, more symbols would only be thrown away.
 _PAUSING = {Reason.DISK_FULL, Reason.DISK_FAILED, Reason.BASE_MISSING, Reason.BASE_DAMAGED}
 _METADATA_REPEAT_S, _METADATA_REPEAT_S_MAX, _REPEAT_GROWTH = 1.0, 120.0, 3.0
+_ROUNDING = 1e-6  # of a symbol
 _METADATA_AIM = Aim(luck=-3.0, trust=-3.0)
 
 Turn = tuple[BlockSender, int]  # a block, and how many symbols it may send
@@ -172,7 +173,7 @@ class UpdateQueue:
         if not rest:
             return first.block, first.left
         ahead = min(other.coverage for other in rest) - first.coverage
-        return first.block, min(first.left, int(ahead / first.step) + 1)
+        return first.block, min(first.left, max(1, math.ceil(ahead / first.step - _ROUNDING)))
 
     def _open_window(self, window: list[BlockSender], aim: Aim, now: float) -> None:
         loss = self._feedback.loss
