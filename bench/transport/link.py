@@ -26,6 +26,7 @@ from bench.transport.counters import LARGE_BYTES, DirectionCounts, direction_cou
 
 MTU = 1500  # of a veth pair, unless told otherwise
 DEVICE = "sky0"
+ROOT = Path(__file__).resolve().parent.parent.parent
 GROUND_ADDRESS, SPACE_ADDRESS = "10.77.0.1", "10.77.0.2"
 START_S_MAX = 60.0
 _PREFIX = "skyb"
@@ -113,6 +114,7 @@ class Link:
                 start_new_session=True,
                 preexec_fn=_die_with_parent,  # noqa: PLW1509 - no threads here
                 cwd=log.parent,
+                env=os.environ | {"PYTHONPATH": str(ROOT)},
             )
         self._processes.append(process)
         return process

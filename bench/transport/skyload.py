@@ -76,15 +76,24 @@ class Skyload:
 
     def begin(self, link: Link, directory: Path) -> None:
         """Start the daemon, then the uplink."""
+        self.prepare(link, directory)
+        self._start_sender()
+
+    def prepare(self, link: Link, directory: Path) -> None:
+        """Start the daemon only."""
         self._link, self._directory = link, directory
         shutil.copytree(self._template.directory, directory / "flight")
-        self._config = directory / "flight" / "kit" / "satellite.toml"
+        self._config = self.kit / "satellite.toml"
         text = self._config.read_text()
         for key, value in self._settings.items():
             text = set_key(text, key, value)
         self._config.write_text(text)
         self._start_receiver()
-        self._start_sender()
+
+    @property
+    def kit(self) -> Path:
+        """What the satellite of this flight was given, and its state."""
+        return self._directory / "flight" / "kit"
 
     def poll(self) -> int | None:
         """The uplink's exit status; without a return path it never ends, so look on board."""
@@ -140,7 +149,7 @@ class Skyload:
 
     def _status(self) -> dict[str, Any]:
         try:
-            answer = ask_daemon(self._directory / "flight" / "kit" / "state" / "run", {"op": "status"})
+            answer = ask_daemon(self.kit / "state" / "run", {"op": "status"})
         except OnboardError:  # it is starting
             return {}
         status: dict[str, Any] = answer["status"]
