@@ -140,7 +140,7 @@ def _words(event: Event) -> str:
         case ReturnPathSilent(silence_s=seconds):
             return f"no report for {seconds:.1f} s; sending repair symbols until one comes"
         case RateUnknown():
-            return "nobody answers, and nobody said how fast the link is: nothing is sent; --rate sends without reports"
+            return "nobody answers, and nobody said how fast the link is: waiting; --rate sends without reports"
         case DepotBusy():
             return "another process holds the depot's database; waiting for it, nothing is sent meanwhile"
     return ""

@@ -83,7 +83,7 @@ class DepotBusy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateUnknown:
-    """Nobody has said how fast the link is, and nobody answers: no symbols are sent until a report comes."""
+    """Nobody has said how fast the link is, and nobody answers: no more is sent until a report comes."""
 
 
 Event = (

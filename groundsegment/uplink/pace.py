@@ -2,12 +2,13 @@
 
 A modem or a socket that is fed faster than it drains throws frames away, and the sender would take that for loss on
 the link. So a known rate is kept to the byte, and an unknown one is searched for from below. Where nobody has said the
-rate and nobody answers, nothing is sent: any rate would be a guess, and most of it lost.
+rate and nobody answers, hardly anything is sent: any rate would be a guess, and most of it lost.
 """
 
 from groundsegment.uplink.core import UplinkStatistics
 from groundsegment.uplink.rate_search import RateSearch
 
+UNHEARD_FRAMES = 256  # at a rate that nobody has said, before anybody has answered
 BURST_S = 0.1  # covers a late timer or a repair batch; far below the queue of any modem
 
 
@@ -52,13 +53,13 @@ class Pacer:
         """Frames that may be sent now."""
         if not self._is_open:
             return int(self._bucket.available(now) // frame_size)
-        if self.needs_rate(statistics):
-            return 0
         self._bucket.set_rate(self._search.rate_bytes_per_s)
         budget = int(self._bucket.available(now) // frame_size)
+        flying = statistics.symbols_sent - statistics.symbols_settled
+        if not self._search.was_heard:
+            return min(budget, UNHEARD_FRAMES - flying)
         if statistics.is_silent:
             return budget
-        flying = statistics.symbols_sent - statistics.symbols_settled
         return min(budget, self._search.window_frames(frame_size, statistics.feedback_s) - flying)
 
     def spend(self, size_bytes: int) -> None:
@@ -67,4 +68,4 @@ class Pacer:
 
     def needs_rate(self, statistics: UplinkStatistics) -> bool:
         """Whether nobody has said the rate, and nobody is there to find it with."""
-        return self._is_open and statistics.is_silent and not self._search.is_measured
+        return self._is_open and not self._search.was_heard and statistics.symbols_sent >= UNHEARD_FRAMES

@@ -37,11 +37,12 @@ class RateSearch:
     Attributes:
         rate_bytes_per_s: how fast to send now.
         is_measured: whether that is more than a guess.
+        was_heard: whether anybody ever answered.
     """
 
     def __init__(self, usual_loss: float = LOSS_USUAL) -> None:
         self.rate_bytes_per_s = RATE_START
-        self.is_measured = False
+        self.is_measured = self.was_heard = False
         self._prior = usual_loss
         self._losses: deque[tuple[float, float]] = deque(maxlen=_SAMPLES)  # loss, frames sent
         self._ceiling = math.inf  # bytes per second that were delivered when more was too much
@@ -72,6 +73,7 @@ class RateSearch:
 
     def heard(self, received: int, *, session: bytes, now: float) -> None:
         """A report has counted so many frames."""
+        self.was_heard = True
         if self._first_sent_s is None:
             return
         if session != self._session:

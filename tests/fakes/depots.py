@@ -40,11 +40,11 @@ def make_depot(path, name="SAT-1"):
     return depot
 
 
-def stage_bytes(depot, sizes, *, seed=1, sequence=None, name="SAT-1", **changes):
-    """Register an update whose bundles have these sizes, changed as told."""
+def stage_bytes(depot, sizes, *, seed=1, salt=b"", sequence=None, name="SAT-1", **changes):
+    """Register an update whose bundles have these sizes, changed as told; with salt, other metadata over them."""
     rng = random.Random(seed)
     sequence = depot.allocate_sequence() if sequence is None else sequence
-    metadata = object_prefix(ObjectKind.METADATA, 908) + rng.randbytes(900)
+    metadata = object_prefix(ObjectKind.METADATA, 908) + (salt + rng.randbytes(900))[:900]
     bundles = tuple(object_prefix(ObjectKind.BUNDLE, size) + rng.randbytes(size - 8) for size in sizes)
     handle = object_handle(metadata)
     directory = depot.updates_path / handle.hex()
