@@ -121,6 +121,10 @@ RETURNED = Event(
     down=True,
 )
 
+UPDATE_WAITS = Event(
+    id=60, name="update_waits", severity=_LO, text="it is trusted, and waits to be accepted", throttle=6, down=True
+)
+
 COMMAND_ACCEPTED = Event(id=70, name="command_accepted", severity=_A, text="a command is carried out")
 COMMAND_REFUSED = Event(id=71, name="command_refused", severity=_LO, text="a command is not obeyed")
 COMMAND_FAILED = Event(id=74, name="command_failed", severity=_HI, text="an error of our own", throttle=6)

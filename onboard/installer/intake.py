@@ -105,7 +105,7 @@ class Intake:
     def hold(self, handle: bytes, reason: Reason, text: str) -> None:
         """Say that trusted metadata waits for room."""
         if self._held.get(handle) is not reason:
-            self._telemetry.emit(events.UPDATE_BLOCKED, about=handle, reason=reason.name, error=text)
+            self._telemetry.emit(events.UPDATE_WAITS, about=handle, reason=reason.name, error=text)
         self._held[handle] = reason
         while len(self._held) > _REFUSED_MAX:
             self._held.popitem(last=False)

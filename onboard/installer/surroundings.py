@@ -81,8 +81,8 @@ class InstallStatus:
     """Where things stand.
 
     Attributes:
-        updates: pending ones, newest first; then one that waits, those that ended, one that was refused; not more than
-            a report takes.
+        updates: pending ones, newest first, and as far as a report takes more: one that waits to be accepted, the one
+            that ended last, one that was refused, others that ended.
         serving: digest of the release that answers.
         accepted: version of the newest accepted metadata.
         floor: lowest sequence that may serve.

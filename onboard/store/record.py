@@ -29,9 +29,9 @@ from protocol.report import NO_HANDLE, UPDATES_MAX, Reason, UpdateState
 from protocol.trust import ALL_CLOSED
 
 SLOT_SIZE = 4096
-PENDING_MAX = UPDATES_MAX - 1  # at once: a report keeps a seat for the newest one that ended, or that waits
+PENDING_MAX = UPDATES_MAX  # at once: a report must have a seat for each
 ENDED_MAX = 4  # remembered with how they ended, newest first
-RELEASES_MAX = 14  # known at once: six kept, what pending updates make or build on, and the one just confirmed
+RELEASES_MAX = 15  # known at once: six kept, what pending updates make or build on, and the one just confirmed
 REJECTED_MAX = 16  # updates remembered as rejected, newest first
 COUNTER_STEP = 64  # message counters reserved by one write: a crash skips at most so many
 _MAGIC = b"SKR1"

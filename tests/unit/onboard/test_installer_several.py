@@ -9,7 +9,7 @@ from onboard.installer import assemble
 from onboard.installer.core import Fate
 from onboard.store.record import PENDING_MAX
 from protocol.objects import ObjectKind, handle_of_digest
-from protocol.report import UPDATES_MAX, Reason, UpdateState
+from protocol.report import Reason, UpdateState
 from tests.fakes.onboard import Board, PowerCutError
 from tests.fakes.updates import FakeGround, digest_of
 from tests.unit.onboard.test_installer import NEW, OLD, canary_for, receipt
@@ -235,10 +235,15 @@ def test_one_update_too_many_waits_with_a_reason_until_another_has_ended(board, 
             for update in pending:
                 await begin(board, update, num_bundles=0)
             assert await board.hand_over(waiting.metadata, ObjectKind.METADATA) is Fate.KEPT
-            entries = installer.status().updates
-            assert len(entries) == UPDATES_MAX
-            assert [entry.handle for entry in entries] == [u.handle for u in (*reversed(pending), waiting)]
-            assert (entries[-1].state, entries[-1].reason) == (UpdateState.BLOCKED, Reason.TOO_MANY_UPDATES)
+            assert board.telemetry.counters()["update_waits"] == 1
+            assert [entry.handle for entry in installer.status().updates] == [u.handle for u in reversed(pending)]
+            await installer.cancel(pending[0].handle)
+            entry = installer.status().updates[-1]  # nobody needs the seat
+            assert (entry.handle, entry.state, entry.reason) == (
+                waiting.handle,
+                UpdateState.BLOCKED,
+                Reason.TOO_MANY_UPDATES,
+            )
             offers = board.offers
             await board.deliver(pending[1])
             await board.until(lambda: state(board, pending[1]) is UpdateState.CONFIRMED)
@@ -258,7 +263,7 @@ def test_an_update_that_waits_for_room_can_be_cancelled(board, ground):
                 await board.hand_over(update.metadata, ObjectKind.METADATA)
             await installer.cancel(updates[-1].handle)
             assert await board.hand_over(updates[-1].metadata, ObjectKind.METADATA) is Fate.USED
-            assert installer.status().updates[-1].reason is Reason.COMMANDED
+            assert installer.refusal_of(updates[-1].handle) is Reason.COMMANDED
 
     asyncio.run(run())
     assert len(board.record.pending) == PENDING_MAX
