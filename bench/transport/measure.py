@@ -22,6 +22,7 @@ from bench.results import PAGE
 from bench.transport.cfdp import Cfdp
 from bench.transport.flight import Outcome, Row, fly
 from bench.transport.link import Loss, why_impossible
+from bench.transport.offered import offer_frames
 from bench.transport.one_way import one_flight, worst_of_99_percent
 from bench.transport.peer import Peer
 from bench.transport.plot import ratio_plot
@@ -63,11 +64,12 @@ def measure(options: Sequence[str]) -> tuple[str, dict[str, Any]]:
         print(f"  payload {template.payload_bytes} bytes, {template.num_symbols} symbols", flush=True)
         cells = _fly_all(template, arguments)
         one_way = _one_way(template.bundle_sizes, arguments.seeds)
+        offered = {} if arguments.no_speeds else offer_frames(template, 20_000, 32 if arguments.quick else 128)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
-    speeds = _speeds(arguments.quick)
-    figures = _figures(cells, one_way, speeds)
-    return _text(cells, one_way, speeds, template, arguments), figures
+    speeds = {} if arguments.no_speeds else _speeds(arguments.quick)
+    figures = figures_of(cells, one_way, speeds)
+    return _text(cells, one_way, speeds | offered, template, arguments), figures
 
 
 def illustrate(figures: dict[str, Any]) -> str:
@@ -85,6 +87,7 @@ def _arguments(options: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--runs", type=int, help="of each row without trouble (default: 3)")
     parser.add_argument("--seeds", type=int, help="of the one-way simulation (default: 200)")
     parser.add_argument("--rate", type=float, default=40e6, help="bits per second (default: 40e6)")
+    parser.add_argument("--no-speeds", action="store_true", help="leave speeds out")
     parser.add_argument("--rows", nargs="*", help="only these")
     parser.add_argument("--only", nargs="*", help="only these transports")
     arguments = parser.parse_args(options)
@@ -175,15 +178,16 @@ def _last_line(script: str, *options: str) -> dict[str, Any]:
 # Results
 
 
-def _figures(cells: Sequence[Cell], one_way: dict[str, float], speeds: dict[str, float]) -> dict[str, Any]:
+def figures_of(cells: Sequence[Cell], one_way: dict[str, float], speeds: dict[str, float]) -> dict[str, Any]:
+    """What the measurement ends with."""
     symbols = {cell.row.key: cell.symbol_ratio for cell in cells if cell.name == "Skyload"}
     return {
         "total_ratio": ratios_of(cells, "Skyload", LOSS_ROWS),
         "symbol_ratio": {row.key: symbols.get(row.key) for row in LOSS_ROWS},
-        "one_way_ratio": one_way,
+        "one_way_ratio": {row.key: one_way.get(row.key) for row in LOSS_ROWS},
         "uftp_ratio": ratios_of(cells, "UFTP", LOSS_ROWS),
         "cfdp_ratio": ratios_of(cells, "cfdp-py", LOSS_ROWS),
-        **speeds,
+        **{name: speeds.get(name) for name in ("receiver_mb_s", "receiver_rss_mb", "sender_mb_s")},
     }
 
 

@@ -30,7 +30,7 @@ from protocol.frame import Frame
 from protocol.limits import MIB
 from protocol.objects import object_handle
 
-SYMBOL_SIZE = 1456
+SYMBOL_SIZE = 1448
 RUN_SYMBOLS = 128
 
 

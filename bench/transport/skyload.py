@@ -22,7 +22,8 @@ from protocol.blocks import block_layout, symbols_needed
 from tests.fakes.engine import engine_command
 from tests.fakes.models import make_synthetic_release
 
-SYMBOL_SIZE = 1456  # the largest whose short frames fit this link: 1456 + 12 + 28 = 1,496 bytes
+SYMBOL_SIZE = 1448  # the largest whose whole frames fit this link: 1448 + 20 + 28 = 1,496 bytes; short ones are 8 less
+REPORT_INTERVAL_S = 0.5  # a block takes seconds on this link: more often tells nothing new
 _BIN = Path(sys.executable).parent
 
 
@@ -32,9 +33,11 @@ class Template:
     def __init__(self, directory: Path, size_bytes: int, seed: int, symbol_size: int = SYMBOL_SIZE) -> None:
         """Make it; takes some seconds."""
         self.directory, self.symbol_size = directory / "template", symbol_size
-        rehearsal = Rehearsal(
-            self.directory, engine_command=engine_command(), settings={"link.listen": f"{SPACE_ADDRESS}:{PORT}"}
-        )
+        settings: dict[str, object] = {
+            "link.listen": f"{SPACE_ADDRESS}:{PORT}",
+            "link.report_interval_s": REPORT_INTERVAL_S,
+        }
+        rehearsal = Rehearsal(self.directory, engine_command=engine_command(), settings=settings)
         rehearsal.init_keys()
         rehearsal.provision(make_synthetic_release(directory / "launch", 100_000, seed), "launch")
         release = make_synthetic_release(directory / "release", size_bytes, seed, tensor_bytes=1 << 20)
