@@ -17,7 +17,7 @@ from typing import Any
 
 from protocol.errors import ChecksumError, DecodeError, TruncatedError, UnknownObjectError, UnsupportedVersionError
 from protocol.frame import HEADER_SIZE, SHORT_HEADER_SIZE, VERSION, Frame, FrameCodec, FrameKind
-from protocol.limits import ESI_MAX
+from protocol.limits import ESI_MAX, SYMBOL_ALIGNMENT, SYMBOL_SIZE_MAX
 
 _FLOWS_MAX = 512  # a few objects of each station; one more costs a whole decode
 _ESI_BITS = 20
@@ -109,10 +109,10 @@ class Intake:
         last: dict[int, tuple[Position, Any]] = {}
         for datagram, address in datagrams:
             data = datagram
-            if len(data) > SHORT_HEADER_SIZE and data[0] >> 4 == _SHORT_FIRST:
+            if data and data[0] >> 4 == _SHORT_FIRST:
                 whole = self._complete(data)
                 if whole is None:
-                    _count(batch.rejected, "unknown")
+                    _count(batch.rejected, "unknown" if self._is_short_size(len(data)) else "truncated")
                     continue
                 data, flow = whole
             else:
@@ -146,6 +146,10 @@ class Intake:
             self._note(batch, station, echo, address, num)
         return batch
 
+    def _is_short_size(self, size: int) -> bool:
+        payload_size = size - SHORT_HEADER_SIZE - self._codec.trailer_size
+        return 1 <= payload_size <= SYMBOL_SIZE_MAX and payload_size % SYMBOL_ALIGNMENT == 0
+
     def _note(self, batch: Batch, station: int, echo: Position | None, address: Any, num: int) -> None:  # noqa: ANN401
         before, _, num_before = batch.heard.get(station, (None, None, 0))
         batch.heard[station] = (echo or before, address, num_before + num)
@@ -169,6 +173,8 @@ class Intake:
 
     def _complete(self, data: bytes) -> tuple[bytes, _Flow] | None:
         """Complete a short header with each object that it may mean; the tag tells which."""
+        if not self._is_short_size(len(data)):
+            return None
         slot = self._slots[data[1] >> 4]
         trailer_size = self._codec.trailer_size
         position = bytes(((data[1] & 0x0F) << 4,)) + data[2:SHORT_HEADER_SIZE]

@@ -7,18 +7,21 @@ from pathlib import Path
 
 from onboard.receiver.core import BlockReady, CoreOptions, ObjectDropped, ObjectReady, ObjectSolved, ReceiverCore
 from onboard.receiver.events import FileVerdict, ReportStatus, Verdict
+from onboard.receiver.intake import Intake
 from onboard.receiver.rebuild import Outcome, check_object, solve_block
 from onboard.receiver.reporting import ReportOptions
 from onboard.store.inbox import OBJECT_NAME, Inbox
 from onboard.store.shape import shape_of_file
 from protocol.blocks import block_layout, symbols_needed
 from protocol.fec import BlockEncoder
-from protocol.frame import Frame, FrameKind
+from protocol.frame import Frame, FrameCodec, FrameKind
+from protocol.link_keys import Direction
 from protocol.objects import ObjectKind, object_handle, object_prefix
 from protocol.report import SOLVED, Report
 from tests.fakes.sim_disk import SimDisk
 
 KEY = bytes(range(32))
+UP = FrameCodec(Direction.UP, KEY)
 SESSION = b"sessn!"
 INBOX = Path("inbox")
 
@@ -45,7 +48,7 @@ class Source:
         self.layout = block_layout(self.num_symbols, symbol_size)
         self._padded = data.ljust(self.layout.padded_size, b"\0")
 
-    def frames(self, block=0, first=0, count=None):
+    def frames(self, block=0, first=0, count=None, station=0):
         """Frames of a block from an ESI on; of all source symbols if no count is given."""
         offset, size = self.layout.offset_of(block), self.layout.size_of(block)
         encoder = BlockEncoder(self.kind, self._padded[offset : offset + size], self.symbol_size)
@@ -58,6 +61,7 @@ class Source:
                 block=block,
                 esi=first + index,
                 payload=symbol,
+                station=station,
             )
             for index, symbol in enumerate(encoder.symbols(first, count))
         ]
@@ -133,6 +137,7 @@ class DryReceiver:
         self.core = ReceiverCore(
             session=SESSION, options=options or CoreOptions(report=report), is_complete=sink.is_complete
         )
+        self.intake = Intake(UP)
         self.inbox = Inbox(INBOX, disk)
         self.restored = self.inbox.load()
         for found in self.restored:
@@ -165,6 +170,22 @@ class DryReceiver:
         self._dispatch()
         return None
 
+    def receive_all(self, frames, *, is_short=False):
+        """Take frames as one batch of datagrams; the symbols that were new."""
+        self.now += 0.001
+        batch = self.intake.sort((UP.encode(frame, is_short=is_short), "address") for frame in frames)
+        assert not batch.rejected
+        for station, (echo, _, num) in batch.heard.items():
+            self.core.station_heard(station, num, echo, self.now)
+        taken = set()
+        for run in batch.runs:
+            accepted = self.core.receive_symbols(run)
+            self._dispatch()
+            if accepted is not None:
+                self.inbox.append_all(accepted.shape, run.block, accepted.esis, accepted.symbols)
+                taken |= {(run.handle, run.block, esi) for esi in accepted.esis}
+        return taken
+
     def begin_sync(self):
         if self._batch is None:
             self._batch = self.inbox.begin_sync()
@@ -194,13 +215,19 @@ class DryReceiver:
             self._dispatch()
 
     def report(self):
-        """The next report, as soon as one is due; None if none ever is."""
+        """The next report, as soon as one is due; None if none ever is. For one station."""
+        reports = self.reports()
+        assert len(reports) <= 1
+        return next(iter(reports.values()), None)
+
+    def reports(self):
+        """The reports that are due next, by station."""
         due = self.core.next_deadline()
         if due is None:
-            return None
+            return {}
         self.now = max(self.now, due)
-        (frame,) = self.core.frames_to_send(ReportStatus(), self.now)
-        return Report.decode(frame.payload)
+        frames = self.core.frames_to_send(ReportStatus(), self.now)
+        return {frame.station: Report.decode(frame.payload) for frame in frames}
 
     def _do(self, event):
         shape = event.shape
