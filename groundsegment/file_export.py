@@ -28,7 +28,7 @@ from groundsegment.depot.records import FlightState, QueuedCommand, Update
 from groundsegment.errors import BusyError, DiskError, InputError
 from protocol.blocks import block_layout, symbols_needed
 from protocol.file_names import bundle_file_name, metadata_file_name, object_file_name, update_list_name
-from protocol.limits import MIB, SYMBOL_SIZE_DEFAULT
+from protocol.limits import MIB
 from protocol.objects import ObjectKind, handle_of_digest
 from protocol.report import SOLVED, UpdateState
 
@@ -135,7 +135,7 @@ def reported_complete(depot: Depot, update: Update, items: Sequence[ExportItem])
     everything = {item.handle for item in items}
     if update.state in {FlightState.COMPLETE, FlightState.CONFIRMED}:
         return everything
-    complete = _solved_objects(depot, update.satellite, items)
+    complete = _solved_objects(depot, update, items)
     received = depot.journal.last_report(update.satellite)
     if received is None:
         return complete
@@ -200,16 +200,20 @@ def export_commands(commands: Sequence[QueuedCommand], directory: Path) -> list[
     return files
 
 
-def _solved_objects(depot: Depot, satellite: str, items: Sequence[ExportItem]) -> set[bytes]:
+def _solved_objects(depot: Depot, update: Update, items: Sequence[ExportItem]) -> set[bytes]:
     """Objects of which the satellite has reported every block solved."""
     num_solved: dict[bytes, int] = {}
-    for entry in depot.journal.progress(satellite):
-        num_solved[entry.handle] = num_solved.get(entry.handle, 0) + (entry.have == SOLVED)
-    return {item.handle for item in items if num_solved.get(item.handle, 0) >= _num_blocks(item.size_bytes)}
+    for (handle, _), have in depot.journal.on_board(update.satellite).items():
+        num_solved[handle] = num_solved.get(handle, 0) + (have == SOLVED)
+    return {
+        item.handle
+        for item in items
+        if num_solved.get(item.handle, 0) >= _num_blocks(item.size_bytes, update.symbol_size)
+    }
 
 
-def _num_blocks(size_bytes: int) -> int:
-    return block_layout(symbols_needed(size_bytes, SYMBOL_SIZE_DEFAULT), SYMBOL_SIZE_DEFAULT).num_blocks
+def _num_blocks(size_bytes: int, symbol_size: int) -> int:
+    return block_layout(symbols_needed(size_bytes, symbol_size), symbol_size).num_blocks
 
 
 def _parse_ranges(text: str, *, num_bundles: int) -> Collection[int]:

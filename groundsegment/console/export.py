@@ -193,8 +193,8 @@ def _tell(update: "Update", values: dict[str, Any], *, is_dry_run: bool, is_quie
     if is_dry_run:
         err.print("nothing was written", markup=False)
         return
-    if all(file["kind"] != "metadata" for file in files):
-        err.print("without its metadata: the satellite keeps bundles until that arrives, as far as its quota goes")
+    if not values["num_complete_on_board"] and all(file["kind"] != "metadata" for file in files):
+        err.print("without its metadata: until that arrives, the satellite keeps bundles only as far as its quota goes")
     err.print(
         f"next: carry {directory} to the satellite; there: skyloadd import {directory} --config satellite.toml",
         markup=False,
