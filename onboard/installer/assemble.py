@@ -3,9 +3,8 @@
 Driven by the installer (bundles as they arrive) and by the twin on the ground (`rehearse`): the same code, so what
 the ground rehearsed is what happens on board. Blocking; call it in a thread. zstd and AES let other threads run.
 
-    .part/.progress    what is durably done: a header that names what is built of what (16 bytes of a SHA-256 over
-                       release, base and bundle digests: so an update that was signed again goes on where it was),
-                       then entries (below), each synced after what it speaks of
+    .part/.progress    what is durably done (`progress`), under the name of what is built of what: so an update that was
+                       signed again goes on where it was
     .part/NAME         files of the release, at full size from the start: their space is reserved before the first
                        byte, so a full disk is met at once and not hours later
     .part/.metadata.skm, .sha256sums    written by `seal`, before the rename
@@ -14,20 +13,12 @@ Promises: memory is bounded by a few segments and one bundle's table; a bundle c
 bytes are durable, and installing one again is harmless; nothing is parsed before its digest is right; a base file is
 used only after its digest was checked, once for each update. After a crash at any point `Assembly.open` goes on.
 
-    progress entry: offset  size  field
-                    0       1     kind      1 = bundle installed, 2 = base file verified
-                    1       3     zero
-                    4       4     number    big-endian
-                    8       4     CRC-32    of the header and bytes 0 .. 8
-
 It does not know trust, engines, or the link. Names with a leading dot cannot collide with a release's files.
 """
 
 import contextlib
 import hashlib
 import os
-import struct
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -35,6 +26,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from onboard.errors import InstallError, StoreError, StoreFullError
+from onboard.installer.progress import IDENTITY_SIZE, PROGRESS_NAME, Progress
 from onboard.installer.release import (
     METADATA_NAME,
     SUMS_NAME,
@@ -45,20 +37,12 @@ from onboard.installer.release import (
     write_file,
 )
 from onboard.installer.threads import check_stop
-from onboard.store.disk import Disk, RealDisk, write_all, write_all_at
+from onboard.store.disk import Disk, RealDisk, write_all_at
 from protocol.bundle import HEADER_SIZE, BundleHeader, head_size, peek_num_segments
 from protocol.errors import DecodeError
 from protocol.manifest import FileEntry, Manifest
-from protocol.ranges import RangeSet
 from protocol.report import Reason
 from protocol.segment import SegmentCipher, SegmentCodec, SegmentRow, expand
-
-PROGRESS_NAME = ".progress"
-_MAGIC = b"SKP1"
-_IDENTITY_SIZE = 16
-_ENTRY = struct.Struct(">B3xI")
-_ENTRY_SIZE = _ENTRY.size + 4
-_INSTALLED, _BASE_VERIFIED = 1, 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +66,7 @@ class Plan:
         digest = hashlib.sha256(manifest.release_digest + (manifest.base or bytes(len(manifest.release_digest))))
         for entry in manifest.bundles:
             digest.update(entry.sha256)
-        return digest.digest()[:_IDENTITY_SIZE]
+        return digest.digest()[:IDENTITY_SIZE]
 
 
 class Assembly:
@@ -90,10 +74,15 @@ class Assembly:
 
     def __init__(self, part: Path, plan: Plan, disk: Disk) -> None:
         self.part, self.plan = part, plan
-        self.installed = RangeSet()
         self._disk = disk
-        self._verified_base: set[int] = set()
-        self._header = _MAGIC + plan.identity
+        self._progress = Progress(
+            part,
+            plan.identity,
+            disk,
+            num_bundles=len(plan.manifest.bundles),
+            num_base_files=len(plan.base.files) if plan.base else 0,
+        )
+        self.installed = self._progress.installed
         self._cipher = SegmentCipher(plan.release_key, plan.manifest.release_digest)
 
     @classmethod
@@ -105,7 +94,7 @@ class Assembly:
         """
         assembly = cls(part, plan, disk or RealDisk())
         with _disk_reasons():
-            if not assembly._replay():
+            if not assembly._has_all_files() or not assembly._progress.replay():
                 assembly._start()
         return assembly
 
@@ -131,8 +120,7 @@ class Assembly:
             at = header.size_bytes
             for index, rows in groupby(header.rows, key=lambda row: row.file):
                 at = self._install_rows(source, at, self.plan.manifest.files[index], list(rows))
-            self._append(_INSTALLED, number)
-            self.installed.add(number)
+            self._progress.note_installed(number)
 
     def verify(self) -> None:
         """Read all files back and compare their digests with the manifest.
@@ -172,7 +160,7 @@ class Assembly:
         with _disk_reasons():
             delete_tree(self.part, self._disk)
 
-    # -- progress ------------------------------------------------------------------------------------------
+    # -- beginning -----------------------------------------------------------------------------------------
 
     def _start(self) -> None:
         delete_tree(self.part, self._disk)
@@ -186,41 +174,12 @@ class Assembly:
                     self._disk.sync(handle)
                 finally:
                     self._disk.close(handle)
-            write_file(self._disk, self.part / PROGRESS_NAME, self._header)
+            self._progress.begin()
             self._disk.sync_directory(self.part)
             self._disk.sync_directory(self.part.parent)
         except StoreFullError:
             delete_tree(self.part, self._disk)  # reserved space would starve the inbox
             raise
-
-    def _replay(self) -> bool:
-        """Read what is done; False if there is nothing of this release that could be trusted."""
-        path = self.part / PROGRESS_NAME
-        try:
-            handle = self._disk.open(path)
-        except FileNotFoundError:
-            return False
-        try:
-            return self._replay_from(handle)
-        finally:
-            self._disk.close(handle)
-
-    def _replay_from(self, handle: int) -> bool:
-        data = self._disk.read(handle, self._disk.size(handle), 0)
-        if data[: len(self._header)] != self._header or not self._has_all_files():
-            return False
-        at = len(self._header)
-        while (entry := self._decode(data[at : at + _ENTRY_SIZE])) is not None:
-            kind, number = entry
-            if kind == _INSTALLED:
-                self.installed.add(number)
-            else:
-                self._verified_base.add(number)
-            at += _ENTRY_SIZE
-        if at != len(data):  # torn by a power cut: whatever comes next must not follow rubbish
-            self._disk.truncate(handle, at)
-            self._disk.sync(handle)
-        return True
 
     def _has_all_files(self) -> bool:
         return all(self._size_of(entry.name) == entry.size_bytes for entry in self.plan.manifest.files)
@@ -232,24 +191,6 @@ class Assembly:
             return None
         try:
             return self._disk.size(handle)
-        finally:
-            self._disk.close(handle)
-
-    def _decode(self, data: bytes) -> tuple[int, int] | None:
-        checksum = int.from_bytes(data[_ENTRY.size :], "big")
-        if len(data) != _ENTRY_SIZE or zlib.crc32(self._header + data[: _ENTRY.size]) != checksum:
-            return None
-        kind, number = _ENTRY.unpack_from(data)
-        num_bundles, num_base = len(self.plan.manifest.bundles), len(self.plan.base.files) if self.plan.base else 0
-        highest = {_INSTALLED: num_bundles, _BASE_VERIFIED: num_base}.get(kind, 0)
-        return (kind, number) if number < highest else None
-
-    def _append(self, kind: int, number: int) -> None:
-        body = _ENTRY.pack(kind, number)
-        handle = self._disk.open_log(self.part / PROGRESS_NAME)
-        try:
-            write_all(self._disk, handle, body + zlib.crc32(self._header + body).to_bytes(4, "big"))
-            self._disk.sync(handle)
         finally:
             self._disk.close(handle)
 
@@ -312,7 +253,7 @@ class Assembly:
             return _read_exactly(file, row.base_offset, row.raw_size)
 
     def _verify_base(self, base: ReleaseDirectory, index: int) -> None:
-        if index in self._verified_base:
+        if index in self._progress.verified_base:
             return
         entry = base.files[index]
         with _base_reasons(entry.name):
@@ -321,8 +262,7 @@ class Assembly:
             raise InstallError(
                 f"{entry.name} of the base has {size} bytes with another digest", reason=Reason.BASE_DAMAGED
             )
-        self._append(_BASE_VERIFIED, index)
-        self._verified_base.add(index)
+        self._progress.note_verified(index)
 
 
 def _read_exactly(file: BinaryIO, offset: int, size: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Names in the state directory that follow the record: the `current` link, releases nobody needs, leftovers.
+"""What the machine holds beside the record: the `current` link, leftovers of releases, memory.
 
 Called at start and after a confirmation. What the record does not speak of is worth nothing (`store.layout`).
 """
@@ -7,10 +7,12 @@ import contextlib
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from onboard.errors import StoreError
+from onboard.errors import InstallError, StoreError
 from onboard.installer.release import delete_tree
 from onboard.store.disk import RealDisk
 from onboard.store.layout import StateLayout
+from protocol.limits import MIB
+from protocol.report import Reason
 
 _PART = ".part"
 
@@ -68,3 +70,18 @@ def memory_available_bytes() -> int | None:
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
     return None
+
+
+def check_memory(needed_bytes: int) -> None:
+    """Make sure that a release may be loaded beside the one that serves.
+
+    Raises:
+        InstallError: ENGINE_UNSUITABLE.
+    """
+    available = memory_available_bytes()
+    if available is not None and needed_bytes > available:
+        raise InstallError(
+            f"needs {needed_bytes // MIB} MiB of memory, {available // MIB} MiB are free",
+            reason=Reason.ENGINE_UNSUITABLE,
+            hint="the old release stays loaded during the trial",
+        )

@@ -22,13 +22,12 @@ from onboard.installer.book import UpdateBook
 from onboard.installer.building import Building
 from onboard.installer.changeover import Changeover
 from onboard.installer.core import Fate, Input, Step, is_obstacle, is_unfinished, next_step, next_to_try
-from onboard.installer.housekeeping import memory_available_bytes
+from onboard.installer.housekeeping import check_memory
 from onboard.installer.serving import ServingProblem
 from onboard.installer.shelf import Shelf
 from onboard.installer.surroundings import Surroundings
 from onboard.installer.trial import PassedTrial
 from onboard.store.record import RecordedUpdate
-from protocol.limits import MIB
 from protocol.report import Reason, UpdateState
 
 _RETRY_S_MAX = 600.0
@@ -314,7 +313,7 @@ class PendingUpdate:
         self._crash_point("trial-counted")
         self._telemetry.emit(events.TRIAL_STARTED, about=self.handle, attempt=attempt)
         try:
-            _check_memory(self._manifest.memory_bytes)
+            check_memory(self._manifest.memory_bytes)
             candidate = self._shelf.candidate(self._manifest.release_digest, self._manifest.release_name)
             passed = await self._changeover.trial.run(candidate, self._manifest.canary)
         except InstallError as error:
@@ -343,13 +342,3 @@ class PendingUpdate:
         self._crash_point("receipt-queued")
         self._changeover.retire(old, known.digest)
         self._on_ended(ended)
-
-
-def _check_memory(needed_bytes: int) -> None:
-    available = memory_available_bytes()
-    if available is not None and needed_bytes > available:
-        raise InstallError(
-            f"needs {needed_bytes // MIB} MiB of memory, {available // MIB} MiB are free",
-            reason=Reason.ENGINE_UNSUITABLE,
-            hint="the old release stays loaded during the trial",
-        )

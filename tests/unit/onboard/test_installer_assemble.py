@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from onboard.errors import InstallError
-from onboard.installer.assemble import PROGRESS_NAME, Assembly, Plan
+from onboard.installer.assemble import Assembly, Plan
+from onboard.installer.progress import PROGRESS_NAME
 from onboard.installer.release import ReleaseDirectory, copy_release
 from protocol.report import Reason
 from protocol.segment import SegmentCodec, SegmentRow
@@ -144,7 +145,7 @@ def test_a_base_that_is_not_there_or_is_damaged_is_named(tmp_path):
 def test_a_base_file_is_read_once_for_each_update(tmp_path):
     shop = Workshop(tmp_path, OLD)
     shop.install_all(shop.open())
-    assert shop.open()._verified_base == {1, 2}
+    assert shop.open()._progress.verified_base == {1, 2}
 
 
 @pytest.mark.parametrize("at", [8, 40, 47, 48, 60, -1])
