@@ -46,7 +46,12 @@ _COLOURS = {
     "fixed-rate +50%": (RED, (0, (4, 1, 1, 1, 1, 1)), 1.8),
     "carousel": (GREY, ":", 1.8),
 }
-_SHARE_MAX = 1.06
+_SHARE_MAX = 1.08
+_WIDE = (12.4, 4.9)
+_LABEL = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
+_LEAST = 1e-5  # of the payload: below it there is nothing to see
+_FAR = 2.0  # times the best: what takes longer is cut off, and its number said
+_FRAMES_MIN = 200  # of a contact: the loss of fewer is noise
 
 
 def check_plots() -> None:
@@ -105,9 +110,11 @@ def _draw_contacts(axes: Any, scenario: Scenario, mission: MissionResult) -> Non
     axes.set_xlabel("contact")
     axes.set_ylabel("sent in the contact, MB of symbols")
     axes.set_xlim(0.3, len(rows) + 0.7)
+    axes.set_ylim(0, 1.08 * max((a + b for a, b in zip(stacked, surplus, strict=True)), default=1.0))
     _whole_ticks(axes)
     share = axes.twinx()
     share.plot([0.5, *(n + 0.41 for n in at)], [0.0, *(row.share_done for row in rows)], color=GREEN, linewidth=2.2)
+    share.lines[0].set_path_effects(_outlined())
     share.set_ylim(0, _SHARE_MAX)
     share.set_ylabel("on board, share of the payload", color=GREEN)
     share.yaxis.set_major_formatter(_percent)
@@ -128,25 +135,62 @@ def _draw_contacts(axes: Any, scenario: Scenario, mission: MissionResult) -> Non
 
 
 def _draw_schemes(axes: Any, scenario: Scenario, schemes: Sequence[SchemeResult]) -> None:  # noqa: ANN401
+    """What is missing over the contacts, logarithmic, for all go alike until the end; beside it what each one costs."""
+    import matplotlib.pyplot as plt
+
+    figure = axes.figure
+    figure.set_size_inches(*_WIDE)
+    axes.remove()
+    left, right = figure.subplots(1, 2, gridspec_kw={"width_ratios": [1.15, 1.0]})
+    _draw_missing(left, schemes)
+    _draw_cost(right, schemes)
+    figure.suptitle(
+        f"{scenario.name}: the same contacts and losses, other schemes{_scale_words(scenario)}",
+        x=0.01,
+        ha="left",
+        fontsize=plt.rcParams["axes.titlesize"],
+        fontweight="bold",
+    )
+
+
+def _draw_missing(axes: Any, schemes: Sequence[SchemeResult]) -> None:  # noqa: ANN401
     needed = [scheme.num_contacts for scheme in schemes if scheme.num_contacts is not None]
-    # What takes five times as long would squeeze the rest: it is cut, and its number said in the legend.
-    right = max(needed[:1] + [count for count in needed if count <= 2.2 * min(needed)], default=10) * 1.04
-    for scheme in schemes:
+    last = max([count for count in needed if count <= _FAR * min(needed)], default=10)
+    for scheme in reversed(schemes):
         colour, style, width = _COLOURS.get(scheme.name, (BLACK, "-", 1.5))
-        shares = [0.0, *scheme.shares]
-        done = "not done" if scheme.num_contacts is None else f"{scheme.num_contacts} contacts"
-        words = f"{scheme.name}{'' if scheme.is_measured else ' (model)'}: {done}, {scheme.limit_ratio:.2f} x limit"
-        axes.plot(range(len(shares)), shares, color=colour, linestyle=style, linewidth=width, label=words)
-        if scheme.num_contacts is not None and scheme.num_contacts <= right:
-            axes.plot([scheme.num_contacts], [1.0], marker="o", color=colour, markersize=6, clip_on=False)
-    axes.set_xlim(0, right)
-    axes.set_ylim(0, _SHARE_MAX)
+        missing = [1.0, *(max(1 - share, _LEAST) for share in scheme.shares)]
+        axes.plot(range(len(missing)), missing, color=colour, linestyle=style, linewidth=width)
+        if scheme.num_contacts is not None:
+            axes.plot([scheme.num_contacts], [_LEAST], marker="o", color=colour, markersize=7, clip_on=False, zorder=5)
+    axes.set_yscale("log")
+    axes.set_ylim(_LEAST, 1.0)
+    axes.set_xlim(0, last * 1.06)
     axes.set_xlabel("contacts used")
-    axes.set_ylabel("on board, share of the payload")
-    axes.yaxis.set_major_formatter(_percent)
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), handlelength=3.2)
-    axes.figure.set_size_inches(12.4, 4.8)
-    axes.set_title(f"{scenario.name}: the same contacts and losses, other schemes{_scale_words(scenario)}")
+    axes.set_ylabel("still missing, share of the payload (log)")
+    axes.yaxis.set_major_formatter(_percent_fine)
+    axes.yaxis.set_minor_locator(_no_ticks())
+
+
+def _draw_cost(axes: Any, schemes: Sequence[SchemeResult]) -> None:  # noqa: ANN401
+    finished = [scheme.limit_ratio for scheme in schemes if scheme.num_contacts is not None]
+    top = max([ratio for ratio in finished if ratio <= _FAR] or [_FAR]) * 1.12
+    for at, scheme in enumerate(schemes):
+        colour, style, width = _COLOURS.get(scheme.name, (BLACK, "-", 1.5))
+        length = min(scheme.limit_ratio, top)
+        axes.barh(at, length, 0.34, color=colour)
+        axes.plot([0, 0.14 * top], [at - 0.36, at - 0.36], color=colour, linestyle=style, linewidth=width)
+        done = "not done" if scheme.num_contacts is None else f"{scheme.num_contacts} contacts"
+        words = f"{scheme.name}{'' if scheme.is_measured else ' (model)'}"
+        axes.text(
+            0.16 * top, at - 0.36, f"{words}: {scheme.limit_ratio:.3f} x the limit, {done}", va="center", bbox=_LABEL
+        )
+    axes.axvline(1.0, color=BLACK, linewidth=1.0, linestyle=(0, (3, 3)))
+    axes.set_xlim(0, top)
+    axes.set_ylim(len(schemes) - 0.6, -0.75)
+    axes.set_yticks([])
+    axes.grid(visible=False)
+    axes.spines["left"].set_visible(False)
+    axes.set_xlabel("frames that arrived until all was there / frames needed")
 
 
 def _draw_loss(axes: Any, scenario: Scenario, mission: MissionResult) -> None:  # noqa: ANN401
@@ -166,9 +210,6 @@ def _draw_loss(axes: Any, scenario: Scenario, mission: MissionResult) -> None:  
     axes.legend(**_above(2 if len(names) == 1 else len(names)))
     title = f"{scenario.name}: what the sender believed of the link, and what was{_scale_words(scenario)}"
     axes.set_title(title, pad=30 if len(names) == 1 else 44)
-
-
-_FRAMES_MIN = 50  # of a contact: the loss of fewer is noise
 
 
 def _draw_station(axes: Any, own: Sequence[tuple[int, ContactRow]], name: str, colour: str) -> None:  # noqa: ANN401
@@ -214,6 +255,18 @@ def _whole_ticks(axes: Any) -> None:  # noqa: ANN401
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _outlined() -> list[Any]:
+    from matplotlib.patheffects import Normal, Stroke
+
+    return [Stroke(linewidth=4.6, foreground="white"), Normal()]
+
+
+def _no_ticks() -> Any:  # noqa: ANN401
+    from matplotlib.ticker import NullLocator
+
+    return NullLocator()
 
 
 def _percent(value: float, _: object = None) -> str:

@@ -13,14 +13,18 @@ from groundsegment.emulator.conditions import Direction
 from groundsegment.simulation.payload import PayloadStore, SimulatedUpdate
 from groundsegment.uplink.cargo import Progress
 from groundsegment.uplink.core import Uplink, UplinkOptions
+from groundsegment.uplink.events import ReceiverRestarted
+from groundsegment.uplink.headers import Headers
 from groundsegment.uplink.lane import Lane
 from groundsegment.uplink.learning import DECIDED
 from groundsegment.uplink.loss import LossEstimate
 from groundsegment.uplink.pace import Pacer
+from groundsegment.uplink.patience import Patience
 from groundsegment.uplink.rate_search import RateSearch
 from groundsegment.uplink.schedule import SymbolRun
 from protocol.fec import best_kind
 from protocol.frame import Frame
+from protocol.link_keys import derive_station_key
 
 FRAMES_PER_TURN = 256
 PACE_SHARE = 0.99
@@ -80,7 +84,8 @@ class GroundStation:
         self._generation += 1
         session = self._generation.to_bytes(4, "big") + self.number.to_bytes(2, "big")
         self._downlink = Downlink(
-            link_key=self._link_key,
+            link_key=derive_station_key(self._link_key, self.number),
+            station=self.number,
             satellite="SIM",
             identity_public=_IDENTITY,
             session=session,
@@ -98,6 +103,7 @@ class GroundStation:
             if update.handle not in self._decided:
                 self._add(update, 0.0)
         self._search = RateSearch(self._loss.mean)
+        self._headers, self._patience = Headers(), Patience()
 
     # Inputs
 
@@ -111,7 +117,10 @@ class GroundStation:
         self.is_up, self.was_heard = True, False
         self._end_s, self._rate_bps = end_s, rate_bps
         self._pacer = Pacer(rate_bps / 8 * PACE_SHARE, self._search, now)
-        self._hello_due_s = now
+        self._hello_due_s, self._is_holding = now, False
+        self._headers.start_over()
+        self._patience.begin_contact()
+        self._downlink.begin_contact()
         self._core.begin_contact(now, end_s)
 
     def end_contact(self) -> None:
@@ -135,18 +144,22 @@ class GroundStation:
             self._sessions.pop(event.session, None)
             self._sessions[event.session] = event.sequence
             self.was_heard = True
+            self._patience.heard(now)
             self._core.receive_report(event.report, session=event.session, sequence=event.sequence, now=now)
-            while self._core.next_event() is not None:
-                pass
+            while (happened := self._core.next_event()) is not None:
+                if isinstance(happened, ReceiverRestarted):
+                    self._headers.start_over()
 
     def turn(self, now: float) -> None:
         """Send what may leave now."""
         self._drop_decided()
         if now >= self._hello_due_s:
-            self._hello_due_s = now + (HELLO_PERIOD_S if self.was_heard else HELLO_PERIOD_S_UNHEARD)
+            self._hello_due_s = now + (
+                HELLO_PERIOD_S if self.was_heard and not self._is_holding else HELLO_PERIOD_S_UNHEARD
+            )
             self._send(self._downlink.hello(now), now)
             self._core.other_frames_sent(1, now)
-        if not self._core.updates:
+        if not self._core.updates or self._holds_back(now):
             return
         frame_size = self._symbol_size + self._downlink.overhead
         budget = min(FRAMES_PER_TURN, self._pacer.budget(frame_size, self._core.statistics(now), now))
@@ -157,7 +170,6 @@ class GroundStation:
             self._save()
         for run in runs:
             self._send_run(run, now)
-        self._pacer.spend(sum(run.count for run in runs) * frame_size)
 
     # Queries
 
@@ -184,6 +196,12 @@ class GroundStation:
         )
         self._symbol_size = update.objects[0].symbol_size
 
+    def _holds_back(self, now: float) -> bool:
+        held, self._is_holding = self._is_holding, self._patience.holds(now)
+        if self._is_holding and not held:
+            self._hello_due_s = now
+        return self._is_holding
+
     def _drop_decided(self) -> None:
         for handle in self._core.updates:
             if self._core.state(handle) in DECIDED:
@@ -195,20 +213,21 @@ class GroundStation:
         self._loss, self._loss_down = self._core.loss, self._core.loss_down
 
     def _send_run(self, run: SymbolRun, now: float) -> None:
-        item, kind = self._store.item(run.handle), best_kind()
+        item = self._store.item(run.handle)
         self.sent.symbols += run.count
         self._note_used(run)
-        for esi, symbol in enumerate(self._store.symbols(run), start=run.first_esi):
-            frame = Frame(
-                kind=kind,
-                handle=run.handle,
-                num_symbols=item.num_symbols,
-                block=run.block,
-                esi=esi,
-                payload=symbol,
-                station=self.number,
-            )
-            self._send(self._downlink.encode(frame), now)
+        first = Frame(
+            kind=best_kind(),
+            handle=run.handle,
+            num_symbols=item.num_symbols,
+            block=run.block,
+            esi=run.first_esi,
+            payload=b"",
+        )
+        is_short = self._headers.take(run.handle, run.count)
+        for data in self._downlink.encode_run(first, self._store.symbols(run), is_short):
+            self._send(data, now)
+            self._pacer.spend(len(data))
 
     def _note_used(self, run: SymbolRun) -> None:
         """ESIs of a station only rise: one that is lower than an earlier one was used before."""

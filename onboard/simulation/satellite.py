@@ -1,6 +1,6 @@
 """A satellite in virtual time: the real receiver core, inbox and codec, with everything that waits done by a clock.
 
-Driven by `receive` (a datagram arrives), `advance` (time passes) and `kill` (the power goes). It syncs as the real
+Driven by `receive` (datagrams arrive), `advance` (time passes) and `kill` (the power goes). It syncs as the real
 shell does, after an interval or in silence, and what a sync covered counts once the medium's delay is over; blocks are
 solved one at a time, really, and take a time that grows with them. What goes down is collected with its time.
 
@@ -9,10 +9,12 @@ It promises that a kill loses all that was not durable at that moment, and nothi
 
 import math
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from onboard.receiver.core import BlockReady, CoreOptions, ObjectDropped, ObjectReady, ObjectSolved, ReceiverCore
+from onboard.receiver.intake import Intake
 from onboard.receiver.rebuild import JobResult, Outcome, check_object, solve_block
 from onboard.receiver.reporting import ReportOptions
 from onboard.receiver.status import ReceiverStatistics
@@ -21,8 +23,7 @@ from onboard.simulation.owner import SimulatedOwner
 from onboard.simulation.useful import UsefulSymbols
 from onboard.store.inbox import OBJECT_NAME, Inbox, SyncBatch
 from onboard.store.shape import ObjectShape
-from protocol.errors import ChecksumError, DecodeError
-from protocol.frame import FrameCodec, FrameKind
+from protocol.frame import HANDLE_SIZE, FrameCodec
 from protocol.limits import MIB
 from protocol.link_keys import Direction
 
@@ -62,7 +63,7 @@ class SimulatedSatellite:
         """Begin with an empty inbox below `directory`."""
         self._root, self._options = directory / "inbox", options
         self._root.mkdir(parents=True, exist_ok=True)
-        self._up, self._down = FrameCodec(Direction.UP, link_key), FrameCodec(Direction.DOWN, link_key)
+        self._link_key, self._down = link_key, FrameCodec(Direction.DOWN, link_key)
         self._disk = ForgetfulDisk()
         self.owner = SimulatedOwner(options.install_s)
         self.useful = UsefulSymbols()
@@ -80,11 +81,12 @@ class SimulatedSatellite:
             is_silent=options.is_silent,
         )
         self._core = ReceiverCore(
-            session=self.owner.boot_count.to_bytes(6, "big"),
+            session=self.owner.boot_count.to_bytes(HANDLE_SIZE, "big"),
             options=CoreOptions(inbox_bytes_max=options.inbox_bytes_max, report=report),
             is_complete=self.owner.is_complete,
             is_wanted=self.owner.is_wanted,
         )
+        self._intake = Intake(FrameCodec(Direction.UP, self._link_key))
         self._inbox = Inbox(self._root, self._disk)
         self._jobs: deque[BlockReady | ObjectSolved] = deque()
         self._job_due = self._sync_due = self._batch_due = math.inf
@@ -94,29 +96,25 @@ class SimulatedSatellite:
 
     # Inputs
 
-    def receive(self, data: bytes, now: float) -> None:
-        """A datagram arrives."""
+    def receive(self, datagrams: Iterable[bytes], now: float) -> None:
+        """Datagrams arrive together."""
         self.advance(now)
-        try:
-            frame = self._up.decode(data)
-        except DecodeError as error:
-            self._core.reject_frame("checksum" if isinstance(error, ChecksumError) else "malformed")
-            return
-        self._frame_s = now
-        if frame.kind is FrameKind.REPORT:
-            self._core.receive_report(frame, now)
-            return
-        self.num_received[frame.station] = self.num_received.get(frame.station, 0) + 1
-        shape = self._core.receive_symbol(frame, now)
-        self._dispatch(now)
-        if shape is None:
-            return
-        self._inbox.append(shape, frame.block, frame.esi, frame.payload)
-        self.useful.add(shape, frame.block, frame.station)
-        if self._batch is None:
-            if math.isinf(self._sync_due):
-                self._dirty_s = now
-            self._sync_due = min(self._dirty_s + self._options.sync_interval_s, now + _IDLE_S)
+        batch = self._intake.sort((data, None) for data in datagrams)
+        for cause, num in batch.rejected.items():
+            self._core.reject_frame(cause, num)
+        for station, (echo, _, num) in batch.heard.items():
+            self._frame_s = now
+            self._core.station_heard(station, num, echo, now)
+        for frame in batch.reports:
+            self._core.read_report(frame)
+        for run in batch.runs:
+            self.num_received[run.station] = self.num_received.get(run.station, 0) + len(run.esis)
+            accepted = self._core.receive_symbols(run)
+            self._dispatch(now)
+            if accepted is not None:
+                self._inbox.append_all(accepted.shape, run.block, accepted.esis, accepted.symbols)
+                self.useful.add(accepted.shape, run.block, len(accepted.esis), run.station)
+                self._note_dirty(now)
 
     def advance(self, now: float) -> None:
         """Do all that is due by then, in order."""
@@ -138,6 +136,7 @@ class SimulatedSatellite:
         self.useful.restore(found, self.owner.is_complete)
         self.num_cut += before - self.useful.num_held
         for entry in found:
+            self._intake.remember(entry.shape.kind, entry.shape.handle, entry.shape.num_symbols)
             self._core.restore(entry.shape, entry.symbols, entry.solved, is_whole=entry.is_whole)
         self._dispatch(now)
 
@@ -159,6 +158,13 @@ class SimulatedSatellite:
         return self._core.statistics()
 
     # Private
+
+    def _note_dirty(self, now: float) -> None:
+        if self._batch is not None:
+            return  # when that sync is through
+        if math.isinf(self._sync_due):
+            self._dirty_s = now
+        self._sync_due = min(self._dirty_s + self._options.sync_interval_s, now + _IDLE_S)
 
     def _do_due(self, now: float) -> None:
         if self._job_due <= now:

@@ -64,8 +64,8 @@ class _Service:
 
 def _step(satellite: SimulatedSatellite, now: float, datagrams: list[bytes]) -> list[Any]:
     satellite.advance(now)
-    for data in datagrams:
-        satellite.receive(data, now)
+    if datagrams:
+        satellite.receive(datagrams, now)
     outgoing = [list(entry) for entry in satellite.outgoing]
     satellite.outgoing.clear()
     return [outgoing, satellite.owner.num_whole]

@@ -19,14 +19,12 @@ class UsefulSymbols:
         self.num_held = 0
         self.by_station: dict[int, int] = {}
 
-    def add(self, shape: ObjectShape, block: int, station: int) -> None:
-        """A new symbol was taken."""
-        key = shape.handle, block
-        have = self._blocks.get(key, 0)
-        if have < shape.layout.symbols_of(block):
-            self._blocks[key] = have + 1
-            self.num_held += 1
-            self.by_station[station] = self.by_station.get(station, 0) + 1
+    def add(self, shape: ObjectShape, block: int, count: int, station: int) -> None:
+        """New symbols were taken."""
+        have = self._blocks.get((shape.handle, block), 0)
+        useful = min(count, shape.layout.symbols_of(block) - have)
+        self._set(shape, block, have + useful)
+        self.by_station[station] = self.by_station.get(station, 0) + useful
 
     def solved(self, shape: ObjectShape, block: int) -> None:
         """A block is there whole."""
