@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -148,6 +149,11 @@ def satellite(tmp_path):
     satellite.close()
 
 
+def state_of(uplink, update):
+    entry = uplink.report.status_of(update.handle) if uplink.report else None
+    return entry and entry.state
+
+
 def is_confirmed(update):
     return lambda uplink: (
         uplink.report is not None
@@ -170,6 +176,31 @@ def test_an_update_flies_in_and_the_endpoint_answers_with_it(satellite):
     receipt = next(m for m in satellite.uplink.messages if m.kind is MessageKind.RECEIPT)
     assert (receipt.body["state"], receipt.body["release"]) == ("confirmed", update.digest)
     assert satellite.stop() == 0
+
+
+@pytest.mark.slow
+def test_an_urgent_update_overtakes_a_big_one_which_goes_on_over_kills(satellite):
+    satellite.provision(OLD)
+    satellite.start()
+    satellite.wait_until_serving(OLD)
+    big_files = {**NEW, "big.bin": random.Random(1).randbytes(60_000)}
+    big = satellite.ground.make_update(big_files, base=OLD, bundle_size=8192)
+    urgent = satellite.ground.make_update(NEW, base=OLD, canary=canary(), beside=True)
+    satellite.uplink.send(big.metadata, *big.bundles[:3])
+    satellite.kill()
+    satellite.start()
+    satellite.uplink.send(urgent.metadata, *urgent.bundles)
+    satellite.uplink.until(lambda uplink: state_of(uplink, urgent) is UpdateState.CONFIRMED)
+    entry = satellite.uplink.report.status_of(big.handle)
+    assert (entry.state, entry.bundle_ranges[0]) == (UpdateState.RECEIVING, (0, 2))
+    assert satellite.models() == urgent.digest.hex()
+    satellite.kill()
+    satellite.start()
+    satellite.uplink.send(*big.bundles[3:])
+    satellite.uplink.until(lambda uplink: state_of(uplink, big) is UpdateState.CONFIRMED)
+    assert satellite.models() == big.digest.hex()
+    assert [update["state"] for update in satellite.status()["updates"]] == ["confirmed", "confirmed"]
+    assert satellite.skyloadd("verify").returncode == 0
 
 
 @pytest.mark.slow
