@@ -1,5 +1,6 @@
 """`skyload cancel`: an update that nobody wants any more."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -51,10 +52,13 @@ def cancel(
     """
     from groundsegment.console.revert import confirm
     from groundsegment.depot.depot import Depot
+    from groundsegment.stations.home import exchange_if_free
     from groundsegment.uplink.link_socket import Endpoint
 
     endpoint = None if link is None else Endpoint.parse(link)
     with Depot.open(depot) as opened:
+        if not dry_run:
+            exchange_if_free(opened, satellite, utc=datetime.now(UTC))  # a station may have flown it
         entry = _open_update(opened, update, satellite)
         is_known = _may_be_on_board(opened, entry)
         if dry_run:
@@ -65,6 +69,7 @@ def cancel(
                 err.print("nothing was done")
                 raise typer.Exit(1)
             values = _cancel(opened, entry, endpoint if is_known else None, is_known=is_known, timeout_s=timeout)
+            exchange_if_free(opened, satellite, utc=datetime.now(UTC))
     if as_json:
         print_json({**values, "dry_run": dry_run})
     else:

@@ -100,6 +100,7 @@ def stage(
     from groundsegment.staging.records import StageOptions
     from groundsegment.staging.staging import prepare
     from groundsegment.staging.staging import stage as run_stage
+    from groundsegment.stations.home import exchange_if_free
 
     if canary is not None and no_canary:
         raise InputError("--canary and --no-canary exclude each other", hint="leave one out")
@@ -128,6 +129,7 @@ def stage(
             prepared = prepare(opened, model, options, on_progress)
             _tell_choice(prepared)
             staged = run_stage(opened, prepared, options, utc=_now(), on_progress=on_progress)
+        exchange_if_free(opened, satellite, utc=_now())
     _tell_staged(prepared, staged, options, as_json=as_json)
 
 

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -70,9 +71,13 @@ def _watch(depot: "Depot", satellite: str | None) -> None:
 
 
 def _gather(depot: "Depot", satellite: str | None) -> list[dict[str, Any]]:
+    from groundsegment.stations.home import exchange_if_free
+
     names = [satellite] if satellite else [entry.name for entry in depot.satellites()]
     if not names:
         err.print("no satellite yet; `skyload keys init --satellite NAME --kit DIR` adds one")
+    for name in names:
+        exchange_if_free(depot, depot.satellite(name).name, utc=datetime.now(UTC))
     return [_gather_one(depot, depot.satellite(name).name) for name in names]
 
 

@@ -63,8 +63,10 @@ def collect(depot: Depot, station: Station, data: bytes, *, utc: datetime) -> Co
     Raises:
         LetterError: it is none, not of this station, or of a directory that must not fly any more.
     """
-    logbook = Logbook.open(data, depot.station_key(station.satellite, station.id))
     notes = StationNotes(depot, station)
+    if _is_kept(notes, data):
+        return None  # the usual case, told without reading it
+    logbook = Logbook.open(data, depot.station_key(station.satellite, station.id))
     if (logbook.satellite, logbook.station) != (station.satellite, station.id):
         raise LetterError(f"logbook of station {logbook.station} of {logbook.satellite}, not of {station.name}")
     if logbook.instance != notes.read().instance:
@@ -77,6 +79,13 @@ def collect(depot: Depot, station: Station, data: bytes, *, utc: datetime) -> Co
     taken = _Taking(depot, station, utc).take(logbook)
     write_letter(notes.logbook_path, data)
     return taken
+
+
+def _is_kept(notes: StationNotes, data: bytes) -> bool:
+    try:
+        return notes.logbook_path.read_bytes() == data
+    except FileNotFoundError:
+        return False
 
 
 class _Taking:

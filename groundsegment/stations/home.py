@@ -4,6 +4,7 @@ Run by `skyload station sync --for`, and by whatever changes or shows what stati
 each satellite. Nothing here opens a socket: letters and files lie where stations can reach them.
 """
 
+import contextlib
 import hashlib
 import shutil
 from collections.abc import Iterable
@@ -66,6 +67,13 @@ def exchange(depot: Depot, satellite: str, *, utc: datetime, via: Path | None = 
         if via is not None and stations:
             _carry(depot, satellite, via)
         return tuple(_order(depot, result, root, utc) for result in results)
+
+
+def exchange_if_free(depot: Depot, satellite: str, *, utc: datetime) -> None:
+    """Exchange letters by the way, if there are stations: what goes wrong is for `skyload station sync` to tell."""
+    if depot.stations(satellite):
+        with contextlib.suppress(GroundError, OSError):
+            exchange(depot, satellite, utc=utc)
 
 
 def make_orders(depot: Depot, station: Station, *, utc: datetime) -> Orders:
