@@ -18,6 +18,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 class Cfdp:
     """One transfer."""
 
+    is_ours = False
+
     def __init__(self, payload: Path, rate_bps: float, pdu_bytes: int = PDU_BEST) -> None:
         self.name = "cfdp-py" if pdu_bytes == PDU_BEST else f"cfdp-py, PDUs of {pdu_bytes}"
         self.payload_bytes = payload.stat().st_size

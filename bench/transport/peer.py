@@ -14,10 +14,12 @@ class Peer(Protocol):
     Attributes:
         name: in the table.
         payload_bytes: what is carried, as the user has it.
+        is_ours: whether a failure is ours to look into.
     """
 
     name: str
     payload_bytes: int
+    is_ours: bool
 
     def begin(self, link: Link, directory: Path) -> None:
         """Start both ends; the receiver listens before the sender sends. Files go into the directory."""

@@ -63,6 +63,7 @@ class Skyload:
     """One transfer."""
 
     name = "Skyload"
+    is_ours = True
 
     def __init__(self, template: Template, rate_bps: float, settings: dict[str, object] | None = None) -> None:
         """Prepare a flight.

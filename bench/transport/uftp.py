@@ -14,6 +14,8 @@ BUFFER_BYTES = 4 << 20
 class Uftp:
     """One transfer."""
 
+    is_ours = False
+
     def __init__(self, payload: Path, rate_bps: float, block_bytes: int = BLOCK_BEST) -> None:
         self.name = "UFTP" if block_bytes == BLOCK_BEST else f"UFTP, blocks of {block_bytes}"
         self.payload_bytes = payload.stat().st_size

@@ -39,7 +39,7 @@ def test_a_sender_that_gives_up_for_good_ends_the_flight():
     _skip_if_impossible()
 
     class Hopeless:
-        name, payload_bytes = "hopeless", 1000
+        name, payload_bytes, is_ours = "hopeless", 1000, False
 
         def begin(self, link, directory):
             self.num_resumed = 0
