@@ -39,6 +39,8 @@ from protocol.objects import ObjectKind
 from protocol.report import Reason, Report
 
 SOLVING_EXTRA = 16  # symbols still taken while the solver tries: one in a hundred tries needs one more
+PUSHES_MAX = 64  # objects that may give way in a burst to newcomers that no update waits for
+PUSHES_PER_S = 50.0
 FOREIGN_MAX = 1024  # frames of another shape, none of its own between: the ground has changed its mind
 
 
@@ -132,6 +134,7 @@ class ReceiverCore:
         self._events: deque[Event] = deque()
         self._sequence = 0
         self._trouble = Reason.NONE
+        self._pushes = _Pushes()
         self._rejected: dict[str, int] = {}
         self._refused: dict[str, int] = {}
         self._drops: dict[str, int] = {}
@@ -168,6 +171,7 @@ class ReceiverCore:
 
         Belongs with `receive_symbols`, and between the same two syncs.
         """
+        self._pushes.note_time(now)
         self._peers.peer(station).heard(num_frames, echo, now)
 
     def receive_symbols(self, run: SymbolRun) -> Accepted | None:
@@ -348,6 +352,7 @@ class ReceiverCore:
 
     def offer_again(self) -> None:
         """The owner may want what it kept, or need no more of what is being collected."""
+        self._shelf.refresh_owners()
         for entry in self._shelf:
             if not entry.is_busy and self._telling.is_complete(entry.shape.handle):
                 self._note_complete(entry.shape.handle)
@@ -499,7 +504,7 @@ class ReceiverCore:
         if self._is_paused_for(object_cost(shape)):
             self._refuse("store", num)
             return None
-        cause = self._make_room(shape)
+        cause = self._make_room(shape, may_push=self._pushes.is_allowed or self._shelf.owner_of(handle) is not None)
         if cause:
             self._refuse(cause, num)
             return None
@@ -555,6 +560,7 @@ class ReceiverCore:
         if isinstance(leaving, str):
             return leaving
         for entry in leaving:
+            self._pushes.num_left -= 1
             self._give_up(entry, "kept" if entry.stage is ObjectStage.KEPT else "unsigned")
         return ""
 
@@ -603,6 +609,26 @@ class ReceiverCore:
         if is_solved and entry.stage is ObjectStage.COLLECTING and not entry.is_poisoned:
             entry.stage = ObjectStage.CHECKING
             self._events.append(ObjectSolved(shape=entry.shape))
+
+
+class _Pushes:
+    """How many objects may still give way to ones that nobody signed for.
+
+    A flood of new objects then costs no more than refusing them, and one whose symbols keep coming is never the oldest.
+    """
+
+    def __init__(self) -> None:
+        self.num_left = float(PUSHES_MAX)
+        self._now: float | None = None
+
+    @property
+    def is_allowed(self) -> bool:
+        return self.num_left >= 1
+
+    def note_time(self, now: float) -> None:
+        if self._now is not None:
+            self.num_left = min(PUSHES_MAX, self.num_left + (now - self._now) * PUSHES_PER_S)
+        self._now = now
 
 
 _COUNTED = (

@@ -71,6 +71,7 @@ class OpenObject:
         num_jobs: of the solver, running or queued: it cannot be dropped now.
         is_poisoned: to be thrown away as soon as nobody works on its files.
         num_foreign: frames of another shape since the last one of its own.
+        owner: the trusted update that waits for it, None if there is none; the shelf's.
     """
 
     __slots__ = (
@@ -83,6 +84,7 @@ class OpenObject:
         "num_jobs",
         "num_solved",
         "num_symbols",
+        "owner",
         "shape",
         "size",
         "stage",
@@ -97,6 +99,7 @@ class OpenObject:
         self.stage = ObjectStage.COLLECTING
         self.cost = object_cost(shape)
         self.is_poisoned = False
+        self.owner: bytes | None = None
         self.num_jobs = self.num_solved = self.num_foreign = self.size = 0
 
     @property

@@ -124,5 +124,7 @@ class Peers:
 
     def next_due(self, now: float) -> Peer | None:
         """A station whose report is due: the one that has waited longest."""
+        for peer in self:
+            peer.timer.note_time(now)
         due = [peer for peer in self if (at := peer.timer.next_deadline()) is not None and at <= now]
         return min(due, key=lambda peer: peer.timer.last_report_at, default=None)

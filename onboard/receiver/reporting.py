@@ -60,6 +60,11 @@ class ReportTimer:
         self._has_news = True
         self._is_urgent = self._is_urgent or is_urgent
 
+    def note_time(self, now: float) -> None:
+        """It is so late: who was not heard for long is gone, though a report may be due since before that."""
+        if self._last_frame_at is not None and now - self._last_frame_at > BEACON_DURATION_S:
+            self._last_frame_at = None
+
     def is_heard(self, now: float) -> bool:
         """Whether it is worth sending: the ground was heard of lately, and we may speak."""
         heard = self._last_frame_at

@@ -26,12 +26,24 @@ _LARGEST_COST = OBJECT_SIZE_MAX + SYMBOL_SIZE_MAX + BLOCK_SIZE_MAX
 OwnerOf = Callable[[bytes], bytes | None]
 
 
+@dataclass(slots=True)
+class _Use:
+    """What some objects take together."""
+
+    num: int = 0
+    num_bytes: int = 0
+
+    def add(self, num: int, num_bytes: int) -> None:
+        self.num, self.num_bytes = self.num + num, self.num_bytes + num_bytes
+
+
 @dataclass(frozen=True, slots=True)
 class _Limit:
-    """What some of the objects may take together, the newcomer included."""
+    """What objects of a sort may take together, a newcomer included."""
 
     cause: str
-    entries: list[OpenObject]
+    is_of: Callable[[OpenObject], bool]
+    use: _Use
     num_max: int
     bytes_max: int
 
@@ -46,9 +58,14 @@ class Shelf:
     """
 
     def __init__(self, *, bytes_max: int, num_max: int, owner_of: OwnerOf) -> None:
-        self._bytes_max, self._num_max, self._owner_of = bytes_max, num_max, owner_of
+        self._bytes_max, self._num_max, self.owner_of = bytes_max, num_max, owner_of
         self._objects: OrderedDict[bytes, OpenObject] = OrderedDict()  # least recently active first
-        self.open_bytes = 0
+        self._uses: dict[tuple[bool, bytes | None], _Use] = {}  # by size (large?) and owner
+
+    @property
+    def open_bytes(self) -> int:
+        """What all take of the quota."""
+        return self._use().num_bytes
 
     def get(self, handle: bytes) -> OpenObject | None:
         """The object with that handle."""
@@ -63,29 +80,30 @@ class Shelf:
     def __iter__(self) -> Iterator[OpenObject]:
         return iter(list(self._objects.values()))
 
-    def __reversed__(self) -> Iterator[OpenObject]:
-        return iter(list(reversed(self._objects.values())))
-
     def __len__(self) -> int:
         return len(self._objects)
 
-    def owner_of(self, handle: bytes) -> bytes | None:
-        """The trusted update that waits for an object."""
-        return self._owner_of(handle)
-
     def put(self, entry: OpenObject) -> None:
         """Take an object up."""
+        entry.owner = self.owner_of(entry.shape.handle)
         self._objects[entry.shape.handle] = entry
-        self.open_bytes += entry.cost
+        self._count(entry, 1)
 
     def remove(self, entry: OpenObject) -> None:
         """Let go of an object."""
         del self._objects[entry.shape.handle]
-        self.open_bytes -= entry.cost
+        self._count(entry, -1)
 
     def touch(self, entry: OpenObject) -> None:
         """Something came of it."""
         self._objects.move_to_end(entry.shape.handle)
+
+    def refresh_owners(self) -> None:
+        """Updates have been accepted, or have ended."""
+        for entry in self._objects.values():
+            self._count(entry, -1)
+            entry.owner = self.owner_of(entry.shape.handle)
+            self._count(entry, 1)
 
     def make_room(self, shape: ObjectShape, *, may_push: bool = True) -> list[OpenObject] | str:
         """Say which objects have to give way for a new one, or why there is no room for it.
@@ -93,47 +111,63 @@ class Shelf:
         Returns:
             The objects to remove, or "unsigned", "update" or "quota" for whose share is spent.
         """
-        cost = object_cost(shape)
-        owners = {handle: self._owner_of(handle) for handle in self._objects}
-        leaving: dict[bytes, OpenObject] = {}
-        for limit in self._limits(shape.handle, cost, owners):
-            staying = [entry for entry in limit.entries if entry.shape.handle not in leaving]
-            num_over = len(staying) + 1 - limit.num_max
-            bytes_over = sum(entry.cost for entry in staying) + cost - limit.bytes_max
-            for entry in self._who_gives_way(staying, owners, cost):
-                if not may_push or (num_over <= 0 and bytes_over <= 0):
-                    break
-                leaving[entry.shape.handle] = entry
+        cost, owner = object_cost(shape), self.owner_of(shape.handle)
+        leaving: list[OpenObject] = []
+        for limit in self._limits(cost, owner):
+            gone = [entry.cost for entry in leaving if limit.is_of(entry)]
+            num_over = limit.use.num + 1 - len(gone) - limit.num_max
+            bytes_over = limit.use.num_bytes + cost - sum(gone) - limit.bytes_max
+            if num_over <= 0 and bytes_over <= 0:
+                continue
+            for entry in self._who_gives_way(limit, cost, leaving) if may_push else ():
+                leaving.append(entry)
                 num_over, bytes_over = num_over - 1, bytes_over - entry.cost
-            if num_over > 0 or bytes_over > 0:
+                if num_over <= 0 and bytes_over <= 0:
+                    break
+            else:
                 return limit.cause
-        return list(leaving.values())
+        return leaving
 
-    def _limits(self, handle: bytes, cost: int, owners: dict[bytes, bytes | None]) -> Iterable[_Limit]:
-        entries = list(self._objects.values())
+    def _limits(self, cost: int, owner: bytes | None) -> Iterable[_Limit]:
         if cost > SMALL_COST_MAX:
-            large = [entry for entry in entries if entry.cost > SMALL_COST_MAX]
-            owner = self._owner_of(handle)
-            same = [entry for entry in large if owners[entry.shape.handle] == owner]
             num_max = max(1, self._num_max - self._num_max // _SMALL_SHARE)
             bytes_max = self._bytes_max - self._bytes_max // _SMALL_SHARE
             share = (1, 2) if owner is None else (3, 4)
-            share_bytes = max(self._bytes_max * share[0] // share[1], _LARGEST_COST)
-            share_num = max(1, self._num_max * share[0] // share[1])
-            cause = "unsigned" if owner is None else "update"
-            yield _Limit(cause, same, min(num_max, share_num), min(bytes_max, share_bytes))
-            yield _Limit("quota", large, num_max, bytes_max)
-        yield _Limit("quota", entries, self._num_max, self._bytes_max)
+            yield _Limit(
+                "unsigned" if owner is None else "update",
+                lambda entry: _is_large(entry) and entry.owner == owner,
+                self._uses.get((True, owner), _Use()),
+                min(num_max, max(1, self._num_max * share[0] // share[1])),
+                min(bytes_max, max(self._bytes_max * share[0] // share[1], _LARGEST_COST)),
+            )
+            yield _Limit("quota", _is_large, self._use(is_large=True), num_max, bytes_max)
+        yield _Limit("quota", lambda _: True, self._use(), self._num_max, self._bytes_max)
 
-    def _who_gives_way(
-        self, entries: list[OpenObject], owners: dict[bytes, bytes | None], cost: int
-    ) -> list[OpenObject]:
-        """Those that may be dropped, first to go first."""
-        unsigned = [entry for entry in entries if owners[entry.shape.handle] is None and not entry.is_busy]
-        is_crowd = 2 * sum(entry.cost <= SMALL_COST_MAX for entry in entries) > self._num_max
+    def _who_gives_way(self, limit: _Limit, cost: int, leaving: list[OpenObject]) -> list[OpenObject]:
+        """Those that may be dropped to keep a limit, first to go first."""
+        unsigned = [entry for entry in self._objects.values() if entry.owner is None and not entry.is_busy]
+        is_crowd = 2 * self._use(is_large=False).num > self._num_max
         is_small_first = is_crowd and cost <= SMALL_COST_MAX  # many small ones must not push out a large one
 
         def order(entry: OpenObject) -> tuple[bool, bool]:
-            return is_small_first and entry.cost > SMALL_COST_MAX, entry.stage is ObjectStage.KEPT
+            return is_small_first and _is_large(entry), entry.stage is ObjectStage.KEPT
 
-        return sorted(unsigned, key=order)
+        return sorted((entry for entry in unsigned if limit.is_of(entry) and entry not in leaving), key=order)
+
+    def _use(self, *, is_large: bool | None = None) -> _Use:
+        total = _Use()
+        for (size, _), use in self._uses.items():
+            if is_large in {None, size}:
+                total.add(use.num, use.num_bytes)
+        return total
+
+    def _count(self, entry: OpenObject, sign: int) -> None:
+        key = _is_large(entry), entry.owner
+        use = self._uses.setdefault(key, _Use())
+        use.add(sign, sign * entry.cost)
+        if not use.num:
+            del self._uses[key]
+
+
+def _is_large(entry: OpenObject) -> bool:
+    return entry.cost > SMALL_COST_MAX
