@@ -8,9 +8,10 @@ BIN := $(VENV)/bin
 SECONDS ?= 120
 SEED ?=
 NAME ?=
+COUNT ?= 1000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint types architecture soak docker-test bench check constraints clean
+.PHONY: help demo test test-slow lint types architecture soak simulate-missions docker-test bench check constraints clean
 
 help: ## List what can be made.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +37,9 @@ architecture: $(READY) ## Check who imports whom: import-linter.
 
 soak: $(READY) ## Fly over random links for SECONDS=120, with SEED=n to repeat a run.
 	$(BIN)/python -m tests.soak --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
+
+simulate-missions: $(READY) ## Fly COUNT=1000 random missions in virtual time, SEED=n and on; some 20 minutes.
+	@$(BIN)/skyload simulate --missions $(COUNT) --seed $(or $(SEED),1)
 
 docker-test: $(READY) ## Fly between containers; skips itself where no Docker engine answers.
 	$(BIN)/pytest tests/docker -m docker --timeout 1500 -rs
