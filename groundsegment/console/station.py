@@ -42,9 +42,9 @@ def add(
     depot: _Depot = Path("depot"),
     as_json: AsJson = False,
 ) -> None:
-    """Add a ground station. Updates that are staged from now on have a lane for it: symbols that nobody else sends.
+    """Add a ground station with a lane of its own: symbols that nobody else sends.
 
-    A number that was used before has the key that it had before: never give that of a stolen station again.
+    Updates that are staged from now on have that lane; those that are staged already have not. A number that was used before has the key that it had before: never give that of a stolen station again.
 
     Examples:
     ```
@@ -157,9 +157,9 @@ def export(
     depot: _Depot = Path("depot"),
     as_json: AsJson = False,
 ) -> None:
-    """Write what a station needs to begin: its own link key, the satellite's public key, its orders and contacts.
+    """Write what a station needs to begin: its own link key, its orders and contacts.
 
-    No signing key, no other station's key, no key of a release, no file of a model. The directory is the station's: a
+    The satellite's public key too; no signing key, no other station's key, no key of a release, no file of a model. The directory is the station's: a
     second export makes the first one void, so that one lane is never flown twice.
 
     Examples:
@@ -195,7 +195,7 @@ def remove(
     depot: _Depot = Path("depot"),
     as_json: AsJson = False,
 ) -> None:
-    """Remove a station: nothing it says is believed any more, and its number is not given again.
+    """Remove a station: what it says is not believed any more, and its number not given again.
 
     Its lane stays empty in updates that are staged; the other stations send what is missing.
 

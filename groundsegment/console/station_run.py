@@ -48,9 +48,9 @@ def run(
     as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No display.")] = False,
 ) -> None:
-    """Fly from a ground station: wait for contacts, send what home ordered in its own lane, bring home what it heard.
+    """Fly from a ground station: in its own contacts, in its own lane.
 
-    It needs its directory and, now and then, a way home; in a pass it talks to the satellite alone. Killed or
+    Waits for contacts, sends what home ordered, brings home what it heard. It needs its directory and, now and then, a way home; in a pass it talks to the satellite alone. Killed or
     interrupted, the same command goes on where it was.
 
     Exit codes:

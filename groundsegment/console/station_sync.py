@@ -72,6 +72,7 @@ def sync(
             is_well = _sync_home(depot, satellite, via, plan, as_json=as_json)
         if period_s is None:
             if not is_well:
+                err.print("hint: what could be done is done; put that right, then run the same command again")
                 raise typer.Exit(6)
             return
         time.sleep(period_s)

@@ -195,6 +195,24 @@ def lost_metadata():
     next(Path("depot/updates").glob("*/metadata.skm")).unlink()
 
 
+def stationed(*changes):
+    """A station is there, its directory too."""
+
+    def do():
+        for words in ("station add oslo --for SAT-1", "station export oslo --for SAT-1 station"):
+            result = CliRunner().invoke(app, shlex.split(words))
+            assert result.exit_code == 0, result.stderr
+        for change in changes:
+            change()
+
+    return do
+
+
+def exported_anew():
+    result = CliRunner().invoke(app, shlex.split("station export oslo --for SAT-1 newer"))
+    assert result.exit_code == 0, result.stderr
+
+
 # -- the ground
 
 DEPOT_GONE = "no depot there"
@@ -331,7 +349,56 @@ GROUND = [
     ("revert unasked", f"revert --for SAT-1 {LINK}", 3, "--yes"),
     ("revert to no digest", f"revert zz --for SAT-1 {LINK} --yes", 3, "64 hex digits"),
     ("revert to nothing known", f"revert abcdef --for SAT-1 {LINK} --yes", 5, "no such release"),
+    # stations
+    ("a symbol of odd size", "keys init --satellite S --kit new --depot new2 --symbol-size 12", 3, "a multiple of 8"),
+    ("a station without words", "station add oslo", 2, "--for"),
+    ("a station of nobody", "station add oslo --for SAT-9", 5, "known satellites: SAT-1"),
+    ("a station with a space", "station add 'os lo' --for SAT-1", 3, "cannot be a station's name"),
+    ("a station twice", "station add oslo --for SAT-1", 3, "already a station", stationed()),
+    ("a station at no port", "station add oslo --for SAT-1 --endpoint modem", 3, "HOST:PORT"),
+    ("a station without a number", "station add oslo --for SAT-1 --number 16", 3, "1 to 15"),
+    ("a station with no such plan", "station add oslo --for SAT-1 --contacts nowhere", 3, "no such contact plan"),
+    ("stations of no depot", "station list --depot nowhere", 3, DEPOT_GONE),
+    ("show no station", "station show oslo --for SAT-1", 5, "station add oslo --for SAT-1"),
+    ("show another station", "station show bergen --for SAT-1", 5, "stations of SAT-1: oslo", stationed()),
+    ("remove no station", "station remove oslo --for SAT-1 --yes", 5, "no such station"),
+    ("export no station", "station export oslo --for SAT-1 new", 5, "no such station"),
+    ("export a station twice", "station export oslo --for SAT-1 station", 3, "never overwritten", stationed()),
+    ("export a station into the depot", "station export oslo --for SAT-1 depot/new", 3, "leaves home", stationed()),
+    ("export a station around the depot", "station export oslo --for SAT-1 .", 3, "leaves home", stationed()),
+    ("export a station without a key", "station export oslo --for SAT-1 new", 4, "link key",
+        stationed(remove("depot/keys/links/SAT-1.key"))),
+    ("sync what", "station sync", 3, "at home, or at a station"),
+    ("sync both", "station sync --for SAT-1 --station-dir station", 3, "at home, or at a station"),
+    ("sync for a stranger", "station sync --for SAT-9", 5, "known satellites: SAT-1"),
+    ("sync never", "station sync --for SAT-1 --every now", 3, "not a duration"),
+    ("sync by two plans", "station sync --for SAT-1 --contacts x --profile demo", 3, "give one of them"),
+    ("sync a plan at a station", "station sync --station-dir station --profile demo", 3, "for home"),
+    ("sync no station directory", "station sync --station-dir nowhere", 3, "no station directory"),
+    ("sync a depot", "station sync --station-dir depot", 3, "no station directory"),
+    ("sync with nobody", "station sync --station-dir station --depot nowhere", 6, "home cannot be reached",
+        stationed(), ("station/logbook.letter", "station/locks", "nowhere")),
+    ("sync with a stranger", "station sync --station-dir station", 6, "not a letter of this kind",
+        stationed(garble("depot/exchange/SAT-1/oslo/orders.letter")), ("station/", "depot/exchange")),
+    ("sync a forged letter", "station sync --for SAT-1", 6, "not a letter of this kind",
+        stationed(garble("depot/exchange/SAT-1/oslo/logbook.letter")), DATABASE),
+    ("sync what was exported anew", "station sync --station-dir station", 3, "must not fly any more",
+        stationed(exported_anew), ("station/",)),
+    ("a station's bad notes", "station show oslo --for SAT-1", 8, "notes.json",
+        stationed(garble("depot/stations/SAT-1/oslo/notes.json"))),
+    ("fly nowhere", "station run --station-dir nowhere", 3, "no station directory"),
+    ("fly from home", "station run --station-dir depot", 3, "no station directory"),
+    ("fly at no time", f"station run --station-dir station {LINK}", 3, "no contact plan", stationed()),
+    ("fly another's contacts", f"station run --station-dir station {LINK} --profile three-stations", 3,
+        "stations of this plan: awarua", stationed()),
+    ("fly by a bad link", "station run --station-dir station --link foo", 3, "HOST:PORT", stationed()),
+    ("fly without the station's key", f"station run --station-dir station {LINK} --profile clear", 4, "link key",
+        stationed(remove("station/keys/stations/SAT-1@1.key"))),
+    ("fly after the last contact", f"station run --station-dir station {LINK} --contacts old.yaml", 6,
+        "no contact is left", stationed()),
     # the emulator
+    ("a station of no profile", f"{EMULATE} 127.0.0.1:0 --listen oslo=127.0.0.1:0", 3, "no such station"),
+    ("a station at no place", f"{EMULATE} 127.0.0.1:0 --listen oslo", 3, "NAME=HOST:PORT"),
     ("emulate for nobody", "link run --satellite 127.0.0.1:0", 3, "HOST:PORT"),
     ("emulate for itself", "link run --satellite 127.0.0.1:7001", 3, "listens there itself"),
     ("emulate no profile", "link run --satellite 127.0.0.1:9 --profile nowhere", 3, "s-band"),
@@ -515,6 +582,10 @@ def test_a_mistake_on_board_is_told_and_leaves_nothing_half_done(mistake, place,
         f"ask hi --for SAT-1 {LINK} --timeout 0.1 --json",
         f"revert --for SAT-1 {LINK} --json",
         "link stats --control nowhere --json",
+        "station add oslo --for SAT-1 --json",
+        "station sync --for SAT-1 --json",
+        "station sync --station-dir nowhere --json",
+        "station show oslo --for SAT-1 --json",
     ],
 )
 def test_what_a_script_reads_is_json_or_nothing(words, place):
