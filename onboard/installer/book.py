@@ -36,6 +36,8 @@ class UpdateBook:
 
     def __init__(self, store: RecordStore, messages: Messages) -> None:
         self._store, self._messages = store, messages
+        self._indexed: OnboardRecord | None = None
+        self._handles: frozenset[bytes] = frozenset()
 
     @property
     def record(self) -> OnboardRecord:
@@ -56,6 +58,15 @@ class UpdateBook:
         """Where an update stands; NONE if nobody remembers it."""
         update = self.record.update(handle)
         return update.state if update else UpdateState.NONE
+
+    def is_known(self, handle: bytes) -> bool:
+        """Whether the record speaks of an update, pending or ended. Asked for every frame."""
+        record = self.record
+        if record is not self._indexed:
+            handles = [update.handle for update in (*record.pending, *record.ended)]
+            self._handles = frozenset([*handles, *(old.handle for old in record.rejected)])
+            self._indexed = record
+        return handle in self._handles
 
     def is_pending(self, handle: bytes) -> bool:
         """Whether an update was accepted and has not ended."""

@@ -87,10 +87,9 @@ class PendingUpdate:
         """Whether it still wants something."""
         return is_unfinished(self.state)
 
-    def has_bundle(self, handle: bytes) -> bool | None:
-        """Whether it needs a bundle no more; None if that is none of its own."""
-        number = self.update.bundle_numbers.get(handle)
-        return None if number is None else self._has(number)
+    def has_bundle(self, handle: bytes) -> bool:
+        """Whether it needs one of its bundles no more."""
+        return self._has(self.update.bundle_numbers[handle])
 
     def _has(self, number: int) -> bool:
         is_receiving = self.state in {UpdateState.RECEIVING, UpdateState.BLOCKED}

@@ -26,6 +26,7 @@ class Roster:
         self._workshop, self._given, self._book = workshop, workshop.given, workshop.book
         self._pending: dict[bytes, PendingUpdate] = {}
         self._bundles: dict[bytes, Collection[bytes]] = {}  # handles, of all that the record remembers
+        self._takers: dict[bytes, list[PendingUpdate]] = {}  # by bundle, of all those: asked for every frame
 
     def __iter__(self) -> Iterator[PendingUpdate]:
         """All pending updates; one may come or go meanwhile."""
@@ -49,6 +50,7 @@ class Roster:
         )
         pending = self._pending[update.handle] = PendingUpdate(building, self._workshop)
         self._bundles[update.handle] = update.bundle_numbers
+        self._index()
         return pending
 
     def read(self, update: RecordedUpdate) -> None:
@@ -68,6 +70,7 @@ class Roster:
             self.add(kept, is_whole=update.state in {UpdateState.VERIFIED, UpdateState.TRIAL})
         else:
             self._bundles[update.handle] = kept.bundle_numbers
+            self._index()
 
     def drop(self, handle: bytes) -> None:
         """An update has ended; of the ended ones only what the record remembers is remembered here."""
@@ -75,6 +78,13 @@ class Roster:
         record = self._book.record
         for old in [old for old in self._bundles if record.update(old) is None]:
             del self._bundles[old]
+        self._index()
+
+    def _index(self) -> None:
+        self._takers = {handle: [] for bundles in self._bundles.values() for handle in bundles}
+        for pending in self._pending.values():
+            for handle in pending.update.bundle_numbers:
+                self._takers[handle].append(pending)
 
     def forget_files(self) -> None:
         """Delete the files of updates that no record speaks of.
@@ -98,11 +108,11 @@ class Roster:
 
     def is_wanted(self, handle: bytes) -> bool:
         """Whether a bundle is waited for."""
-        return any(pending.has_bundle(handle) is False for pending in self._pending.values())
+        return any(not pending.has_bundle(handle) for pending in self._takers.get(handle, ()))
 
     def is_used_up(self, handle: bytes) -> bool:
         """Whether a bundle is known, and nobody needs it any more."""
-        return not self.is_wanted(handle) and any(handle in bundles for bundles in self._bundles.values())
+        return handle in self._takers and not self.is_wanted(handle)
 
     def signed_bundle(self, release: bytes, number: int) -> bytes | None:
         """SHA-256 of a bundle, as signed, if a pending update makes that release and has that bundle."""
@@ -113,10 +123,7 @@ class Roster:
 
     def is_signed(self, handle: bytes) -> bool:
         """Whether a pending update has that handle, or names a bundle with it."""
-        return any(
-            pending.is_unfinished() and (pending.handle == handle or handle in pending.update.bundle_numbers)
-            for pending in self._pending.values()
-        )
+        return self._book.is_pending(handle) or any(pending.is_unfinished() for pending in self._takers.get(handle, ()))
 
     def standing(self, update: RecordedUpdate, *, trouble: Reason) -> UpdateStanding:
         """Where an update of the record stands.

@@ -188,10 +188,7 @@ class Installer:
 
     def is_complete(self, handle: bytes) -> bool:
         """Whether no frame of this object is wanted any more."""
-        record = self._book.record
-        if self._intake.is_refused(handle) or handle in self._evidence:
-            return True
-        if record.update(handle) is not None or record.is_rejected(handle):
+        if self._intake.is_refused(handle) or handle in self._evidence or self._book.is_known(handle):
             return True
         return self._roster.is_used_up(handle)
 
