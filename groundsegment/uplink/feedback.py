@@ -24,6 +24,7 @@ _HISTORY_STEP_S = 0.02
 _GAP_CHANCE = 1e-3  # that no report comes through although the return path is as it was
 _INTERVALS_MEAN = 8  # reports over which the usual time between two is taken
 _SYNC_S_MIN = 0.5
+_JITTER_S = 0.03  # by so much reports are late or early: what left meanwhile may be miscounted
 _GAP_MAX = 10_000  # reports; more were never lost in one contact: somebody counts otherwise
 
 
@@ -47,7 +48,7 @@ class Feedback:
         self._history: deque[tuple[float, int]] = deque()  # when, frames of all kinds sent by then
         self._num_sent = 0
         self._anchor: tuple[float, int] | None = None  # frames sent, frames received: where the next sample starts
-        self._in_air = 0.0
+        self._in_air = self._anchor_s = 0.0
         self._blind_until, self._blind_until_s = 0, -math.inf  # symbols sent, time: when the last silence ended
         self._base: tuple[float, int] | None = None  # totals when this session was first heard
         self._latest = (0.0, 0)
@@ -208,7 +209,7 @@ class Feedback:
         if now - self._round_trip_s < self._blind_until_s:
             return
         if self._anchor is None or received < self._anchor[1]:
-            self._anchor, self._in_air = (sent, received), in_air
+            self._anchor, self._in_air, self._anchor_s = (sent, received), in_air, now
             return
         # The round trip is not known to the frame: where sending starts or stops, that many may be miscounted.
         self._in_air = max(self._in_air, in_air)
@@ -216,7 +217,9 @@ class Feedback:
         if num_sent < max(SAMPLE_FRAMES_MIN, SAMPLE_AIR_MIN * self._in_air):
             return
         counted = min(arrived, num_sent)  # what is too much belongs to the next sample
-        self.loss = self.loss.with_sample(sent=num_sent, arrived=counted)
+        miscounted = _JITTER_S * num_sent / max(now - self._anchor_s, _JITTER_S)
+        self.loss = self.loss.with_sample(sent=num_sent, arrived=counted, miscounted=miscounted)
+        self._anchor_s = now
         self._anchor, self._in_air = (self._anchor[0] + num_sent, self._anchor[1] + counted), in_air
 
     def _sent_by(self, time_s: float) -> float:

@@ -18,6 +18,7 @@ LOSS_MAX = 0.95  # beyond this nothing sensible can be planned
 _WEIGHT_MIN_FOR_SCATTER = 200.0  # frames: before that, not knowing the mean is all that one sees
 _SCATTER_PRIOR, _DISPERSION_PRIOR = 8.0, 2.0  # so many samples that say: losses may well come in twos
 _SCATTER_SAMPLES_MAX = 40.0  # remembered
+_MEAN_MIN = 0.01  # of the loss, to say how much chance there is in a count
 _SCATTER_MAX = 30.0  # of one sample: no single surprise decides
 
 
@@ -58,21 +59,26 @@ class LossEstimate:
         """Variance of a count of losses, in units of what independent losses would have: 1, or more for bursts."""
         return max(1.0, (_SCATTER_PRIOR * _DISPERSION_PRIOR + self.scatter) / (_SCATTER_PRIOR + self.samples))
 
-    def with_sample(self, *, sent: int, arrived: int, is_exact: bool = False) -> "LossEstimate":
+    def with_sample(
+        self, *, sent: int, arrived: int, is_exact: bool = False, miscounted: float = 0.0
+    ) -> "LossEstimate":
         """Return the estimate after `sent` frames of which `arrived` arrived; duplicates count at most once.
 
         Args:
             sent: frames.
             arrived: of them.
             is_exact: it is known of which frames, so that what scatters is the link, not the counting.
+            miscounted: so many frames the counts may be wrong by, as a standard deviation.
         """
         arrived = max(0, min(arrived, sent))
         scatter, samples = self.scatter, self.samples
         if is_exact and self.weight >= _WEIGHT_MIN_FOR_SCATTER and sent:
             keep = min(1.0, _SCATTER_SAMPLES_MAX / (samples + 1))
             scatter, samples = keep * (scatter + self._surprise(sent, arrived)), keep * (samples + 1)
-        lost = self.lost + (sent - arrived) / self.dispersion
-        good = self.arrived + arrived / self.dispersion
+        mean = max(self.mean, _MEAN_MIN)
+        chance = sent * mean * (1 - mean) * self.dispersion
+        worth = chance / (chance + miscounted**2) / self.dispersion if sent else 0.0
+        lost, good = self.lost + (sent - arrived) * worth, self.arrived + arrived * worth
         shrink = min(1.0, WEIGHT_MAX / (lost + good))
         return LossEstimate(
             lost=max(lost * shrink, 1e-3), arrived=max(good * shrink, 1e-3), scatter=scatter, samples=samples

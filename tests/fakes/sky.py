@@ -257,6 +257,7 @@ class Station:
         options=None,
         terms=None,
         hello_s=1.0,
+        keep_used=False,
     ):
         self.updates, self.losses, self.rng = updates, losses, rng
         self.number, self.lanes, self.loss_down, self.delay_s = number, lanes, loss_down, delay_s
@@ -268,7 +269,7 @@ class Station:
         self.num_symbols = self.num_repeated = 0
         self.num_sent = dict.fromkeys(self.by_handle, 0)
         self.used = set()
-        self.keep_used = False
+        self.keep_used = keep_used
         self.events = []
         self.start()
 
@@ -413,3 +414,15 @@ def one_station(mean, *, burst=1, seed=1, bundles=FIFTY_MB, satellite=None, **st
         Satellite([update], rng, **(satellite or {})),
         [Station([update], losses, rng, **station)],
     )
+
+
+def several_stations(specs, *, seed=1, bundles=FIFTY_MB, satellite=None):
+    """A sky with as many stations as there are specifications: those of `Station`, and `mean`, `burst` of its loss."""
+    rng = random.Random(f"sky {seed}")
+    update = objects_of(bundles, seed=seed)
+    stations = []
+    for number, spec in enumerate(specs):
+        rest = {"number": number, "lanes": len(specs), **spec}
+        losses = Losses(rng, rest.pop("mean"), rest.pop("burst", 1))
+        stations.append(Station([update], losses, rng, **rest))
+    return Sky(Satellite([update], rng, **(satellite or {})), stations)
