@@ -14,7 +14,7 @@ COUNT ?= 1000
 .PHONY: help demo test test-slow lint types architecture soak simulate-missions docker-test bench check constraints clean
 
 help: ## List what can be made.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(READY) ## Fly a real model over an emulated link; KEEP=1 leaves everything running.
 	@$(BIN)/python demo/fly.py $(if $(KEEP),--keep)
