@@ -20,6 +20,7 @@ from onboard.installer.shelf import Shelf
 from onboard.installer.trial import FailureWatch, Trial
 from onboard.store.record import KnownRelease
 from onboard.telemetry import Telemetry
+from protocol.report import UpdateState
 
 _FAILURES_MAX = 3  # crashes in a row of the confirmed release before we go back
 
@@ -147,7 +148,9 @@ class Changeover:
         if self._trying is None:
             return None
         handle, task = self._trying
-        return handle if task.cancel() else None
+        update = self._shelf.store.record.update(handle)
+        is_on_trial = update is not None and update.state is UpdateState.TRIAL  # else it has failed just now
+        return handle if is_on_trial and task.cancel() else None
 
     async def _return_from(self, digest: bytes) -> None:
         """Leave a release that crashes again and again."""

@@ -272,6 +272,8 @@ class PendingUpdate:
 
     async def _stand_still(self, error: InstallError) -> None:
         """Hold or end the update, by the reason it cannot go on."""
+        if not self.is_unfinished():
+            return  # cancelled meanwhile
         if not is_obstacle(error.reason):
             await self.end(Input.UNBUILDABLE, error.reason, text=str(error))
             return

@@ -1,6 +1,7 @@
 """Several updates pending on board: an urgent one overtakes a big one, which goes on; nobody pays for another."""
 
 import asyncio
+import threading
 
 import pytest
 
@@ -610,3 +611,51 @@ def test_metadata_that_the_disk_does_not_take_stops_no_pending_update(board, gro
             await board.until(lambda: state(board, big) is UpdateState.CONFIRMED)
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("ends_with", [None, Reason.DISK_FULL, Reason.DISK_FAILED])
+def test_an_update_can_be_cancelled_while_room_is_made_for_it(board, ground, big, monkeypatch, ends_with):
+    open_assembly, has_begun, may_end = assemble.Assembly.open, threading.Event(), threading.Event()
+
+    def open_slowly(part, plan, *, disk=None):
+        has_begun.set()
+        assert may_end.wait(10)
+        if ends_with is not None:
+            raise assemble.InstallError("a test says so", reason=ends_with)
+        return open_assembly(part, plan, disk=disk)
+
+    monkeypatch.setattr(assemble.Assembly, "open", open_slowly)
+
+    async def run():
+        async with board.life() as installer:
+            taking = asyncio.create_task(board.hand_over(big.metadata, ObjectKind.METADATA))
+            await board.until(has_begun.is_set)
+            cancelling = asyncio.create_task(installer.cancel(big.handle))
+            await asyncio.sleep(0.01)
+            may_end.set()
+            await cancelling
+            assert await taking is Fate.USED
+            await board.until_ended(installer)
+
+    asyncio.run(run())
+    assert state(board, big) is UpdateState.CANCELLED
+    assert not board.layout.release_part(big.digest).exists()
+
+
+def test_a_revert_while_a_trial_fails_does_not_say_that_it_interrupted_it(tmp_path, ground):
+    board = Board(tmp_path, ground, keep_releases=3)
+    old = board.provision(OLD)
+    asyncio.run(board.fly(urgent_update(ground, NEW)))
+    update = urgent_update(ground)
+    board.serving.answers_wrongly.add(update.digest)
+
+    async def run():
+        async with board.life() as installer:
+            await board.deliver(update)
+            await board.until(lambda: state(board, update) is UpdateState.REJECTED)
+            reverted = await installer.revert(None)
+            assert (reverted.known.digest, reverted.interrupted) == (old, None)
+            await board.until_ended(installer)
+
+    asyncio.run(run())
+    assert receipt(board, update)["reason"] == "canary_failed"
