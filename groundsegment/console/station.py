@@ -44,7 +44,8 @@ def add(
 ) -> None:
     """Add a ground station with a lane of its own: symbols that nobody else sends.
 
-    Updates that are staged from now on have that lane; those that are staged already have not. A number that was used before has the key that it had before: never give that of a stolen station again.
+    Updates that are staged from now on have that lane; those that are staged already have not. A number that was used
+    before has the key that it had before: never give that of a stolen station again.
 
     Examples:
     ```
@@ -159,8 +160,8 @@ def export(
 ) -> None:
     """Write what a station needs to begin: its own link key, its orders and contacts.
 
-    The satellite's public key too; no signing key, no other station's key, no key of a release, no file of a model. The directory is the station's: a
-    second export makes the first one void, so that one lane is never flown twice.
+    The satellite's public key too; no signing key, no other station's key, no key of a release, no file of a model. The
+    directory is the station's: a second export makes the first one void, so that one lane is never flown twice.
 
     Examples:
     ```

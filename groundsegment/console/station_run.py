@@ -50,8 +50,8 @@ def run(
 ) -> None:
     """Fly from a ground station: in its own contacts, in its own lane.
 
-    Waits for contacts, sends what home ordered, brings home what it heard. It needs its directory and, now and then, a way home; in a pass it talks to the satellite alone. Killed or
-    interrupted, the same command goes on where it was.
+    Waits for contacts, sends what home ordered, brings home what it heard. It needs its directory and, now and then, a
+    way home; in a pass it talks to the satellite alone. Killed or interrupted, the same command goes on where it was.
 
     Exit codes:
     ```
