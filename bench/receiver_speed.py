@@ -222,6 +222,10 @@ class Sender:
                 time.sleep(max(0.0, started + number / frames_per_s - time.monotonic()))
             self._socket.send(frame)
 
+    def close(self) -> None:
+        """Stop."""
+        self._socket.close()
+
     def _listen(self) -> None:
         report = Report.decode(self._codec.decode(self._socket.recv(4096)).payload)
         self._num_received = max(self._num_received, report.frames_received)
@@ -248,8 +252,8 @@ def fly(options: Options) -> dict[str, Any]:
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         with subprocess.Popen(one_core + command, stdout=subprocess.PIPE, env=environment) as child:
             assert child.stdout is not None
+            sender = Sender(json.loads(child.stdout.readline()))
             try:
-                sender = Sender(json.loads(child.stdout.readline()))
                 sender.send(warm_up)
                 assert json.loads(child.stdout.readline()) == "warm"
                 started = time.monotonic()
@@ -263,6 +267,7 @@ def fly(options: Options) -> dict[str, Any]:
                 child.kill()
                 raise
             finally:
+                sender.close()
                 os.sched_setaffinity(0, {core, *others})
     assert result.pop("digests") == digests, "an object came out wrong"
     result["megabytes"] = sum(sizes[1:]) / 1e6

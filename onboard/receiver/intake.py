@@ -41,6 +41,7 @@ class SymbolRun:
         block: source block number.
         esis: one for each symbol.
         symbols: as they came; duplicates are possible.
+        address: the last of them came from.
     """
 
     station: int
@@ -51,6 +52,7 @@ class SymbolRun:
     block: int
     esis: list[int]
     symbols: list[bytes]
+    address: Any = None
 
 
 @dataclass(slots=True)
@@ -139,6 +141,7 @@ class Intake:
             esi = position & ESI_MAX
             run.esis.append(esi)
             run.symbols.append(data[HEADER_SIZE : flow.end])
+            run.address = address
             last[run.station] = (run.handle, run.block, esi), address
         batch.runs += runs.values()
         for station, (echo, address) in last.items():

@@ -2,8 +2,8 @@
 
 Reads what has come, up to 64 datagrams per wakeup, has it sorted into authentic symbols (`intake`), feeds the core and
 appends what it accepts to the inbox. The disk is the keeper's business, blocks and objects are the workshop's. Every
-station that is heard gets reports of its own, where its newest authentic frame came from; messages go to the one heard
-last, with what the reports leave of the budget.
+station that is heard gets reports of its own, where its newest symbols came from; messages go to the one heard last,
+with what the reports leave of the budget.
 
 Hostile bytes are counted by cause, never raised. A nearly full disk still takes commands. With nobody on the link there
 is no timer, and nothing wakes up.
@@ -136,7 +136,8 @@ class Receiver:
             settle=self._settle,
         )
         self._socket: LinkSocket | None = None
-        self._addresses: dict[int, Any] = {}  # where each station's newest authentic frame came from
+        self._addresses: dict[int, Any] = {}  # where each station is
+        self._addressed_at: dict[int, float] = {}  # when a frame came from there
         self._heard_at: dict[int, float] = {}
         self._outgoing: deque[Frame] = deque()  # of messages
         self._timer: asyncio.TimerHandle | None = None
@@ -233,13 +234,20 @@ class Receiver:
             accepted = self._core.receive_symbols(run)
             self._dispatch()  # first: an object dropped for this one may be this one, of an earlier life
             if accepted is not None:
+                self._addresses[run.station] = run.address
                 self._store(accepted.shape, run.block, accepted.esis, accepted.symbols)
 
     def _hear(self, station: int, address: Any, now: float) -> None:  # noqa: ANN401 - as the socket has it
         if now - self._heard_at.get(station, float("-inf")) > _SILENCE_S:
             self._outbox.hurry(now)
         self._heard_at[station] = self._keeper.last_frame_at = now
-        self._addresses[station] = address
+        # Whoever repeats a station's frames must not draw its reports to himself: new symbols move an address at once,
+        # anything else only when nothing comes from the old one any more.
+        old = self._addresses.get(station)
+        if old is None or now - self._addressed_at[station] > _SILENCE_S:
+            self._addresses[station] = old = address
+        if address == old:
+            self._addressed_at[station] = now
 
     def _store(self, shape: ObjectShape, block: int, esis: list[int], symbols: list[bytes]) -> None:
         try:

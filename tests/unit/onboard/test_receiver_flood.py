@@ -1,0 +1,158 @@
+"""The real receiver on real sockets under fire: counters move, memory does not, and the flight beside it goes on."""
+
+import asyncio
+import random
+import resource
+import time
+
+import pytest
+
+from onboard.receiver.shell import ReceiverOptions
+from protocol.frame import Frame, FrameCodec, FrameKind
+from protocol.link_keys import Direction
+from tests.unit.onboard.test_receiver_shell import QUICK, UP, Ground, flies, source_of, station
+
+FORGER = FrameCodec(Direction.UP, b"?" * 32)
+
+
+def frame_of(rng, **how):
+    values = {
+        "kind": FrameKind.RAPTORQ,
+        "handle": rng.randbytes(6),
+        "num_symbols": rng.randint(1, 65536),
+        "payload": bytes(8 * rng.randint(1, 200)),
+        "block": 0,
+        "esi": rng.randrange(1000),
+        "station": rng.randrange(16),
+    }
+    return Frame(**values | how)
+
+
+def forged(rng, source):
+    return FORGER.encode(frame_of(rng), is_short=rng.random() < 0.5)
+
+
+def forged_in_the_name_of_the_flight(rng, source):
+    payload = rng.randbytes(source.symbol_size)
+    frame = frame_of(rng, handle=source.handle, num_symbols=source.num_symbols, payload=payload, station=0)
+    return FORGER.encode(frame, is_short=rng.random() < 0.5)
+
+
+def truncated(rng, source):
+    data = UP.encode(source.first_frame)
+    return data[: rng.randrange(len(data))]
+
+
+def noise(rng, source):
+    return rng.randbytes(rng.randrange(1500))
+
+
+def unfinished(rng, source):
+    """An authentic frame of an object that will never be whole."""
+    return UP.encode(frame_of(rng))
+
+
+def replayed(rng, source):
+    return UP.encode(source.first_frame)
+
+
+class Attacker(Ground):
+    """Sends its datagrams from an address of its own."""
+
+    def fire(self, make, rng, source, num):
+        for _ in range(num):
+            self.send_bytes(make(rng, source))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("make", "causes"),
+    [
+        (forged, {"checksum", "unknown"}),
+        (forged_in_the_name_of_the_flight, {"checksum", "unknown"}),
+        (truncated, {"truncated", "malformed", "checksum"}),
+        (noise, {"truncated", "malformed", "checksum", "version", "unknown"}),
+        (unfinished, set()),
+        (replayed, set()),
+    ],
+)
+def test_a_flood_moves_nothing_but_counters(tmp_path, make, causes):
+    async def fly():
+        rng, source = random.Random(1), source_of(400_000, symbol_size=1280)
+        source.first_frame, *frames = source.frames()
+        sent_frames = [source.first_frame, *frames, *source.frames(first=source.num_symbols, count=4 * len(frames))]
+        async with station(tmp_path, options=QUICK) as flying:
+            attacker, num_fired = Attacker(flying.receiver.address), 0
+            for number, frame in enumerate(sent_frames):
+                if flying.sink.consumed:
+                    break
+                attacker.fire(make, rng, source, 20)
+                num_fired += 20
+                await flying.ground.send(frame)
+                if number % 2:
+                    await asyncio.sleep(0.001)
+            await flying.until(lambda: flying.sink.consumed)
+            attacker.listen()
+            attacker.close()
+            return flying, num_fired, source, attacker
+
+    before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    flying, num_fired, source, attacker = asyncio.run(fly())
+    statistics = flying.receiver.statistics()
+
+    assert flying.sink.consumed == {source.handle: source.data}
+    assert set(statistics.frames_rejected) <= causes
+    if causes:
+        assert sum(statistics.frames_rejected.values()) > num_fired / 2
+        assert statistics.frames_received <= 5 * source.num_symbols
+    if make is replayed:
+        assert not attacker.reports, "whoever repeats frames does not draw reports to himself"
+    assert statistics.open_objects <= 64
+    assert statistics.objects_poisoned == statistics.solver_deaths == 0
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb < 60_000
+
+
+@flies
+async def test_a_station_that_moves_is_followed(tmp_path):
+    async with station(tmp_path) as flying:
+        frames, moved = source_of().frames(), Attacker(flying.receiver.address)
+        await flying.ground.send(frames[0])
+        await flying.until(lambda: flying.ground.reports)
+        await moved.send(frames[1])
+        await flying.until(lambda: moved.listen() or moved.reports)
+        moved.close()
+
+
+@flies
+async def test_at_rest_nothing_wakes_up(tmp_path):
+    async with station(tmp_path) as flying:
+        await asyncio.sleep(0.05)
+        loop = asyncio.get_running_loop()
+        run_once, wakeups = loop._run_once, []
+        loop._run_once = lambda: (wakeups.append(1), run_once())
+        before_s = time.process_time()
+        await asyncio.sleep(0.3)
+        loop._run_once = run_once
+
+        assert len(wakeups) <= 3, "our own sleep"
+        assert time.process_time() - before_s < 0.05
+        assert flying.receiver._timer is None
+
+
+@flies
+async def test_a_silent_receiver_has_no_timer_once_all_is_durable(tmp_path):
+    async with station(tmp_path, options=ReceiverOptions(is_silent=True, sync_interval_s=0.02)) as flying:
+        await flying.ground.send(*source_of().frames()[:5])
+        await flying.until(lambda: flying.receiver.statistics().syncs == 1)
+        await asyncio.sleep(0.02)
+
+        assert flying.receiver._timer is None
+
+
+@pytest.mark.slow
+def test_no_frame_is_dropped_by_our_own_socket_at_twenty_thousand_a_second(tmp_path):
+    from bench.receiver_speed import Options, fly
+
+    result = fly(Options(payload_bytes=64 << 20, symbol_size=1280, frames_per_s=20_000))
+
+    assert result["drops"] == 0
