@@ -54,23 +54,24 @@ SPEEDS = [
     ("dropped", "0 dropped by the daemon's socket"),
 ]
 NOTES = """\
-- `ratio`: IP bytes both ways (all headers above Ethernet, tags, reports, acknowledgements, metadata, receipts), counted
-  by iptables at the senders before any loss, over payload / (1 - p); p is the share of data packets that the link really
-  took in that flight (`loss`), for the draw differs from flight to flight by more than the transports do. `nominal`
-  takes the loss that was asked for.
-- Up and down, packets are lost alike and independently; bursts are Gilbert-Elliott, both by iptables in the receiving
+- `ratio`: IP bytes both ways (all headers above Ethernet, tags, reports, acknowledgements, metadata, receipts),
+  counted by iptables at the senders before any loss, over payload / (1 - p). p is the share of data packets that the
+  link really took in that flight (`loss`), for the draw differs from flight to flight by more than the transports do.
+  `nominal` takes the loss that was asked for.
+- Up and down, packets are lost alike and independently; bursts are Gilbert-Elliott; both by iptables in the receiving
   namespace, so they are not seeded. No delay, no reordering.
 - A link that is cut stays dark for 15 s, and nobody is told. What was sent into the dark is shown apart, for every
   transport, and is not in its ratio. A receiver that is killed is started again at once; all bytes count.
 - A ratio in brackets is of what was sent until time was up or the sender gave up: the payload did not arrive.
-- UFTP runs with its largest blocks for this MTU, unencrypted, with a restart file; cfdp-py 0.7.0 in class 2 with deferred
-  lists of what is missing, the largest PDUs for this MTU, no CRC, timers of 1 s and limits of 10,000. Neither
-  authenticates what it carries; Skyload's frames carry a tag of 8 bytes, and its bytes count until the receipt is down."""
+- UFTP runs with its largest blocks for this MTU, unencrypted, with a restart file; cfdp-py 0.7.0 in class 2 with
+  deferred lists of what is missing, the largest PDUs for this MTU, no CRC, timers of 1 s and limits of 10,000. Neither
+  authenticates what it carries; Skyload's frames carry a tag of 8 bytes, and its bytes count until the signed receipt
+  is down."""
 NOT_COVERED = """\
 `one way, 99 %` is simulated with the uplink's real core: symbols sent, the metadata's among them, until the last block
 can be solved, over K / (1 - p) at the nominal p, so that 99 % of the seeds suffice. The real flights without a return
-path go on until the satellite has solved the last block, and count what was sent while it did. `surplus` are symbols that
-arrived after their block was solved.
+path go on until the satellite has solved the last block, and count what was sent while it did. `surplus` are symbols
+that arrived after their block was solved.
 
 Not covered: delay and jitter, other MTUs, several receivers of one stream (which UFTP is made for), UFTP's congestion
 control and encryption, CFDP implementations other than cfdp-py 0.7.0, and DTN (LTP, BPv7)."""

@@ -8,7 +8,7 @@ from bench.transport.link import GROUND_ADDRESS, SPACE_ADDRESS, Link
 
 BLOCK_BEST = 1444  # the largest whose packets (1,496 bytes) fit this link; 1445 to 1448 would too, but it wants 4 x n
 BLOCK_DEFAULT = 1300
-BUFFER_BYTES = 4 << 20
+BUFFER_BYTES = 32 << 20
 
 
 class Uftp:
