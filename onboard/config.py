@@ -48,7 +48,7 @@ class LinkConfig:
 
     Attributes:
         listen: address of the UDP socket.
-        link_key_file: the key shared with the ground.
+        link_key_file: the key shared with the ground; None: frames carry a CRC only, on links that authenticate below.
         report_interval_s: between two reports while frames arrive.
         report_bytes_per_s: the return link's rate.
         sync_interval_s: how often symbols are made durable.
@@ -56,7 +56,7 @@ class LinkConfig:
     """
 
     listen: tuple[str, int]
-    link_key_file: Path
+    link_key_file: Path | None
     report_interval_s: float = 0.1
     report_bytes_per_s: int = 20000
     sync_interval_s: float = 1.0
@@ -165,6 +165,11 @@ def parse_config(text: str, *, path: Path) -> Config:
     return config
 
 
+def read_link_key(link: LinkConfig) -> bytes | None:
+    """Return the link's key, None on a link that authenticates below. Raises as `read_key`."""
+    return None if link.link_key_file is None else read_key(link.link_key_file, what="link.link_key_file")
+
+
 def read_key(path: Path, *, what: str) -> bytes:
     """Return the 32 bytes of a key file (64 hexadecimal digits).
 
@@ -206,7 +211,7 @@ def _build(reader: "_Reader", path: Path) -> Config:
     )
     link = LinkConfig(
         listen=reader.address("link.listen"),
-        link_key_file=reader.path("link.link_key_file"),
+        link_key_file=reader.path_or_none("link.link_key_file"),
         report_interval_s=reader.number("link.report_interval_s", 0.1, lowest=0.01, highest=3600),
         report_bytes_per_s=reader.integer("link.report_bytes_per_s", 20000, lowest=1),
         sync_interval_s=reader.number("link.sync_interval_s", 1.0, lowest=0.01, highest=60),
@@ -245,12 +250,18 @@ def _build(reader: "_Reader", path: Path) -> Config:
         engine=engine,
         install=install,
         limits=limits,
-        warnings=tuple(_mode_warnings(link.link_key_file, trust.release_key_file, trust.identity_key_file)),
+        warnings=(*_link_warnings(link), *_mode_warnings(trust.release_key_file, trust.identity_key_file)),
     )
 
 
 def _check_name(value: str) -> str | None:
     return None if is_safe_name(value) else "must be one word of A-Z a-z 0-9 . _ -"
+
+
+def _link_warnings(link: LinkConfig) -> list[str]:
+    if link.link_key_file is None:
+        return ["link.link_key_file is empty: frames carry a CRC only; the link below must authenticate them"]
+    return _mode_warnings(link.link_key_file)
 
 
 def _mode_warnings(*key_files: Path) -> list[str]:
@@ -321,6 +332,13 @@ class _Reader:
             return self._path.parent.absolute() / Path(text).expanduser()
         except RuntimeError:  # nobody's home
             self.fail(key, f"no such user, got {text!r}", "Give the path without ~.")
+
+    def path_or_none(self, key: str) -> Path | None:
+        """A path as `path`, or None where it says so with an empty string. It must be there all the same."""
+        if self._peek(key) == "":
+            self._take(key)
+            return None
+        return self.path(key)
 
     def address(self, key: str, default: tuple[str, int] | None = None) -> tuple[str, int]:
         """A "host:port"."""

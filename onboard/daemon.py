@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from onboard import telemetry as events
 from onboard.commands import Commander
-from onboard.config import Config, read_key
+from onboard.config import Config, read_key, read_link_key
 from onboard.control_socket import ControlSocket
 from onboard.errors import OnboardError, StoreFailedError, UnknownError
 from onboard.file_import import FileImport, find_bundle_fault
@@ -93,7 +93,6 @@ class Daemon:
         self.stop = asyncio.Event()
         self.telemetry = Telemetry(time.monotonic)
         keys = {
-            "link": read_key(config.link.link_key_file, what="link.link_key_file"),
             "release": read_key(config.trust.release_key_file, what="trust.release_key_file"),
             "identity": read_key(config.trust.identity_key_file, what="trust.identity_key_file"),
         }
@@ -131,7 +130,7 @@ class Daemon:
             messages=self.messages,
             telemetry=self.telemetry,
         )
-        self.receiver = self._make_receiver(keys["link"])
+        self.receiver = self._make_receiver(read_link_key(config.link))
         self.imports = FileImport(
             Spool(layout.imports, RealDisk(), bytes_max=config.limits.inbox_bytes_max),
             take=self.receiver.take_file,
@@ -222,7 +221,7 @@ class Daemon:
         )
         return ServingSupervision(options, self.telemetry, wanted=self._wanted_release)
 
-    def _make_receiver(self, link_key: bytes) -> Receiver:
+    def _make_receiver(self, link_key: bytes | None) -> Receiver:
         link, limits = self._config.link, self._config.limits
         return Receiver(
             link.listen,

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from onboard.config import Config, read_key
+from onboard.config import Config, read_key, read_link_key
 from onboard.errors import BusyError, ConfigError, StoreFailedError, UnknownError
 from onboard.installer.housekeeping import point_current
 from onboard.installer.release import ReleaseDirectory, copy_release, delete_tree, list_model_files
@@ -88,7 +88,7 @@ def check_kit(config: Config) -> None:
     Raises:
         ConfigError: a key is missing or none, or the root is missing, none, or another depot's than state_dir.
     """
-    read_key(config.link.link_key_file, what="link.link_key_file")
+    read_link_key(config.link)
     read_key(config.trust.release_key_file, what="trust.release_key_file")
     read_key(config.trust.identity_key_file, what="trust.identity_key_file")
     trusted = _trusted_root(layout_of(config))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from onboard.config import load_config, parse_address, read_key
+from onboard.config import load_config, parse_address, read_key, read_link_key
 from onboard.errors import ConfigError
 from tests.fakes.updates import FakeGround
 
@@ -112,3 +112,15 @@ def test_bad_addresses_are_refused(text):
 
 def test_ipv6_addresses_have_brackets():
     assert parse_address("[::1]:80") == ("::1", 80)
+
+
+def test_a_link_without_a_key_must_be_asked_for_in_so_many_words_and_is_warned_of(path):
+    config = load_config(change(path, 'link_key_file = "keys/link.key"', 'link_key_file = ""'))
+
+    assert config.link.link_key_file is None
+    assert read_link_key(config.link) is None
+    assert any("CRC only" in warning for warning in config.warnings)
+
+
+def test_a_link_key_that_is_not_named_at_all_is_an_error(path):
+    assert complaint(change(path, 'link_key_file = "keys/link.key"\n', "")).key == "link.link_key_file"

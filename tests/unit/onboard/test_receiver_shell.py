@@ -31,7 +31,8 @@ PATIENCE_S = 10.0
 class Ground:
     """One end of the link: sends frames, keeps the reports and the messages that come."""
 
-    def __init__(self, address):
+    def __init__(self, address, up=UP, down=DOWN):
+        self._up, self._down = up, down
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
         self._address = address
@@ -40,7 +41,7 @@ class Ground:
 
     async def send(self, *frames):
         for number, frame in enumerate(frames):
-            self.send_bytes(UP.encode(frame))
+            self.send_bytes(self._up.encode(frame))
             if number % 100 == 99:
                 await asyncio.sleep(0)
 
@@ -50,7 +51,7 @@ class Ground:
     def listen(self):
         with contextlib.suppress(BlockingIOError):
             while True:
-                frame = DOWN.decode(self._socket.recv(4096))
+                frame = self._down.decode(self._socket.recv(4096))
                 if frame.kind is FrameKind.REPORT:
                     self.reports.append(Report.decode(frame.payload))
                 elif (message := self._messages.receive(frame)) is not None:
@@ -79,7 +80,7 @@ class Station:
 
 
 @contextlib.asynccontextmanager
-async def station(path, *, sink=None, options=QUICK, solver=None, disk=None):
+async def station(path, *, sink=None, options=QUICK, solver=None, disk=None, codecs=(UP, DOWN), **more):
     layout = StateLayout(path / "state")
     disk = disk or FaultyDisk()
     make_state_directories(layout, disk)
@@ -87,8 +88,7 @@ async def station(path, *, sink=None, options=QUICK, solver=None, disk=None):
     receiver = Receiver(
         ("127.0.0.1", 0),
         layout,
-        UP,
-        DOWN,
+        *codecs,
         sink,
         sink,
         outbox,
@@ -97,10 +97,11 @@ async def station(path, *, sink=None, options=QUICK, solver=None, disk=None):
         on_store_trouble=troubles.append,
         solver=solver or InlineSolver(disk),
         disk=disk,
+        **more,
     )
     running = asyncio.create_task(receiver.run(stop))
     await receiver.started.wait()
-    ground = Ground(receiver.address)
+    ground = Ground(receiver.address, *codecs)
     try:
         yield Station(receiver, sink, outbox, disk, troubles, ground)
     finally:
