@@ -62,10 +62,10 @@ def fly_scenario(
     is_one_way = all(link.is_one_way for link in scenario.links)
 
     def fly(chosen: Scenario, tell: Callable[[ContactRow], None]) -> MissionResult:
-        store = PayloadStore(chosen.symbol_size)
-        updates = _make_updates(chosen, store, bundles)
-        with SatelliteProcess(satellite_command) as satellite:
-            return Mission(mission_plan(chosen), updates, store, satellite, on_contact=tell).fly()
+        plan = mission_plan(chosen)
+        with PayloadStore(chosen.symbol_size) as store, SatelliteProcess(satellite_command) as satellite:
+            updates = _make_updates(chosen, store, bundles)
+            return Mission(plan, updates, store, satellite, on_contact=tell).fly()
 
     if not is_compared:
         return Comparison(mission=fly(scenario, on_contact))

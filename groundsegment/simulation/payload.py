@@ -13,6 +13,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import numpy as np
 
@@ -62,7 +64,7 @@ class SimulatedUpdate:
 
 
 class PayloadStore:
-    """The bytes of all objects, and their symbols."""
+    """The bytes of all objects, and their symbols. Use it in a `with`: it holds a file open."""
 
     def __init__(self, symbol_size: int) -> None:
         self._symbol_size = symbol_size
@@ -71,6 +73,14 @@ class PayloadStore:
         self._offsets: dict[bytes, int] = {}
         self._items: dict[bytes, OutgoingObject] = {}
         self._repair: OrderedDict[tuple[bytes, int], tuple[int, list[bytes]]] = OrderedDict()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
 
     def add_random(
         self,

@@ -47,7 +47,7 @@ _COLOURS = {
     "carousel": (GREY, ":", 1.8),
 }
 _SHARE_MAX = 1.08
-_WIDE = (12.4, 4.9)
+_WIDE = (11.6, 4.9)
 _LABEL = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
 _LEAST = 1e-5  # of the payload: below it there is nothing to see
 _FAR = 2.0  # times the best: what takes longer is cut off, and its number said
@@ -141,7 +141,7 @@ def _draw_schemes(axes: Any, scenario: Scenario, schemes: Sequence[SchemeResult]
     figure = axes.figure
     figure.set_size_inches(*_WIDE)
     axes.remove()
-    left, right = figure.subplots(1, 2, gridspec_kw={"width_ratios": [1.15, 1.0]})
+    left, right = figure.subplots(1, 2, gridspec_kw={"width_ratios": [1.0, 1.0]})
     _draw_missing(left, schemes)
     _draw_cost(right, schemes)
     figure.suptitle(
@@ -181,16 +181,15 @@ def _draw_cost(axes: Any, schemes: Sequence[SchemeResult]) -> None:  # noqa: ANN
         axes.plot([0, 0.14 * top], [at - 0.36, at - 0.36], color=colour, linestyle=style, linewidth=width)
         done = "not done" if scheme.num_contacts is None else f"{scheme.num_contacts} contacts"
         words = f"{scheme.name}{'' if scheme.is_measured else ' (model)'}"
-        axes.text(
-            0.16 * top, at - 0.36, f"{words}: {scheme.limit_ratio:.3f} x the limit, {done}", va="center", bbox=_LABEL
-        )
+        text = f"{words}: {scheme.limit_ratio:.3f} x, {done}"
+        axes.text(0.16 * top, at - 0.36, text, va="center", bbox=_LABEL).set_in_layout(False)
     axes.axvline(1.0, color=BLACK, linewidth=1.0, linestyle=(0, (3, 3)))
     axes.set_xlim(0, top)
     axes.set_ylim(len(schemes) - 0.6, -0.75)
     axes.set_yticks([])
     axes.grid(visible=False)
     axes.spines["left"].set_visible(False)
-    axes.set_xlabel("frames that arrived until all was there / frames needed")
+    axes.set_xlabel("x limit: frames that arrived until all was there / frames needed")
 
 
 def _draw_loss(axes: Any, scenario: Scenario, mission: MissionResult) -> None:  # noqa: ANN401

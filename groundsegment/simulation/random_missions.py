@@ -116,9 +116,9 @@ def random_mission(seed: int) -> RandomMission:
 def fly_mission(seed: int, satellite: SatelliteProcess) -> MissionReport:
     """Fly the mission of a seed, and judge it."""
     chosen = random_mission(seed)
-    store = PayloadStore(SYMBOL_SIZE)
-    updates = [_make(store, entry, chosen.bundle_symbols, seed) for entry in chosen.updates]
-    result = Mission(chosen.plan, updates, store, satellite).fly()
+    with PayloadStore(SYMBOL_SIZE) as store:
+        updates = [_make(store, entry, chosen.bundle_symbols, seed) for entry in chosen.updates]
+        result = Mission(chosen.plan, updates, store, satellite).fly()
     return MissionReport(
         seed=seed,
         has_return_path=chosen.has_return_path,
