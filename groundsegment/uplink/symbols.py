@@ -151,7 +151,8 @@ class SymbolSource:
         num_source = layout.symbols_of(block)
         # The deeper the ESI, the more is made and thrown away for each batch: larger batches keep the share constant.
         deep = first - lane.num_below(num_source)
-        wanted = max(count, BATCH_SYMBOLS_MIN, deep // 4, num_source // 8)
+        # A sixth: what 10 % of loss needs, without the next batch being asked for; each costs a whole encoding.
+        wanted = max(count, BATCH_SYMBOLS_MIN, deep // 4, num_source // 6)
         # Where many blocks advance together, two batches of each must stay in the cache.
         room = CACHE_BYTES_MAX // 2 // (len(self._batches) + 1)
         count = max(count, min(wanted, min(room, BATCH_BYTES_MAX) // size, lane.num_below(ESI_MAX + 1) - first))
