@@ -66,7 +66,7 @@ def add(
         Endpoint.parse(endpoint, option="--endpoint")
     plan = station_sync.station_contacts(name, contacts, profile, epoch)
     with Depot.open(depot) as opened, opened.lock("stations"):
-        opened.satellite(satellite)
+        opened.link_key(satellite)  # a station's directory adds no stations
         chosen = _number(opened, satellite, number)
         entry = opened.add_station(satellite, name, added_utc=datetime.now(UTC), station=chosen)
         note_number(opened, entry)

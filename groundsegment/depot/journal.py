@@ -8,7 +8,7 @@ with their losses, what is believed of each link. Messages and commands are the 
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import Engine, and_, delete, func, insert, or_, select, update
 
@@ -109,6 +109,22 @@ class Journal(Mailbox):
             return None
         values = dict(rows[0]._mapping)
         return ReceivedReport(report=Report.decode(values.pop("data")), **values)
+
+    def keep_sessions(self, satellite: str, sessions: Mapping[bytes, int], *, station: int, utc: datetime) -> None:
+        """Know sessions that were heard elsewhere, oldest first, so that their reports are replays here."""
+        rows = [
+            {
+                "satellite": satellite,
+                "station": station,
+                "session": session,
+                "highest_sequence": sequence,
+                "first_utc": utc + timedelta(microseconds=number),
+            }
+            for number, (session, sequence) in enumerate(sessions.items())
+        ]
+        if rows:
+            with self._engine.begin() as connection:
+                upsert(connection, tables.sessions, rows, keys=("satellite", "station", "session"))
 
     def report_sessions(self, satellite: str, *, station: int = HOME_STATION) -> Mapping[bytes, int]:
         """Sessions whose reports a station recorded: the highest sequence of each, oldest session first."""

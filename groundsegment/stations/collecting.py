@@ -29,6 +29,8 @@ from protocol.errors import ProtocolError
 from protocol.report import SOLVED, Report
 
 _SPARE_SYMBOLS = 1000  # an honest block is solved long before
+_CONTACTS_KEPT_MAX = 20_000  # of one station: a dozen passes a day for four years
+_SESSIONS_KEPT_MAX = 1000  # of one station: each is a start of the satellite's daemon
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +103,7 @@ class _Taking:
         messages = sum(self._take_message(data) for data in logbook.messages)
         for claim in logbook.claims:
             self._take_claim(claim)
-        contacts = sum(self._take_contact(entry) for entry in logbook.contacts)
+        contacts = self._take_contacts(logbook.contacts)
         for loss in logbook.losses:
             self._depot.journal.save_loss(
                 self._station.satellite, self._station.id, loss.direction, loss.state, utc=self._utc
@@ -145,6 +147,10 @@ class _Taking:
         if report.accepted > ordered:
             self._refused += 1  # else a lie would set all later sequence numbers
             return
+        sessions = self._depot.journal.report_sessions(satellite, station=self._station.id)
+        if heard.session not in sessions and len(sessions) >= _SESSIONS_KEPT_MAX:
+            self._refused += 1
+            return
         received_utc = min(heard.received_utc, self._utc)  # its clock may be ahead of ours
         last = self._depot.journal.last_report(satellite)
         if last is not None and last.received_utc >= received_utc:
@@ -178,17 +184,26 @@ class _Taking:
         if update.state is FlightState.STAGED:
             self._depot.set_update_state(update.handle, FlightState.FLYING, reason=update.reason)
 
-    def _take_contact(self, entry: ContactLog) -> bool:
+    def _take_contacts(self, entries: Iterable[ContactLog]) -> int:
+        """Keep logs of contacts, new or changed; returns how many those are."""
         journal, station = self._depot.journal, self._station
-        known = {log.start_utc: log for log in journal.contacts(station.satellite) if log.station_id == station.id}
-        log = known.get(entry.start_utc) or journal.begin_contact(
-            station.satellite, station.name, entry.start_utc, station_id=station.id
-        )
-        changed = replace(entry, id=log.id, station=station.name)
-        if changed == log:
-            return False
-        journal.save_contact(changed)
-        return True
+        listed = [log for log in journal.contacts(station.satellite) if log.station_id == station.id]
+        known = {log.start_utc: log for log in listed}
+        count = 0
+        for entry in entries:
+            log = known.get(entry.start_utc)
+            if log is None and len(known) >= _CONTACTS_KEPT_MAX:
+                self._refused += 1
+                continue
+            is_new = log is None
+            if log is None:
+                log = journal.begin_contact(station.satellite, station.name, entry.start_utc, station_id=station.id)
+            changed = replace(entry, id=log.id, station=station.name)
+            known[entry.start_utc] = changed
+            if changed != log:
+                journal.save_contact(changed)
+            count += is_new or changed != log
+        return count
 
 
 def _is_possible(entry: BlockProgress, layout: BlockLayout) -> bool:

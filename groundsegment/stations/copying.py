@@ -36,7 +36,8 @@ def fetch_file(
     if target.exists() and target.stat().st_size == size_bytes:
         return True  # it was checked before it got its name
     part = target.with_name(f".{target.name}.part")
-    with part.open("a+b") as file:
+    # On a stick the part may be anybody's link: then there is an error, and not a write elsewhere.
+    with os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644), "a+b") as file:
         if file.tell() > size_bytes:
             file.truncate(0)
         digest = _digest_of(file, should_stop)

@@ -67,6 +67,9 @@ def _fill(path: Path, depot: Depot, station: Station, identity: StationIdentity,
         made.journal.save_progress(
             satellite.name, depot.journal.progress(satellite.name, station=station.id), station=station.id
         )
+        # What was heard before is a replay there too.
+        sessions = depot.journal.report_sessions(satellite.name, station=station.id)
+        made.journal.keep_sessions(satellite.name, sessions, station=station.id, utc=utc)
     orders = replace(make_orders(depot, station, utc=utc), instance=identity.instance)
     write_letter(path / ORDERS_NAME, orders.seal(key))
     values = {

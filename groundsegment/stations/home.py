@@ -27,7 +27,7 @@ from groundsegment.stations.orders import (
     Ended,
     Orders,
 )
-from groundsegment.stations.post import letter_path, read_letter, write_letter
+from groundsegment.stations.post import letter_path, make_directory, read_letter, write_letter
 from protocol.command import Operation
 
 
@@ -59,7 +59,9 @@ def exchange(depot: Depot, satellite: str, *, utc: datetime, via: Path | None = 
 
     Raises:
         BusyError: another process does the same.
+        KeyStoreError: this is no home: the satellite's link key is not here.
     """
+    depot.link_key(satellite)
     root = via or depot.path
     with depot.lock(f"exchange-{satellite}"):
         stations = depot.stations(satellite)
@@ -173,6 +175,6 @@ def _carry(depot: Depot, satellite: str, via: Path) -> None:
         if not entry.state.is_open:
             shutil.rmtree(directory, ignore_errors=True)
             continue
-        directory.mkdir(parents=True, exist_ok=True)
+        make_directory(directory)
         for file in _ordered(depot, entry).files():
             fetch_file(depot.path / file.path, via / file.path, size_bytes=file.size_bytes, sha256=file.sha256)

@@ -46,13 +46,28 @@ def write_letter(path: Path, data: bytes) -> None:
     """Write a letter, durably and whole or not at all.
 
     Raises:
+        LetterError: a link lies in the way: whoever put it there would say where we write.
         DiskError: it cannot be written there.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(path.parent)
         write_whole(path, data)
     except OSError as error:
         raise DiskError(f"{path}: {error.strerror or error}", hint="check space and permissions there") from error
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory where others may write too: a link to elsewhere will not do.
+
+    Raises:
+        LetterError: a link lies in the way.
+        OSError: it cannot be made.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    # Home and stations meet below `exchange` and `updates`: three names at most are not ours alone.
+    for part in (path, *list(path.parents)[:2]):
+        if part.is_symlink():
+            raise LetterError(f"{part}: a link, where a directory should be")
 
 
 def open_plain(path: Path) -> BinaryIO:

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from groundsegment.depot.records import (
     BlockProgress,
     CommandState,
+    ContactLog,
     FlightState,
     QueuedCommand,
     ReceivedMessage,
@@ -20,10 +21,12 @@ from groundsegment.depot.records import (
 )
 from groundsegment.errors import DiskError, InputError, KeyStoreError
 from groundsegment.planner.contact_plan import ContactPlan, PlannedContact
+from groundsegment.stations import collecting
 from groundsegment.stations.collecting import last_logbook
 from groundsegment.stations.copying import CHUNK_BYTES, fetch_file
 from groundsegment.stations.directory import StationDirectory
-from groundsegment.stations.letters import LetterKind
+from groundsegment.stations.home import exchange, exchange_if_free
+from groundsegment.stations.letters import LetterError, LetterKind
 from groundsegment.stations.logbook import Claim, HeardReport
 from groundsegment.stations.notes import contacts_of, plan_of
 from groundsegment.stations.post import letter_path
@@ -516,6 +519,67 @@ def test_what_is_no_plain_file_is_never_read_nor_waited_for(homestead, kind, tmp
     assert homestead.exchange()["svalbard"].problem
     if kind != "directory":
         assert homestead.sync(station).problems == ()  # both were replaced by whom they belong to
+
+
+def test_no_link_says_where_home_writes(homestead, tmp_path):
+    staged, stick, elsewhere = stage(homestead), tmp_path / "stick", tmp_path / "elsewhere"
+    homestead.export("svalbard")
+    elsewhere.mkdir()
+    precious = elsewhere / "precious"
+    precious.write_text("x" * 5000)
+    directory = stick / "updates" / staged.update.handle.hex()
+    directory.mkdir(parents=True)
+    (directory / ".bundle-00000.skb.part").symlink_to(precious)
+    with pytest.raises(OSError, match="symbolic link"):
+        homestead.exchange(via=stick)
+    assert precious.read_text() == "x" * 5000
+
+    shutil.rmtree(directory)
+    directory.symlink_to(elsewhere)
+    with pytest.raises(LetterError, match="a link"):
+        homestead.exchange(via=stick)
+    letters = letter_path(homestead.depot.path, "SAT-1", "svalbard", LetterKind.ORDERS).parent
+    shutil.rmtree(letters, ignore_errors=True)
+    letters.parent.mkdir(parents=True, exist_ok=True)
+    letters.symlink_to(elsewhere)
+    assert "a link" in homestead.exchange()["svalbard"].problem
+    assert [path.name for path in elsewhere.iterdir()] == ["precious"]
+
+
+def test_what_a_thief_brings_does_not_fill_homes_database(homestead, monkeypatch):
+    monkeypatch.setattr(collecting, "_CONTACTS_KEPT_MAX", 3)
+    monkeypatch.setattr(collecting, "_SESSIONS_KEPT_MAX", 1)
+    station = homestead.export("svalbard")
+    log = ContactLog(id=0, satellite="SAT-1", station="", station_id=1, start_utc=NOW)
+    logs = tuple(dataclasses.replace(log, start_utc=NOW + timedelta(seconds=number)) for number in range(5))
+    heard = HeardReport(session=b"s" * 6, sequence=1, received_utc=NOW, data=Report().encode())
+    collected = bring(homestead, station, contacts=logs, report=heard).collected
+    assert (collected.contacts, collected.refused) == (3, 2)
+
+    homestead.later()
+    logbook = dataclasses.replace(
+        make_logbook(station, utc=homestead.now), serial=10**15 + 1, contacts=logs[:1],
+        report=dataclasses.replace(heard, session=b"t" * 6, received_utc=homestead.now),
+    )  # fmt: skip
+    letter_path(homestead.depot.path, "SAT-1", "svalbard", LetterKind.LOGBOOK).write_bytes(logbook.seal(station.key))
+    assert homestead.exchange()["svalbard"].collected.refused == 1
+    assert len(homestead.depot.journal.contacts("SAT-1")) == 3
+
+
+def test_reports_that_were_heard_are_replays_in_a_directory_made_anew_too(homestead):
+    old = homestead.export("svalbard")
+    heard = HeardReport(session=b"s" * 6, sequence=7, received_utc=NOW, data=Report().encode())
+    bring(homestead, old, report=heard)
+    new = homestead.export("svalbard", to="new")
+    assert new.depot.journal.report_sessions("SAT-1", station=1) == {b"s" * 6: 7}
+
+
+def test_a_stations_directory_is_no_home(homestead):
+    station = homestead.export("svalbard")
+    with pytest.raises(KeyStoreError):
+        exchange(station.depot, "SAT-1", utc=NOW)
+    exchange_if_free(station.depot, "SAT-1", utc=NOW)
+    assert not (station.path / "exchange").exists()
 
 
 def test_a_disk_that_refuses_is_told_and_the_next_sync_goes_on(homestead):
