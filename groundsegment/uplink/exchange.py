@@ -4,7 +4,7 @@ It has a socket of its own and needs no uplink to run; if one does, that may hea
 in the depot, so both are watched. It keeps trying through gaps and losses until the answer comes or the time is up.
 
 It takes no turns with a running uplink: a command is a frame or two, and an uplink leaves a hundredth of the rate
-unused (`shell.PACE_SHARE`), so the modem's queue takes them at once.
+unused (`flight_records.PACE_SHARE`), so the modem's queue takes them at once.
 """
 
 import asyncio

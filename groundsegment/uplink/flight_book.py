@@ -13,7 +13,7 @@ from groundsegment.depot.records import ContactLog
 from groundsegment.downlink import Downlink, DownlinkStatistics, ReportReceived
 from groundsegment.planner.contact_plan import PlannedContact
 from groundsegment.uplink.events import Event
-from groundsegment.uplink.flight_records import FlightView, UpdateSummary, UpdateView
+from groundsegment.uplink.flight_records import FlightSummary, FlightView, UpdateSummary, UpdateView
 from groundsegment.uplink.flights import Flights
 from groundsegment.uplink.outcome import record_report
 from groundsegment.uplink.update_flight import UpdateFlight
@@ -115,6 +115,29 @@ class FlightBook:
                 receipt=flight.receipt,
                 p_complete=p_complete,
             )
+        )
+
+    def summary(
+        self, flights: Flights, *, duration_s: float, is_interrupted: bool, is_exhausted: bool
+    ) -> FlightSummary:
+        """What the run did."""
+        told, received = flights.core.frame_totals()
+        share_lost = 1 - received / told if told else None
+        return FlightSummary(
+            updates=tuple(self.flown),
+            frames_sent=self.frames_sent,
+            bytes_sent=self.bytes_sent,
+            frames_lost=round(self.frames_sent * (share_lost or 0.0)),
+            contacts=self.num_contacts,
+            duration_s=duration_s,
+            transfer_s=self.transfer_s,
+            loss=share_lost,
+            report=self.report,
+            is_interrupted=is_interrupted,
+            is_exhausted=is_exhausted,
+            waiting=tuple((update, str(why)) for update, why in flights.lineup.waiting),
+            expired=tuple(flights.expired),
+            damage=tuple(flights.damage.values()),
         )
 
     # Saving

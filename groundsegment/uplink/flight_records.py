@@ -11,6 +11,8 @@ from groundsegment.uplink.link_socket import Endpoint
 from groundsegment.uplink.outcome import Receipt
 from protocol.report import Report
 
+PACE_SHARE = 0.99  # of the contact's rate: a modem's queue must not grow over minutes
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlightPlan:
@@ -39,6 +41,14 @@ class FlightPlan:
     def is_rate_open(self, contact: PlannedContact) -> bool:
         """Whether nobody says how fast a contact is, so that it has to be found."""
         return self.rate_bps == 0 or (self.rate_bps is None and contact.rate_bps is None)
+
+    def bytes_per_s(self, contact: PlannedContact) -> float | None:
+        """How fast to send in a contact; None where nobody says."""
+        if self.is_rate_open(contact):
+            return None
+        rate_bps = self.rate_bps or contact.rate_bps
+        assert rate_bps is not None
+        return rate_bps / 8 * PACE_SHARE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -176,7 +176,9 @@ class BusyOnUdp(SatelliteOnUdp):
             if self.rng.random() >= self.loss:
                 self.satellite.receive(data, now)
         for data in self.satellite.advance(now):
-            self.socket.sendto(data, self.peers[data[0] & 0x0F])
+            peer = self.peers.get(data[0] & 0x0F)
+            if peer is not None:
+                self.socket.sendto(data, peer)
         if self.on_command is not None:
             for handle, data in self.satellite.take_commands():
                 self.on_command(self.satellite, handle, data, now)

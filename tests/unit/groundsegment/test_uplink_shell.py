@@ -49,9 +49,17 @@ def satellite_for(staged, **options):
     )
 
 
-def fly(depot, address, *, contacts=None, stop_after_s=None, views=None, clock=time.time, **options):
+def fly(depot, address, *, contacts=None, stop_after_s=None, stop_when=None, views=None, clock=time.time, **options):
+    views = [] if views is None else views
+
     async def run():
         stop = asyncio.Event()
+
+        def on_tick(view):
+            views.append(view)
+            if stop_when is not None and stop_when(view):
+                stop.set()
+
         if stop_after_s is not None:
             asyncio.get_running_loop().call_later(stop_after_s, stop.set)
         plan = FlightPlan(
@@ -60,9 +68,7 @@ def fly(depot, address, *, contacts=None, stop_after_s=None, views=None, clock=t
             contacts=contacts or always(),
             **{"rate_bps": 20e6, **options},
         )
-        return await UplinkShell(depot, plan, on_tick=(views if views is not None else []).append, clock=clock).run(
-            stop
-        )
+        return await UplinkShell(depot, plan, on_tick=on_tick, clock=clock).run(stop)
 
     return asyncio.run(run())
 
@@ -126,7 +132,7 @@ def test_without_a_receipt_the_reported_state_will_do(depot):
 def test_an_interrupted_flight_goes_on_without_a_symbol_sent_twice(depot):
     staged = stage_bytes(depot, [2_000_000])
     with SatelliteOnUdp(satellite_for(staged), loss=0.1) as sky:
-        first = fly(depot, sky.address, stop_after_s=0.4)
+        first = fly(depot, sky.address, stop_when=lambda view: view.bytes_sent > 300_000, rate_bps=8e6)
         assert first.is_interrupted
         assert depot.update(staged.update.handle).state is FlightState.FLYING
         kept = {entry.handle: entry for entry in depot.journal.progress("SAT-1")}
