@@ -72,7 +72,9 @@ def plan(
         chosen = _flown(opened, chosen, updates[0].satellite, station)
         queue = queue_of(opened, updates, is_one_way=chosen.is_one_way)
         known = known_loss(opened, updates[0].satellite)
-    share = parse_share(loss, option="--loss") if loss else chosen.loss if chosen.loss is not None else known.mean
+    if loss:
+        chosen = chosen.at_loss(parse_share(loss, option="--loss"))
+    share = chosen.loss if chosen.loss is not None else known.mean
     deviation = known.deviation if loss is None and chosen.loss is None else 0.0
     result = forecast(
         queue.load,
@@ -118,8 +120,12 @@ def _contacts(
 
 def _flown(depot: "Depot", plan: "ContactPlan", satellite: str, station: str | None) -> "ContactPlan":
     """The contacts that are flown: of one station, or of all that are registered, each by its own process."""
+    from groundsegment.console.plan_queue import station_losses
+
     if station is not None:
         depot.station(satellite, station)
-        return plan.for_station(station)
+        return plan.for_station(station).with_losses(station_losses(depot, satellite))
     registered = {entry.name for entry in depot.stations(satellite)}
-    return plan.whole() if registered & set(plan.stations) else plan
+    if not registered & set(plan.stations):
+        return plan
+    return plan.whole().with_losses(station_losses(depot, satellite))

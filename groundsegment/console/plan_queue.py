@@ -97,6 +97,12 @@ def known_loss(depot: Depot, satellite: str) -> LossEstimate:
     return LossEstimate.of_mean(_LOSS_GUESS)
 
 
+def station_losses(depot: Depot, satellite: str) -> dict[str, float]:
+    """What was learned of the loss on the way up from each registered station, by name."""
+    states = {entry.name: depot.journal.loss(satellite, entry.id, Direction.UP) for entry in depot.stations(satellite)}
+    return {name: LossEstimate.from_dict(state).mean for name, state in states.items() if state is not None}
+
+
 def _others(depot: Depot, updates: tuple[Update, ...]) -> list[tuple[Update, bool]]:
     """Other open updates that take room before the last of these is there, and whether they fly strictly before it."""
     ours = {entry.handle for entry in updates}

@@ -10,6 +10,7 @@ from groundsegment.console.output import out
 from groundsegment.console.plan_queue import Queue
 from groundsegment.planner.forecast import ASSUMED_RATE_BPS, QUANTILES, Forecast
 from groundsegment.planner.quantities import format_bytes, format_duration, format_rate, format_utc
+from protocol.limits import STATIONS_MAX
 
 
 def plan_json(queue: Queue, result: Forecast, loss: float, now_s: float) -> dict[str, Any]:
@@ -29,6 +30,8 @@ def plan_json(queue: Queue, result: Forecast, loss: float, now_s: float) -> dict
                 "bundles": None if row.bundles is None else list(row.bundles),
                 "total_share": round(row.total_share, 6),
                 "p_done": round(row.p_done, 6),
+                "loss": contact.loss,
+                "overlaps": _overlapping(result, number - 1),
             }
         )
     done = {
@@ -74,7 +77,7 @@ def print_plan(values: dict[str, Any], result: Forecast, deadline: str | None) -
         bundles = row["bundles"]
         table.add_row(
             str(row["number"]),
-            row["station"] or "-",
+            _station_words(row),
             row["start_utc"],
             "no end" if row["duration_s"] is None else format_duration(row["duration_s"]),
             format_bytes(row["carried_bytes"]),
@@ -87,6 +90,18 @@ def print_plan(values: dict[str, Any], result: Forecast, deadline: str | None) -
         out.print(f"done with {names} % certainty: {moment or 'not within this plan'}")
     if deadline is not None and result.p_deadline is not None:
         out.print(f"done by {deadline}: {result.p_deadline:.1%}")
+
+
+def _overlapping(result: Forecast, index: int) -> list[int]:
+    """The numbers of earlier contacts that are still on when this one begins."""
+    start_s, first = result.contacts[index].contact.start_s, max(0, index - STATIONS_MAX)
+    earlier = enumerate(result.contacts[first:index], start=first + 1)
+    return [number for number, row in earlier if row.contact.end_s > start_s]
+
+
+def _station_words(row: dict[str, Any]) -> str:
+    overlaps = ", ".join(str(number) for number in row["overlaps"])
+    return (row["station"] or "-") + (f" (while {overlaps})" if overlaps else "")
 
 
 def _by_moment(done_utc: dict[str, str | None]) -> list[tuple[str, str | None]]:

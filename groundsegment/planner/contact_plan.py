@@ -18,7 +18,7 @@ the satellite, the earlier keeps it. `for_station` has what one station flies al
 
 import heapq
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from groundsegment.emulator.conditions import Contact, LinkProfile, PeriodicCont
 from groundsegment.errors import InputError
 from groundsegment.planner.contact_series import (
     GUARD_S,
+    Changed,
     ContactSeries,
     LinkTime,
     Listed,
@@ -100,12 +101,29 @@ class ContactPlan:
 
     def at_rate(self, rate_bps: float) -> "ContactPlan":
         """The same contacts at another rate."""
-        return self._like((series.at_rate(rate_bps) for series in self._series), is_whole=self._is_whole)
+        return self._changed(lambda contact: replace(contact, rate_bps=rate_bps))
+
+    def at_loss(self, loss: float) -> "ContactPlan":
+        """The same contacts, all of them with another loss."""
+        plan = self._changed(lambda contact: replace(contact, loss=None))
+        plan.loss = loss
+        return plan
+
+    def with_losses(self, losses: Mapping[str, float]) -> "ContactPlan":
+        """The same contacts; where the plan says nothing of the loss, they have that of their station."""
+        if self.loss is not None:
+            return self
+        return self._changed(
+            lambda contact: replace(contact, loss=losses.get(contact.station) if contact.loss is None else contact.loss)
+        )
 
     def from_time(self, now_s: float) -> Iterator[PlannedContact]:
         """Contacts that are not over, in time order."""
         merged = heapq.merge(*(series.from_time(now_s) for series in self._series), key=lambda contact: contact.start_s)
         return merged if self._is_whole else _apart(merged)
+
+    def _changed(self, change: Callable[[PlannedContact], PlannedContact]) -> "ContactPlan":
+        return self._like((Changed(series, change) for series in self._series), is_whole=self._is_whole)
 
     def _like(self, series: Iterable[ContactSeries], *, is_whole: bool) -> "ContactPlan":
         return ContactPlan(name=self.name, loss=self.loss, is_one_way=self.is_one_way, series=series, is_whole=is_whole)

@@ -5,8 +5,8 @@ A series may be of several stations and its contacts may overlap; `contact_plan`
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 from groundsegment.emulator.conditions import Contact, LinkProfile, PeriodicContacts
@@ -55,10 +55,6 @@ class ContactSeries(Protocol):
         """Those of one station."""
         ...
 
-    def at_rate(self, rate_bps: float) -> "ContactSeries":
-        """The same at another rate."""
-        ...
-
     def stations(self) -> Iterable[str]:
         """Whose they are."""
         ...
@@ -77,10 +73,6 @@ class Listed:
     def of_station(self, name: str) -> ContactSeries:
         """Those of one station."""
         return Listed(contact for contact in self._contacts if contact.station == name)
-
-    def at_rate(self, rate_bps: float) -> ContactSeries:
-        """The same at another rate."""
-        return Listed(replace(contact, rate_bps=rate_bps) for contact in self._contacts)
 
     def stations(self) -> Iterable[str]:
         """Whose they are."""
@@ -110,13 +102,28 @@ class Periodic:
         """Those of one station."""
         return self if name == self._station else Listed(())
 
-    def at_rate(self, rate_bps: float) -> ContactSeries:
-        """The same at another rate."""
-        return Periodic(self._periodic, replace(self._link, rate_bps=rate_bps), self._station)
-
     def stations(self) -> Iterable[str]:
         """Whose they are."""
         return (self._station,)
+
+
+class Changed:
+    """A series of which each contact is changed as it comes; whose it is must stay."""
+
+    def __init__(self, series: ContactSeries, change: Callable[[PlannedContact], PlannedContact]) -> None:
+        self._series, self._change = series, change
+
+    def from_time(self, now_s: float) -> Iterator[PlannedContact]:
+        """Those that are not over."""
+        return map(self._change, self._series.from_time(now_s))
+
+    def of_station(self, name: str) -> ContactSeries:
+        """Those of one station."""
+        return Changed(self._series.of_station(name), self._change)
+
+    def stations(self) -> Iterable[str]:
+        """Whose they are."""
+        return self._series.stations()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -321,3 +321,24 @@ def test_a_contact_with_a_loss_of_its_own_carries_by_that_loss():
 
     assert results[0].contacts[0].carried_bytes == pytest.approx(2 * results[1].contacts[0].carried_bytes)
     assert [result.frames for result in results] == [load.symbols, pytest.approx(2 * load.symbols, abs=1)]
+
+
+def test_a_plans_losses_can_be_set_or_filled_in_by_station():
+    bare = {"epoch": "now", "contacts": [
+        {"station": "a", "start_s": 0, "end_s": 9},
+        {"station": "b", "start_s": 5, "end_s": 14, "loss": "20%"},
+        {"station": "c", "start_s": 20, "end_s": 29},
+    ]}  # fmt: skip
+    plan = parsed(bare).whole()
+
+    def losses(plan):
+        return [contact.loss for contact in plan.from_time(T0)]
+
+    assert losses(plan.with_losses({"a": 0.05, "b": 0.5})) == [0.05, 0.2, None]
+    assert (losses(plan.at_loss(0.3)), plan.at_loss(0.3).loss) == ([None] * 3, 0.3)
+    assert losses(parsed({**bare, "loss": "10%"}).with_losses({"a": 0.05})) == [
+        None,
+        0.2,
+        None,
+    ]  # the plan's word counts
+    assert losses(plan.with_losses({"a": 0.05}).for_station("a")) == [0.05]

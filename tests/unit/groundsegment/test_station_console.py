@@ -119,6 +119,26 @@ def test_a_problem_is_told_and_the_exit_code_says_so(skyload, tmp_path):
     assert (code, "not a letter of this kind" in words) == (6, True)
 
 
+def test_a_plan_counts_what_stations_carry_at_the_same_time(skyload, tmp_path):
+    with Depot.open(tmp_path / "depot") as depot:
+        stage_bytes(depot, [20_000_000])
+    words = ["plan", "--for", "SAT-1", "--contacts", "plan.yaml", "--rate", "1Mbit/s", "--json"]
+    apart = json.loads(CliRunner().invoke(app, words).stdout)["contacts"]
+    added(skyload, "svalbard", "inuvik")
+    result = CliRunner().invoke(app, words)
+    together = json.loads(result.stdout)["contacts"]
+    assert [(row["station"], row["duration_s"], row["overlaps"]) for row in apart] == [
+        ("svalbard", 100.0, []), ("inuvik", 50.0, []),
+    ]  # fmt: skip
+    assert [(row["station"], row["duration_s"], row["overlaps"]) for row in together] == [
+        ("svalbard", 100.0, []), ("inuvik", 100.0, [1]),
+    ]  # fmt: skip
+    assert together[1]["carried_bytes"] > 1.5 * apart[1]["carried_bytes"]
+    assert "inuvik (while 1)" in CliRunner().invoke(app, words[:-1]).stdout
+    only = json.loads(CliRunner().invoke(app, [*words, "--station", "inuvik"]).stdout)["contacts"]
+    assert [row["station"] for row in only] == ["inuvik"]
+
+
 def test_nothing_is_removed_without_a_word(skyload):
     added(skyload, "svalbard")
     assert CliRunner().invoke(app, ["station", "remove", "svalbard", "--for", "SAT-1"], input="n\n").exit_code == 1
