@@ -191,6 +191,22 @@ def linked():
     Path("link.skb").symlink_to("file")
 
 
+def flipped(name):
+    """One bit of a staged file is not what it was."""
+
+    def flip():
+        path = next(Path("depot/updates").glob(f"*/{name}"))
+        data = bytearray(path.read_bytes())
+        data[-1] ^= 1
+        path.write_bytes(data)
+
+    return flip
+
+
+def ended(state):
+    return sql(f"UPDATE updates SET state = '{state}'")
+
+
 def lost_metadata():
     next(Path("depot/updates").glob("*/metadata.skm")).unlink()
 
@@ -285,6 +301,11 @@ GROUND = [
     ("no such twin", "stage model --for SAT-1 --twin nowhere", 9, "--no-canary"),
     ("a twin in open quotes", "stage model --for SAT-1 --twin '\"'", 3, "No closing quotation"),
     ("a bundle too small", "stage model --for SAT-1 --bundle-size 1B", 3, "64KiB"),
+    ("an odd symbol", "stage model --for SAT-1 --symbol-size 1281", 3, "multiple of 8"),
+    ("a symbol of 9 kB", "stage model --for SAT-1 --symbol-size 9000", 2, "--symbol-size"),
+    ("a symbol too small for a bundle", "stage model --for SAT-1 --symbol-size 64", 3, "65536 symbols"),
+    ("a weight of nothing", "stage model --for SAT-1 --weight 0", 2, "--weight"),
+    ("a priority in words", "stage model --for SAT-1 --priority high", 2, "--priority"),
     ("a floor too high", "stage model --for SAT-1 --floor 99999999999999999999", 2, "--floor"),
     ("a key is missing", "stage model --for SAT-1", 4, "targets.pem", remove("depot/keys/targets.pem")),
     ("a key is none", "stage model --for SAT-1", 4, "backup", garble("depot/keys/targets.pem")),
@@ -305,6 +326,7 @@ GROUND = [
     ("an epoch that is none", "plan --for SAT-1 --profile s-band --epoch nan", 3, "--epoch"),
     ("an epoch without a profile", "plan --for SAT-1 --epoch 5", 3, "--profile"),
     ("all frames lost", "plan --for SAT-1 --loss 100%", 3, "below 1"),
+    ("plan for no station", "plan --for SAT-1 --station oslo", 5, "skyload station add"),
     ("a deadline in words", "plan --for SAT-1 --deadline tomorrow", 3, "ISO 8601"),
     # uplink
     ("a link without a port", "uplink --for SAT-1 --link foo", 3, "HOST:PORT"),
@@ -315,6 +337,10 @@ GROUND = [
     ("fly without the link's key", f"uplink --for SAT-1 {LINK}", 4, "link key", remove("depot/keys/links/SAT-1.key")),
     ("fly with a bad link key", f"uplink --for SAT-1 {LINK}", 4, "64 hex", garble("depot/keys/links/SAT-1.key")),
     ("fly until yesterday", f"uplink --for SAT-1 {LINK} --until 2020-01-01", 6, "has not decided"),
+    ("fly from no station", f"uplink --for SAT-1 {LINK} --station oslo", 5, "skyload station add"),
+    ("fly as another", f"uplink --for SAT-1 {LINK} --profile demo --station oslo", 3, "stations of this plan"),
+    ("fly blindly at any rate", f"uplink --for SAT-1 {LINK} --profile one-way --rate max", 3, "--rate 2Mbit/s"),
+    ("fly damaged metadata", f"uplink --for SAT-1 {LINK}", 8, "no longer what was staged", flipped("metadata.skm")),
     ("fly by two plans", f"uplink --for SAT-1 {LINK} --profile demo --contacts x", 3, "give one of them"),
     # export
     ("export nothing", "export", 2, "Missing argument"),
@@ -337,7 +363,18 @@ GROUND = [
     ("import a file", "import file", 3, "1 of 1 files refused"),
     ("import for a stranger", "import file --for SAT-9", 5, "known satellites: SAT-1"),
     ("import into no depot", "import file --depot nowhere", 3, DEPOT_GONE),
-    # ask and revert
+    # cancel, ask and revert
+    ("cancel nothing known", "cancel zz --for SAT-1", 5, "no such update"),
+    ("cancel for nobody", "cancel 00", 2, "--for"),
+    ("cancel for a stranger", "cancel 00 --for SAT-9", 5, "known satellites"),
+    ("cancel without a word", "cancel {update} --for SAT-1", 3, "--yes"),
+    ("cancel at no port", "cancel {update} --for SAT-1 --link foo", 3, "HOST:PORT"),
+    ("cancel what is confirmed", "cancel {update} --for SAT-1 --yes", 3, "skyload revert", ended("confirmed")),
+    ("cancel what is cancelled", "cancel {update} --for SAT-1 --yes", 3, "skyload status", ended("cancelled")),
+    (
+        "cancel without a key", "cancel {update} --for SAT-1 --yes", 4, "command.pem",
+        both(ended("flying"), remove("depot/keys/command.pem")), DATABASE,
+    ),
     ("ask nothing", f"ask '' --for SAT-1 {LINK}", 3, "write something"),
     ("ask too much", f"ask {'x' * 20000} --for SAT-1 {LINK}", 3, "16384"),
     ("ask in too many bytes", f"ask {'𝄞' * 16000} --for SAT-1 {LINK}", 3, "bytes"),
@@ -524,12 +561,16 @@ def check_words(mistake, out, err):
         json.loads(out)
 
 
+def staged_update():
+    return next((path.name for path in Path("depot/updates").glob("*")), "")
+
+
 def check(mistake, place, run):
     """Break, run, compare."""
     handle = mistake.given() if mistake.given else None
     before = everything(place)
     try:
-        code, out, err = run(shlex.split(mistake.words))
+        code, out, err = run(shlex.split(mistake.words.replace("{update}", staged_update())))
     finally:
         if hasattr(handle, "close"):
             handle.close()
@@ -581,6 +622,7 @@ def test_a_mistake_on_board_is_told_and_leaves_nothing_half_done(mistake, place,
         f"uplink --for SAT-1 {LINK} --until 2020-01-01 --json",
         f"ask hi --for SAT-1 {LINK} --timeout 0.1 --json",
         f"revert --for SAT-1 {LINK} --json",
+        f"cancel 00 --for SAT-1 {LINK} --json",
         "link stats --control nowhere --json",
         "station add oslo --for SAT-1 --json",
         "station sync --for SAT-1 --json",
