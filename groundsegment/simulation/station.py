@@ -122,6 +122,7 @@ class GroundStation:
         self._patience.begin_contact()
         self._downlink.begin_contact()
         self._core.begin_contact(now, end_s)
+        self._statistics = self._core.statistics(now)  # a pacer whose rate is known asks nothing of it
 
     def end_contact(self) -> None:
         """The link is gone."""
@@ -162,7 +163,7 @@ class GroundStation:
         if not self._core.updates or self._holds_back(now):
             return
         frame_size = self._symbol_size + self._downlink.overhead
-        budget = min(FRAMES_PER_TURN, self._pacer.budget(frame_size, self._core.statistics(now), now))
+        budget = min(FRAMES_PER_TURN, self._pacer.budget(frame_size, self._statistics, now))
         if budget <= 0:
             return
         runs = self._core.frames_to_send(now, budget)

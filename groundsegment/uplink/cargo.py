@@ -5,7 +5,6 @@ say, `schedule` by what it sends. What must outlive the process comes out of
 `progress` and goes into the next one's constructor.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -134,6 +133,10 @@ class Cargo:
 
     def progress(self, *, exact: bool) -> list[Progress]:
         """What to keep for the next process; see `Uplink.progress`."""
+        if exact:
+            # What was reserved and not used is free again: should we go on ourselves, it has to be written down anew.
+            for block in self.blocks.values():
+                block.reserved_esi = block.next_esi
         return [
             Progress(
                 handle=block.key[0],
@@ -160,8 +163,7 @@ def _blocks(
             block.next_esi = block.reserved_esi = entry.next_esi
             block.is_solved = entry.have == SOLVED
             block.have = block.num_source if block.is_solved else entry.have
-            arrived_in = math.ceil(block.have / (1 - loss.mean))
-            sent = lane.num_below(entry.next_esi)
-            block.prior_flight = 0 if block.is_solved else max(0, sent - arrived_in)
+            block.prior_sent = lane.num_below(entry.next_esi)
+            block.learn_prior(loss, is_settled=False)
         blocks.append(block)
     return blocks

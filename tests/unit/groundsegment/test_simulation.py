@@ -32,7 +32,7 @@ def link(loss=0.1, *, contacts=CONTACTS, down_loss=0.1, one_way=False, name="her
     )
 
 
-def fly(*links, sizes=(3000,), plan_options=None, update_options=({},), satellite_class=SatelliteHere, seed=1):
+def fly(*links, sizes=(3000,), plan_options=None, update_options=({},), satellite_class=SatelliteHere, seed=1, bundle_symbols=1500):
     """Fly updates of so many symbols."""
     options = [*update_options, *[{}] * len(sizes)]
     plan = MissionPlan(
@@ -45,7 +45,9 @@ def fly(*links, sizes=(3000,), plan_options=None, update_options=({},), satellit
     seen = []
     with PayloadStore(SYMBOL_SIZE) as store, satellite_class() as satellite:
         updates = [
-            store.add_random(f"no-{number}", count * SYMBOL_SIZE, bundle_bytes=1500 * SYMBOL_SIZE, seed=seed, **given)
+            store.add_random(
+                f"no-{number}", count * SYMBOL_SIZE, bundle_bytes=bundle_symbols * SYMBOL_SIZE, seed=seed, **given
+            )
             for number, (count, given) in enumerate(zip(sizes, options, strict=False))
         ]
         result = Mission(plan, updates, store, satellite, on_contact=seen.append).fly()
@@ -113,6 +115,14 @@ def test_kills_of_either_side_cost_what_was_not_durable():
     assert result.totals.symbols_cut > 0
     assert result.updates[0].is_confirmed
     assert result.updates[0].wrong_bytes == 0
+
+
+def test_a_station_killed_in_a_later_contact_repeats_nothing():
+    """What it had reserved in the first contact, and not used, must be written down again before it is used."""
+    kills = {"ground_kills": ((6000.8, 0), (6001.9, 0))}
+    result = fly(link(), sizes=(9000,), plan_options=kills, bundle_symbols=8000)
+
+    assert result.totals.symbols_repeated == 0
 
 
 def test_a_silence_in_mid_flight_only_costs():
