@@ -18,15 +18,23 @@ It does not know what is in an object, whom to trust, or where the symbols lie. 
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 
+from onboard.receiver.counters import Counters
 from onboard.receiver.intake import SymbolRun, run_of
 from onboard.receiver.ledger import Ledger
 from onboard.receiver.objects import BlockStage, ObjectStage, OpenObject, object_cost
 from onboard.receiver.objects import OpenBlock as Block
+from onboard.receiver.orders import (
+    Accepted,
+    BlockReady,
+    CoreOptions,
+    Event,
+    ObjectDropped,
+    ObjectReady,
+    ObjectSolved,
+)
 from onboard.receiver.peers import Peers, Position
-from onboard.receiver.reporting import ReportOptions
-from onboard.receiver.shelf import SMALL_COST_MAX, Shelf
+from onboard.receiver.shelf import SMALL_COST_MAX, PushAllowance, Shelf
 from onboard.receiver.status import FileVerdict, ReceiverStatistics, ReportStatus, Verdict
 from onboard.receiver.telling import Telling
 from onboard.store.shape import ObjectShape, SymbolSet
@@ -34,71 +42,24 @@ from protocol.blocks import block_layout
 from protocol.errors import DecodeError
 from protocol.fec import can_solve
 from protocol.frame import HEADER_SIZE, SEQUENCE_MAX, TAG_SIZE, Frame, FrameKind
-from protocol.limits import MIB
 from protocol.objects import ObjectKind
 from protocol.report import Reason, Report
 
+__all__ = [
+    "FOREIGN_MAX",
+    "SOLVING_EXTRA",
+    "Accepted",
+    "BlockReady",
+    "CoreOptions",
+    "Event",
+    "ObjectDropped",
+    "ObjectReady",
+    "ObjectSolved",
+    "ReceiverCore",
+]
+
 SOLVING_EXTRA = 16  # symbols still taken while the solver tries: one in a hundred tries needs one more
-PUSHES_MAX = 64  # objects that may give way in a burst to newcomers that no update waits for
-PUSHES_PER_S = 50.0
 FOREIGN_MAX = 1024  # frames of another shape, none of its own between: the ground has changed its mind
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CoreOptions:
-    """Limits of the receiver.
-
-    Attributes:
-        inbox_bytes_max: of the disk, for all open objects.
-        open_objects_max: collected or kept at once.
-        report: how much is told.
-    """
-
-    inbox_bytes_max: int = 512 * MIB
-    open_objects_max: int = 64
-    report: ReportOptions = field(default_factory=ReportOptions)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BlockReady:
-    """Solve this block; its log holds so many symbols."""
-
-    shape: ObjectShape
-    block: int
-    num_symbols: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ObjectSolved:
-    """Check this object; all its blocks are there."""
-
-    shape: ObjectShape
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ObjectReady:
-    """Offer this object to the owner."""
-
-    shape: ObjectShape
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ObjectDropped:
-    """Delete this object's files."""
-
-    shape: ObjectShape
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """Symbols that are new: store them."""
-
-    shape: ObjectShape
-    esis: list[int]
-    symbols: list[bytes]
-
-
-Event = BlockReady | ObjectSolved | ObjectReady | ObjectDropped
 
 
 class ReceiverCore:
@@ -134,11 +95,8 @@ class ReceiverCore:
         self._events: deque[Event] = deque()
         self._sequence = 0
         self._trouble = Reason.NONE
-        self._pushes = _Pushes()
-        self._rejected: dict[str, int] = {}
-        self._refused: dict[str, int] = {}
-        self._drops: dict[str, int] = {}
-        self._counts = dict.fromkeys(_COUNTED, 0)
+        self._pushes = PushAllowance()
+        self._counters = Counters()
 
     def restore(
         self, shape: ObjectShape, symbols: dict[int, SymbolSet], solved: Iterable[int], *, is_whole: bool
@@ -186,10 +144,10 @@ class ReceiverCore:
             return None
         block = entry.blocks.get(run.block) or entry.block(run.block)
         if block is None:
-            self._refuse("layout", len(run.esis))
+            self._counters.refuse_symbols("layout", len(run.esis))
             return None
         if block.stage is not BlockStage.OPEN and not self._takes_more(block):
-            self._counts["symbols_surplus"] += len(run.esis)
+            self._counters.add("symbols_surplus", len(run.esis))
             if entry.stage is ObjectStage.KEPT:
                 self._note_complete(run.handle)
             return None
@@ -207,12 +165,12 @@ class ReceiverCore:
         except DecodeError:
             self.reject_frame("malformed")
             return ()
-        self._counts["reports_received"] += 1
+        self._counters.add("reports_received")
         return report.complete
 
     def reject_frame(self, cause: str, num: int = 1) -> None:
         """Count datagrams that were no authentic frames. They have no station that could be believed."""
-        self._rejected[cause] = self._rejected.get(cause, 0) + num
+        self._counters.reject_frames(cause, num)
 
     # The store
 
@@ -228,7 +186,7 @@ class ReceiverCore:
     def symbols_stored(self) -> None:
         """That sync is through: what it covered is durable."""
         self._ledger.symbols_stored()
-        self._counts["syncs"] += 1
+        self._counters.add("syncs")
         self._peers.note_news()
 
     def sync_failed(self) -> None:
@@ -246,7 +204,7 @@ class ReceiverCore:
         entry = self._shelf[shape.handle]
         entry.note_solved(number)
         self._ledger.rebuilt_ended()
-        self._counts["blocks_solved"] += 1
+        self._counters.add("blocks_solved")
         self._peers.note_news(is_urgent=True)
         self._job_done(entry)
         self._check_if_solved(entry)
@@ -254,7 +212,7 @@ class ReceiverCore:
     def block_short(self, shape: ObjectShape, number: int, *, has_died: bool = False) -> None:
         """The solver could not do it with what there was. `has_died`: it died trying."""
         entry = self._shelf[shape.handle]
-        self._counts["solves_failed"] += 1
+        self._counters.add("solves_failed")
         block = entry.blocks[number]
         block.stage = BlockStage.OPEN
         if has_died:
@@ -340,11 +298,11 @@ class ReceiverCore:
             return
         entry.stage = ObjectStage.COLLECTING
         if verdict is Verdict.REFUSED:
-            self._counts["objects_refused"] += 1
+            self._counters.add("objects_refused")
             self._drop(entry)
             return
-        self._counts["objects_completed"] += 1
-        self._counts["bytes_completed"] += entry.size
+        self._counters.add("objects_completed")
+        self._counters.add("bytes_completed", entry.size)
         if kind is ObjectKind.COMMAND:  # an owner remembers what it obeyed, but not under which handle
             self._telling.note_used_command(shape.handle)
         self._drop(entry, forget=False)
@@ -397,7 +355,7 @@ class ReceiverCore:
         self._ledger.forget_object(entry)
         for number in range(entry.layout.num_blocks):
             entry.note_solved(number)
-        self._counts["files_taken"] += 1
+        self._counters.add("files_taken")
         self._peers.note_news(is_urgent=True)
         self._events.append(ObjectSolved(shape=shape))
 
@@ -435,7 +393,7 @@ class ReceiverCore:
         frames = []
         while (peer := self._peers.next_due(now)) is not None:
             frame = self.report_frame(status, peer.station)
-            self._counts["reports_sent"] += 1
+            self._counters.add("reports_sent")
             peer.timer.report_sent(HEADER_SIZE + len(frame.payload) + TAG_SIZE, now)
             frames.append(frame)
         return frames
@@ -447,7 +405,7 @@ class ReceiverCore:
             kind=FrameKind.REPORT,
             handle=self._session,
             sequence=self._sequence & SEQUENCE_MAX,
-            payload=self._telling.payload(status, peer, sum(self._rejected.values())),
+            payload=self._telling.payload(status, peer, self._counters.num_rejected),
             station=station,
         )
         self._sequence += 1
@@ -468,16 +426,11 @@ class ReceiverCore:
 
     def statistics(self) -> ReceiverStatistics:
         """A snapshot of all counters."""
-        return ReceiverStatistics(
-            frames_received=self._peers.num_frames,
-            frames_received_of={peer.station: peer.num_frames for peer in self._peers},
-            frames_rejected=dict(self._rejected),
-            symbols_refused=dict(self._refused),
-            drops=dict(self._drops),
+        return self._counters.statistics(
+            received_of={peer.station: peer.num_frames for peer in self._peers},
             open_objects=len(self._shelf),
             open_bytes=self._shelf.open_bytes,
-            store_trouble=self._trouble,
-            **self._counts,
+            trouble=self._trouble,
         )
 
     # Private
@@ -486,27 +439,27 @@ class ReceiverCore:
         """Open an object for symbols of an unknown one, if it may be."""
         handle, num = run.handle, len(run.esis)
         if self._telling.is_complete(handle):
-            self._counts["symbols_surplus"] += num
+            self._counters.add("symbols_surplus", num)
             self._note_complete(handle)  # somebody still sends it: tell them first
             return None
         if not can_solve(run.kind):
-            self._refuse("kind", num)
+            self._counters.refuse_symbols("kind", num)
             return None
         shape = ObjectShape(handle=handle, kind=run.kind, num_symbols=run.num_symbols, symbol_size=run.symbol_size)
         try:
             layout = block_layout(shape.num_symbols, shape.symbol_size)
         except DecodeError:
-            self._refuse("layout", num)
+            self._counters.refuse_symbols("layout", num)
             return None
         if run.block >= layout.num_blocks:
-            self._refuse("layout", num)
+            self._counters.refuse_symbols("layout", num)
             return None
         if self._is_paused_for(object_cost(shape)):
-            self._refuse("store", num)
+            self._counters.refuse_symbols("store", num)
             return None
-        cause = self._make_room(shape, may_push=self._pushes.is_allowed or self._shelf.owner_of(handle) is not None)
+        cause = self._make_room(shape, may_push=self._pushes.is_left or self._shelf.owner_of(handle) is not None)
         if cause:
-            self._refuse(cause, num)
+            self._counters.refuse_symbols(cause, num)
             return None
         entry = OpenObject(shape)
         self._shelf.put(entry)
@@ -515,12 +468,12 @@ class ReceiverCore:
     def _accept(self, entry: OpenObject, block: Block, run: SymbolRun) -> Accepted | None:
         num = len(run.esis)
         if self._trouble is not Reason.NONE and self._is_paused_for(entry.cost):
-            self._refuse("store", num)
+            self._counters.refuse_symbols("store", num)
             return None
         keys = run.esis if entry.kind is FrameKind.RAPTORQ else [esi % block.needed for esi in run.esis]
         fresh = block.symbols.add_all(keys)
-        self._counts["symbols_accepted"] += len(fresh)
-        self._counts["symbols_duplicate"] += num - len(fresh)
+        self._counters.add("symbols_accepted", len(fresh))
+        self._counters.add("symbols_duplicate", num - len(fresh))
         if not fresh:
             return None
         entry.num_foreign = 0
@@ -540,16 +493,13 @@ class ReceiverCore:
     def _takes_more(self, block: Block) -> bool:
         return block.stage is BlockStage.SOLVING and block.symbols.num < block.asked + SOLVING_EXTRA
 
-    def _refuse(self, cause: str, num: int) -> None:
-        self._refused[cause] = self._refused.get(cause, 0) + num
-
     def _refuse_foreign(self, entry: OpenObject, num: int) -> None:
         """Two senders disagree about an object's shape. The first is right, until it has fallen silent."""
         if entry.stage is ObjectStage.KEPT:  # it came as a file, perhaps, and whoever sends it has not heard yet
-            self._counts["symbols_surplus"] += num
+            self._counters.add("symbols_surplus", num)
             self._note_complete(entry.shape.handle)
             return
-        self._refuse("layout", num)
+        self._counters.refuse_symbols("layout", num)
         entry.num_foreign += num
         if entry.num_foreign >= FOREIGN_MAX and entry.stage is ObjectStage.COLLECTING and not entry.is_busy:
             self._give_up(entry, "foreign")
@@ -560,13 +510,12 @@ class ReceiverCore:
         if isinstance(leaving, str):
             return leaving
         for entry in leaving:
-            self._pushes.num_left -= 1
+            self._pushes.spend()
             self._give_up(entry, "kept" if entry.stage is ObjectStage.KEPT else "unsigned")
         return ""
 
     def _give_up(self, entry: OpenObject, cause: str) -> None:
-        self._drops[cause] = self._drops.get(cause, 0) + 1
-        self._counts["objects_dropped"] += 1
+        self._counters.drop_object(cause)
         self._drop(entry)
 
     def _job_done(self, entry: OpenObject) -> None:
@@ -575,7 +524,7 @@ class ReceiverCore:
             self._throw_away(entry)
 
     def _throw_away(self, entry: OpenObject) -> None:
-        self._counts["objects_poisoned"] += 1
+        self._counters.add("objects_poisoned")
         self._drop(entry)
 
     def _drop(self, entry: OpenObject, *, forget: bool = True) -> None:
@@ -609,41 +558,3 @@ class ReceiverCore:
         if is_solved and entry.stage is ObjectStage.COLLECTING and not entry.is_poisoned:
             entry.stage = ObjectStage.CHECKING
             self._events.append(ObjectSolved(shape=entry.shape))
-
-
-class _Pushes:
-    """How many objects may still give way to ones that nobody signed for.
-
-    A flood of new objects then costs no more than refusing them, and one whose symbols keep coming is never the oldest.
-    """
-
-    def __init__(self) -> None:
-        self.num_left = float(PUSHES_MAX)
-        self._now: float | None = None
-
-    @property
-    def is_allowed(self) -> bool:
-        return self.num_left >= 1
-
-    def note_time(self, now: float) -> None:
-        if self._now is not None:
-            self.num_left = min(PUSHES_MAX, self.num_left + (now - self._now) * PUSHES_PER_S)
-        self._now = now
-
-
-_COUNTED = (
-    "symbols_accepted",
-    "symbols_duplicate",
-    "symbols_surplus",
-    "reports_received",
-    "reports_sent",
-    "blocks_solved",
-    "solves_failed",
-    "objects_completed",
-    "objects_poisoned",
-    "objects_refused",
-    "objects_dropped",
-    "bytes_completed",
-    "files_taken",
-    "syncs",
-)

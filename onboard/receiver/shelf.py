@@ -20,6 +20,7 @@ from onboard.store.shape import ObjectShape
 from protocol.limits import BLOCK_SIZE_MAX, METADATA_SIZE_MAX, OBJECT_SIZE_MAX, SYMBOL_SIZE_MAX
 
 SMALL_COST_MAX = 2 * METADATA_SIZE_MAX + 64 * 1024
+_PUSHES_MAX, _PUSHES_PER_S = 64, 50.0
 _SMALL_SHARE = 8  # one part in so many of the quota is for small objects alone
 _LARGEST_COST = OBJECT_SIZE_MAX + SYMBOL_SIZE_MAX + BLOCK_SIZE_MAX
 
@@ -167,6 +168,32 @@ class Shelf:
         use.add(sign, sign * entry.cost)
         if not use.num:
             del self._uses[key]
+
+
+class PushAllowance:
+    """How many objects may still give way to newcomers that no update waits for.
+
+    A flood of new objects then costs no more than refusing them, and one whose symbols keep coming is never the oldest.
+    """
+
+    def __init__(self) -> None:
+        self._num_left = float(_PUSHES_MAX)
+        self._now: float | None = None
+
+    @property
+    def is_left(self) -> bool:
+        """Whether one more may."""
+        return self._num_left >= 1
+
+    def spend(self) -> None:
+        """One did."""
+        self._num_left -= 1
+
+    def note_time(self, now: float) -> None:
+        """It is so late."""
+        if self._now is not None:
+            self._num_left = min(_PUSHES_MAX, self._num_left + (now - self._now) * _PUSHES_PER_S)
+        self._now = now
 
 
 def _is_large(entry: OpenObject) -> bool:

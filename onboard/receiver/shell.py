@@ -1,9 +1,9 @@
 """The receiver's shell: a socket, an inbox on the disk, a solver, and the core that says what they are to do.
 
-Reads what has come, up to 64 datagrams per wakeup, has it sorted into authentic symbols (`intake`), feeds the core and
-appends what it accepts to the inbox. The disk is the keeper's business, blocks and objects are the workshop's. Every
-station that is heard gets reports of its own, where its newest symbols came from; messages go to the one heard last,
-with what the reports leave of the budget.
+Reads what has come, hundreds of datagrams per wakeup, has it sorted into authentic symbols (`intake`), feeds the core,
+and appends what it accepts to the inbox. The disk is the keeper's business, blocks and objects are the workshop's.
+Every station that is heard gets reports of its own, where its newest symbols came from; messages go to the one heard
+last, with what the reports leave of the budget.
 
 Hostile bytes are counted by cause, never raised. A nearly full disk still takes commands. With nobody on the link there
 is no timer, and nothing wakes up.
@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from onboard.errors import StoreError
-from onboard.receiver.core import BlockReady, CoreOptions, ObjectDropped, ObjectReady, ObjectSolved, ReceiverCore
+from onboard.receiver.core import ReceiverCore
 from onboard.receiver.events import FileVerdict, ObjectSink, ReceiverStatistics, StatusSource
 from onboard.receiver.intake import Batch, Intake
 from onboard.receiver.keeper import Keeper
 from onboard.receiver.link_socket import LinkSocket
+from onboard.receiver.orders import BlockReady, CoreOptions, ObjectDropped, ObjectReady, ObjectSolved
 from onboard.receiver.reporting import ReportOptions
 from onboard.receiver.solver import ProcessSolver, Solver
 from onboard.receiver.workshop import Workshop
@@ -37,7 +38,7 @@ from protocol.report import Reason
 
 logger = logging.getLogger(__name__)
 
-_DRAIN_FRAMES = 64  # per wakeup: the loop's other work waits a few milliseconds at most
+_DRAIN_FRAMES = 256  # per wakeup: the loop waits a few milliseconds at most, and what each wakeup costs is spread
 _SILENCE_S = 3.0  # of a station: when it is heard again that is a new contact, and it waits for answers
 _SEND_FRAMES = 64  # of the outbox in one go, so that bursts fit the socket's and the modem's queues
 _SEND_AHEAD_S = 0.02  # of the budget, so that a fast link needs no timer for each frame

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from onboard.errors import StoreError, StoreFailedError, StoreFullError
-from onboard.receiver.core import BlockReady, ObjectSolved, ReceiverCore
+from onboard.receiver.core import ReceiverCore
 from onboard.receiver.events import FileVerdict, ObjectSink, Verdict
 from onboard.receiver.keeper import Keeper
+from onboard.receiver.orders import BlockReady, ObjectSolved
 from onboard.receiver.rebuild import JobResult, Outcome
 from onboard.receiver.solver import Solver
 from onboard.store.inbox import OBJECT_NAME, Inbox

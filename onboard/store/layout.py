@@ -8,7 +8,7 @@
         KEY.done                empty: the message with that key was queued once
     inbox/                  objects being received (`inbox`)
         HANDLE.KIND.N.T/        one object of N symbols of T bytes; all of it is in the name
-            007.log             symbols of block 7: esi (3), symbol (T), CRC-32 (4), again and again
+            007.log             symbols of block 7 in groups, each with a sum (`symbol_log`)
             007.done            block 7 is solved and in `data`
             data                solved blocks at their offsets; holes where blocks are missing
             object              the whole object, its digest checked; then there is nothing else
@@ -41,7 +41,8 @@ Promised after `kill -9` or a power cut at any moment:
 - `trust.record` holds its old or its new value, and the new one once `store` has returned. It needs no space.
 - `replace_file` leaves the old or the new file, and the new one once it has returned.
 - Every symbol that a report counted, and every block it called solved, is there. A symbol found in a log after a
-  crash is synced before it is counted: it may have been only in memory of the kernel.
+  crash is synced before it is counted: it may have been only in memory of the kernel. A group of symbols is there whole
+  or not at all, and none is counted before its group is synced.
 - A name without a dot in `releases/` is a release whose every byte and name was synced before it got that name.
 - Space does not leak: what is neither an object nor a release is deleted at start.
 """

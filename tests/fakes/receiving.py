@@ -5,9 +5,10 @@ Also what it is fed with: the frames of an object, and a sink that remembers.
 
 from pathlib import Path
 
-from onboard.receiver.core import BlockReady, CoreOptions, ObjectDropped, ObjectReady, ObjectSolved, ReceiverCore
+from onboard.receiver.core import ReceiverCore
 from onboard.receiver.events import FileVerdict, ReportStatus, Verdict
 from onboard.receiver.intake import Intake
+from onboard.receiver.orders import BlockReady, CoreOptions, ObjectDropped, ObjectReady, ObjectSolved
 from onboard.receiver.rebuild import Outcome, check_object, solve_block
 from onboard.receiver.reporting import ReportOptions
 from onboard.store.inbox import OBJECT_NAME, Inbox
