@@ -1,0 +1,153 @@
+"""`skyload simulate` as a person runs it: two processes, a table or JSON, pictures, meaningful exit codes."""
+
+import json
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+from groundsegment.simulation.random_missions import SYMBOL_RATIO_MAX
+from tests.fakes.depots import make_depot, stage_bytes
+
+SKYLOAD = Path(sys.executable).with_name("skyload")
+SCENARIO = """
+description: for tests
+days: 2
+symbol_size: 256
+updates:
+  - {name: one, size: 300kB}
+link:
+  up: {rate_bps: 400_000, delay_s: 0.02, loss: 0.1}
+  down: {rate_bps: 400_000, delay_s: 0.02, loss: 0.1}
+passes:
+  oslo: {per_day: 12, mean_s: 5}
+compare: true
+"""
+
+
+def simulate(*words, cwd):
+    return subprocess.run([SKYLOAD, "simulate", *words], capture_output=True, text=True, cwd=cwd, check=False)
+
+
+@pytest.fixture
+def scenario(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(SCENARIO)
+    return path
+
+
+@pytest.mark.slow
+def test_a_scenario_of_ones_own_is_flown_compared_and_drawn(scenario, tmp_path):
+    done = simulate(scenario, "--json", "--plot", "pictures", "--seed", "3", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+
+    assert result["mission"]["wrong_bytes"] == 0
+    assert result["mission"]["updates"][0]["is_known"]
+    assert result["mission"]["symbol_ratio"] < 1.1
+    names = [scheme["name"] for scheme in result["schemes"]]
+    assert names[:2] == ["skyload", "skyload, one-way"]
+    assert len(names) == 7
+    pictures = sorted((tmp_path / "pictures").iterdir())
+    assert [path.name for path in pictures] == [
+        f"mine-{name}.{suffix}" for name in ("contacts", "loss", "schemes") for suffix in ("png", "svg")
+    ]
+    for path in pictures:
+        if path.suffix == ".svg":
+            ET.parse(path)
+        else:
+            assert path.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_the_same_seed_prints_the_same_table(scenario, tmp_path):
+    first, again = (simulate(scenario, "--no-compare", "--quiet", "--json", cwd=tmp_path) for _ in range(2))
+    first, again = (json.loads(done.stdout)["mission"] for done in (first, again))
+    del first["wall_s"], again["wall_s"]
+
+    assert first == again
+
+
+@pytest.mark.slow
+def test_people_get_a_table_and_a_summary(scenario, tmp_path):
+    done = simulate(scenario, "--no-compare", cwd=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    assert "believed" in done.stdout
+    assert "wrong bytes: 0" in done.stdout
+    assert "oslo" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_plan_that_is_too_short_fails(scenario, tmp_path):
+    scenario.write_text(SCENARIO.replace("days: 2", "days: 0.02"))
+    done = simulate(scenario, "--no-compare", "--quiet", cwd=tmp_path)
+
+    assert done.returncode == 1
+    assert "error: the plan ended before all was on board" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_staged_update_is_flown_with_its_own_bytes(tmp_path):
+    with make_depot(tmp_path / "depot") as depot:
+        staged = stage_bytes(depot, [200_000, 150_000])
+    options = ["--profile", "clear", "--for", "SAT-1", "--rate", "4Mbit/s", "--loss", "5%", "--json"]
+    done = simulate(*options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+    assert json.loads(done.stdout)["mission"]["payload_bytes"] == sum(map(len, staged.bundles))
+
+
+@pytest.mark.slow
+def test_contacts_of_a_plan_are_flown(tmp_path):
+    (tmp_path / "plan.yaml").write_text(
+        "epoch: now\nrate: 1Mbit/s\ncontacts:\n"
+        "  - {station: a, start_s: 0, end_s: 6}\n  - {station: b, start_s: 3, end_s: 9, rate: 500kbit/s}\n"
+        "  - {station: a, start_s: 900, end_s: 940}\n"
+    )
+    done = simulate("--plan", "plan.yaml", "--size", "1MB", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+    rows = json.loads(done.stdout)["mission"]["contacts"]
+    assert {row["station"] for row in rows} == {"a", "b"}
+
+
+def test_shipped_scenarios_are_listed(tmp_path):
+    done = simulate("--list", cwd=tmp_path)
+
+    assert done.returncode == 0
+    assert "adaspace" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_fifty_random_missions_complete_at_the_limit_without_a_wrong_byte(tmp_path):
+    done = simulate("--missions", "50", "--seed", "1", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+
+    assert summary["missions"] == 50
+    assert summary["failed"] == 0
+    assert summary["symbol_ratio_max"] <= SYMBOL_RATIO_MAX
+
+
+@pytest.mark.slow
+def test_a_mission_that_fails_says_how_to_repeat_it(tmp_path):
+    broken = tmp_path / "broken.py"
+    broken.write_text("import sys; sys.exit(3)")
+    done = simulate(
+        "--missions",
+        "2",
+        "--seed",
+        "40",
+        "--jobs",
+        "2",
+        "--satellite-command",
+        f"{sys.executable} {broken}",
+        cwd=tmp_path,
+    )
+
+    assert done.returncode == 1
+    assert "skyload simulate --missions 1 --seed 41" in done.stderr
