@@ -93,7 +93,6 @@ class ReceiverCore:
         self._ledger = Ledger(self._peers)
         self._telling = Telling(self._shelf, self._ledger, is_complete)
         self._events: deque[Event] = deque()
-        self._sequence = 0
         self._trouble = Reason.NONE
         self._pushes = PushAllowance()
         self._counters = Counters()
@@ -404,11 +403,11 @@ class ReceiverCore:
         frame = Frame(
             kind=FrameKind.REPORT,
             handle=self._session,
-            sequence=self._sequence & SEQUENCE_MAX,
+            sequence=peer.next_sequence & SEQUENCE_MAX,
             payload=self._telling.payload(status, peer, self._counters.num_rejected),
             station=station,
         )
-        self._sequence += 1
+        peer.next_sequence += 1
         return frame
 
     def message_due(self, now: float) -> float | None:

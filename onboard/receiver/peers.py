@@ -25,6 +25,8 @@ class Peer:
     Attributes:
         station: its number.
         num_frames: authentic ones, in this session.
+        next_sequence: of its next report. Each station's are numbered apart, so that it can tell what it has missed;
+            no nonce comes twice, for each has a key of its own.
         echo: the last symbol that came.
         echo_durable: the last one before the last finished sync.
         recent: objects whose symbols it sent lately, the newest last.
@@ -39,6 +41,7 @@ class Peer:
         "echo",
         "echo_durable",
         "last_frame_at",
+        "next_sequence",
         "num_frames",
         "recent",
         "station",
@@ -47,7 +50,7 @@ class Peer:
 
     def __init__(self, station: int, timer: ReportTimer) -> None:
         self.station, self.timer = station, timer
-        self.num_frames = self.cursor = 0
+        self.num_frames = self.next_sequence = self.cursor = 0
         self.echo = self.echo_durable = self._echo_syncing = NOWHERE
         self.recent: OrderedDict[bytes, None] = OrderedDict()
         self.last_frame_at = float("-inf")
