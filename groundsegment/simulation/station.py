@@ -216,7 +216,8 @@ class GroundStation:
     def _send_run(self, run: SymbolRun, now: float) -> None:
         item = self._store.item(run.handle)
         self.sent.symbols += run.count
-        self._note_used(run)
+        if item.bundle is not None:
+            self._note_used(run)  # metadata is so small that it goes round: its lane starts over
         first = Frame(
             kind=best_kind(),
             handle=run.handle,
