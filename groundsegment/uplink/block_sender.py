@@ -56,7 +56,8 @@ class BlockSender:
         reserved_esi: symbols below this may have been sent, whatever happens to us; written down before use.
         have: durable symbols on board, as last reported, whoever sent them.
         is_solved: nothing more is needed.
-        prior_flight: symbols that an earlier process may have sent since `have` was reported.
+        prior_sent: symbols that earlier processes of ours have sent, at most.
+        prior_flight: of them, those that may still be under way.
         foreign: symbols that other stations probably have under way.
         full_since_s: since when K symbols are there and the block is still not solved.
         absent_since_s: since when reports no longer list it.
@@ -72,6 +73,7 @@ class BlockSender:
     reserved_esi: int = 0
     have: int = 0
     is_solved: bool = False
+    prior_sent: int = 0
     prior_flight: int = 0
     foreign: float = 0.0
     full_since_s: float | None = None
@@ -165,12 +167,16 @@ class BlockSender:
         """Believe a report."""
         self.is_solved = False
         self.have = have
-        self.prior_flight = 0
         self.absent_since_s = None
         if have < self.num_source:
             self.full_since_s = None
         elif self.full_since_s is None:
             self.full_since_s = now
+
+    def learn_prior(self, loss: LossEstimate, *, is_settled: bool) -> None:
+        """Take what earlier processes sent, and `have` does not explain, for under way until all of that is settled."""
+        left = self.prior_sent - math.ceil(self.have / (1 - loss.mean))
+        self.prior_flight = 0 if is_settled or self.is_solved else max(0, left)
 
     def learn_solved(self) -> None:
         """Believe a report that needs no more."""

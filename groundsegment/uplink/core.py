@@ -39,7 +39,7 @@ from dataclasses import dataclass, field
 
 from groundsegment.uplink.cargo import Cargo, OutgoingObject, Progress
 from groundsegment.uplink.events import Event, ReceiverRestarted, ReportHeard
-from groundsegment.uplink.feedback import Feedback
+from groundsegment.uplink.feedback import LOSS_DOWN, Feedback
 from groundsegment.uplink.flight_log import FlightLog
 from groundsegment.uplink.lane import Lane
 from groundsegment.uplink.learning import DECIDED, Learning
@@ -67,7 +67,7 @@ class UplinkOptions:
     kind: FrameKind = FrameKind.RAPTORQ
     silence_s: float = 2.0
     loss: LossEstimate = field(default_factory=LossEstimate)
-    loss_down: LossEstimate = field(default_factory=LossEstimate)
+    loss_down: LossEstimate = LOSS_DOWN
     window_bytes: int = WINDOW_BYTES
 
 
@@ -97,7 +97,7 @@ class UplinkStatistics:
     symbols_needed: int
     symbols_there: int
     loss: LossEstimate
-    loss_down: LossEstimate = field(default_factory=LossEstimate)
+    loss_down: LossEstimate = LOSS_DOWN
     feedback_s: float | None
     is_silent: bool
     state: UpdateState

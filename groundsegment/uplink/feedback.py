@@ -17,6 +17,7 @@ SAMPLE_AIR_MIN = 4  # times the frames that are between the two ends
 TIMEOUT_S_FIRST = 3.0  # until a delay was measured: a second of syncing, a second of flight and queues, one spare
 TIMEOUT_S_MAX = 30.0
 PROBE_S = 0.1
+LOSS_DOWN = LossEstimate.of_mean(0.1, 4.0)  # reports are few: the first ones count
 _OUTAGE_S = 0.3  # a shorter one is like any burst
 _FORGET = 0.9  # how much of an old, longer delay stays at each measurement
 _HISTORY_S = 30.0  # the longest round trip that can be compared over
@@ -38,13 +39,14 @@ class Feedback:
     """
 
     def __init__(self, silence_s: float, loss: LossEstimate, loss_down: LossEstimate | None = None) -> None:
-        self.loss, self.loss_down = loss, loss_down or LossEstimate()
+        self.loss, self.loss_down = loss, loss_down or LOSS_DOWN
         self.heard_s = -math.inf
-        self._contact_start_s = -math.inf
+        self._contact_start_s, self._first_contact_s = -math.inf, math.inf
         self._silence_s = silence_s
         self._session: bytes | None = None
         self._sequence: int | None = None  # of the newest report of this contact
         self._interval_s = 0.0  # between two reports that are sent
+        self._answered_s = 0.0  # from the beginning of a contact to its first report
         self._history: deque[tuple[float, int]] = deque()  # when, frames of all kinds sent by then
         self._num_sent = 0
         self._anchor: tuple[float, int] | None = None  # frames sent, frames received: where the next sample starts
@@ -62,6 +64,7 @@ class Feedback:
         """A contact begins: nobody is silent yet."""
         self._contacts_unheard = 0 if self._was_heard_in_contact else self._contacts_unheard + 1
         self.heard_s = self._contact_start_s = now
+        self._first_contact_s = min(self._first_contact_s, now)
         self._was_heard_in_contact = False
         self._anchor = self._sequence = None
         self.loss, self.loss_down = self.loss.as_prior(), self.loss_down.as_prior()
@@ -92,9 +95,12 @@ class Feedback:
             self._closed = self.totals()
             self._anchor = self._base = None
             self._sequence = None
-        if self._was_out(now):
-            # What was sent into the silence met another link than this one, if any: nothing is learned from its fate.
+        if restarted or self._was_out(now):
+            # What was sent into the silence met another link than this one, if any, and what a power cut took was not
+            # lost on the link: nothing is learned from its fate.
             self._blind_until, self._blind_until_s, self._anchor = log.num_sent, now, None
+        if not self._was_heard_in_contact:
+            self._answered_s = now - self._contact_start_s
         self._session = session
         self._count_gap(sequence, now)
         self.heard_s, self._was_heard_in_contact = now, True
@@ -116,6 +122,10 @@ class Feedback:
     def is_sampling(self, log: FlightLog) -> bool:
         """Whether what is settled now was sent while somebody answered."""
         return log.num_settled >= self._blind_until
+
+    def is_prior_settled(self, log: FlightLog, now: float) -> bool:
+        """Whether all that an earlier process sent has arrived or is lost: so has something later, or it is too old."""
+        return log.num_settled > log.num_expired or now - self._first_contact_s > self.timeout_s
 
     def exact_sample(self, *, sent: int, arrived: int) -> None:
         """Symbols of an open block: what was settled, and what of it was counted."""
@@ -140,7 +150,7 @@ class Feedback:
     def timeout_s(self) -> float:
         """After this time a symbol that no report covers is lost."""
         if self._delay_s is None:
-            return TIMEOUT_S_FIRST
+            return min(max(TIMEOUT_S_FIRST, 2 * self._answered_s + 1.0), TIMEOUT_S_MAX)
         return min(3 * self._delay_s + 1.0, TIMEOUT_S_MAX)
 
     @property

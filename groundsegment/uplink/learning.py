@@ -98,6 +98,11 @@ class Learning:
             self._reopen(self._cargo.objects[key[0]])
             self._sample(block, have)
             block.learn(have, now)
+            self._learn_prior(block, now)
+
+    def _learn_prior(self, block: BlockSender, now: float) -> None:
+        is_settled = self._feedback.is_prior_settled(self._log, now)
+        block.learn_prior(self._feedback.loss, is_settled=is_settled)
 
     def _sample(self, block: BlockSender, have: int) -> None:
         if not self._feedback.is_sampling(self._log):
@@ -122,7 +127,7 @@ class Learning:
             must_be_listed = is_told_of or (has_room and sending is self._cargo.metadata)
             for block in sending.blocks:
                 if block.key in listed or (block.have == 0 and not block.is_solved):
-                    block.prior_flight = 0
+                    self._learn_prior(block, now)
                     continue
                 if block.is_solved and not must_be_listed:
                     continue

@@ -5,15 +5,17 @@ others through reports alone. Symbols are numbers here: nothing is encoded, encr
 a second. What the satellite had not synced is lost when it is killed; what a ground had not saved, when that is.
 """
 
-import dataclasses
 import heapq
 import itertools
 import random
 
 from groundsegment.uplink.cargo import OutgoingObject
 from groundsegment.uplink.core import Uplink, UplinkOptions
+from groundsegment.uplink.feedback import LOSS_DOWN
 from groundsegment.uplink.lane import Lane
+from groundsegment.uplink.loss import LossEstimate
 from onboard.receiver.core import BlockReady, CoreOptions, ObjectDropped, ObjectReady, ObjectSolved, ReceiverCore
+from onboard.receiver.intake import SymbolRun
 from onboard.receiver.reporting import ReportOptions
 from onboard.receiver.status import ReportStatus, Verdict
 from onboard.store.shape import ObjectShape, SymbolSet
@@ -56,15 +58,6 @@ class Losses:
             lost = self.is_bad
         self.num_lost += lost
         return lost
-
-
-class _Wire:
-    """A frame as the receiver's core looks at it; one for all, for speed."""
-
-    __slots__ = ("block", "esi", "handle", "kind", "num_symbols", "payload", "station")
-
-    def __init__(self):
-        self.kind, self.payload = FrameKind.RAPTORQ, PAYLOAD
 
 
 class Satellite:
@@ -117,63 +110,59 @@ class Satellite:
         self.fresh, self.syncing = [], []
         self.sync_begins_s = self.sync_ends_s = None
         self.jobs = []
-        self.wire = _Wire()
-        # The core's own echo is that of the last frame, whoever sent it.
-        self.counts, self.echoes, self.echoes_syncing, self.echoes_durable = {}, {}, {}, {}
 
     def kill(self):
         """A power cut and a restart."""
-        self.num_cut += len(self.fresh) + len(self.syncing)
+        self.num_cut += sum(len(esis) for _, _, esis in self.fresh + self.syncing)
         self._boot()
 
-    def receive(self, station, item, block, esi, now):
-        wire = self.wire
-        wire.handle, wire.num_symbols, wire.block, wire.esi = item.handle, item.num_symbols, block, esi
-        wire.station = station
-        self.counts[station] = self.counts.get(station, 0) + 1
-        self.echoes[station] = (item.handle, block, esi)
-        if self.core.receive_symbol(wire, now) is not None:
-            self.fresh.append((item, block, esi))
+    def receive(self, station, frames, now):
+        """Take what came together from a station: (item, block, esi), or None for a word of the ground."""
+        symbols = [frame for frame in frames if frame is not None]
+        for _ in range(len(frames) - len(symbols)):
+            self.poke(station, now)
+        if not symbols:
+            return
+        item, block, esi = symbols[-1]
+        self.core.station_heard(station, len(symbols), (item.handle, block, esi), now)
+        groups = {}
+        for item, block, esi in symbols:
+            groups.setdefault((item.handle, block), (item, []))[1].append(esi)
+        for (handle, block), (item, esis) in groups.items():
+            run = SymbolRun(
+                station=station, handle=handle, kind=FrameKind.RAPTORQ, num_symbols=item.num_symbols,
+                symbol_size=T, block=block, esis=esis, symbols=[PAYLOAD] * len(esis),
+            )  # fmt: skip
+            accepted = self.core.receive_symbols(run)
+            if accepted is not None:
+                self.fresh.append((item, block, accepted.esis))
 
     def poke(self, station, now):
         """A report of the ground came: a word now and then, so that the satellite knows that somebody is there."""
-        self.counts[station] = self.counts.get(station, 0) + 1
-        self.core.receive_report(
-            Frame(kind=FrameKind.REPORT, handle=bytes(HANDLE_SIZE), sequence=0, payload=Report().encode()), now
-        )
+        payload = Report().encode()
+        frame = Frame(kind=FrameKind.REPORT, handle=bytes(HANDLE_SIZE), sequence=0, station=station, payload=payload)
+        self.core.receive_report(frame, now)
 
     def advance(self, now):
-        """Sync, solve, and report if it is time; returns the report's sequence and what it says to each station."""
+        """Sync, solve, and report if it is time; returns the frames."""
         self._sync(now)
         self._work(now)
-        frames = self.core.frames_to_send(self._status(), now)
-        if not frames:
-            return None
-        report = Report.decode(frames[0].payload)
-        is_settled = not self.fresh and self.sync_ends_s is None
-        echoes = self.echoes if is_settled else self.echoes_durable
-        said = {}
-        for station, count in self.counts.items():
-            handle, block, esi = echoes.get(station, (bytes(HANDLE_SIZE), 0, 0))
-            said[station] = dataclasses.replace(
-                report, echo_handle=handle, echo_block=block, echo_esi=esi, frames_received=count
-            )
-        return frames[0].sequence, said
+        return self.core.frames_to_send(self._status(), now)
 
     def _sync(self, now):
         if self.sync_ends_s is not None and now >= self.sync_ends_s:
             self.sync_ends_s = None
-            for item, block, esi in self.syncing:
+            for item, block, esis in self.syncing:
                 if item.handle not in self.consumed:
-                    self._blocks(item).setdefault(block, set()).add(esi)
+                    self._blocks(item).setdefault(block, set()).update(esis)
             self.core.symbols_stored()
-            self.syncing, self.echoes_durable = [], self.echoes_syncing
+            self.syncing = []
         if self.sync_ends_s is None and self.sync_begins_s is None and self.core.is_dirty:
             self.sync_begins_s = now + self.sync_s
         if self.sync_begins_s is not None and now >= self.sync_begins_s:
             self.core.begin_sync()
             self.sync_begins_s, self.sync_ends_s = None, now + self.sync_takes_s
-            self.syncing, self.fresh, self.echoes_syncing = self.fresh, [], dict(self.echoes)
+            self.syncing, self.fresh = self.fresh, []
 
     def _blocks(self, item):
         if item.handle not in self.durable:
@@ -271,11 +260,13 @@ class Station:
         self.used = set()
         self.keep_used = keep_used
         self.events = []
+        self.clock_s = 0.0
+        self.loss, self.loss_down_kept = LossEstimate(), LOSS_DOWN
         self.start()
 
     def start(self):
         """A process begins, with what the last one wrote down."""
-        self.core = Uplink(self.options or UplinkOptions())
+        self.core = Uplink(self.options or UplinkOptions(loss=self.loss, loss_down=self.loss_down_kept))
         lane = Lane(index=self.number, count=self.lanes)
         for update, terms in zip(self.updates, self.terms, strict=True):
             handles = {item.handle for item in update}
@@ -284,26 +275,32 @@ class Station:
         self.is_up, self.tokens, self.hello_due_s = False, 0.0, 0.0
         self.newest = None
 
+    def kill(self, clock_s=0.0):
+        """The process dies; another goes on from what was written down, by another clock."""
+        self.clock_s = clock_s
+        self.start()
+
     def turn(self, now, step_s):
         """Begin, send, end; yields (item, block, esi) or None for a word of the ground, of frames that are not lost."""
         is_up = any(start <= now and now + step_s + self.delay_s < end for start, end in self.contacts)
         if is_up and not self.is_up:
             end_s = next(end for start, end in self.contacts if start <= now < end) - self.delay_s
-            self.core.begin_contact(now, end_s)
+            self.core.begin_contact(now + self.clock_s, end_s + self.clock_s)
             self.newest = None
         elif self.is_up and not is_up:
             self.core.end_contact()
             self.saved = self.core.progress(exact=True)
+            self.loss, self.loss_down_kept = self.core.loss.as_prior(), self.core.loss_down.as_prior()
         self.is_up = is_up
         if not is_up:
             return
         if now >= self.hello_due_s:
             self.hello_due_s = now + self.hello_s
-            self.core.other_frames_sent(1, now)
+            self.core.other_frames_sent(1, now + self.clock_s)
             if not self.losses.takes():
                 yield None
         self.tokens = min(self.tokens + step_s * self.rate_fps, max(1.0, self.rate_fps * 0.2))
-        runs = self.core.frames_to_send(now, int(self.tokens))
+        runs = self.core.frames_to_send(now + self.clock_s, int(self.tokens))
         if self.core.has_unsaved_progress:
             self.saved = self.core.progress()
         takes = self.losses.takes
@@ -321,7 +318,7 @@ class Station:
                     yield item, run.block, esi
 
     def hear(self, session, sequence, report, now):
-        self.core.receive_report(report, session=session, sequence=sequence, now=now)
+        self.core.receive_report(report, session=session, sequence=sequence, now=now + self.clock_s)
         while (event := self.core.next_event()) is not None:
             self.events.append(event)
 
@@ -334,7 +331,7 @@ class Sky:
         self._up, self._down, self._number = [], [], itertools.count()
 
     def run(self, until_s, step_s=0.02, *, until=None):
-        """Fly until all stations know that all is there, or until a time, or as told; returns whether it was so."""
+        """Fly until all stations that listen know that all is there, or as told, or until a time; whether it was so."""
         until = until or self.is_known_done
         while self.now < until_s:
             self.step(step_s)
@@ -342,8 +339,15 @@ class Sky:
                 return True
         return False
 
+    def skip(self, until_s):
+        """Nothing happens until then; whoever has a contact sends nothing."""
+        assert not any(station.is_up for station in self.stations)
+        self.now = max(self.now, until_s)
+
     def is_known_done(self):
-        return all(station.core.is_complete(update) for station in self.stations for update in station.core.updates)
+        listening = [station for station in self.stations if station.is_up]
+        knows = [all(map(station.core.is_complete, station.core.updates)) for station in listening]
+        return bool(knows) and all(knows)
 
     def is_done(self):
         return self.satellite.done_s is not None
@@ -357,26 +361,24 @@ class Sky:
                 heapq.heappush(self._up, (now + station.delay_s, next(self._number), station.number, frames))
         while self._up and self._up[0][0] <= now:
             _, _, number, frames = heapq.heappop(self._up)
-            for frame in frames:
-                if frame is None:
-                    self.satellite.poke(number, now)
-                else:
-                    self.satellite.receive(number, *frame, now)
+            self.satellite.receive(number, frames, now)
         self._report(self.satellite.advance(now), now)
 
-    def _report(self, reports, now):
+    def _report(self, frames, now):
         session = self.satellite.boot_count
-        for station in self.stations:
-            said = reports[1].get(station.number) if reports else None
-            if said is not None and station.rng.random() >= station.loss_down:
+        by_number = {station.number: station for station in self.stations}
+        for frame in frames:
+            station = by_number[frame.station]
+            if station.rng.random() >= station.loss_down:
                 due = now + station.delay_s
-                heapq.heappush(self._down, (due, next(self._number), station, session, reports[0], said))
+                heapq.heappush(self._down, (due, next(self._number), station, session, frame))
         while self._down and self._down[0][0] <= now:
-            _, _, station, session, sequence, said = heapq.heappop(self._down)
-            is_stale = station.newest is not None and (session, sequence) <= station.newest
+            _, _, station, session, frame = heapq.heappop(self._down)
+            is_stale = station.newest is not None and (session, frame.sequence) <= station.newest
             if station.is_up and not is_stale:
-                station.newest = session, sequence
-                station.hear(session.to_bytes(HANDLE_SIZE, "big"), sequence, said, now)
+                station.newest = session, frame.sequence
+                report = Report.decode(frame.payload)
+                station.hear(session.to_bytes(HANDLE_SIZE, "big"), frame.sequence, report, now)
 
     @property
     def num_source(self):
