@@ -36,6 +36,7 @@ class Feedback:
         loss: of the way up.
         loss_down: of the way down, from gaps in the numbers of reports.
         heard_s: when the last report came, or the contact began.
+        was_heard_in_contact: whether a report came in this contact.
     """
 
     def __init__(self, silence_s: float, loss: LossEstimate, loss_down: LossEstimate | None = None) -> None:
@@ -57,15 +58,15 @@ class Feedback:
         self._closed = (0, 0)  # totals of earlier sessions
         self._delay_s: float | None = None
         self._round_trip_s = math.inf
-        self._was_heard_in_contact = False
+        self.was_heard_in_contact = False
         self._contacts_unheard = 0
 
     def begin_contact(self, now: float) -> None:
         """A contact begins: nobody is silent yet."""
-        self._contacts_unheard = 0 if self._was_heard_in_contact else self._contacts_unheard + 1
+        self._contacts_unheard = 0 if self.was_heard_in_contact else self._contacts_unheard + 1
         self.heard_s = self._contact_start_s = now
         self._first_contact_s = min(self._first_contact_s, now)
-        self._was_heard_in_contact = False
+        self.was_heard_in_contact = False
         self._anchor = self._sequence = None
         self.loss, self.loss_down = self.loss.as_prior(), self.loss_down.as_prior()
 
@@ -99,11 +100,11 @@ class Feedback:
             # What was sent into the silence met another link than this one, if any, and what a power cut took was not
             # lost on the link: nothing is learned from its fate.
             self._blind_until, self._blind_until_s, self._anchor = log.num_sent, now, None
-        if not self._was_heard_in_contact:
+        if not self.was_heard_in_contact:
             self._answered_s = now - self._contact_start_s
         self._session = session
         self._count_gap(sequence, now)
-        self.heard_s, self._was_heard_in_contact = now, True
+        self.heard_s, self.was_heard_in_contact = now, True
         if echo is not None and echo >= log.num_settled:
             self._measure_delay(log, echo, now)
             log.settle_through(echo)
@@ -177,7 +178,7 @@ class Feedback:
 
     def silent_round_s(self, number: int) -> float:
         """When a further round of blind sending begins in silence: at once, where no answer may be hoped for."""
-        if not self._was_heard_in_contact:
+        if not self.was_heard_in_contact:
             return -math.inf
         return self.heard_s + (self.silent_at_s - self.heard_s) * 2.0**number
 

@@ -22,8 +22,9 @@ from groundsegment.uplink.update_queue import Turn, UpdateQueue
 _CERTAIN, _INSURED = Aim(luck=1.0, trust=1.0), Aim(luck=-1.0, trust=1.0, surplus_share_max=0.002)
 # When no report can be answered any more before the contact ends, nothing is gained by holding back.
 _LAST = Aim(luck=-3.0, surplus_share_max=0.005, surplus_symbols=40)
-# In silence: so much that a block is almost surely complete; in each further round more.
-_SILENT_LUCK, _SILENT_GROWTH = -3.0, 1.5
+# In silence: so much that a block is almost surely complete, in each further round more (luck, and its growth). Where
+# somebody answered a little while ago, probably complete will do at first: the next round is seconds away.
+_SILENCE, _HOPEFUL_SILENCE = (-3.0, 1.5), (-1.5, 2.0)
 _QUANTUM = 64  # symbols at a time, where updates share
 _PROBE_SYMBOLS = 2
 
@@ -132,7 +133,8 @@ class Schedule:
         if self._is_silent:
             if now < self._feedback.silent_round_s(self._stage):
                 return None
-            luck = _SILENT_LUCK * _SILENT_GROWTH**self._stage
+            first, growth = _HOPEFUL_SILENCE if self._feedback.was_heard_in_contact else _SILENCE
+            luck = first * growth**self._stage
             return Aim(luck=luck, trust=luck / 2)
         aims = [_CERTAIN]
         # Insurance against a loss that is only guessed would be waste: first hear what became of something.
