@@ -108,7 +108,8 @@ class Intake:
         batch = Batch()
         flows, compare, trailer_size = self._flows, hmac.compare_digest, self._codec.trailer_size
         runs: dict[int, SymbolRun] = {}
-        last: dict[int, tuple[Position, Any]] = {}
+        last: dict[int, SymbolRun] = {}  # of each station: the run that its last symbol so far is in
+        number = -1
         for datagram, address in datagrams:
             data = datagram
             if data and data[0] >> 4 == _SHORT_FIRST:
@@ -135,18 +136,18 @@ class Intake:
                         _count(batch.rejected, "checksum")
                         continue
             position = int.from_bytes(data[3:6], "big")
-            run = runs.get(flow.number | position >> _ESI_BITS)
-            if run is None:
-                run = runs[flow.number | position >> _ESI_BITS] = _run(flow.frame, position >> _ESI_BITS)
-            esi = position & ESI_MAX
-            run.esis.append(esi)
-            run.symbols.append(data[HEADER_SIZE : flow.end])
+            if flow.number | position >> _ESI_BITS != number:
+                number = flow.number | position >> _ESI_BITS
+                run = runs.get(number) or runs.setdefault(number, _run(flow.frame, position >> _ESI_BITS))
+                add_esi, add_symbol = run.esis.append, run.symbols.append
+                last[run.station] = run
+            add_esi(position & ESI_MAX)
+            add_symbol(data[HEADER_SIZE : flow.end])
             run.address = address
-            last[run.station] = (run.handle, run.block, esi), address
         batch.runs += runs.values()
-        for station, (echo, address) in last.items():
-            num = sum(len(run.esis) for run in batch.runs if run.station == station)
-            self._note(batch, station, echo, address, num)
+        for station, run in last.items():
+            num = sum(len(other.esis) for other in batch.runs if other.station == station)
+            self._note(batch, station, (run.handle, run.block, run.esis[-1]), run.address, num)
         return batch
 
     def _is_short_size(self, size: int) -> bool:

@@ -1,11 +1,13 @@
 """The receiver's socket: bound, deep, read many datagrams at a time. It knows nothing of what is in them."""
 
+import contextlib
 import errno
 import logging
 import socket
 from typing import Any
 
 from onboard.errors import BusyError, ConfigError
+from onboard.receiver.many_datagrams import Datagram, ManyDatagrams, is_available
 from protocol.frame import FRAME_SIZE_MAX
 from protocol.limits import MIB
 
@@ -13,9 +15,8 @@ logger = logging.getLogger(__name__)
 
 _RECEIVE_BUFFER_BYTES = 32 * MIB  # a second of a fast link, should the loop be held up
 _SO_RCVBUFFORCE = 33  # asm-generic/socket.h; needs CAP_NET_ADMIN, passes over the system's limit
-_READ_BYTES = FRAME_SIZE_MAX + 1  # one more: a longer datagram must not look whole
 
-Datagram = tuple[bytes, Any]  # with its sender's address, as the socket has it
+_READ_NUM = 64  # by one system call
 
 
 class LinkSocket:
@@ -31,6 +32,9 @@ class LinkSocket:
 
     def __init__(self, listen: tuple[str, int]) -> None:
         self._socket = bind(listen)
+        self._many: ManyDatagrams | None = None
+        if is_available():
+            self._many = ManyDatagrams(self._socket, num_max=_READ_NUM, size_max=FRAME_SIZE_MAX)
 
     def fileno(self) -> int:
         """For whoever waits for datagrams."""
@@ -43,16 +47,26 @@ class LinkSocket:
         return name[0], name[1]
 
     def read(self, num_max: int) -> list[Datagram]:
-        """Return what has come, so many datagrams at most."""
+        """Return what has come, about so many datagrams at most."""
         datagrams: list[Datagram] = []
-        receive, take = self._socket.recvfrom, datagrams.append
-        for _ in range(num_max):
+        for _ in range(0, num_max, _READ_NUM):
             try:
-                take(receive(_READ_BYTES))
-            except BlockingIOError:
-                break
+                found = self._read_some()
             except OSError as error:  # an ICMP answer to something we sent
                 logger.debug("receive failed error=%s", error)
+                continue
+            datagrams += found
+            if len(found) < _READ_NUM:
+                break
+        return datagrams
+
+    def _read_some(self) -> list[Datagram]:
+        if self._many is not None:
+            return self._many.read()
+        datagrams: list[Datagram] = []
+        with contextlib.suppress(BlockingIOError):
+            while len(datagrams) < _READ_NUM:
+                datagrams.append(self._socket.recvfrom(FRAME_SIZE_MAX + 1))  # one more: longer must not look whole
         return datagrams
 
     def send(self, data: bytes, address: Any) -> bool:  # noqa: ANN401 - as it came
