@@ -77,6 +77,7 @@ class Skyload:
         self._template, self._rate_bps, self._settings = template, rate_bps, settings or {}
         self._is_silent = bool(self._settings.get("link.silent"))
         self._num_uplinks = 0
+        self._accepted = self._arrived = 0  # without a return path: when the last symbol was of use
 
     def begin(self, link: Link, directory: Path) -> None:
         """Start the daemon, then the uplink."""
@@ -129,7 +130,8 @@ class Skyload:
         """Source symbols of the update's bundles, starts of the uplink, and what the satellite says of symbols."""
         receiver = self._status().get("receiver", {})
         counts = {name: receiver.get(f"symbols_{name}", 0) for name in ("accepted", "duplicate", "surplus")}
-        return {"num_symbols": self._template.num_symbols, "attempts": self._num_uplinks, **counts}
+        known = {"num_symbols": self._template.num_symbols, "attempts": self._num_uplinks, **counts}
+        return known | {"arrived_when_enough": self._arrived} if self._arrived else known
 
     def _start_receiver(self) -> None:
         command = [str(_BIN / "skyloadd"), "run", "--config", str(self._config)]
@@ -146,7 +148,11 @@ class Skyload:
             )
 
     def _is_all_there(self) -> bool:
-        return bool(self._status().get("receiver", {}).get("blocks_solved", 0) > self._template.num_blocks)
+        receiver = self._status().get("receiver", {})
+        accepted = receiver.get("symbols_accepted", 0)
+        if accepted > self._accepted:
+            self._accepted, self._arrived = accepted, accepted + receiver["symbols_surplus"]
+        return bool(receiver.get("blocks_solved", 0) > self._template.num_blocks)
 
     def _serving(self) -> str:
         return str((self._status().get("serving") or {}).get("digest", ""))
