@@ -15,6 +15,7 @@ from groundsegment.uplink.events import (
     AllBundlesComplete,
     DepotBusy,
     Event,
+    HeldBack,
     ObjectComplete,
     ObjectReopened,
     RateUnknown,
@@ -106,7 +107,7 @@ class FlightDisplay:
         self._say(view, f"contact {self._contact_number} is over: {brought} in {took}, {self._share:.1%} on board")
 
     def _tell_event(self, view: FlightView, event: Event) -> None:
-        if isinstance(event, ReturnPathSilent) and self._share >= 1:
+        if isinstance(event, ReturnPathSilent | HeldBack) and self._share >= 1:
             return  # nothing is sent any more; whoever tries a model has little time to talk
         text = _words(event)
         if text:
@@ -139,6 +140,8 @@ def _words(event: Event) -> str:
             return "the receiver has restarted; going on with what it still has"
         case ReturnPathSilent(silence_s=seconds):
             return f"no report for {seconds:.1f} s; sending repair symbols until one comes"
+        case HeldBack():
+            return "reports came regularly and have stopped; calling, and saving symbols for up to 10 s"
         case RateUnknown():
             return "nobody answers, and nobody said how fast the link is: waiting; --rate sends without reports"
         case DepotBusy():

@@ -86,6 +86,11 @@ class RateUnknown:
     """Nobody has said how fast the link is, and nobody answers: no more is sent until a report comes."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldBack:
+    """Reports came regularly and have stopped: the receiver is called, and no symbols are sent until it answers."""
+
+
 Event = (
     ReportHeard
     | ReceiverRestarted
@@ -95,5 +100,6 @@ Event = (
     | AllBundlesComplete
     | StateChanged
     | DepotBusy
+    | HeldBack
     | RateUnknown
 )

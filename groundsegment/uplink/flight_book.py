@@ -81,9 +81,9 @@ class FlightBook:
         self._save_contact(flights, end_unix_s=unix_s)
         self._contact_s += now - self._begun_s
 
-    def sent(self, size_bytes: int) -> None:
-        """A frame went up."""
-        self.frames_sent += 1
+    def sent(self, frames: int, size_bytes: int) -> None:
+        """Frames went up."""
+        self.frames_sent += frames
         self.bytes_sent += size_bytes
 
     def heard(self, event: ReportReceived) -> None:

@@ -79,6 +79,9 @@ class Flights:
         there = {update.handle: update for update in self._known}
         for handle, flight in (self.flying | self.settling).items():
             flight.look(there[handle])
+        for flight in self.settling.values():
+            if flight.receipt is None:
+                self._find_receipt(flight)
         self.settle(now)
         is_open = [update for update in self._known if update.state.is_open and update.handle not in self.damage]
         self.lineup = line_up(
@@ -158,12 +161,14 @@ class Flights:
         assert flight.decided_s is not None
         if flight.is_cancelled_here or flight.is_superseded or now - flight.decided_s > RECEIPT_PATIENCE_S:
             return True
-        if flight.receipt is None:  # another process may have heard it
-            found = self._depot.journal.messages(self._satellite, kind=MessageKind.RECEIPT, re=flight.update.handle)
-            receipts = [Receipt.of_kept(message) for message in found]
-            if receipts and receipts[-1].flight_state is not None:
-                flight.receipt = receipts[-1]
         return flight.receipt is not None
+
+    def _find_receipt(self, flight: UpdateFlight) -> None:
+        """Another process may have heard it."""
+        found = self._depot.journal.messages(self._satellite, kind=MessageKind.RECEIPT, re=flight.update.handle)
+        receipts = [Receipt.of_kept(message) for message in found]
+        if receipts and receipts[-1].flight_state is not None:
+            flight.receipt = receipts[-1]
 
     def damaged(self, flight: UpdateFlight, error: DiskError, now: float) -> None:
         """A file of an update turned out to be damaged: it flies no more, the others do."""

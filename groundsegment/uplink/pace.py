@@ -36,7 +36,11 @@ class TokenBucket:
 
 
 class Pacer:
-    """How many symbols may leave now, in one contact."""
+    """How many symbols may leave now, in one contact.
+
+    Attributes:
+        is_open: the rate is to be found.
+    """
 
     def __init__(self, rate_bytes_per_s: float | None, search: RateSearch, now: float) -> None:
         """Begin a contact.
@@ -46,12 +50,12 @@ class Pacer:
             search: of the link; it outlives the contact.
             now: seconds.
         """
-        self._is_open, self._search = rate_bytes_per_s is None, search
+        self.is_open, self._search = rate_bytes_per_s is None, search
         self._bucket = TokenBucket(search.rate_bytes_per_s if rate_bytes_per_s is None else rate_bytes_per_s, now)
 
-    def budget(self, frame_size: int, statistics: UplinkStatistics, now: float) -> int:
-        """Frames that may be sent now."""
-        if not self._is_open:
+    def budget(self, frame_size: int, statistics: UplinkStatistics | None, now: float) -> int:
+        """Frames that may be sent now; where the rate is to be found, it takes what is known of the link."""
+        if not self.is_open or statistics is None:
             return int(self._bucket.available(now) // frame_size)
         self._bucket.set_rate(self._search.rate_bytes_per_s)
         budget = int(self._bucket.available(now) // frame_size)
@@ -68,4 +72,4 @@ class Pacer:
 
     def needs_rate(self, statistics: UplinkStatistics) -> bool:
         """Whether nobody has said the rate, and nobody is there to find it with."""
-        return self._is_open and not self._search.was_heard and statistics.symbols_sent >= UNHEARD_FRAMES
+        return self.is_open and not self._search.was_heard and statistics.symbols_sent >= UNHEARD_FRAMES

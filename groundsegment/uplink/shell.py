@@ -257,7 +257,7 @@ class UplinkShell:
         return bool(settled)
 
     def _tell_if_rate_is_unknown(self, pacer: Pacer, now: float) -> None:
-        if self._said_rate_unknown or not self._flights.flying:
+        if self._said_rate_unknown or not pacer.is_open or self._search.was_heard or not self._flights.flying:
             return
         if pacer.needs_rate(self._flights.core.statistics(now)):
             self._said_rate_unknown = True

@@ -9,6 +9,7 @@ import asyncio
 from groundsegment.downlink import Downlink
 from groundsegment.errors import DiskError
 from groundsegment.uplink.command_flight import CommandFlight
+from groundsegment.uplink.events import HeldBack
 from groundsegment.uplink.flight_book import FlightBook
 from groundsegment.uplink.flights import Flights
 from groundsegment.uplink.headers import Headers
@@ -87,7 +88,8 @@ class Transmitter:
         if not flights.flying or self._holds_back(now):
             return 0
         frame_size = flights.symbol_size_max + self._downlink.overhead
-        budget = min(FRAMES_PER_TURN, pacer.budget(frame_size, flights.core.statistics(now), now))
+        link = flights.core.statistics(now) if pacer.is_open else None
+        budget = min(FRAMES_PER_TURN, pacer.budget(frame_size, link, now))
         if budget <= 0:
             return 0
         if flights.has_unsaved_progress:
@@ -106,6 +108,7 @@ class Transmitter:
         held, self._is_holding = self._is_holding, self._patience.holds(now)
         if self._is_holding and not held:
             self._hello_due_s = now
+            self._book.happened(HeldBack())
         return self._is_holding
 
     async def _send_run(self, run: SymbolRun, pacer: Pacer) -> int:
@@ -129,18 +132,20 @@ class Transmitter:
             payload=b"",
         )
         is_short = self._headers.take(run.handle, run.count)
-        for data in self._downlink.encode_run(first, symbols, is_short):
+        frames = self._downlink.encode_run(first, symbols, is_short)
+        for data in frames:
             if not self._socket.send_now(data):
                 await self._socket.send(data)
-            self._count(data)
-            pacer.spend(len(data))
+        size = sum(map(len, frames))
+        self._count(len(frames), size)
+        pacer.spend(size)
         return run.count
 
     async def _send(self, data: bytes) -> None:
         await self._socket.send(data)
-        self._count(data)
+        self._count(1, len(data))
         self._flights.core.other_frames_sent(1, self._loop.time())
 
-    def _count(self, data: bytes) -> None:
-        self._book.sent(len(data))
-        self._search.sent(1, len(data), self._loop.time())
+    def _count(self, frames: int, size_bytes: int) -> None:
+        self._book.sent(frames, size_bytes)
+        self._search.sent(frames, size_bytes, self._loop.time())

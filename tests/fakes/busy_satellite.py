@@ -41,10 +41,12 @@ class BusySatellite(FakeSatellite):
     Attributes:
         confirmed: handles of updates in the order in which they were confirmed.
         accepted: the highest sequence accepted.
+        num_repeated: symbols that came twice from one station.
     """
 
     def __init__(self, link_key, **options):
         self.pending, self.confirmed, self.accepted = {}, [], 0
+        self.seen, self.num_repeated = set(), 0
         super().__init__(link_key, **options)
 
     def _boot(self):
@@ -77,6 +79,9 @@ class BusySatellite(FakeSatellite):
                 self.outbox.acknowledge(handle)
             return
         ear.echo = (frame.handle, frame.block, frame.esi)
+        symbol = (frame.station, *ear.echo)
+        self.num_repeated += symbol in self.seen
+        self.seen.add(symbol)
         self.next_sync = now + self.sync_interval_s if self.next_sync is None else self.next_sync
         self._store(frame)
 
