@@ -4,7 +4,6 @@ Given a plan of contacts, what the links do, what is to be carried, and when eit
 seed give the same mission. What comes out is `records`. It promises to judge the satellite by the bytes it delivered.
 """
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,25 +11,15 @@ from dataclasses import dataclass, field
 from groundsegment.emulator.channel import Channel
 from groundsegment.emulator.conditions import Direction, LinkProfile
 from groundsegment.simulation.clock import VirtualClock
+from groundsegment.simulation.logbook import Logbook, judge
 from groundsegment.simulation.payload import PayloadStore, SimulatedUpdate
-from groundsegment.simulation.records import ContactRow, LinkTotals, MissionResult, UpdateResult
+from groundsegment.simulation.records import ContactRow, LinkTotals, MissionResult
 from groundsegment.simulation.satellite import Satellite, SatelliteView
 from groundsegment.simulation.seeds import source
 from groundsegment.simulation.station import GroundStation, all_decided
 from groundsegment.uplink.loss import LossEstimate
 
 TURN_S = 0.05
-_EMPTY = SatelliteView(
-    symbols_held=0,
-    symbols_useful={},
-    symbols_received={},
-    symbols_cut=0,
-    arrivals={},
-    arrived_s={},
-    confirmed=frozenset(),
-    objects_poisoned=0,
-    objects_dropped=0,
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,20 +67,6 @@ class MissionPlan:
         return all(station.link.is_one_way for station in self.stations)
 
 
-@dataclass(slots=True)
-class _Mark:
-    """Counters when a contact began."""
-
-    start_s: float
-    frames: int
-    size_bytes: int
-    symbols: int
-    lost: int
-    offered: int
-    useful: int
-    received: int
-
-
 class Mission:
     """See the module."""
 
@@ -122,14 +97,13 @@ class Mission:
             )
             for number, station in enumerate(plan.stations)
         ]
-        self._marks: dict[int, _Mark] = {}
-        self._rows: list[ContactRow] = []
-        self._num_staged = self._num_kills = 0
+        needed = sum(item.num_symbols for update in updates for item in update.objects)
+        self._logbook = Logbook(self._stations, needed)
+        self._num_staged = 0
         self._stepping_s: float | None = None
         self._complete_s: float | None = None
         self._done_s: float | None = None
         self._at_complete: LinkTotals | None = None
-        self._needed = sum(item.num_symbols for update in updates for item in update.objects)
 
     def fly(self) -> MissionResult:
         """Fly it."""
@@ -160,7 +134,7 @@ class Mission:
         guard_s = up.delay_s + up.jitter_s + TURN_S
 
         def begin() -> None:
-            self._begin_contact(station, start_s)
+            self._logbook.begin_contact(station, self._look(), start_s)
             station.begin_contact(start_s, end_s - guard_s, planned.rate_bps)
             turn()
 
@@ -180,11 +154,11 @@ class Mission:
             station.stage(update, self._clock.now)
 
     def _kill_ground(self, number: int) -> None:
-        self._num_kills += 1
+        self._logbook.num_kills += 1
         self._stations[number].kill(self._clock.now)
 
     def _kill_satellite(self) -> None:
-        self._num_kills += 1
+        self._logbook.num_kills += 1
         self._collect()
         self._satellite.kill(self._clock.now)
 
@@ -225,7 +199,7 @@ class Mission:
             self._stations[number].channel.send(Direction.DOWN, data, then_s)
         if num_whole == len(self._updates) and self._complete_s is None:
             view = self._satellite.look()
-            self._complete_s, self._at_complete = max(view.arrived_s.values()), self._totals(view)
+            self._complete_s, self._at_complete = max(view.arrived_s.values()), self._logbook.totals(view)
 
     def _look(self) -> SatelliteView:
         self._collect()
@@ -242,104 +216,22 @@ class Mission:
             return False
         return self._done_s is not None or self._plan.is_one_way
 
-    # Records
-
-    def _begin_contact(self, station: GroundStation, start_s: float) -> None:
-        statistics, view = station.channel.statistics().up, self._look() if self._rows else _EMPTY
-        self._marks[station.number] = _Mark(
-            start_s=start_s,
-            frames=station.sent.frames,
-            size_bytes=station.sent.size_bytes,
-            symbols=station.sent.symbols,
-            lost=statistics.lost + statistics.corrupted,
-            offered=statistics.offered,
-            useful=view.symbols_useful.get(station.number, 0),
-            received=view.symbols_received.get(station.number, 0),
-        )
-
     def _end_contact(self, station: GroundStation) -> None:
         now = self._clock.now
         self._move(station, now)
-        loss = station.loss
+        loss, view = station.loss, self._look()
         station.end_contact()
-        mark, view = self._marks.pop(station.number), self._look()
-        up = station.channel.statistics().up
-        symbols = station.sent.symbols - mark.symbols
-        useful = view.symbols_useful.get(station.number, 0) - mark.useful
-        received = view.symbols_received.get(station.number, 0) - mark.received
-        offered, lost = up.offered - mark.offered, up.lost + up.corrupted - mark.lost
-        row = ContactRow(
-            number=len(self._rows) + 1,
-            station=station.name,
-            start_s=mark.start_s,
-            duration_s=now - mark.start_s,
-            frames_sent=station.sent.frames - mark.frames,
-            frames_lost=lost,
-            bytes_sent=station.sent.size_bytes - mark.size_bytes,
-            symbols_sent=symbols,
-            symbols_useful=useful,
-            symbols_surplus=received - useful,
-            symbols_lost=max(0, symbols - received),
-            share_done=view.symbols_held / self._needed,
-            loss_true=lost / offered if offered else None,
-            loss_estimated=loss.mean,
-            loss_deviation=loss.deviation,
-            was_heard=station.was_heard,
-        )
-        self._rows.append(row)
-        self._on_contact(row)
-
-    def _totals(self, view: SatelliteView) -> LinkTotals:
-        symbols = size = 0.0
-        for station in self._stations:
-            up = station.channel.statistics().up
-            sent_well = up.offered - up.lost_gap
-            taken = up.lost_random + up.lost_burst + up.corrupted
-            share = 1 - taken / sent_well if sent_well else 1.0
-            symbols += station.sent.symbols * share
-            size += station.sent.size_bytes * share
-        return LinkTotals(
-            frames_sent=sum(station.sent.frames for station in self._stations),
-            bytes_sent=sum(station.sent.size_bytes for station in self._stations),
-            symbols_sent=sum(station.sent.symbols for station in self._stations),
-            symbols_arrived=symbols,
-            bytes_arrived=size,
-            symbols_needed=self._needed,
-            symbols_cut=view.symbols_cut,
-            symbols_repeated=sum(station.sent.repeated for station in self._stations),
-            num_kills=self._num_kills,
-        )
+        self._on_contact(self._logbook.end_contact(station, view, loss, now))
 
     def _result(self, wall_s: float) -> MissionResult:
         view = self._look()
         known: set[bytes] = set().union(*(station.decided for station in self._stations))
         return MissionResult(
-            contacts=tuple(self._rows),
-            updates=tuple(self._judge(update, view, known) for update in self._updates),
-            totals=self._totals(view),
+            contacts=tuple(self._logbook.rows),
+            updates=tuple(judge(update, view, known) for update in self._updates),
+            totals=self._logbook.totals(view),
             complete_s=self._complete_s,
             done_s=self._done_s,
             at_complete=self._at_complete,
             wall_s=wall_s,
         )
-
-    def _judge(self, update: SimulatedUpdate, view: SatelliteView, known: set[bytes]) -> UpdateResult:
-        arrived = [view.arrived_s.get(item.handle) for item in update.objects]
-        wrong = sum(
-            handle in view.arrivals and view.arrivals[handle] != digest for handle, digest in update.digests.items()
-        )
-        return UpdateResult(
-            name=update.name,
-            payload_bytes=update.payload_bytes,
-            staged_s=update.staged_s,
-            on_board_s=None if None in arrived else max(time_s or 0.0 for time_s in arrived),
-            is_confirmed=update.handle in view.confirmed,
-            is_known=update.handle in known,
-            wrong_bytes=wrong,
-        )
-
-
-def horizon_s(plan: Sequence[StationPlan]) -> float:
-    """When the last listed contact ends; infinity if they never do."""
-    ends = [end_s for station in plan for _, end_s in station.link.contact_windows(math.inf)]
-    return max(ends, default=0.0)

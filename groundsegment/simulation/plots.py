@@ -206,7 +206,11 @@ def _draw_loss(axes: Any, scenario: Scenario, mission: MissionResult) -> None:  
     axes.set_ylabel("frames lost")
     axes.yaxis.set_major_formatter(_percent_fine)
     _whole_ticks(axes)
-    axes.legend(**_above(2 if len(names) == 1 else len(names)))
+    handles, labels = axes.get_legend_handles_labels()
+    order = sorted(
+        range(len(labels)), key=lambda at: (names.index(labels[at].partition(":")[0]) if len(names) > 1 else 0, at)
+    )
+    axes.legend([handles[at] for at in order], [labels[at] for at in order], **_above(max(2, len(names))))
     title = f"{scenario.name}: what the sender believed of the link, and what was{_scale_words(scenario)}"
     axes.set_title(title, pad=30 if len(names) == 1 else 44)
 
