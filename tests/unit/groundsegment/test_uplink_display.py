@@ -10,7 +10,14 @@ from groundsegment.depot.records import FlightState, Update
 from groundsegment.planner.contact_plan import PlannedContact
 from groundsegment.uplink.core import UplinkStatistics
 from groundsegment.uplink.display import FlightDisplay
-from groundsegment.uplink.events import DepotBusy, ObjectComplete, ObjectReopened, ReturnPathSilent, StateChanged
+from groundsegment.uplink.events import (
+    DepotBusy,
+    HeldBack,
+    ObjectComplete,
+    ObjectReopened,
+    ReturnPathSilent,
+    StateChanged,
+)
 from groundsegment.uplink.flight_records import FlightView, UpdateView
 from groundsegment.uplink.loss import LossEstimate
 from groundsegment.uplink.panel import contact_time_needed_s, render_panel
@@ -209,9 +216,11 @@ def test_quiet_says_nothing():
 
 
 def test_a_satellite_that_has_everything_and_is_busy_with_its_trial_is_not_called_silent():
-    silent = (ReturnPathSilent(silence_s=2.0),)
-    assert "no report for 2.0 s" in shown(replace(IN_CONTACT, events=silent))
-    assert "no report" not in shown(replace(seen(IN_CONTACT, COMPLETE), events=silent))
+    silent = (ReturnPathSilent(silence_s=2.0), HeldBack())
+    text = shown(replace(IN_CONTACT, events=silent))
+    assert "no report for 2.0 s" in text
+    assert "saving symbols for up to 10 s" in text
+    assert "report" not in shown(replace(seen(IN_CONTACT, COMPLETE), events=silent))
 
 
 def test_the_last_events_of_a_contact_are_told_before_its_end():
