@@ -57,7 +57,7 @@ def fetch_file(
         part.unlink()
         raise LetterError(
             f"{source}: not the bytes that were ordered",
-            hint="it may be on its way still: the next sync fetches it anew; if it stays so, copy it again from home",
+            hint="the next sync fetches it anew; if it stays so, remove it there, and copy it again from home",
         )
     part.replace(target)
     sync_directory(target.parent)

@@ -148,6 +148,8 @@ class StationAgent:
             with self._display() as display:
                 flight = await UplinkShell(self._depot, plan, on_tick=display.show, clock=self._clock).run(self._stop)
             self._summary = self._summary.with_flight(flight)
+            if not flight.contacts:
+                await self._pause(RETRY_S)  # all that is open waits for something: no contact was used
         except UnknownError:
             await self._pause(TICK_S)  # it was cancelled a moment ago
         except (LinkError, DiskError) as error:

@@ -521,6 +521,20 @@ def test_what_is_no_plain_file_is_never_read_nor_waited_for(homestead, kind, tmp
         assert homestead.sync(station).problems == ()  # both were replaced by whom they belong to
 
 
+def test_a_letter_is_not_read_through_a_link_however_right_it_is(homestead, tmp_path):
+    stage(homestead)
+    station = homestead.export("svalbard")
+    homestead.exchange()
+    homestead.sync(station)
+    for kind, run in ((LetterKind.LOGBOOK, homestead.exchange), (LetterKind.ORDERS, lambda: homestead.sync(station))):
+        path = letter_path(homestead.depot.path, "SAT-1", "svalbard", kind)
+        path.rename(tmp_path / "right.letter")
+        path.symlink_to(tmp_path / "right.letter")
+        outcome = run()
+        problems = outcome.problems if kind is LetterKind.ORDERS else (outcome["svalbard"].problem,)
+        assert "not a plain file" in problems[0]
+
+
 def test_no_link_says_where_home_writes(homestead, tmp_path):
     staged, stick, elsewhere = stage(homestead), tmp_path / "stick", tmp_path / "elsewhere"
     homestead.export("svalbard")
