@@ -21,6 +21,7 @@ from groundsegment.uplink.flight_log import FlightLog
 
 _WATCH_S = 4.0  # over so long, and some delays, others are remembered
 _STALL_JUMPS, _STALL_S_MIN = 2.5, 1.5  # without a jump for so many usual ones, nobody is there any more
+_DELAY_S_GUESS, _ECHO_S_GUESS = 2.0, 0.5  # until they are known
 _SIGMAS, _SYMBOLS_MIN = 3.0, 8  # what looks like somebody else's may be our own luck
 
 
@@ -97,6 +98,11 @@ class Shares:
             result += self._from_behind(number)
         return result
 
+    @property
+    def _delay_s(self) -> float:
+        """From sending a symbol to hearing of it."""
+        return self._feedback.delay_s or _DELAY_S_GUESS
+
     # Where to help
 
     def _left(self, number: int) -> float:
@@ -130,7 +136,7 @@ class Shares:
             ours = (settled - watch.settled) * (1 - self._feedback.loss.mean)
             watch.jumps.append((now, block.have - watch.have - ours, ours))
             watch.have, watch.settled = block.have, settled
-        watch_s = _WATCH_S + (1 + self._lane.count) * (self._feedback.delay_s or 0.0)
+        watch_s = _WATCH_S + (1 + self._lane.count) * self._delay_s
         while watch.jumps and now - watch.jumps[0][0] > watch_s:
             watch.jumps.popleft()
 
@@ -169,7 +175,7 @@ class Shares:
         seconds = times[-1] - times[0]
         period_s = seconds / (len(times) - 1) if seconds else self._feedback.sync_s
         # One after the other takes heart when somebody has gone: the owner first, each in time to be seen by the next.
-        patience_s = max(_STALL_S_MIN, _STALL_JUMPS * period_s) + rank * (self._feedback.delay_s or 0.0)
+        patience_s = max(_STALL_S_MIN, _STALL_JUMPS * period_s) + rank * self._delay_s
         if now - times[-1] > patience_s:
             return None
         arrived = sum(others for time_s, others, _ in jumps if time_s > times[0] or not seconds)
@@ -178,9 +184,9 @@ class Shares:
 
     def _foresee(self, stream: _Stream, rank: int, now: float) -> None:
         """Lay what is under way unseen into the blocks in which it probably is."""
-        unseen_s = now - stream.newest_s + self._feedback.echo_s
+        unseen_s = now - stream.newest_s + (self._feedback.echo_s or _ECHO_S_GUESS)
         if rank:  # until we are noticed
-            unseen_s += (self._feedback.delay_s or 0.0) * (1 + (rank - 1) / self._lane.count)
+            unseen_s += self._delay_s * (1 + (rank - 1) / self._lane.count)
         coming = max(0.0, stream.rate) * unseen_s
         for block in stream.blocks:
             lacking = max(0.0, block.num_source - block.have - block.foreign)
