@@ -1,3 +1,5 @@
+import json
+import math
 import random
 
 import pytest
@@ -223,3 +225,110 @@ def test_another_receiver_counts_from_nothing():
     search.heard(2, session=b"another", now=3.2)
 
     assert search.rate_bytes_per_s == before
+
+
+def test_bursts_make_counts_scatter_and_frames_say_less():
+    rng = random.Random(4)
+    even, bursty = LossEstimate(), LossEstimate()
+    is_bad = False
+    for _ in range(200):
+        lost = 0
+        for _ in range(100):
+            if rng.random() < (0.2 if is_bad else 0.022):
+                is_bad = not is_bad
+            lost += is_bad
+        bursty = bursty.with_sample(sent=100, arrived=100 - lost, is_exact=True)
+        even = even.with_sample(sent=100, arrived=sum(rng.random() >= 0.1 for _ in range(100)), is_exact=True)
+
+    assert bursty.mean == pytest.approx(even.mean, abs=0.03)
+    assert even.dispersion < 1.7
+    assert 4 < bursty.dispersion < 12
+    assert bursty.deviation > 1.5 * even.deviation
+
+
+def test_counts_that_may_be_wrong_are_believed_less():
+    sure = LossEstimate().with_sample(sent=1000, arrived=700)
+    unsure = LossEstimate().with_sample(sent=1000, arrived=700, miscounted=50.0)
+
+    assert unsure.deviation > 2 * sure.deviation
+    assert unsure.mean < sure.mean
+
+
+def test_what_is_believed_of_a_link_survives_as_plain_numbers():
+    estimate = LossEstimate()
+    for arrived in (90, 60, 95, 80):
+        estimate = estimate.with_sample(sent=100, arrived=arrived, is_exact=True)
+
+    assert LossEstimate.from_dict(json.loads(json.dumps(estimate.to_dict()))) == estimate
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {},
+        {"lost": 1.0},
+        {"lost": -1.0, "arrived": 2.0},
+        {"lost": math.nan, "arrived": 2.0},
+        {"lost": "1", "arrived": 2},
+    ],
+)
+def test_what_makes_no_sense_is_not_believed(state):
+    assert LossEstimate.from_dict(state) == LossEstimate()
+
+
+def hear_numbers(feedback, log, numbers, start_s=0.0, session=b"s"):
+    for step, number in enumerate(numbers):
+        feedback.heard(log, 0, session=session, sequence=number, echo=None, now=start_s + step / 10)
+
+
+def test_the_loss_of_the_way_down_is_what_is_missing_between_reports():
+    feedback, log, rng = Feedback(2.0, LossEstimate()), FlightLog(), random.Random(1)
+    feedback.begin_contact(0.0)
+    hear_numbers(feedback, log, [number for number in range(1000) if rng.random() >= 0.4])
+
+    assert feedback.loss_down.mean == pytest.approx(0.4, abs=0.06)
+
+
+def test_what_was_sent_down_between_two_contacts_or_lives_is_not_lost():
+    feedback, log = Feedback(2.0, LossEstimate()), FlightLog()
+    feedback.begin_contact(0.0)
+    hear_numbers(feedback, log, range(100))
+    feedback.begin_contact(5000.0)
+    hear_numbers(feedback, log, range(4000, 4100), start_s=5000.0)
+    hear_numbers(feedback, log, range(3, 50), start_s=5100.0, session=b"t")
+
+    assert feedback.loss_down.mean < 0.02
+
+
+def test_where_reports_are_lost_it_takes_longer_to_call_the_way_down_silent():
+    def silent_after(numbers):
+        feedback, log = Feedback(1.0, LossEstimate()), FlightLog()
+        feedback.begin_contact(0.0)
+        for number in numbers:
+            feedback.heard(log, 0, session=b"s", sequence=number, echo=None, now=number / 4)
+        return feedback.silent_at_s - numbers[-1] / 4
+
+    assert silent_after(range(400)) == pytest.approx(1.0)
+    assert 4.0 < silent_after(range(0, 400, 4)) < 10.0
+
+
+def test_what_an_earlier_process_sent_is_under_way_until_it_is_settled():
+    loss = LossEstimate.of_mean(0.2, 20_000)
+    block = a_block(next_esi=1000, prior_sent=800)
+    block.learn(400, 1.0)
+    block.learn_prior(loss, is_settled=False)
+
+    assert block.prior_flight == 300
+    assert block.need(0, loss, Aim(luck=0.0), 1.0) == pytest.approx(600 / 0.8 - 300, abs=2)
+    block.learn_prior(loss, is_settled=True)
+    assert block.need(0, loss, Aim(luck=0.0), 1.0) == pytest.approx(600 / 0.8, abs=2)
+
+
+def test_insurance_against_bad_luck_is_no_more_than_a_share_of_the_block():
+    loss = LossEstimate.of_mean(0.3, 20_000)
+    block = a_block(next_esi=0)
+    sure = block.need(0, loss, Aim(luck=-3.0), 0.0)
+    bounded = block.need(0, loss, Aim(luck=-3.0, surplus_share_max=0.01), 0.0)
+
+    assert sure > 1000 / 0.7 + 50
+    assert bounded == pytest.approx((1000 + 10) / 0.7, abs=2)
