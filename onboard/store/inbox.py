@@ -283,6 +283,7 @@ class Inbox:
         self._disk.link(path, directory / OBJECT_NAME)
         self._disk.sync_directory(directory)
         self._disk.sync_directory(self._root)
+        self._disk.unlink(directory / DATA_NAME)  # solved blocks: `seal` must not take them for the whole
 
     def seal(self, shape: ObjectShape) -> Path:
         """Note durably that the data file is the whole object, digest and size checked. Slow. Returns its path."""

@@ -50,6 +50,17 @@ async def test_a_file_completes_what_frames_have_begun(path):
 
 
 @flies
+async def test_a_file_completes_an_object_of_which_frames_have_brought_whole_blocks(path):
+    source = source_of(520_000)
+    assert source.layout.num_blocks == 2
+    async with station(path) as there:
+        await there.ground.send(*source.frames(0))
+        await there.until(lambda: SOLVED in {entry.have for entry in there.last_report.open_blocks})
+        assert await there.receiver.take_file(*write(path, source)) is FileVerdict.USED
+        assert there.sink.consumed == {source.handle: source.data}
+
+
+@flies
 async def test_a_file_that_comes_while_its_last_frames_do_is_used_once(path):
     source = source_of(40_000)
     async with station(path) as there:
