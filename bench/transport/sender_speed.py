@@ -58,7 +58,7 @@ async def send_all(items, files, executor, port, loss):
                     esi=run.first_esi,
                     payload=b"",
                 )
-                for data in downlink.encode_run(first, symbols, headers.take(item.handle, run.count)):
+                for data in downlink.encode_run(first, symbols, headers.take(item.handle, run.count, 0.0)):
                     if not link.send_now(data):
                         await link.send(data)
                     search.sent(1, len(data), loop.time())

@@ -146,6 +146,7 @@ class GroundStation:
             self._sessions[event.session] = event.sequence
             self.was_heard = True
             self._patience.heard(now)
+            self._headers.heard(now)
             self._core.receive_report(event.report, session=event.session, sequence=event.sequence, now=now)
             while (happened := self._core.next_event()) is not None:
                 if isinstance(happened, ReceiverRestarted):
@@ -226,7 +227,7 @@ class GroundStation:
             esi=run.first_esi,
             payload=b"",
         )
-        is_short = self._headers.take(run.handle, run.count)
+        is_short = self._headers.take(run.handle, run.count, now)
         for data in self._downlink.encode_run(first, self._store.symbols(run), is_short):
             self._send(data, now)
             self._pacer.spend(len(data))

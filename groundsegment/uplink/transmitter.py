@@ -58,6 +58,7 @@ class Transmitter:
         """A report came."""
         self._heard_s = now
         self._patience.heard(now)
+        self._headers.heard(now)
 
     def receiver_restarted(self) -> None:
         """It may know no object any more."""
@@ -131,7 +132,7 @@ class Transmitter:
             esi=run.first_esi,
             payload=b"",
         )
-        is_short = self._headers.take(run.handle, run.count)
+        is_short = self._headers.take(run.handle, run.count, self._loop.time())
         frames = self._downlink.encode_run(first, symbols, is_short)
         for data in frames:
             if not self._socket.send_now(data):
