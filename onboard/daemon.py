@@ -240,8 +240,9 @@ class Daemon:
                 inbox_bytes_max=limits.inbox_bytes_max,
                 open_objects_max=limits.open_objects_max,
             ),
-            is_wanted=self.installer.is_wanted,
+            update_of=self.installer.update_of,
             on_store_trouble=self._hear_of_trouble,
+            on_poisoned=self._hear_of_poison,
         )
 
     def _wire(self) -> None:
@@ -270,6 +271,9 @@ class Daemon:
     def _report_soon(self) -> None:
         if self.receiver.started.is_set():
             self.receiver.report_soon()
+
+    def _hear_of_poison(self, handle: bytes) -> None:
+        self.telemetry.emit(events.OBJECT_POISONED, handle=handle.hex())
 
     def _hear_of_trouble(self, reason: Reason) -> None:
         if reason is not Reason.NONE and reason is not self.installer.inbox_trouble:

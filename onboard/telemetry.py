@@ -73,6 +73,15 @@ INBOX_TROUBLE = Event(
 LINK_NOT_SET = Event(id=9, name="link_not_set", severity=_LO, text="the link to the release that serves was not set")
 LEFTOVER_STAYS = Event(id=10, name="leftover_stays", severity=_LO, text="what no record speaks of cannot be deleted")
 
+OBJECT_POISONED = Event(
+    id=11,
+    name="object_poisoned",
+    severity=_LO,
+    text="an object was thrown away: its symbols made other bytes than it names; it is fetched once more",
+    throttle=6,
+    down=True,
+)
+
 SERVING_STARTED = Event(id=20, name="serving_started", severity=_A, text="the serving process listens")
 SERVING_ENDED = Event(id=21, name="serving_ended", severity=_LO, text="the serving process ended and is restarted")
 RELEASE_LOADED = Event(id=22, name="release_loaded", severity=_A, text="a release serves")

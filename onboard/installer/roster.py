@@ -110,6 +110,11 @@ class Roster:
         """Whether a bundle is waited for."""
         return any(not pending.has_bundle(handle) for pending in self._takers.get(handle, ()))
 
+    def update_of(self, handle: bytes) -> bytes | None:
+        """The pending update that waits for a bundle; the first of them if several do."""
+        waiting = (pending for pending in self._takers.get(handle, ()) if not pending.has_bundle(handle))
+        return next((pending.update.handle for pending in waiting), None)
+
     def is_used_up(self, handle: bytes) -> bool:
         """Whether a bundle is known, and nobody needs it any more."""
         return handle in self._takers and not self.is_wanted(handle)

@@ -196,6 +196,10 @@ class Installer:
         """Whether an object is waited for."""
         return self._roster.is_wanted(handle)
 
+    def update_of(self, handle: bytes) -> bytes | None:
+        """The pending update that waits for an object."""
+        return self._roster.update_of(handle)
+
     def is_signed(self, handle: bytes) -> bool:
         """Whether an object is one that a pending, trusted update names, or its metadata."""
         return self._roster.is_signed(handle)

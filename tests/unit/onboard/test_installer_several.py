@@ -544,6 +544,7 @@ def test_what_is_signed_is_told_from_what_is_wanted_and_from_what_is_of_nobody(b
             assert all(map(installer.is_signed, (big.handle, *handles(big))))
             assert not installer.is_wanted(handles(big)[0])
             assert installer.is_wanted(handles(big)[1])
+            assert [installer.update_of(handle) for handle in handles(big)[:2]] == [None, big.handle]
             assert not any(map(installer.is_signed, (stranger.handle, *handles(stranger))))
             assert not any(map(installer.is_wanted, handles(stranger)))
             await installer.cancel(big.handle)
