@@ -119,7 +119,8 @@ def _scenario(
 
     from groundsegment.errors import InputError
     from groundsegment.simulation.ad_hoc import DEFAULT_SIZE, of_plan, of_profile
-    from groundsegment.simulation.scenario import PlannedUpdate, load_scenario, parse_size
+    from groundsegment.simulation.scenario import PlannedUpdate
+    from groundsegment.simulation.scenario_file import load_scenario, parse_size
 
     if sum(bool(given) for given in (name, plan, profile)) != 1:
         raise InputError(
@@ -142,7 +143,7 @@ def _changed(scenario: "Scenario", *, rate: str | None, loss: str | None, symbol
     from dataclasses import replace
 
     from groundsegment.planner.quantities import parse_rate, parse_share
-    from groundsegment.simulation.scenario import check_symbol_size
+    from groundsegment.simulation.scenario_file import check_symbol_size
 
     links = []
     for link in scenario.links:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def print_list(*, as_json: bool) -> None:
     """Name the shipped scenarios."""
-    from groundsegment.simulation.scenario import load_scenario, scenario_names
+    from groundsegment.simulation.scenario_file import load_scenario, scenario_names
 
     found = [load_scenario(name) for name in scenario_names()]
     if as_json:

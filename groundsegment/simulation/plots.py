@@ -11,12 +11,11 @@ from typing import Any, cast
 from groundsegment.errors import InputError
 from groundsegment.planner.quantities import format_bytes
 from groundsegment.simulation.flying import Comparison
+from groundsegment.simulation.palette import BLACK, BLUE, GREEN, ORANGE, PURPLE, percent, percent_fine, scale_words
 from groundsegment.simulation.records import ContactRow, MissionResult
 from groundsegment.simulation.scenario import Scenario
-from groundsegment.simulation.schemes import SchemeResult
+from groundsegment.simulation.scheme_plot import draw_schemes
 
-BLUE, ORANGE, GREEN, GREY, RED = "#0072B2", "#E69F00", "#009E73", "#8C8C8C", "#D55E00"
-PURPLE, SKY, BLACK = "#CC79A7", "#56B4E9", "#222222"
 _STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
@@ -37,20 +36,7 @@ _STYLE: dict[str, Any] = {
 }
 _SIZE = (9.6, 4.6)
 _DPI = 150
-_COLOURS = {
-    "skyload": (BLUE, "-", 2.6),
-    "skyload, one-way": (SKY, "-", 2.6),
-    "bitmap-rounds": (GREEN, "--", 1.8),
-    "nak-per-pass": (ORANGE, "-.", 1.8),
-    "fixed-rate +20%": (PURPLE, (0, (1, 1)), 1.8),
-    "fixed-rate +50%": (RED, (0, (4, 1, 1, 1, 1, 1)), 1.8),
-    "carousel": (GREY, ":", 1.8),
-}
 _SHARE_MAX = 1.08
-_WIDE = (11.6, 4.9)
-_LABEL = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
-_LEAST = 1e-5  # of the payload: below it there is nothing to see
-_FAR = 2.0  # times the best: what takes longer is cut off, and its number said
 _FRAMES_MIN = 200  # of a contact: the loss of fewer is noise
 
 
@@ -80,7 +66,7 @@ def save_plots(scenario: Scenario, comparison: Comparison, directory: Path) -> l
         ("contacts", lambda axes: _draw_contacts(axes, scenario, mission))
     ]
     if comparison.schemes:
-        drawn.append(("schemes", lambda axes: _draw_schemes(axes, scenario, comparison.schemes)))
+        drawn.append(("schemes", lambda axes: draw_schemes(axes, scenario, comparison.schemes)))
     drawn.append(("loss", lambda axes: _draw_loss(axes, scenario, mission)))
     paths = []
     with plt.rc_context(cast(Any, _STYLE)):
@@ -117,7 +103,7 @@ def _draw_contacts(axes: Any, scenario: Scenario, mission: MissionResult) -> Non
     share.lines[0].set_path_effects(_outlined())
     share.set_ylim(0, _SHARE_MAX)
     share.set_ylabel("on board, share of the payload", color=GREEN)
-    share.yaxis.set_major_formatter(_percent)
+    share.yaxis.set_major_formatter(percent)
     share.spines["right"].set_visible(True)
     share.spines["right"].set_color(GREEN)
     share.tick_params(axis="y", colors=GREEN)
@@ -129,67 +115,9 @@ def _draw_contacts(axes: Any, scenario: Scenario, mission: MissionResult) -> Non
     days = (rows[-1].start_s if rows else 0.0) / 86_400
     axes.set_title(
         f"{scenario.name}: {format_bytes(mission.payload_bytes)} in {mission.num_contacts} contacts, {days:.1f} days"
-        f"{_scale_words(scenario)}",
+        f"{scale_words(scenario)}",
         pad=30,
     )
-
-
-def _draw_schemes(axes: Any, scenario: Scenario, schemes: Sequence[SchemeResult]) -> None:  # noqa: ANN401
-    """What is missing over the contacts, logarithmic, for all go alike until the end; beside it what each one costs."""
-    import matplotlib.pyplot as plt
-
-    figure = axes.figure
-    figure.set_size_inches(*_WIDE)
-    axes.remove()
-    left, right = figure.subplots(1, 2, gridspec_kw={"width_ratios": [1.0, 1.0]})
-    _draw_missing(left, schemes)
-    _draw_cost(right, schemes)
-    figure.suptitle(
-        f"{scenario.name}: the same contacts and losses, other schemes{_scale_words(scenario)}",
-        x=0.01,
-        ha="left",
-        fontsize=plt.rcParams["axes.titlesize"],
-        fontweight="bold",
-    )
-
-
-def _draw_missing(axes: Any, schemes: Sequence[SchemeResult]) -> None:  # noqa: ANN401
-    needed = [scheme.num_contacts for scheme in schemes if scheme.num_contacts is not None]
-    last = max([count for count in needed if count <= _FAR * min(needed)], default=10)
-    for scheme in reversed(schemes):
-        colour, style, width = _COLOURS.get(scheme.name, (BLACK, "-", 1.5))
-        missing = [1.0, *(max(1 - share, _LEAST) for share in scheme.shares)]
-        axes.plot(range(len(missing)), missing, color=colour, linestyle=style, linewidth=width)
-        if scheme.num_contacts is not None:
-            axes.plot([scheme.num_contacts], [_LEAST], marker="o", color=colour, markersize=7, clip_on=False, zorder=5)
-    axes.set_yscale("log")
-    axes.set_ylim(_LEAST, 1.0)
-    axes.set_xlim(0, last * 1.06)
-    axes.set_xlabel("contacts used")
-    axes.set_ylabel("still missing, share of the payload (log)")
-    axes.yaxis.set_major_formatter(_percent_fine)
-    axes.yaxis.set_minor_locator(_no_ticks())
-
-
-def _draw_cost(axes: Any, schemes: Sequence[SchemeResult]) -> None:  # noqa: ANN401
-    finished = [scheme.limit_ratio for scheme in schemes if scheme.num_contacts is not None]
-    top = max([ratio for ratio in finished if ratio <= _FAR] or [_FAR]) * 1.12
-    for at, scheme in enumerate(schemes):
-        colour, style, width = _COLOURS.get(scheme.name, (BLACK, "-", 1.5))
-        length = min(scheme.limit_ratio, top)
-        axes.barh(at, length, 0.34, color=colour)
-        axes.plot([0, 0.14 * top], [at - 0.36, at - 0.36], color=colour, linestyle=style, linewidth=width)
-        done = "not done" if scheme.num_contacts is None else f"{scheme.num_contacts} contacts"
-        words = f"{scheme.name}{'' if scheme.is_measured else ' (model)'}"
-        text = f"{words}: {scheme.limit_ratio:.3f} x, {done}"
-        axes.text(0.16 * top, at - 0.36, text, va="center", bbox=_LABEL).set_in_layout(False)
-    axes.axvline(1.0, color=BLACK, linewidth=1.0, linestyle=(0, (3, 3)))
-    axes.set_xlim(0, top)
-    axes.set_ylim(len(schemes) - 0.6, -0.75)
-    axes.set_yticks([])
-    axes.grid(visible=False)
-    axes.spines["left"].set_visible(False)
-    axes.set_xlabel("x limit: frames that arrived until all was there / frames needed")
 
 
 def _draw_loss(axes: Any, scenario: Scenario, mission: MissionResult) -> None:  # noqa: ANN401
@@ -204,14 +132,14 @@ def _draw_loss(axes: Any, scenario: Scenario, mission: MissionResult) -> None:  
     axes.set_xlim(0.3, len(rows) + 0.7)
     axes.set_xlabel("contact")
     axes.set_ylabel("frames lost")
-    axes.yaxis.set_major_formatter(_percent_fine)
+    axes.yaxis.set_major_formatter(percent_fine)
     _whole_ticks(axes)
     handles, labels = axes.get_legend_handles_labels()
     order = sorted(
         range(len(labels)), key=lambda at: (names.index(labels[at].partition(":")[0]) if len(names) > 1 else 0, at)
     )
     axes.legend([handles[at] for at in order], [labels[at] for at in order], **_above(max(2, len(names))))
-    title = f"{scenario.name}: what the sender believed of the link, and what was{_scale_words(scenario)}"
+    title = f"{scenario.name}: what the sender believed of the link, and what was{scale_words(scenario)}"
     axes.set_title(title, pad=30 if len(names) == 1 else 44)
 
 
@@ -250,10 +178,6 @@ def _above(columns: int) -> dict[str, Any]:
     }
 
 
-def _scale_words(scenario: Scenario) -> str:
-    return f" (at 1/{scenario.scale:g})" if scenario.scale > 1 else ""
-
-
 def _whole_ticks(axes: Any) -> None:  # noqa: ANN401
     from matplotlib.ticker import MaxNLocator
 
@@ -264,17 +188,3 @@ def _outlined() -> list[Any]:
     from matplotlib.patheffects import Normal, Stroke
 
     return [Stroke(linewidth=4.6, foreground="white"), Normal()]
-
-
-def _no_ticks() -> Any:  # noqa: ANN401
-    from matplotlib.ticker import NullLocator
-
-    return NullLocator()
-
-
-def _percent(value: float, _: object = None) -> str:
-    return f"{value:.0%}"
-
-
-def _percent_fine(value: float, _: object = None) -> str:
-    return f"{value * 100:g} %"

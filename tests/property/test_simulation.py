@@ -12,7 +12,7 @@ from groundsegment.simulation.clock import VirtualClock
 from groundsegment.simulation.mission import Mission
 from groundsegment.simulation.passes import Passes, pass_contacts
 from groundsegment.simulation.payload import PayloadStore
-from groundsegment.simulation.random_missions import SYMBOL_SIZE, random_mission
+from groundsegment.simulation.random_plan import SYMBOL_SIZE, random_mission
 from groundsegment.simulation.schemes import fly_all
 from groundsegment.simulation.seeds import source
 from groundsegment.simulation.weather import ContactWeather

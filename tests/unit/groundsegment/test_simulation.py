@@ -12,8 +12,9 @@ from groundsegment.simulation.ad_hoc import of_plan, of_profile
 from groundsegment.simulation.flying import mission_plan, scheme_of
 from groundsegment.simulation.mission import Mission, MissionPlan, StationPlan
 from groundsegment.simulation.payload import PayloadStore
-from groundsegment.simulation.random_missions import MissionReport, random_mission, summarize
-from groundsegment.simulation.scenario import load_scenario, parse_scenario, parse_size, scenario_names
+from groundsegment.simulation.random_missions import MissionReport, summarize
+from groundsegment.simulation.random_plan import random_mission
+from groundsegment.simulation.scenario_file import load_scenario, parse_scenario, parse_size, scenario_names
 from groundsegment.simulation.schemes import fly_bitmap_rounds, fly_carousel, fly_fixed_rate, fly_nak_per_pass
 from groundsegment.simulation.weather import ContactWeather, make_weather
 from tests.fakes.simulating import SatelliteHere
@@ -32,7 +33,15 @@ def link(loss=0.1, *, contacts=CONTACTS, down_loss=0.1, one_way=False, name="her
     )
 
 
-def fly(*links, sizes=(3000,), plan_options=None, update_options=({},), satellite_class=SatelliteHere, seed=1, bundle_symbols=1500):
+def fly(
+    *links,
+    sizes=(3000,),
+    plan_options=None,
+    update_options=({},),
+    satellite_class=SatelliteHere,
+    seed=1,
+    bundle_symbols=1500,
+):
     """Fly updates of so many symbols."""
     options = [*update_options, *[{}] * len(sizes)]
     plan = MissionPlan(
