@@ -1,6 +1,7 @@
 """Who flies, when to hold back, how probable it is that all is there: pure parts of the uplink's shell."""
 
 import random
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -9,10 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from groundsegment.depot.records import FlightState, Update
+from groundsegment.planner.contact_plan import ContactPlan, PlannedContact
 from groundsegment.uplink.completion import SentBlock, probability_complete
+from groundsegment.uplink.flight_records import FlightPlan
 from groundsegment.uplink.lineup import Waiting, line_up
+from groundsegment.uplink.link_prior import begin_options
+from groundsegment.uplink.link_socket import Endpoint
 from groundsegment.uplink.loss import LossEstimate
 from groundsegment.uplink.patience import HOLD_S_MAX, Patience
+from protocol.link_keys import Direction
+from tests.fakes.depots import make_depot
 
 NOW = datetime(2026, 11, 22, 6, 0, tzinfo=UTC)
 
@@ -139,3 +146,28 @@ def test_where_reports_never_came_nothing_is_held_back():
     patience, last_s = a_patience(0.1)
     patience.begin_contact()
     assert not patience.holds(last_s + 5)
+
+
+def test_a_run_begins_with_what_earlier_ones_learned_of_this_station_s_link_and_else_with_the_plan_s_word(tmp_path):
+    plan = FlightPlan(
+        satellite="SAT-1", endpoint=Endpoint(host="x", port=1), contacts=ContactPlan((), loss=0.3), rate_bps=1e6
+    )
+    with make_depot(tmp_path / "depot") as depot:
+        assert begin_options(depot, plan, 0.0).loss.mean == pytest.approx(0.3)
+        learned = LossEstimate(lost=200.0, arrived=800.0)
+        depot.journal.save_loss("SAT-1", 0, Direction.UP, learned.to_dict(), utc=NOW)
+        depot.journal.save_loss("SAT-1", 0, Direction.DOWN, learned.to_dict(), utc=NOW)
+        again = begin_options(depot, plan, 0.0)
+        assert again.loss.mean == again.loss_down.mean == pytest.approx(0.2)
+        assert again.loss.deviation > learned.deviation  # a link changes between contacts
+        assert begin_options(depot, replace(plan, station=1), 0.0).loss.mean == pytest.approx(0.3)
+
+
+def test_a_one_way_link_is_silent_from_the_start_and_an_open_rate_waits_longer(tmp_path):
+    contact = PlannedContact(station="", start_s=0.0, end_s=10.0, rate_bps=1e6)
+    plan = FlightPlan(satellite="SAT-1", endpoint=Endpoint(host="x", port=1), contacts=ContactPlan([contact]))
+    with make_depot(tmp_path / "depot") as depot:
+        assert begin_options(depot, plan, 0.0).silence_s == 2.0
+        assert begin_options(depot, replace(plan, rate_bps=0.0), 0.0).silence_s == 8.0
+        one_way = replace(plan, contacts=ContactPlan([contact], is_one_way=True))
+        assert begin_options(depot, one_way, 0.0).silence_s == 0.0
