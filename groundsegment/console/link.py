@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from groundsegment.console.output import command, err, out, print_json
+from groundsegment.console.output import command, out, print_json
 
 if TYPE_CHECKING:
-    from groundsegment.emulator.shell import Endpoint, LinkProxy
+    from groundsegment.emulator.shell import Endpoint
 
 app = typer.Typer(no_args_is_help=True, help="Emulate the link: loss, bursts, delay, contacts; cut it by hand.")
 
@@ -20,8 +20,6 @@ _Control = Annotated[
 ]
 _OneDirection = Annotated[str | None, typer.Option("--direction", help="up or down; both if left out.")]
 _OneStation = Annotated[str | None, typer.Option("--station", help="A station of the profile; all links if left out.")]
-
-STATISTICS_PERIOD_S = 1.0
 
 
 @app.command("run")
@@ -58,6 +56,7 @@ def run(
     import asyncio
     import signal
 
+    from groundsegment.console.link_words import Follower, print_statistics
     from groundsegment.emulator.profile import load_profile
     from groundsegment.emulator.shell import Endpoint, LinkProxy, write_statistics
     from groundsegment.errors import InputError
@@ -77,24 +76,24 @@ def run(
         raise InputError(
             f"--statistics-file {statistics_file}: not a place for a file", hint="make its directory first"
         )
-    status = _Status(statistics_file)
+    follower = Follower(statistics_file)
 
     async def carry() -> dict[str, Any]:
         stop = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         proxy = LinkProxy(conditions, seed=seed, epoch_unix_s=epoch, listen=places, **ends)
-        await proxy.run(stop=stop, control=control, on_tick=status.tick)
-        return status.latest
+        await proxy.run(stop=stop, control=control, on_tick=follower.tick)
+        return follower.latest
 
     statistics = asyncio.run(carry())
-    status.close()
+    follower.close()
     if statistics_file is not None:
         write_statistics(statistics_file, statistics)
     if as_json:
         print_json(statistics)
     else:
-        _print_summary(statistics)
+        print_statistics(statistics)
 
 
 @app.command("profiles")
@@ -130,13 +129,14 @@ def show(
     skyload link show my-link.yaml --json
     ```
     """
+    from groundsegment.console.link_words import profile_json
     from groundsegment.emulator.profile import load_profile, profile_text
 
     profile = load_profile(name)
     if not as_json:
         sys.stdout.write(profile_text(name))
         return
-    print_json(_profile_as_json(profile))
+    print_json(profile_json(profile))
 
 
 @app.command("cut")
@@ -221,6 +221,7 @@ def _places(options: list[str]) -> "dict[str, Endpoint]":
 
 
 def _operate(control: Path, request: dict[str, Any], as_json: bool, **where: str | None) -> None:
+    from groundsegment.console.link_words import print_statistics
     from groundsegment.emulator.control import call_control
 
     answer = call_control(control, request | {name: value for name, value in where.items() if value is not None})
@@ -228,131 +229,4 @@ def _operate(control: Path, request: dict[str, Any], as_json: bool, **where: str
     if as_json:
         print_json(answer)
     else:
-        _print_summary(answer)
-
-
-def _print_summary(statistics: dict[str, Any]) -> None:
-    out.print(_headline(statistics), markup=False)
-    for direction in ("up", "down"):
-        out.print(f"  {direction:4} {_counters(statistics[direction])}", markup=False)
-    for name, link in statistics["links"].items():
-        out.print(f"{name}: {_state(link)}", markup=False)
-        for direction in ("up", "down"):
-            out.print(f"  {direction:4} {_counters(link[direction])}", markup=False)
-
-
-def _headline(statistics: dict[str, Any]) -> str:
-    return f"{statistics['profile']} at {statistics['link_time_s']:.0f} s: {_state(statistics)}"
-
-
-def _state(statistics: dict[str, Any]) -> str:
-    state = "contact" if statistics["is_contact"] else "gap"
-    cuts = [direction for direction in ("up", "down") if statistics[direction]["is_cut"]]
-    if cuts:
-        state += f", cut {' and '.join(cuts)}"
-    left = statistics["changes_in_s"]
-    return state + (f", {left:.0f} s more" if left is not None else "")
-
-
-def _counters(counters: dict[str, Any]) -> str:
-    share = 100 * counters["lost"] / max(1, counters["offered"])
-    causes = {
-        "random": counters["lost_random"],
-        "burst": counters["lost_burst"],
-        "gap": counters["lost_gap"],
-        "queue": counters["lost_queue"],
-        "damaged": counters["corrupted"],
-        "doubled": counters["duplicated"],
-        "reordered": counters["reordered"],
-        "unsendable": counters["unsendable"],
-        "dropped by the machine": counters["socket_drops"],
-    }
-    said = ", ".join(f"{name} {number}" for name, number in causes.items() if number)
-    return f"{counters['offered']} frames in, {counters['delivered']} out, {share:.1f} % lost" + (
-        f" ({said})" if said else ""
-    )
-
-
-def _profile_as_json(profile: Any) -> dict[str, Any]:  # noqa: ANN401 - LinkProfile; importing it here slows --help
-    import dataclasses
-    import math
-
-    def conditions(direction: Any) -> dict[str, Any] | None:  # noqa: ANN401 - DirectionProfile
-        if direction is None:
-            return None
-        return {**dataclasses.asdict(direction), "mean_loss": round(direction.mean_loss, 6)}
-
-    def contacts() -> Any:  # noqa: ANN401 - JSON
-        if not isinstance(profile.contacts, tuple):
-            return dataclasses.asdict(profile.contacts)
-        listed = [dataclasses.asdict(contact) for contact in profile.contacts]
-        return [{key: None if value == math.inf else value for key, value in row.items()} for row in listed]
-
-    return {
-        "name": profile.name,
-        "description": profile.description,
-        "up": conditions(profile.up),
-        "down": conditions(profile.down),
-        "contacts": contacts(),
-        "time_scale": profile.time_scale,
-        "stations": [_profile_as_json(link) for link in profile.stations],
-    }
-
-
-class _Status:
-    """Tells people and files how the link is doing: one line rewritten on a terminal, a line per change in a log."""
-
-    def __init__(self, statistics_file: Path | None) -> None:
-        self.latest: dict[str, Any] = {}
-        self._file = statistics_file
-        self._is_terminal = sys.stderr.isatty()
-        self._state = ""
-        self._written_s = -STATISTICS_PERIOD_S
-
-    def tick(self, proxy: "LinkProxy") -> None:
-        """Look at the proxy, several times a second."""
-        import time
-
-        from groundsegment.emulator.shell import write_statistics
-
-        is_first = not self.latest
-        self.latest = proxy.statistics()
-        if is_first:
-            ends = f"ground {self.latest['ground']}, space {self.latest['space']}"
-            ends += "".join(f", {name} {link['ground']}" for name, link in self.latest["links"].items())
-            err.print(f"link {self.latest['profile']} is up: {ends}, satellite {self.latest['satellite']}")
-        if self._file is not None and time.monotonic() - self._written_s >= STATISTICS_PERIOD_S:
-            self._written_s = time.monotonic()
-            write_statistics(self._file, self.latest)
-        self._say()
-
-    def close(self) -> None:
-        """Leave the terminal on a fresh line."""
-        if self._is_terminal:
-            sys.stderr.write("\n")
-
-    def _say(self) -> None:
-        line = f"{_headline(self.latest)} | up {_brief(self.latest['up'])} | down {_brief(self.latest['down'])}"
-        if self._is_terminal:
-            sys.stderr.write(f"\r\x1b[2K{line[: _columns()]}")
-            sys.stderr.flush()
-            return
-        links = self.latest["links"]
-        state = " ".join(
-            f"{link['is_contact']} {link['up']['is_cut']} {link['down']['is_cut']}"
-            for link in (self.latest, *links.values())
-        )
-        if state != self._state:
-            self._state = state
-            err.print(line + "".join(f" | {name} {_state(link)}" for name, link in links.items()), markup=False)
-
-
-def _brief(counters: dict[str, Any]) -> str:
-    share = 100 * counters["lost"] / max(1, counters["offered"])
-    return f"{counters['offered']} frames {share:.1f} % lost"
-
-
-def _columns() -> int:
-    import shutil
-
-    return shutil.get_terminal_size().columns - 1
+        print_statistics(answer)

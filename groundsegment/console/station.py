@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,8 +12,6 @@ from groundsegment.console.station_sync import AsJson, Contacts, Epoch, Profile
 
 if TYPE_CHECKING:
     from groundsegment.depot.depot import Depot
-    from groundsegment.depot.records import Station
-    from groundsegment.planner.contact_plan import PlannedContact
 
 app = typer.Typer(
     no_args_is_help=True, help="Let several ground stations feed one transfer, without talking in a pass."
@@ -96,11 +94,12 @@ def list_stations(
     skyload station list --for SAT-1 --json
     ```
     """
+    from groundsegment.console.station_words import station_json
     from groundsegment.depot.depot import Depot
 
     with Depot.open(depot) as opened:
         names = [opened.satellite(satellite).name] if satellite else [entry.name for entry in opened.satellites()]
-        rows = [_row(opened, entry) for name in names for entry in opened.stations(name)]
+        rows = [station_json(opened, entry) for name in names for entry in opened.stations(name)]
     if as_json:
         print_json({"stations": rows})
         return
@@ -122,31 +121,15 @@ def show(name: _Name, satellite: _For, depot: _Depot = Path("depot"), as_json: A
     skyload station show svalbard --for SAT-1
     ```
     """
+    from groundsegment.console.station_words import print_station, station_json
     from groundsegment.depot.depot import Depot
 
     with Depot.open(depot) as opened:
-        row = _row(opened, opened.station(satellite, name))
+        row = station_json(opened, opened.station(satellite, name))
     if as_json:
         print_json(row)
         return
-    out.print(f"{name}: station {row['station']} of {satellite}, added {row['added_utc']}", markup=False)
-    out.print(f"  link {row['endpoint'] or 'not said'}, exported {row['exported_utc'] or 'never'}", markup=False)
-    if row["contacts"] is None:
-        out.print("  no contact plan: the station brings its own", markup=False)
-    for contact in (row["contacts"] or [])[:8]:
-        rate = f", {contact['rate_bit_per_s']:.0f} bit/s" if contact["rate_bit_per_s"] else ""
-        out.print(f"  contact {contact['start_utc']} to {contact['end_utc'] or 'no end'}{rate}", markup=False)
-    for handle in row["without_lane"]:
-        out.print(f"  {handle}: staged before it was added, so it cannot fly it", markup=False)
-    logbook = row["logbook"]
-    if logbook is None:
-        out.print("  nothing brought home yet", markup=False)
-        return
-    files = "has all files" if logbook["is_complete"] else "lacks files"
-    out.print(f"  letter of {logbook['written_utc']}: follows orders {logbook['orders']}, {files}", markup=False)
-    for claim in logbook["claims"]:
-        reason = f" ({claim['reason']})" if claim["reason"] else ""
-        out.print(f"  {claim['update']}: {claim['state']}{reason}, as it says", markup=False)
+    print_station(row)
 
 
 @app.command("export")
@@ -242,52 +225,3 @@ def _number(depot: "Depot", satellite: str, wanted: int | None) -> int:
         hint = "--number N gives that of a removed station again, with the key it had: never that of a stolen one"
         raise InputError(f"{satellite}: all {STATIONS_MAX - 1} numbers were given", hint=hint)
     return number
-
-
-def _row(depot: "Depot", entry: "Station") -> dict[str, Any]:
-    from groundsegment.stations.collecting import last_logbook
-    from groundsegment.stations.notes import StationNotes
-
-    notes, logbook = StationNotes(depot, entry).read(), last_logbook(depot, entry)
-    return {
-        "satellite": entry.satellite,
-        "station": entry.id,
-        "name": entry.name,
-        "added_utc": _utc(entry.added_utc),
-        "endpoint": notes.endpoint,
-        "exported_utc": None if notes.exported_utc is None else _utc(notes.exported_utc),
-        "contacts": None if notes.contacts is None else [_contact(contact) for contact in notes.contacts],
-        "without_lane": [
-            update.handle.hex() for update in depot.open_updates(entry.satellite) if update.lanes <= entry.id
-        ],
-        "logbook": None
-        if logbook is None
-        else {
-            "written_utc": _utc(logbook.written_utc),
-            "orders": logbook.orders,
-            "is_complete": logbook.is_complete,
-            "claims": [
-                {"update": claim.handle.hex(), "state": str(claim.state), "reason": claim.reason}
-                for claim in logbook.claims
-            ],
-        },
-    }
-
-
-def _contact(contact: "PlannedContact") -> dict[str, Any]:
-    import math
-
-    from groundsegment.planner.quantities import format_utc
-
-    return {
-        "start_utc": None if math.isinf(contact.start_s) else format_utc(contact.start_s),
-        "end_utc": None if math.isinf(contact.end_s) else format_utc(contact.end_s),
-        "rate_bit_per_s": contact.rate_bps,
-        "loss": contact.loss,
-    }
-
-
-def _utc(value: datetime) -> str:
-    from groundsegment.planner.quantities import format_utc
-
-    return format_utc(value.timestamp())

@@ -31,6 +31,8 @@ from groundsegment.stations.logbook import Claim, HeardReport
 from groundsegment.stations.notes import contacts_of, plan_of
 from groundsegment.stations.post import letter_path
 from groundsegment.stations.writing import make_logbook
+from protocol.errors import ChecksumError
+from protocol.frame import Frame, FrameCodec, FrameKind
 from protocol.link_keys import Direction
 from protocol.message import MessageKind
 from protocol.objects import object_handle
@@ -626,6 +628,25 @@ def test_what_is_exported_lets_nobody_speak_for_anybody_else(homestead):
     assert LINK_KEY.hex() not in "".join(
         path.read_bytes().decode("latin-1") for path in station.path.rglob("*") if path.is_file()
     )
+
+
+def test_frames_made_with_a_stolen_key_are_of_that_station_only(homestead):
+    stolen = homestead.export("svalbard").key
+    satellite = FrameCodec(Direction.UP, LINK_KEY)
+    frame = Frame(kind=FrameKind.RAPTORQ, handle=b"handle", num_symbols=9, block=0, esi=5, payload=bytes(64))
+    as_itself = FrameCodec(Direction.UP, stolen, station=1).encode(frame)
+    assert satellite.decode(as_itself).station == 1
+
+    for station in (0, *range(2, 16)):
+        claimed = bytes([as_itself[0] & 0xF0 | station]) + as_itself[1:]
+        lied = FrameCodec(Direction.UP, stolen, station=station).encode(frame)
+        derived = FrameCodec(Direction.UP, stolen).encode(dataclasses.replace(frame, station=station))
+        for data in (claimed, lied, derived):
+            with pytest.raises(ChecksumError):
+                satellite.decode(data)
+    down = FrameCodec(Direction.DOWN, LINK_KEY).encode(dataclasses.replace(frame, station=2))
+    with pytest.raises(ChecksumError):  # nor can it read, as its own, what is said to another
+        FrameCodec(Direction.DOWN, stolen, station=1).decode(down)
 
 
 def test_export_never_overwrites_and_never_mixes_with_the_depot(homestead):
