@@ -10,6 +10,7 @@ Each message is its length (4 bytes, big-endian) and that many bytes of msgpack.
 It ends when its input does. Time is what the requests say, and never goes back.
 """
 
+import signal
 import struct
 import sys
 from dataclasses import asdict
@@ -40,6 +41,7 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
 
 def run() -> None:
     """Serve standard input and output."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C is for whoever started us, and our input ends with it
     serve(sys.stdin.buffer, sys.stdout.buffer)
 
 
