@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from protocol.segment import SegmentCodec
 
 _AIRTIME_RATES_BPS = (256e3, 1e6, 10e6)  # S-band, fast S-band, X-band uplinks
-_FRAME_SHARE = 1328 / 1280  # a symbol of 1280 bytes travels in a datagram of 1328
+_DATAGRAM_OVERHEAD = 48  # bytes of frame, UDP and IPv4 around a symbol
 _UNITS = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "kb": 1000, "mb": 1000**2}
 _SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*")
 
@@ -273,18 +273,18 @@ def _print_sizes(
     from groundsegment.planner.quantities import format_bytes, format_duration, format_rate
 
     installed = prepared.release.size_bytes
-    share = 100 * payload_bytes / max(1, installed)
+    percent = 100 * payload_bytes / max(1, installed)
     out.print(
-        f"  {format_bytes(installed)} on board, {format_bytes(payload_bytes)} to send ({share:.1f} %), "
+        f"  {format_bytes(installed)} on board, {format_bytes(payload_bytes)} to send ({percent:.1f} %), "
         f"{num_bundles} bundle{'s' * (num_bundles != 1)}",
         markup=False,
     )
     for codec, totals in sorted(by_codec.items()):
         sizes = f"{format_bytes(totals.raw_bytes)} -> {format_bytes(totals.stored_bytes)}"
         out.print(f"  {_CODEC_WORDS[codec.name]:12} {totals.num_segments:6} segments   {sizes}", markup=False)
+    share = 1 + _DATAGRAM_OVERHEAD / prepared.symbol_size
     airtimes = [
-        f"{format_duration(payload_bytes * _FRAME_SHARE * 8 / rate)} at {format_rate(rate)}"
-        for rate in _AIRTIME_RATES_BPS
+        f"{format_duration(payload_bytes * share * 8 / rate)} at {format_rate(rate)}" for rate in _AIRTIME_RATES_BPS
     ]
     out.print(f"  airtime without loss: {', '.join(airtimes)}", markup=False)
 

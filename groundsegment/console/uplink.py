@@ -35,7 +35,10 @@ def uplink(
     once: Annotated[bool, typer.Option("--once", help="Fly one contact only.")] = False,
     until: Annotated[str | None, typer.Option("--until", help="Stop at this time (ISO 8601, UTC).")] = None,
     silence_s: Annotated[
-        float, typer.Option("--silence", min=0.0, help="Seconds without a report after which to send on blindly.")
+        float,
+        typer.Option(
+            "--silence", min=0.0, help="Seconds without a report after which to send on blindly; 0 never waits."
+        ),
     ] = 2.0,
     depot: Annotated[Path, typer.Option("--depot", envvar="SKYLOAD_DEPOT", help="The depot directory.")] = Path(
         "depot"

@@ -23,6 +23,7 @@ from sqlalchemy import (
     UniqueConstraint,
     create_engine,
     event,
+    false,
 )
 from sqlalchemy.engine import Dialect
 from sqlalchemy.engine.interfaces import ExceptionContext
@@ -109,7 +110,7 @@ updates = Table(
     Column("weight", Float, nullable=False, server_default="1"),
     Column("lanes", Integer, nullable=False, server_default="1"),
     Column("symbol_size", Integer, nullable=False, server_default=str(SYMBOL_SIZE_DEFAULT)),
-    Column("beside", Boolean, nullable=False, server_default="0"),
+    Column("beside", Boolean, nullable=False, server_default=false()),
     Column("expires_utc", UtcText),
     Column("payload_bytes", BigInteger, nullable=False),
     Column("directory", Text, nullable=False),

@@ -58,6 +58,7 @@ class Prepared:
     base: ChosenBase
     plan: PackPlan
     sources: Sources
+    symbol_size: int
     accepted: int
     warnings: tuple[str, ...] = ()
 

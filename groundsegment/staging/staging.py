@@ -58,7 +58,6 @@ def prepare(depot: Depot, path: Path, options: StageOptions, on_progress: OnProg
     if base.release is not None and base.release.digest == release.digest:
         raise InputError(f"{path}: the same release as its base, nothing to do", hint="give another --base")
     bundle_size_bytes = options.bundle_size_bytes or fitting_bundle_size(release.size_bytes)
-    symbol_size_of(options, satellite, bundle_size_bytes)
     plan = PackPlan(
         satellite=satellite.name,
         release_digest=release.digest,
@@ -76,6 +75,7 @@ def prepare(depot: Depot, path: Path, options: StageOptions, on_progress: OnProg
         base=base,
         plan=plan,
         sources=_sources(release, base.release),
+        symbol_size=symbol_size_of(options, satellite, bundle_size_bytes),
         accepted=report.report.accepted if report else 0,
         warnings=(
             *warnings_of(depot, satellite.name, release, base),
@@ -200,7 +200,7 @@ def _register(
         priority=options.priority,
         weight=options.weight,
         lanes=depot.num_lanes(prepared.satellite.name),
-        symbol_size=symbol_size_of(options, prepared.satellite, prepared.plan.bundle_size_bytes),
+        symbol_size=prepared.symbol_size,
         beside=options.beside,
         expires_utc=expiry(utc),
         payload_bytes=manifest.payload_bytes,

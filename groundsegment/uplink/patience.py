@@ -15,9 +15,14 @@ _SILENCE_S_MIN = 0.4
 
 
 class Patience:
-    """One link."""
+    """One link.
 
-    def __init__(self) -> None:
+    Args:
+        is_wanted: False never holds anything back.
+    """
+
+    def __init__(self, *, is_wanted: bool = True) -> None:
+        self._is_wanted = is_wanted
         self._heard: deque[float] = deque(maxlen=_REPORTS)
         self._held_s = 0.0
         self._since_s: float | None = None
@@ -34,7 +39,7 @@ class Patience:
 
     def holds(self, now: float) -> bool:
         """Whether to hold symbols back now."""
-        if len(self._heard) < _REPORTS_MIN:
+        if not self._is_wanted or len(self._heard) < _REPORTS_MIN:
             return False
         usual_s = (self._heard[-1] - self._heard[0]) / (len(self._heard) - 1)
         if now - self._heard[-1] < max(_SILENCE_S_MIN, _INTERVALS * usual_s):

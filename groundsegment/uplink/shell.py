@@ -30,6 +30,7 @@ from groundsegment.uplink.flights import Flights
 from groundsegment.uplink.link_prior import begin_options
 from groundsegment.uplink.link_socket import LinkSocket
 from groundsegment.uplink.pace import Pacer
+from groundsegment.uplink.patience import Patience
 from groundsegment.uplink.rate_search import RateSearch
 from groundsegment.uplink.symbols import encoder_process
 from groundsegment.uplink.transmitter import FRAMES_PER_TURN, Transmitter
@@ -96,7 +97,13 @@ class UplinkShell:
     async def _fly(self) -> bool:
         async with LinkSocket(self._plan.endpoint, self._downlink.receive) as self._socket:
             self._transmitter = Transmitter(
-                self._socket, self._downlink, self._book, self._search, self._flights, self._commands
+                self._socket,
+                self._downlink,
+                self._book,
+                self._search,
+                self._flights,
+                self._commands,
+                Patience(is_wanted=self._plan.silence_s > 0),
             )
             self._ear = Ear(
                 self._depot,

@@ -39,11 +39,12 @@ class Transmitter:
         search: RateSearch,
         flights: Flights,
         commands: CommandFlight,
+        patience: Patience,
     ) -> None:
         self._socket, self._downlink, self._book, self._search = link, downlink, book, search
         self._flights, self._commands = flights, commands
         self._loop = asyncio.get_running_loop()
-        self._patience, self._headers = Patience(), Headers()
+        self._patience, self._headers = patience, Headers()
         self._hello_due_s = self._heard_s = 0.0
         self._is_holding = False
 

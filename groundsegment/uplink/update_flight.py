@@ -58,7 +58,8 @@ class UpdateFlight:
             if entry.handle in self.files
         ]
         items = [file.item for file in self.files.values()]
-        priority, weight = self.update.priority, self.update.weight
+        # The core counts symbols, and shares are of bytes.
+        priority, weight = self.update.priority, self.update.weight / self.update.symbol_size
         self._core.add_update(items, kept, priority=priority, weight=weight, lane=self._lane, now=now)
         self._share_before = self._share_last = self._core.share_there(self.update.handle)
 

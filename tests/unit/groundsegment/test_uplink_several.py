@@ -97,7 +97,7 @@ def test_an_urgent_update_staged_in_mid_flight_overtakes_within_a_second_and_the
 
 def test_updates_of_one_priority_share_a_contact_by_weight(depot):
     heavy = stage_bytes(depot, [1_500_000], weight=3.0)
-    light = stage_bytes(depot, [1_500_000], seed=2, beside=True)
+    light = stage_bytes(depot, [1_500_000], seed=2, beside=True, symbol_size=2560)  # shares are of bytes
     satellite, shares = a_satellite().expect(heavy, light), []
 
     def watch(view):

@@ -111,8 +111,8 @@ def test_what_is_not_known_of_the_loss_makes_completion_less_sure():
     assert p_complete((1000, 0, 999), loss=sure) == 0.0
 
 
-def a_patience(interval_s, count=40):
-    patience = Patience()
+def a_patience(interval_s, count=40, **options):
+    patience = Patience(**options)
     patience.begin_contact()
     for number in range(count):
         patience.heard(number * interval_s)
@@ -145,6 +145,8 @@ def test_where_reports_never_came_nothing_is_held_back():
         assert not any(patience.holds(last_s + seconds) for seconds in range(100))
     patience, last_s = a_patience(0.1)
     patience.begin_contact()
+    assert not patience.holds(last_s + 5)
+    patience, last_s = a_patience(0.1, is_wanted=False)
     assert not patience.holds(last_s + 5)
 
 
