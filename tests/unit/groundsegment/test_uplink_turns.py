@@ -139,6 +139,17 @@ def test_a_way_down_that_dies_costs_a_contact_ten_seconds_at_most():
     assert held_s == pytest.approx(HOLD_S_MAX, abs=0.1)
 
 
+def test_what_was_held_is_slowly_granted_again_while_reports_come():
+    patience, last_s = a_patience(0.1)
+    assert patience.holds(last_s + 1)
+    patience.heard(last_s + 10)  # nine seconds of ten are used up
+    for number in range(100):  # ten seconds with reports grant a fifth of one
+        patience.heard(last_s + 10 + 0.1 * number)
+    now = last_s + 20
+    held_s = sum(0.01 for step in range(2000) if patience.holds(now + 0.01 * step))
+    assert 1.0 < held_s < 1.5
+
+
 def test_where_reports_never_came_nothing_is_held_back():
     for count in (0, 1, 7):
         patience, last_s = a_patience(0.1, count)
