@@ -74,13 +74,9 @@ class Outcome:
 
     @property
     def symbol_ratio(self) -> float | None:
-        """Data packets that arrived, over source symbols: those sent over K / (1 - p), at the loss that really was.
-
-        Without a return path only those count that arrived while any was of use: nobody can stop the sender then.
-        """
+        """Data packets that arrived, over source symbols: those sent over K / (1 - p), at the loss that really was."""
         num_symbols = self.figures.get("num_symbols")
-        arrived = self.figures.get("arrived_when_enough", self.up.large_passed.packets)
-        return arrived / num_symbols if num_symbols else None
+        return self.up.large_passed.packets / num_symbols if num_symbols else None
 
     @property
     def nominal_ratio(self) -> float:

@@ -69,10 +69,9 @@ NOTES = """\
   is down."""
 NOT_COVERED = """\
 `one way, 99 %` is simulated with the uplink's real core: symbols sent, the metadata's among them, until the last block
-can be solved, over K / (1 - p) at the nominal p, so that 99 % of the seeds suffice. The real flights without a return
-path go on until the satellite has solved the last block, all of them at the end, and their `ratio` counts what was sent
-while it did; `symbols` here end with the last one that was of use. `surplus` are symbols that arrived after their block
-had enough.
+can be solved, over K / (1 - p) at the nominal p, so that 99 % of the seeds suffice. A real flight without a return path
+ends when the satellite has enough of every block: the bench looks on board, as nobody else could, and stops the uplink.
+`surplus` are symbols that arrived after their block had enough.
 
 Not covered: delay and jitter, other MTUs, several receivers of one stream (which UFTP is made for), UFTP's congestion
 control and encryption, CFDP implementations other than cfdp-py 0.7.0, and DTN (LTP, BPv7)."""

@@ -77,7 +77,7 @@ class Skyload:
         self._template, self._rate_bps, self._settings = template, rate_bps, settings or {}
         self._is_silent = bool(self._settings.get("link.silent"))
         self._num_uplinks = 0
-        self._accepted = self._arrived = 0  # without a return path: when the last symbol was of use
+        self._accepted = self._surplus = 0  # when last looked at
 
     def begin(self, link: Link, directory: Path) -> None:
         """Start the daemon, then the uplink."""
@@ -102,11 +102,14 @@ class Skyload:
 
     def poll(self) -> int | None:
         """The uplink's exit status; without a return path it never ends, so look on board."""
-        status = self._sender.poll()
-        if status is None and self._is_silent and self._is_all_there():
-            self._sender.kill()
-            return 0
-        return status
+        if not self._is_silent:
+            return self._sender.poll()
+        receiver = self._status().get("receiver", {})
+        accepted, surplus = receiver.get("symbols_accepted", 0), receiver.get("symbols_surplus", 0)
+        if self._template.num_symbols <= accepted == self._accepted and surplus > self._surplus:
+            self._sender.kill()  # every block has enough: the contact may end, whatever solving them takes
+        self._accepted, self._surplus = accepted, surplus
+        return 0 if receiver.get("blocks_solved", 0) > self._template.num_blocks else None
 
     def resume(self) -> bool:
         """Start the uplink again."""
@@ -130,8 +133,7 @@ class Skyload:
         """Source symbols of the update's bundles, starts of the uplink, and what the satellite says of symbols."""
         receiver = self._status().get("receiver", {})
         counts = {name: receiver.get(f"symbols_{name}", 0) for name in ("accepted", "duplicate", "surplus")}
-        known = {"num_symbols": self._template.num_symbols, "attempts": self._num_uplinks, **counts}
-        return known | {"arrived_when_enough": self._arrived} if self._arrived else known
+        return {"num_symbols": self._template.num_symbols, "attempts": self._num_uplinks, **counts}
 
     def _start_receiver(self) -> None:
         command = [str(_BIN / "skyloadd"), "run", "--config", str(self._config)]
@@ -146,13 +148,6 @@ class Skyload:
             self._sender: subprocess.Popen[bytes] = self._link.start(
                 self._link.ground, [*command, "--json", "--quiet"], self._directory / "uplink.log", stdout=file
             )
-
-    def _is_all_there(self) -> bool:
-        receiver = self._status().get("receiver", {})
-        accepted = receiver.get("symbols_accepted", 0)
-        if accepted > self._accepted:
-            self._accepted, self._arrived = accepted, accepted + receiver["symbols_surplus"]
-        return bool(receiver.get("blocks_solved", 0) > self._template.num_blocks)
 
     def _serving(self) -> str:
         return str((self._status().get("serving") or {}).get("digest", ""))
