@@ -22,6 +22,7 @@ _OUTAGE_S = 0.3  # a shorter one is like any burst
 _FORGET = 0.9  # how much of an old, longer delay stays at each measurement
 _HISTORY_S = 30.0  # the longest round trip that can be compared over
 _HISTORY_STEP_S = 0.02
+_IDLE_PATIENCE_S = 10.0
 _GAP_CHANCE = 1e-3  # that no report comes through although the return path is as it was
 _INTERVALS_MEAN = 8  # reports over which the usual time between two is taken
 _SYNC_S_MIN = 0.5
@@ -47,6 +48,7 @@ class Feedback:
         self._session: bytes | None = None
         self._sequence: int | None = None  # of the newest report of this contact
         self._interval_s = 0.0  # between two reports that are sent
+        self._enough_sent = 0.0
         self._answered_s = 0.0  # from the beginning of a contact to its first report
         self._history: deque[tuple[float, int]] = deque()  # when, frames of all kinds sent by then
         self._num_sent = 0
@@ -111,6 +113,9 @@ class Feedback:
         if self._round_trip_s < _HISTORY_S:
             self._measure_loss(frames_received, now)
         log.settle_sent_before(now - self.timeout_s)
+        # Who sends next to nothing is answered seldom: so many frames must go up before nobody seems to be there.
+        unanswered = 1 - (1 - self.loss.mean) * (1 - self.loss_down.mean)
+        self._enough_sent = self._num_sent + math.log(_GAP_CHANCE) / math.log(unanswered)
         return restarted
 
     def totals(self) -> tuple[int, int]:
@@ -164,7 +169,10 @@ class Feedback:
         """When the return path will count as silent if no report comes."""
         # Where no contact ever had a return path, do not wait for one each time.
         patience_s = self._silence_s / 4 if self._contacts_unheard > 1 else self._silence_s
-        return self.heard_s + max(patience_s, self._delay_s or 0.0, self._gap_s)
+        patience_s = max(patience_s, self._delay_s or 0.0, self._gap_s)
+        if self.was_heard_in_contact and self._num_sent < self._enough_sent:
+            patience_s = max(patience_s, _IDLE_PATIENCE_S)
+        return self.heard_s + patience_s
 
     @property
     def _gap_s(self) -> float:

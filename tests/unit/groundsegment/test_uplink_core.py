@@ -1,4 +1,3 @@
-
 import pytest
 
 from groundsegment.uplink.cargo import OutgoingObject, Progress
@@ -202,9 +201,7 @@ def test_a_full_disk_on_board_pauses_the_sender():
     uplink.receive_report(blocked, session=SESSION, now=0.1)
     assert uplink.frames_to_send(0.2, 1000) == []
 
-    uplink.receive_report(
-        a_report(update=META, state=UpdateState.RECEIVING), session=SESSION, now=1
-    )
+    uplink.receive_report(a_report(update=META, state=UpdateState.RECEIVING), session=SESSION, now=1)
     assert uplink.frames_to_send(1.1, 1000)
 
 
@@ -227,8 +224,8 @@ def test_silence_is_nothing_to_tell_once_everything_is_on_board(state):
     uplink = an_uplink()
     uplink.receive_report(a_report(update=META, state=state), session=SESSION, now=0.1)
 
-    assert uplink.frames_to_send(10.0, 1000) == []
-    assert uplink.statistics(10.0).is_silent
+    assert uplink.frames_to_send(12.0, 1000) == []
+    assert uplink.statistics(12.0).is_silent
     assert not events_of(uplink, ReturnPathSilent)
 
 

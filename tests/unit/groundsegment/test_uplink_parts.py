@@ -146,6 +146,8 @@ def test_reports_measure_loss_delay_and_silence():
     assert feedback.loss.mean == pytest.approx(0.25, abs=0.03)
     assert 0.1 < feedback.delay_s < 0.5
     assert not feedback.is_silent(30.5)
+    assert not feedback.is_silent(32.5)  # nothing was sent that could be answered
+    feedback.sent(100, 32.5)
     assert feedback.is_silent(32.5)
 
 
@@ -306,6 +308,7 @@ def test_where_reports_are_lost_it_takes_longer_to_call_the_way_down_silent():
         feedback.begin_contact(0.0)
         for number in numbers:
             feedback.heard(log, 0, session=b"s", sequence=number, echo=None, now=number / 4)
+        feedback.sent(1000, 200.0)
         return feedback.silent_at_s - numbers[-1] / 4
 
     assert silent_after(range(400)) == pytest.approx(1.0)
