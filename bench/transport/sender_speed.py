@@ -22,11 +22,12 @@ import psutil
 
 from groundsegment.downlink import SESSION_SIZE, Downlink
 from groundsegment.uplink.cargo import OutgoingObject
+from groundsegment.uplink.encoder import EncoderProcess
 from groundsegment.uplink.headers import Headers
 from groundsegment.uplink.link_socket import Endpoint, LinkSocket
 from groundsegment.uplink.rate_search import RateSearch
 from groundsegment.uplink.schedule import SymbolRun
-from groundsegment.uplink.symbols import ObjectFile, SymbolSource, encoder_process
+from groundsegment.uplink.symbols import ObjectFile, SymbolSource
 from protocol.blocks import symbols_needed
 from protocol.fec import best_kind
 from protocol.frame import Frame
@@ -108,7 +109,7 @@ def main():
             )
             items.append(item)
             files[item.handle] = ObjectFile(item=item, path=path)
-        with encoder_process() as executor:
+        with EncoderProcess() as executor:
             executor.submit(abs, 0).result()  # starting up is not sending
             encoder = psutil.Process().children(recursive=True)
             encoder_s, cpu_s, began_s = cpu_of(encoder), time.process_time(), time.monotonic()

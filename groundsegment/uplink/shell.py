@@ -23,6 +23,7 @@ from groundsegment.errors import BusyError, UnknownError
 from groundsegment.planner.contact_plan import PlannedContact
 from groundsegment.uplink.command_flight import CommandFlight
 from groundsegment.uplink.ear import Ear
+from groundsegment.uplink.encoder import EncoderProcess
 from groundsegment.uplink.events import DepotBusy, RateUnknown
 from groundsegment.uplink.flight_book import TICK_S, FlightBook
 from groundsegment.uplink.flight_records import FlightPlan, FlightSummary, FlightView
@@ -32,7 +33,6 @@ from groundsegment.uplink.link_socket import LinkSocket
 from groundsegment.uplink.pace import Pacer
 from groundsegment.uplink.patience import Patience
 from groundsegment.uplink.rate_search import RateSearch
-from groundsegment.uplink.symbols import encoder_process
 from groundsegment.uplink.transmitter import FRAMES_PER_TURN, Transmitter
 from groundsegment.uplink.wall_clock import WallClock, sleep_or
 
@@ -79,7 +79,7 @@ class UplinkShell:
         loop = asyncio.get_running_loop()
         self._loop, self._stop, self._wall = loop, stop, WallClock(loop, self._clock)
         began_s, plan = loop.time(), self._plan
-        with self._depot.uplink_lock(plan.satellite, plan.station), encoder_process() as executor:
+        with self._depot.uplink_lock(plan.satellite, plan.station), EncoderProcess() as executor:
             try:
                 with Flights(self._depot, plan.satellite, plan.station, self._options, executor) as self._flights:
                     self._look(began_s)

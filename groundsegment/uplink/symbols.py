@@ -7,33 +7,29 @@ bytes.
 """
 
 import asyncio
-import contextlib
-import multiprocessing
 import os
-import signal
-import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from collections.abc import Mapping
+from concurrent.futures import BrokenExecutor, Executor, Future
 from dataclasses import dataclass, field
-from multiprocessing.connection import wait
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-from groundsegment.errors import DiskError
+from groundsegment.errors import DiskError, GroundError
 from groundsegment.uplink.cargo import OutgoingObject
+from groundsegment.uplink.encoder import InlineExecutor, encode_repair
 from groundsegment.uplink.flight_log import BlockKey
 from groundsegment.uplink.lane import Lane
 from groundsegment.uplink.schedule import SymbolRun
-from protocol.blocks import BlockLayout
-from protocol.fec import BlockEncoder
 from protocol.frame import FrameKind
 from protocol.limits import ESI_MAX
 
 BATCH_SYMBOLS_MIN = 128
 BATCH_BYTES_MAX = 4 << 20  # of one batch; what is asked for at once is never more than a run
 CACHE_BYTES_MAX = 48 << 20
+ENCODER_TRIES = 3  # processes that one batch may cost
+_INLINE = InlineExecutor()
 INLINE_BYTES_MAX = 128 << 10  # of a block: metadata is made at once, it must not wait for a process to start
 
 
@@ -94,6 +90,7 @@ class SymbolSource:
 
         Raises:
             DiskError: the file is gone or shorter than it was.
+            GroundError: the process that makes symbols dies again and again.
         """
         file = self._files[run.handle]
         item, lane = file.item, self._lane(file)
@@ -102,8 +99,7 @@ class SymbolSource:
         at = lane.num_below(run.first_esi + len(result))
         end = at + run.count - len(result)
         while at < end:
-            batch = self._batch(file, run.block, at, end - at)
-            data = await asyncio.wrap_future(batch.future)
+            batch, data = await self._made(file, run.block, at, end - at)
             size, stop = item.symbol_size, min(end, batch.end)
             result += [data[(number - batch.first) * size :][:size] for number in range(at, stop)]
             at = stop
@@ -136,6 +132,20 @@ class SymbolSource:
             raise DiskError(f"{path}: {error.strerror or error}", hint=hint) from error
 
     # Repair symbols
+
+    async def _made(self, file: ObjectFile, block: int, first: int, count: int) -> tuple[_Batch, bytes]:
+        """The batch that holds a repair symbol, and its bytes."""
+        for _ in range(ENCODER_TRIES):
+            batch = self._batch(file, block, first, count)
+            try:
+                return batch, await asyncio.wrap_future(batch.future)
+            except BrokenExecutor:
+                self._batches.clear()  # all that was asked of a process that died
+                self._cached_bytes = 0
+        raise GroundError(
+            f"the process that makes repair symbols was killed {ENCODER_TRIES} times",
+            hint="free some memory (it needs up to 200 MB), and run the same command again: it goes on where it was",
+        )
 
     def _batch(self, file: ObjectFile, block: int, first: int, count: int) -> _Batch:
         """The batch that holds a repair symbol, made now if need be."""
@@ -182,52 +192,3 @@ class SymbolSource:
         last = batches[-1]
         if last.first <= at and last.end - at < last.count // 8:
             self._ask(file, block, last.end, 0)
-
-
-class InlineExecutor(Executor):
-    """Makes symbols at once, where the caller is."""
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":  # noqa: ANN401
-        """Call it now."""
-        future: Future[Any] = Future()
-        try:
-            future.set_result(fn(*args, **kwargs))
-        except Exception as error:  # noqa: BLE001 - handed to whoever waits for the future
-            future.set_exception(error)
-        return future
-
-
-_INLINE = InlineExecutor()
-
-
-def encode_repair(path: str, layout: BlockLayout, block: int, kind: int, lane: Lane, first: int, count: int) -> bytes:
-    """Return `count` symbols of a block that follow each other in a lane. Runs in the worker process."""
-    with Path(path).open("rb") as file:
-        file.seek(layout.offset_of(block))
-        data = file.read(layout.size_of(block)).ljust(layout.size_of(block), b"\0")
-    start = lane.nth(first)
-    made = BlockEncoder(FrameKind(kind), data, layout.symbol_size).symbols(
-        start, lane.nth(first + count - 1) + 1 - start
-    )
-    return b"".join(made if lane.count == 1 else (made[lane.nth(first + step) - start] for step in range(count)))
-
-
-def encoder_process() -> ProcessPoolExecutor:
-    """Return a pool of one process; it ends with us, even if we are killed."""
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(max_workers=1, mp_context=context, initializer=_prepare_worker)
-    pool.submit(abs, 0)  # start it now, not when the first repair symbol is due
-    return pool
-
-
-def _prepare_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C goes to the whole group; the parent decides when we end
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
-
-
-def _end_with(sentinel: int) -> None:
-    with contextlib.suppress(OSError):
-        wait([sentinel])
-    os._exit(0)

@@ -14,10 +14,10 @@ from groundsegment.planner.contact_plan import ContactPlan, PlannedContact, alwa
 from groundsegment.signer.key_store import KeyStore
 from groundsegment.signer.signing import create_trust
 from groundsegment.uplink import flights, shell
+from groundsegment.uplink.encoder import InlineExecutor
 from groundsegment.uplink.flight_records import FlightPlan
 from groundsegment.uplink.link_socket import Endpoint
 from groundsegment.uplink.shell import UplinkShell
-from groundsegment.uplink.symbols import InlineExecutor
 from protocol.command import Command
 from protocol.link_keys import Direction
 from protocol.message import MessageKind

@@ -12,11 +12,11 @@ from groundsegment.depot.records import FlightState
 from groundsegment.errors import BusyError, DiskError, UnknownError
 from groundsegment.planner.contact_plan import ContactPlan, PlannedContact, always
 from groundsegment.uplink import flights, shell
+from groundsegment.uplink.encoder import InlineExecutor
 from groundsegment.uplink.events import DepotBusy
 from groundsegment.uplink.flight_records import FlightPlan
 from groundsegment.uplink.link_socket import Endpoint
 from groundsegment.uplink.shell import UplinkShell
-from groundsegment.uplink.symbols import InlineExecutor
 from protocol.frame import FrameCodec
 from protocol.link_keys import Direction
 from protocol.message import MessageKind

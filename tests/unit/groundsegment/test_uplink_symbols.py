@@ -1,14 +1,18 @@
 import asyncio
 import dataclasses
+import os
 import random
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 
-from groundsegment.errors import DiskError
+from groundsegment.errors import DiskError, GroundError
 from groundsegment.uplink.cargo import OutgoingObject
+from groundsegment.uplink.encoder import EncoderProcess, InlineExecutor
 from groundsegment.uplink.lane import Lane
 from groundsegment.uplink.schedule import SymbolRun
-from groundsegment.uplink.symbols import InlineExecutor, ObjectFile, SymbolSource, encoder_process
+from groundsegment.uplink.symbols import ObjectFile, SymbolSource
 from protocol.blocks import symbols_needed
 from protocol.fec import BlockEncoder
 from protocol.frame import FrameKind
@@ -122,5 +126,36 @@ def test_a_missing_file_is_an_error_with_a_hint(tmp_path):
 @pytest.mark.slow
 def test_the_process_makes_the_same_symbols(made):
     files, blocks = made
-    with encoder_process() as executor, SymbolSource(files, FrameKind.RAPTORQ, executor) as source:
+    with EncoderProcess() as executor, SymbolSource(files, FrameKind.RAPTORQ, executor) as source:
         assert take(source, 0, 4100, 50) == BlockEncoder(FrameKind.RAPTORQ, blocks[0], SIZE).symbols(4100, 50)
+
+
+class MortalExecutor(InlineExecutor):
+    """The process that makes symbols is killed so many times, each time with all that was asked of it."""
+
+    def __init__(self, num_deaths):
+        self.num_left = num_deaths
+
+    def submit(self, fn, /, *args, **kwargs):
+        if not self.num_left:
+            return super().submit(fn, *args, **kwargs)
+        self.num_left -= 1
+        future = Future()
+        future.set_exception(BrokenProcessPool())
+        return future
+
+
+def test_a_killed_encoder_is_replaced_and_makes_the_same_symbols(made):
+    files, blocks = made
+    expected = BlockEncoder(FrameKind.RAPTORQ, blocks[0], SIZE).symbols(4050, 700)
+    with SymbolSource(files, FrameKind.RAPTORQ, MortalExecutor(2)) as source:
+        assert take(source, 0, 4050, 700) == expected
+    with SymbolSource(files, FrameKind.RAPTORQ, MortalExecutor(3)) as source, pytest.raises(GroundError, match="killed"):
+        take(source, 0, 4050, 700)
+
+
+def test_a_process_that_was_killed_is_started_again():
+    with EncoderProcess() as executor:
+        with pytest.raises(BrokenProcessPool):
+            executor.submit(os._exit, 9).result(timeout=30)
+        assert executor.submit(abs, -3).result(timeout=30) == 3
