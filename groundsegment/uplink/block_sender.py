@@ -163,6 +163,12 @@ class BlockSender:
         self.mark = (settled, before[1] + arrived, num_expired)
         return sent, arrived
 
+    def rejoin(self, in_flight: int, loss: LossEstimate) -> None:
+        """Go on in a process that knows some of what was sent before as its own: that is not counted twice."""
+        if in_flight and self.prior_sent:
+            self.prior_sent = max(0, self.prior_sent - in_flight)
+            self.learn_prior(loss, is_settled=False)
+
     def learn(self, have: int, now: float) -> None:
         """Believe a report."""
         self.is_solved = False

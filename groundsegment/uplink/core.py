@@ -141,6 +141,8 @@ class Uplink:
         kind, loss = self._options.kind, self._feedback.loss
         cargo = Cargo(objects, progress, kind=kind, loss=loss, lane=lane or Lane())
         assert cargo.handle not in self._queues
+        for block in cargo.blocks.values():
+            block.rejoin(self._log.in_flight(block.key), loss)
         queue = UpdateQueue(
             cargo,
             Learning(cargo, self._log, self._feedback, self._events),

@@ -150,9 +150,9 @@ def test_a_killed_encoder_is_replaced_and_makes_the_same_symbols(made):
     expected = BlockEncoder(FrameKind.RAPTORQ, blocks[0], SIZE).symbols(4050, 700)
     with SymbolSource(files, FrameKind.RAPTORQ, MortalExecutor(2)) as source:
         assert take(source, 0, 4050, 700) == expected
-    with SymbolSource(files, FrameKind.RAPTORQ, MortalExecutor(3)) as source:
-        with pytest.raises(GroundError, match="killed"):
-            take(source, 0, 4050, 700)
+    dying = SymbolSource(files, FrameKind.RAPTORQ, MortalExecutor(3))
+    with dying as source, pytest.raises(GroundError, match="killed"):
+        take(source, 0, 4050, 700)
 
 
 def test_a_process_that_was_killed_is_started_again():
