@@ -12,7 +12,7 @@ FONT = 'font-family="sans-serif" font-size="13" fill="#222"'
 def ratio_plot(
     series: Mapping[str, Mapping[str, float | None]], keys: Sequence[str], labels: Sequence[str], bar: float
 ) -> str:
-    """Draw one line for each transport; where one does not finish, its line has a gap.
+    """Draw one line for each transport; where one does not finish, its line has a gap. The last row stands alone.
 
     Args:
         series: ratios by row key, by transport.
@@ -53,7 +53,7 @@ def ratio_plot(
     y = y_of(bar)
     parts.append(
         f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="#888" stroke-dasharray="6 4"/>'
-        f'<text x="{WIDTH - RIGHT + 8}" y="{y + 4:.1f}" {FONT}>bar, {bar}</text>'
+        f'<text x="{LEFT + 8}" y="{y - 5:.1f}" {FONT}>bar {bar}</text>'
     )
     for number, (name, ratios) in enumerate(series.items()):
         colour = COLOURS[number % len(COLOURS)]
@@ -61,11 +61,11 @@ def ratio_plot(
         parts += [
             f'<line x1="{x_of(at):.1f}" y1="{y_of(first):.1f}" x2="{x_of(at + 1):.1f}" y2="{y_of(second):.1f}" '
             f'stroke="{colour}" stroke-width="2"/>'
-            for at, (one, two) in enumerate(itertools.pairwise(keys))
+            for at, (one, two) in enumerate(itertools.pairwise(keys[:-1]))
             if (first := ratios.get(one)) is not None and (second := ratios.get(two)) is not None
         ]
         parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"/>' for x, y in points]
-        y = TOP + 10 + 20 * number
+        y = TOP + 90 + 20 * number
         parts.append(f'<circle cx="{WIDTH - RIGHT + 16}" cy="{y - 4}" r="4" fill="{colour}"/>')
         parts.append(f'<text x="{WIDTH - RIGHT + 26}" y="{y}" {FONT}>{name}</text>')
     return "\n".join([*parts, "</svg>"]) + "\n"

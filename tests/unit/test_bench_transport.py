@@ -118,8 +118,8 @@ def test_the_table_of_symbols_shows_only_ours():
 
 
 def test_the_plot_is_well_formed_and_has_a_gap_where_a_transport_did_not_finish():
-    keys = ["a", "b", "c"]
-    series = {"one": {"a": 1.01, "b": 1.02, "c": 1.03}, "two": {"a": 1.01, "b": None, "c": 1.02}}
+    keys = ["a", "b", "c", "bursts"]
+    series = {"one": {"a": 1.01, "b": 1.02, "c": 1.03, "bursts": 1.0}, "two": {"a": 1.01, "b": None, "c": 1.02}}
     root = ElementTree.fromstring(ratio_plot(series, keys, keys, 1.035))
     thick = [line for line in root.iter("{http://www.w3.org/2000/svg}line") if line.get("stroke-width") == "2"]
     assert len(thick) == 2  # of "one"; "two" has none, for its middle is missing
