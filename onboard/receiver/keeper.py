@@ -55,6 +55,7 @@ class Keeper:
         self._on_trouble, self._settle = on_trouble, settle
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="receiver-disk")
         self._has_work = asyncio.Event()
+        self._dirty_at = 0.0  # when the first symbol came that no sync has begun for
         self._drops: asyncio.Queue[Path] = asyncio.Queue()
         self._must_recover = False
         self._room_bytes = _ROOM_BYTES
@@ -66,7 +67,8 @@ class Keeper:
 
     def wake(self) -> None:
         """If symbols wait for a sync, see to it."""
-        if self._core.is_dirty:
+        if self._core.is_dirty and not self._has_work.is_set():
+            self._dirty_at = asyncio.get_running_loop().time()
             self._has_work.set()
 
     def note_trouble(self, error: Exception) -> None:
@@ -119,8 +121,8 @@ class Keeper:
                 await self._try_again()
             else:
                 await self._has_work.wait()
-                self._has_work.clear()
                 await self._wait_until_due()
+                self._has_work.clear()
                 await self._sync()
             self._settle()
 
@@ -136,7 +138,7 @@ class Keeper:
     async def _wait_until_due(self) -> None:
         """Wait for silence, or until the oldest symbol has waited long enough."""
         loop = asyncio.get_running_loop()
-        latest = loop.time() + self._sync_interval_s
+        latest = self._dirty_at + self._sync_interval_s
         while (now := loop.time()) < (due := min(latest, self.last_frame_at + _IDLE_S)):
             await asyncio.sleep(due - now)
 

@@ -131,7 +131,7 @@ async def test_at_rest_nothing_wakes_up(tmp_path):
         run_once, wakeups = loop._run_once, []
         loop._run_once = lambda: (wakeups.append(1), run_once())
         before_s = time.process_time()
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.15)
         loop._run_once = run_once
 
         assert len(wakeups) <= 3, "our own sleep"

@@ -68,7 +68,7 @@ def test_a_flood_of_unsigned_objects_moves_nothing_that_an_update_waits_for():
     wanted = dict.fromkeys(names(b"up", 8), b"update")
     core = core_with(wanted, inbox_bytes_max=512 * MIB)
     assert all(offer(core, name) for name in wanted)
-    for number, name in enumerate(names(b"un", 3000)):
+    for number, name in enumerate(names(b"un", 1000)):
         offer(core, name, num_symbols=1 + number * 7 % 50_000)
 
     assert set(wanted) <= open_names(core)
@@ -121,17 +121,17 @@ def test_a_crowd_of_small_objects_pushes_out_its_own_kind():
 
 def test_an_honest_object_gets_in_and_stays_though_hundreds_of_newcomers_come_for_each_of_its_symbols():
     core, num_taken = core_with(inbox_bytes_max=512 * MIB), 0
-    for number in range(400):
-        now = number / 500
-        for flood in range(200):
-            offer(core, b"f" + (number * 200 + flood).to_bytes(5, "big"), SMALL, now)
-            if flood == number % 200:
+    for number in range(100):
+        now = number / 125
+        for flood in range(100):
+            offer(core, b"f" + (number * 100 + flood).to_bytes(5, "big"), SMALL, now)
+            if flood == number % 100:
                 num_taken += offer(core, b"honest", 4000, now, esi=number)
     statistics = core.statistics()
 
-    assert num_taken >= 390
+    assert num_taken >= 95
     assert statistics.objects_dropped <= 64 + 50
-    assert statistics.symbols_refused["quota"] > 79_000
+    assert statistics.symbols_refused["quota"] > 9_800
 
 
 def test_what_an_update_waits_for_gets_room_at_once_in_a_flood():
@@ -167,7 +167,7 @@ def test_the_smallest_inbox_takes_the_largest_object_signed_or_not(is_signed):
     assert offer(core, b"object", num_symbols=OBJECT_SIZE_MAX // 1280)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_no_quota_is_ever_exceeded(seed):
     rng = random.Random(seed)

@@ -212,6 +212,16 @@ async def test_a_nearly_full_disk_takes_commands_but_no_bundles(tmp_path):
 
 
 @flies
+async def test_a_burst_costs_one_sync(tmp_path):
+    async with station(tmp_path, options=dataclasses.replace(QUICK, sync_interval_s=5.0)) as flying:
+        await flying.ground.send(*source_of(5000).frames()[:50])
+        await flying.until(lambda: flying.receiver.statistics().syncs)
+        await asyncio.sleep(0.1)
+
+        assert flying.receiver.statistics().syncs == 1
+
+
+@flies
 async def test_a_failed_sync_takes_back_what_was_not_durable_and_nothing_else(tmp_path):
     source = source_of(5000)
     async with station(tmp_path) as flying:
