@@ -53,7 +53,7 @@ def ratio_plot(
     y = y_of(bar)
     parts.append(
         f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="#888" stroke-dasharray="6 4"/>'
-        f'<text x="{LEFT + 8}" y="{y - 5:.1f}" {FONT}>bar {bar}</text>'
+        f'<text x="{WIDTH - RIGHT + 12}" y="{y + 4:.1f}" {FONT}>bar {bar}</text>'
     )
     for number, (name, ratios) in enumerate(series.items()):
         colour = COLOURS[number % len(COLOURS)]
