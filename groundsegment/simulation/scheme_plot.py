@@ -59,7 +59,7 @@ def _draw_missing(axes: Any, schemes: Sequence[SchemeResult]) -> None:  # noqa: 
         colour, style, width = _COLOURS.get(scheme.name, (BLACK, "-", 1.5))
         missing = [1.0, *(max(1 - share, _LEAST) for share in scheme.shares)]
         axes.plot(range(len(missing)), missing, color=colour, linestyle=style, linewidth=width)
-        if scheme.num_contacts is not None:
+        if scheme.num_contacts is not None and scheme.num_contacts <= last:
             axes.plot([scheme.num_contacts], [_LEAST], marker="o", color=colour, markersize=7, clip_on=False, zorder=5)
     axes.set_yscale("log")
     axes.set_ylim(_LEAST, 1.0)
