@@ -20,7 +20,6 @@ from groundsegment.uplink.outcome import FLIGHT_STATES, Receipt, settle
 from groundsegment.uplink.schedule import SymbolRun
 from groundsegment.uplink.symbols import ObjectFile
 from protocol.blocks import symbols_needed
-from protocol.objects import handle_of_digest
 from protocol.report import Reason, Report, UpdateState
 
 _STUCK = {Reason.BASE_MISSING, Reason.BASE_DAMAGED}  # nothing that is sent of this update will help
@@ -40,6 +39,7 @@ class UpdateFlight:
         """
         self.update, self._depot, self._core, self._lane = update, depot, core, lane
         self.files = {file.item.handle: file for file in _object_files(depot, update)}
+        self._digests = {bundle.handle: bundle.sha256 for bundle in depot.bundles(update.handle)}
         _check_digest(update.metadata_path, update.handle)
         self._checked = {update.handle}
         self.receipt: Receipt | None = None
@@ -82,7 +82,7 @@ class UpdateFlight:
             DiskError: it is damaged.
         """
         if handle not in self._checked:
-            _check_digest(self.files[handle].path, handle)
+            _check_digest(self.files[handle].path, self._digests[handle])
             self._checked.add(handle)
 
     def is_checked(self, handle: bytes) -> bool:
@@ -220,8 +220,8 @@ def _object_files(depot: Depot, update: Update) -> list[ObjectFile]:
     return result
 
 
-def _check_digest(path: Path, handle: bytes) -> None:
-    """Compare a file with the handle it is sent under: a satellite would collect a damaged one for ever."""
+def _check_digest(path: Path, expected: bytes) -> None:
+    """Compare a file's SHA-256, or the start of it, with what was staged: a satellite would collect it for ever."""
     digest = hashlib.sha256()
     try:
         with path.open("rb") as file:
@@ -229,5 +229,5 @@ def _check_digest(path: Path, handle: bytes) -> None:
                 digest.update(data)
     except OSError as error:
         raise DiskError(f"{path}: {error.strerror or error}", hint=_HINT) from error
-    if handle_of_digest(digest.digest()) != handle:
+    if not digest.digest().startswith(expected):
         raise DiskError(f"{path}: damaged, it is no longer what was staged", hint=_HINT)
