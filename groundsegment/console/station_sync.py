@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from groundsegment.console.output import command, err, out, print_json
+from groundsegment.console.output import command, err, out, print_json, report_error
 
 if TYPE_CHECKING:
     from groundsegment.planner.contact_plan import ContactPlan, PlannedContact
@@ -55,7 +55,7 @@ def sync(
     """
     import time
 
-    from groundsegment.errors import InputError
+    from groundsegment.errors import BusyError, DiskError, InputError
     from groundsegment.planner.quantities import parse_duration
 
     if (station_dir is None) == (satellite is None):
@@ -65,11 +65,16 @@ def sync(
     period_s = None if every is None else parse_duration(every, option="--every")
     plan = chosen_plan(contacts, profile, epoch)
     while True:
-        if station_dir is not None:
-            is_well = _sync_station(station_dir, depot, as_json=as_json)
-        else:
-            assert satellite is not None
-            is_well = _sync_home(depot, satellite, via, plan, as_json=as_json)
+        try:
+            if station_dir is not None:
+                is_well = _sync_station(station_dir, depot, as_json=as_json)
+            else:
+                assert satellite is not None
+                is_well = _sync_home(depot, satellite, via, plan, as_json=as_json)
+        except (BusyError, DiskError) as error:
+            if period_s is None:
+                raise
+            report_error(error)  # another has it now, or a disk was full: the next time comes
         if period_s is None:
             if not is_well:
                 err.print("hint: what could be done is done; put that right, then run the same command again")

@@ -139,6 +139,22 @@ def test_a_plan_counts_what_stations_carry_at_the_same_time(skyload, tmp_path):
     assert [row["station"] for row in only] == ["inuvik"]
 
 
+def test_who_syncs_again_and_again_outlives_a_busy_moment(skyload, tmp_path):
+    added(skyload, "svalbard")
+    words = [sys.executable, "-c", "from groundsegment.console.main import main; main()"]
+    words += ["station", "sync", "--for", "SAT-1", "--every", "0.2s"]
+    with Depot.open(tmp_path / "depot") as depot:
+        with depot.lock("exchange-SAT-1"):
+            assert skyload("sync", "--for", "SAT-1")[0] == 7
+            process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            assert "exchange-SAT-1 is held" in process.stderr.readline()
+        try:
+            assert process.stdout.readline() == "svalbard: nothing new, new orders\n"
+        finally:
+            process.terminate()
+            process.communicate(timeout=20)
+
+
 def test_nothing_is_removed_without_a_word(skyload):
     added(skyload, "svalbard")
     assert CliRunner().invoke(app, ["station", "remove", "svalbard", "--for", "SAT-1"], input="n\n").exit_code == 1
