@@ -190,7 +190,8 @@ def _fly_often(make: Callable[[], Peer], row: Row, name: str, num_runs: int, lim
 
 
 def _runs_with_trouble(arguments: argparse.Namespace) -> int:
-    return min(arguments.runs, 2)
+    runs: int = arguments.runs
+    return min(runs, 2)
 
 
 def _tell(row: Row, name: str, outcome: Outcome) -> None:
