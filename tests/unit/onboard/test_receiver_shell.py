@@ -132,7 +132,7 @@ async def test_an_object_arrives_and_is_reported_complete(tmp_path):
         await flying.until(lambda: source.handle in flying.last_report.complete)
 
         assert flying.sink.consumed == {source.handle: source.data}
-        assert list((tmp_path / "state/inbox").iterdir()) == []
+        await flying.until(lambda: list((tmp_path / "state/inbox").iterdir()) == [])
         assert flying.receiver.statistics().frames_sent >= 1
 
 
