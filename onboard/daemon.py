@@ -323,7 +323,9 @@ class Daemon:
         reason = self.installer.refusal_of(handle)
         if reason is not None:
             return reason.name
-        return "" if path is None else find_bundle_fault(path, self.installer.signed_bundle)
+        if path is None or self.installer.is_wanted(handle):  # two updates may make one release of other bundles
+            return ""
+        return find_bundle_fault(path, self.installer.signed_bundle)
 
     async def _answer_status(self, _asked: dict[str, Any]) -> dict[str, Any]:
         record, status = self._store.record, self.installer.status()
