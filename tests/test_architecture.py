@@ -16,6 +16,7 @@ PACKAGES = ("protocol", "groundsegment", "onboard")
 SHARE_ONLY_PROTOCOL = "Ground and onboard share only the protocol"
 PURE_CORES = "The protocol and the cores do no I/O, read no clock, draw no randomness"
 SIBLINGS = "Onboard components meet only in the store and the daemon"
+STATION = "A ground station signs and packs nothing"
 TORCH = "torch lives only in an engine worker"
 ENGINES = "Engines are reached only by starting a worker"
 
@@ -26,6 +27,7 @@ PLANTS = {
         SHARE_ONLY_PROTOCOL,
     ),
     "onboard imports ground code": ("onboard/errors.py", "import groundsegment.errors", SHARE_ONLY_PROTOCOL),
+    "a station signs": ("groundsegment/stations/shell.py", "import groundsegment.signer.key_store", STATION),
     "the protocol imports a side": ("protocol/errors.py", "import onboard.errors", SHARE_ONLY_PROTOCOL),
     "the protocol opens files": ("protocol/errors.py", "import pathlib", PURE_CORES),
     "the channel reads a clock": ("groundsegment/emulator/channel.py", "import time", PURE_CORES),
