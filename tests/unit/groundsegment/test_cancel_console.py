@@ -2,7 +2,6 @@ import json
 
 import pytest
 
-
 from groundsegment.depot.records import CommandState, FlightState
 from groundsegment.signer.key_store import KeyStore
 from groundsegment.signer.signing import create_trust

@@ -33,7 +33,7 @@ SIGNER = (IDENTITY.public_key().public_bytes_raw(), IDENTITY.sign)
 
 @pytest.fixture(autouse=True)
 def _encode_inline(monkeypatch):
-    monkeypatch.setattr(shell, "encoder_process", InlineExecutor)
+    monkeypatch.setattr(shell, "EncoderProcess", InlineExecutor)
     monkeypatch.setattr(flights, "RECEIPT_PATIENCE_S", 0.5)
 
 
