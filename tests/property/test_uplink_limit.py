@@ -3,12 +3,13 @@
 With reports the limit is that of the losses that happened; without, that of those to be expected.
 """
 
+import random
 import statistics
 
 import pytest
 
 from groundsegment.uplink.core import UplinkOptions
-from tests.fakes.sky import one_station, several_stations
+from tests.fakes.sky import Losses, Satellite, Sky, Station, objects_of, one_station, several_stations
 
 LINKS = [(0.0, 1), (0.05, 1), (0.1, 1), (0.2, 1), (0.3, 1), (0.1, 5)]  # mean loss, mean length of a burst
 SMALL = (1500, 1500, 800)
@@ -85,3 +86,16 @@ def test_stations_without_any_report_each_go_their_own_way_with_symbols_of_their
     assert sky.run(600, until=sky.is_done)
     assert not set.intersection(*(station.used for station in sky.stations[:2]))
     assert sky.ratio <= 1.02
+
+
+def test_an_urgent_small_update_is_there_long_before_the_big_one_and_costs_nothing():
+    rng = random.Random(3)
+    updates = [objects_of((2500, 2500), seed=1), objects_of((600,), seed=2)]
+    satellite = Satellite(updates, rng, sync_s=0.3)
+    station = Station(updates, Losses(rng, 0.1), rng, terms=[{}, {"priority": 9}])
+    sky = Sky(satellite, [station])
+
+    assert sky.run(30, until=lambda: station.core.is_complete(updates[1][0].handle))
+    assert station.core.share_there(updates[0][0].handle) < 0.3
+    assert sky.run(60)
+    assert sky.ratio <= 1.015
