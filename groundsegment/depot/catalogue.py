@@ -130,14 +130,20 @@ class Catalogue:
             hint = f"a satellite has at most {STATIONS_MAX} stations, the home ground among them"
             raise InputError(f"{satellite}: no room for another station", hint=hint)
         if not HOME_STATION < number < STATIONS_MAX:
-            raise InputError(f"station number {number}", hint=f"1 to {STATIONS_MAX - 1}; 0 is the home ground")
+            raise InputError(
+                f"{number} is no station's number", hint=f"give 1 to {STATIONS_MAX - 1}; 0 is the home ground"
+            )
         entry = Station(satellite=satellite, id=number, name=name, added_utc=added_utc)
         try:
             with self._engine.begin() as connection:
                 connection.execute(insert(tables.stations).values(asdict(entry)))
         except IntegrityError:
-            hint = "choose another name; `skyload station list` shows those there are"
-            raise InputError(f"{satellite}: there is already a station {name} or number {number}", hint=hint) from None
+            is_name_taken = any(known.name == name for known in self.stations(satellite))
+            taken = f"a station {name}" if is_name_taken else f"a station with the number {number}"
+            hint = (
+                f"choose another {'name' if is_name_taken else 'number'}; `skyload station list` shows those there are"
+            )
+            raise InputError(f"{satellite}: there is already {taken}", hint=hint) from None
         return entry
 
     def stations(self, satellite: str) -> tuple[Station, ...]:

@@ -33,7 +33,7 @@ def test_stations_get_the_first_free_number_and_are_found_by_name(depot):
         depot.station("SAT-1", "kiruna")
     assert "svalbard, troll, inuvik" in caught.value.hint
     for name, number in (("troll", None), ("kiruna", 3), ("kiruna", 0), ("kiruna", STATIONS_MAX)):
-        with pytest.raises(InputError, match=r"already a station|station number"):
+        with pytest.raises(InputError, match=r"already a station|no station's number"):
             depot.add_station("SAT-1", name, added_utc=NOW, station=number)
 
 
