@@ -2,7 +2,8 @@
 
 A satellite follows the newest update it accepted, unless that was staged to go beside the others. So of two updates
 the newer of which would end the older, only one flies: the newer if it is more urgent, else the older first. All others
-fly together, as many as a satellite keeps: the core shares the link among them by priority and weight.
+fly together, as many as a satellite keeps: the core shares the link among them by priority and weight. One that was
+signed again flies in the place of the old one.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -18,6 +19,7 @@ class Waiting(StrEnum):
     """Why an open update does not fly now."""
 
     EXPIRED = "its metadata has expired"
+    SIGNED_AGAIN = "it was signed again"
     NO_LANE = "it was staged before this station was registered"
     OLDER_FIRST = "an older update comes first"
     OVERTAKEN = "a newer, more urgent update ends it"
@@ -57,12 +59,17 @@ def line_up(
     ordered = sorted(updates, key=lambda update: (-update.priority, update.sequence))
     flying: list[Update] = []
     waiting: list[tuple[Update, Waiting]] = []
+    able = []
     for update in ordered:
         why = _hindrance(update, station, utc, on_board)
-        if why is not None:
+        if why is None:
+            able.append(update)
+        else:
             waiting.append((update, why))
-    hindered = {update.handle for update, _ in waiting}
-    rivals = [update for update in ordered if update.handle not in hindered]
+    # Of two that make one release, and so share their bundles, the satellite keeps the newer: it goes on where it was.
+    newest = {update.release_digest: update for update in sorted(able, key=lambda update: update.sequence)}
+    rivals = [update for update in able if newest[update.release_digest] is update]
+    waiting += [(update, Waiting.SIGNED_AGAIN) for update in able if newest[update.release_digest] is not update]
     for update in rivals:
         why = _rivalry(update, rivals, stuck)
         if why is None and len(flying) >= UPDATES_MAX:

@@ -51,8 +51,8 @@ def stage_bytes(depot, sizes, *, seed=1, salt=b"", sequence=None, name="SAT-1", 
     directory.mkdir(parents=True)
     entry = Update(
         handle=handle, sequence=sequence, satellite=name, release_name=f"release-{sequence}",
-        release_digest=hashlib.sha256(metadata).digest(), base_digest=None, state=FlightState.STAGED,
-        payload_bytes=sum(sizes), directory=directory, created_utc=NOW, **changes,
+        release_digest=changes.pop("release_digest", hashlib.sha256(metadata).digest()), base_digest=None,
+        state=FlightState.STAGED, payload_bytes=sum(sizes), directory=directory, created_utc=NOW, **changes,
     )  # fmt: skip
     entry.metadata_path.write_bytes(metadata)
     rows = []

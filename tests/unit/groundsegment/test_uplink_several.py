@@ -261,6 +261,24 @@ def test_metadata_signed_anew_over_the_same_bundles_loses_no_progress(depot):
     assert (before.bytes_sent + after.bytes_sent) * 0.9 < 1.12 * 1_000_000
 
 
+def test_an_update_signed_again_in_mid_flight_goes_on_where_the_old_one_was(depot):
+    first = stage_bytes(depot, [1_500_000])
+    satellite, again = a_satellite().expect(first), []
+
+    def watch(view):
+        if not again and view.updates and view.updates[0].share_on_board > 0.3:
+            digest = first.update.release_digest
+            again.append(stage_bytes(depot, [1_500_000], salt=b"again", release_digest=digest))
+            satellite.expect(again[0])
+
+    with BusyOnUdp(satellite, loss=0.1) as sky:
+        summary = fly(depot, sky.address, on_tick=watch)
+
+    assert satellite.confirmed == [again[0].update.handle]
+    assert satellite.num_repeated == 0
+    assert summary.bytes_sent * 0.9 < 1.12 * 1_500_000
+
+
 def test_a_receiver_that_dies_is_called_until_it_is_back_and_little_is_sent_into_the_void(depot):
     staged = stage_bytes(depot, [2_500_000])
     satellite, marks = a_satellite().expect(staged), {}

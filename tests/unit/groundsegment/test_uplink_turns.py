@@ -25,7 +25,8 @@ NOW = datetime(2026, 11, 22, 6, 0, tzinfo=UTC)
 
 
 def an_update(sequence, **changes):
-    values = {"satellite": "SAT-1", "release_name": "tiny", "release_digest": bytes(32), "base_digest": None}
+    digest = sequence.to_bytes(32, "big")
+    values = {"satellite": "SAT-1", "release_name": "tiny", "release_digest": digest, "base_digest": None}
     values |= {"state": FlightState.STAGED, "payload_bytes": 1, "directory": Path("x"), "created_utc": NOW}
     return Update(handle=sequence.to_bytes(6, "big"), sequence=sequence, **{**values, **changes})
 
@@ -50,6 +51,15 @@ def test_an_update_beside_others_flies_with_them_the_most_urgent_first():
 def test_an_update_that_stands_still_gives_way_to_its_cure():
     stuck = an_update(1)
     assert sequences([stuck, an_update(2)], stuck=[stuck.handle]) == ([1, 2], {})
+
+
+def test_an_update_signed_again_flies_in_the_place_of_the_old_one():
+    digest = b"d" * 32
+    old, new = an_update(1, release_digest=digest, priority=3), an_update(2, release_digest=digest)
+    assert sequences([old, new]) == ([2], {1: Waiting.SIGNED_AGAIN})
+    assert sequences([old, replace(new, beside=True)]) == ([2], {1: Waiting.SIGNED_AGAIN})
+    assert sequences([old, replace(new, lanes=1)], station=0, on_board=[old.handle])[0] == [2]
+    assert sequences([replace(old, lanes=2), new], station=1)[0] == [1]
 
 
 def test_no_more_fly_than_a_satellite_keeps():
