@@ -96,7 +96,7 @@ def measure(options: Sequence[str]) -> tuple[str, dict[str, Any]]:
         cells = _fly_all(template, arguments)
         if arguments.only_flights:
             return results_table(cells), {}
-        one_way = _one_way(template.bundle_sizes, arguments.seeds)
+        one_way = _one_way(template.bundle_sizes, arguments.seeds, arguments.checkpoint)
         offered = {} if arguments.no_speeds else offer_frames(template, 20_000, 32 if arguments.quick else 128)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
@@ -203,15 +203,20 @@ def _tell(row: Row, name: str, outcome: Outcome) -> None:
 # Without a return path
 
 
-def _one_way(bundle_sizes: list[int], num_seeds: int) -> dict[str, float]:
-    ratios = {}
+def _one_way(bundle_sizes: list[int], num_seeds: int, checkpoint: Path | None) -> dict[str, float]:
+    known = checkpoint.with_suffix(".one-way.json") if checkpoint else None
+    ratios: dict[str, float] = json.loads(known.read_text()) if known and known.exists() else {}
     with ProcessPoolExecutor() as pool:
         for row in LOSS_ROWS:
+            if row.key in ratios:
+                continue
             fly_seed = partial(one_flight, bundle_sizes, SYMBOL_SIZE, row.loss)
-            ratios[row.key] = round(
-                worst_of_99_percent(pool.map(fly_seed, range(num_seeds if row.loss.share else 5), chunksize=5)), 4
-            )
-            print(f"  {row.title}: one way, 99 % of {num_seeds} seeds: {ratios[row.key]:.4f}", flush=True)
+            # Without loss all seeds are alike.
+            seeds = range(num_seeds if row.loss.share else 5)
+            ratios[row.key] = round(worst_of_99_percent(pool.map(fly_seed, seeds, chunksize=5)), 4)
+            print(f"  {row.title}: one way, 99 % of {len(seeds)} seeds: {ratios[row.key]:.4f}", flush=True)
+            if known:
+                known.write_text(json.dumps(ratios))
     return ratios
 
 
