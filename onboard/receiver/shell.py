@@ -143,6 +143,7 @@ class Receiver:
         self._outgoing: deque[Frame] = deque()  # of messages
         self._timer: asyncio.TimerHandle | None = None
         self._num_sent = 0
+        self._is_message_next = False
         self.started = asyncio.Event()
 
     @property
@@ -261,17 +262,21 @@ class Receiver:
         self._timer = None
         now = self._loop.time()
         if self._core.is_heard(now):
-            for frame in self._core.frames_to_send(self._status.report_status(), now):
+            if self._is_message_next:
+                self._send_messages(now, 1)
+            reports = self._core.frames_to_send(self._status.report_status(), now)
+            for frame in reports:
                 self._send_frame(frame)
-            self._send_messages(now)
+            self._is_message_next = bool(reports)  # on a thin way down reports alone would use it up
+            self._send_messages(now, _SEND_FRAMES)
         else:
             self._outgoing.clear()
         self._settle()
 
-    def _send_messages(self, now: float) -> None:
+    def _send_messages(self, now: float, num_max: int) -> None:
         if not self._outgoing:
             self._outgoing.extend(self._outbox.frames_to_send(now))
-        for _ in range(_SEND_FRAMES):
+        for _ in range(num_max):
             due, station = self._core.message_due(now), self._core.message_station(now)
             if not self._outgoing or due is None or station is None or due > now + _SEND_AHEAD_S:
                 return

@@ -364,3 +364,21 @@ async def test_the_solvers_process_solves_and_a_killed_one_costs_a_try_not_the_o
         await flying.until(lambda: other.handle in flying.sink.consumed)
 
         assert flying.sink.consumed == {source.handle: source.data, other.handle: other.data}
+
+
+@flies
+async def test_messages_get_down_while_reports_could_use_up_the_whole_budget(tmp_path):
+    thin = dataclasses.replace(QUICK, report_interval_s=0.001, report_bytes_per_s=1_000)
+    async with station(tmp_path, options=thin) as flying:
+        source = source_of(4_000_000)
+        message = make_object(random.Random(3), 500, ObjectKind.MESSAGE)
+        for number, frame in enumerate(source.frames()[:2500]):
+            if number == 150:
+                flying.outbox.put(message, asyncio.get_running_loop().time())
+            flying.ground.send_bytes(UP.encode(frame))
+            await asyncio.sleep(0.001)
+            flying.ground.listen()
+            if flying.ground.messages:
+                break
+
+        assert flying.ground.messages == [message]
