@@ -20,7 +20,7 @@ from protocol.frame import HEADER_SIZE, SHORT_HEADER_SIZE, VERSION, Frame, Frame
 from protocol.limits import ESI_MAX, SYMBOL_ALIGNMENT, SYMBOL_SIZE_MAX
 
 _FLOWS_MAX = 512  # a few objects of each station; one more costs a whole decode
-_ESI_BITS = 20
+_BLOCK_BITS, _ESI_BITS = 4, 20
 _SHORT_FIRST = VERSION << 2  # high nibble of a short header's first byte
 _SLOTS, _SLOT_OBJECTS_MAX = 16, 8
 
@@ -78,7 +78,7 @@ class _Flow:
     __slots__ = ("end", "frame", "number", "size", "tag")
 
     def __init__(self, number: int, frame: Frame, size: int, tag: Tag) -> None:
-        self.number, self.frame, self.tag = number << 4, frame, tag
+        self.number, self.frame, self.tag = number << _BLOCK_BITS, frame, tag
         self.size, self.end = size, HEADER_SIZE + len(frame.payload)
 
 
@@ -138,7 +138,7 @@ class Intake:
             position = int.from_bytes(data[3:6], "big")
             if flow.number | position >> _ESI_BITS != number:
                 number = flow.number | position >> _ESI_BITS
-                run = runs.get(number) or runs.setdefault(number, _run(flow.frame, position >> _ESI_BITS))
+                run = runs.get(number) or self._begin_run(runs, number, flow.frame)
                 add_esi, add_symbol = run.esis.append, run.symbols.append
                 last[run.station] = run
             add_esi(position & ESI_MAX)
@@ -149,6 +149,11 @@ class Intake:
             num = sum(len(other.esis) for other in batch.runs if other.station == station)
             self._note(batch, station, (run.handle, run.block, run.esis[-1]), run.address, num)
         return batch
+
+    def _begin_run(self, runs: dict[int, SymbolRun], number: int, frame: Frame) -> SymbolRun:
+        self.remember(frame.kind, frame.handle, frame.num_symbols)  # who is heard is not forgotten
+        run = runs[number] = _run(frame, number & (1 << _BLOCK_BITS) - 1)
+        return run
 
     def _is_short_size(self, size: int) -> bool:
         payload_size = size - SHORT_HEADER_SIZE - self._codec.trailer_size
@@ -172,7 +177,6 @@ class Intake:
         self._num_flows += 1
         tag = self._codec.tag_maker(data[0], len(frame.payload))
         flow = self._flows[data[:3] + data[6:HEADER_SIZE]] = _Flow(self._num_flows, frame, len(data), tag)
-        self.remember(frame.kind, frame.handle, frame.num_symbols)
         return flow
 
     def _complete(self, data: bytes) -> tuple[bytes, _Flow] | None:
@@ -195,7 +199,6 @@ class Intake:
                 flow.tag(whole[:HEADER_SIZE], b"", whole[: flow.end])[:trailer_size], whole[flow.end :]
             ):
                 continue
-            slot.move_to_end(handle, last=False)
             return whole, flow
         return None
 

@@ -13,7 +13,8 @@ from protocol.frame import Frame, FrameCodec, FrameKind
 from protocol.link_keys import Direction
 
 KEYS = {"key": bytes(range(32)), "crc": None}
-OBJECTS = [(b"abcde1", 1, 8), (b"fghij1", 300, 64), (b"klmno2", 65536, 64), (b"fghij1", 300, 72)]
+RQ, PLAIN = FrameKind.RAPTORQ, FrameKind.PLAIN
+OBJECTS = [(b"abcde1", RQ, 1, 8), (b"fghij1", RQ, 300, 64), (b"klmno2", PLAIN, 65536, 64), (b"fghij1", RQ, 300, 72)]
 CAUSES = [
     (TruncatedError, "truncated"),
     (UnsupportedVersionError, "version"),
@@ -22,29 +23,25 @@ CAUSES = [
     (DecodeError, "malformed"),
 ]
 
-frames = st.builds(
-    lambda kind, number, station, block, esi, fill: Frame(
+DAMAGES = ["", "", "", "", "bit", "bit", "cut", "grow", "random", "first"]
+
+
+def any_frame(rng):
+    """Mostly of one object: what is fast is a frame that is like the one before."""
+    station = rng.choice([0, 0, 0, 0, 7, 15])
+    if rng.random() < 0.1:
+        payload = rng.randbytes(rng.randint(1, 40))
+        return Frame(kind=FrameKind.REPORT, handle=b"sessn!", payload=payload, station=station)
+    handle, kind, num_symbols, size = OBJECTS[rng.choice([1, 1, 1, 1, 0, 2, 3])]
+    return Frame(
         kind=kind,
-        handle=OBJECTS[number][0],
-        num_symbols=OBJECTS[number][1],
-        payload=bytes([fill]) * OBJECTS[number][2],
-        block=block,
-        esi=esi,
+        handle=handle,
+        num_symbols=num_symbols,
+        payload=rng.randbytes(size),
+        block=rng.choice([0, 0, 1, 15]),
+        esi=rng.choice([rng.randrange(2**20), rng.randrange(300)]),
         station=station,
-    ),
-    st.sampled_from([FrameKind.RAPTORQ, FrameKind.PLAIN]),
-    st.integers(0, len(OBJECTS) - 1),
-    st.sampled_from([0, 0, 0, 7, 15]),
-    st.integers(0, 15),
-    st.integers(0, 2**20 - 1) | st.integers(0, 300),
-    st.integers(0, 255),
-)
-reports = st.builds(
-    lambda station, payload: Frame(kind=FrameKind.REPORT, handle=b"sessn!", payload=payload, station=station),
-    st.sampled_from([0, 7]),
-    st.binary(min_size=1, max_size=40),
-)
-damages = st.sampled_from(["", "", "", "", "bit", "cut", "grow", "random", "first"])
+    )
 
 
 def damaged(data, how, rng):
@@ -110,14 +107,11 @@ def check_echo(found, station, echo, address):
 
 @pytest.mark.parametrize("name", KEYS)
 @settings(max_examples=60, deadline=None)
-@given(
-    sent=st.lists(st.tuples(frames | reports, st.booleans(), damages), max_size=40),
-    batch_size=st.integers(1, 17),
-    seed=st.integers(0, 2**32),
-)
-def test_it_takes_and_refuses_what_the_codec_does(name, sent, batch_size, seed):
+@given(seed=st.integers(0, 2**32), batch_size=st.integers(1, 17))
+def test_it_takes_and_refuses_what_the_codec_does(name, seed, batch_size):
     rng, ground = random.Random(seed), FrameCodec(Direction.UP, KEYS[name])
-    datagrams = [damaged(ground.encode(frame, is_short=is_short), how, rng) for frame, is_short, how in sent]
+    sent = [ground.encode(any_frame(rng), is_short=rng.random() < 0.5) for _ in range(rng.randint(1, 60))]
+    datagrams = [damaged(data, rng.choice(DAMAGES), rng) for data in sent]
     batches = [datagrams[i : i + batch_size] for i in range(0, len(datagrams), batch_size)]
 
     expected = decode_all(FrameCodec(Direction.UP, KEYS[name]), datagrams)
@@ -173,6 +167,22 @@ def test_what_is_remembered_is_bounded_whoever_sends():
     assert len(intake._flows) <= 512
     assert sum(map(len, intake._slots)) <= 128
     assert len(codec._ciphers) <= 64
+
+
+def test_an_object_that_is_heard_is_not_forgotten_though_many_others_come():
+    ground = FrameCodec(Direction.UP, bytes(32))
+    intake = Intake(FrameCodec(Direction.UP, bytes(32)))
+
+    def come(handle, *, is_short=False):
+        frame = Frame(kind=RQ, handle=handle, num_symbols=9, payload=bytes(8), esi=3)
+        return len(intake.sort([(ground.encode(frame, is_short=is_short), None)]).runs)
+
+    for number in range(30):
+        assert come(b"honest")
+        assert come(b"%04d_t" % number)  # of the same slot
+
+    assert come(b"honest", is_short=True)
+    assert not come(b"0000_t", is_short=True)
 
 
 def test_an_object_found_at_the_start_is_known_by_its_short_header():
