@@ -57,9 +57,10 @@ def update_of(rehearsal, staged):
     return next(entry for entry in status(rehearsal)["updates"] if entry["update"] == staged["update"])
 
 
-def wait_for(condition, what):
+def wait_for(condition, what, uplink):
     deadline = time.monotonic() + PATIENCE_S
     while not condition():
+        assert uplink.poll() is None, f"{what}: the uplink has ended: {uplink.communicate()}"
         assert time.monotonic() < deadline, what
         time.sleep(0.2)
 
@@ -80,9 +81,11 @@ def test_an_urgent_update_and_a_question_overtake_a_big_flight_that_then_goes_on
     big = stage(rehearsal, make_synthetic_release(tmp_path / "big", BIG_BYTES, 2), "big")
     urgent_release = make_synthetic_release(tmp_path / "urgent", SMALL_BYTES, 3)
     with an_uplink(rehearsal) as uplink:
-        wait_for(lambda: update_of(rehearsal, big)["share_on_board"] > 0.15, "the big update does not fly")
+        wait_for(lambda: update_of(rehearsal, big)["share_on_board"] > 0.15, "the big update does not fly", uplink)
         urgent = stage(rehearsal, urgent_release, "urgent", "--priority", "10", "--beside")
-        wait_for(lambda: update_of(rehearsal, urgent)["state"] == "confirmed", "the urgent update is not confirmed")
+        wait_for(
+            lambda: update_of(rehearsal, urgent)["state"] == "confirmed", "the urgent update is not confirmed", uplink
+        )
         standing = update_of(rehearsal, big)
         asked_at = time.monotonic()
         answer = json.loads(
@@ -117,7 +120,7 @@ def test_an_update_cancelled_in_mid_flight_is_dropped_on_board_and_the_other_one
     doomed = stage(rehearsal, make_synthetic_release(tmp_path / "doomed", BIG_BYTES, 4), "doomed")
     other = stage(rehearsal, make_synthetic_release(tmp_path / "other", SMALL_BYTES, 5), "other", "--beside")
     with an_uplink(rehearsal) as uplink:
-        wait_for(lambda: update_of(rehearsal, doomed)["share_on_board"] > 0.1, "the update does not fly")
+        wait_for(lambda: update_of(rehearsal, doomed)["share_on_board"] > 0.1, "the update does not fly", uplink)
         cancelled = json.loads(
             rehearsal.skyload(
                 *("cancel", doomed["update"][:8], "--for", SATELLITE, "--link", rehearsal.link_address),
