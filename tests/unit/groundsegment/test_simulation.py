@@ -97,6 +97,7 @@ def test_a_plan_that_is_too_short_leaves_the_update_on_the_ground():
     assert 0 < result.contacts[-1].share_done < 1
 
 
+@pytest.mark.slow
 def test_stations_share_a_transfer_and_send_nothing_twice():
     shifted = tuple(Contact(start_s=one.start_s + 5, end_s=one.end_s + 5) for one in CONTACTS)
     result = fly(link(name="near"), link(0.25, name="far", contacts=shifted), sizes=(9000,))
@@ -107,6 +108,7 @@ def test_stations_share_a_transfer_and_send_nothing_twice():
     assert result.symbol_ratio < 1.05
 
 
+@pytest.mark.slow
 def test_an_urgent_update_overtakes():
     late = {"priority": 10, "staged_s": 6000.0}
     result = fly(link(), sizes=(25_000, 600), update_options=({}, late))
@@ -116,6 +118,7 @@ def test_an_urgent_update_overtakes():
     assert model.on_board_s > 12_000.0
 
 
+@pytest.mark.slow
 def test_kills_of_either_side_cost_what_was_not_durable():
     kills = {"ground_kills": ((4.0, 0), (6004.0, 0)), "satellite_kills": (5.03, 6006.5)}
     result = fly(link(), sizes=(12_000,), plan_options=kills)
