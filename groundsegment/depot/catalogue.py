@@ -139,11 +139,11 @@ class Catalogue:
                 connection.execute(insert(tables.stations).values(asdict(entry)))
         except IntegrityError:
             is_name_taken = any(known.name == name for known in self.stations(satellite))
-            taken = f"a station {name}" if is_name_taken else f"a station with the number {number}"
+            there_is = f"a station {name}" if is_name_taken else f"a station with the number {number}"
             hint = (
                 f"choose another {'name' if is_name_taken else 'number'}; `skyload station list` shows those there are"
             )
-            raise InputError(f"{satellite}: there is already {taken}", hint=hint) from None
+            raise InputError(f"{satellite}: there is already {there_is}", hint=hint) from None
         return entry
 
     def stations(self, satellite: str) -> tuple[Station, ...]:

@@ -23,10 +23,10 @@ class TokenBucket:
         """Go on at another rate."""
         self._rate = rate_bytes_per_s
 
-    def available(self, now: float) -> float:
-        """Bytes that may be sent; what was not used for longer than the burst is lost."""
+    def available(self, now: float, frame_size: int) -> float:
+        """Bytes that may be sent; what was not used for longer than the burst is lost, but never a whole frame."""
         self._tokens += max(0.0, now - self._filled_s) * self._rate
-        self._tokens = min(self._tokens, self._rate * BURST_S)
+        self._tokens = min(self._tokens, max(self._rate * BURST_S, 2.0 * frame_size))
         self._filled_s = now
         return self._tokens
 
@@ -56,9 +56,9 @@ class Pacer:
     def budget(self, frame_size: int, statistics: UplinkStatistics | None, now: float) -> int:
         """Frames that may be sent now; where the rate is to be found, it takes what is known of the link."""
         if not self.is_open or statistics is None:
-            return int(self._bucket.available(now) // frame_size)
+            return int(self._bucket.available(now, frame_size) // frame_size)
         self._bucket.set_rate(self._search.rate_bytes_per_s)
-        budget = int(self._bucket.available(now) // frame_size)
+        budget = int(self._bucket.available(now, frame_size) // frame_size)
         flying = statistics.symbols_sent - statistics.symbols_settled
         if not self._search.was_heard:
             return min(budget, UNHEARD_FRAMES - flying)

@@ -154,12 +154,24 @@ def test_reports_measure_loss_delay_and_silence():
 def test_a_bucket_gives_the_rate_and_no_more_than_a_burst():
     bucket, spent = TokenBucket(1000.0, 0.0), 0
     for step in range(1, 1001):
-        allowed = int(bucket.available(step / 100))
+        allowed = int(bucket.available(step / 100, 10))
         bucket.spend(allowed)
         spent += allowed
 
     assert spent == pytest.approx(10_000, rel=0.01)
-    assert bucket.available(1e6) == pytest.approx(100.0)
+    assert bucket.available(1e6, 10) == pytest.approx(100.0)
+
+
+@pytest.mark.parametrize("rate_bytes_per_s", [50.0, 1200.0, 12_000.0])
+def test_a_slow_link_gets_whole_frames_at_its_rate(rate_bytes_per_s):
+    bucket, frame_size, num_frames, now = TokenBucket(rate_bytes_per_s, 0.0), 1300, 0, 0.0
+    while now < 300.0:
+        now += 0.02
+        count = int(bucket.available(now, frame_size) // frame_size)
+        bucket.spend(count * frame_size)
+        num_frames += count
+
+    assert num_frames * frame_size == pytest.approx(300.0 * rate_bytes_per_s, abs=frame_size)
 
 
 def flow(search, seconds, arrived_of, start_s=0.0):
