@@ -20,7 +20,6 @@ from groundsegment.uplink.core import Uplink, UplinkOptions
 from groundsegment.uplink.events import Event
 from groundsegment.uplink.lane import Lane
 from groundsegment.uplink.lineup import Lineup, Waiting, line_up
-from groundsegment.uplink.loss import LossEstimate
 from groundsegment.uplink.outcome import Receipt
 from groundsegment.uplink.schedule import SymbolRun
 from groundsegment.uplink.symbols import ObjectFile, SymbolSource
@@ -59,7 +58,7 @@ class Flights:
         self._known: tuple[Update, ...] = ()
         self._saved: dict[tuple[bytes, int], Progress] = {}
         self._settled: list[UpdateFlight] = []
-        self._saved_losses: dict[Direction, LossEstimate] = {}
+        self._saved_losses = {Direction.UP: options.loss, Direction.DOWN: options.loss_down}
         self._is_unsaved = False
 
     def __enter__(self) -> Self:
@@ -228,7 +227,7 @@ class Flights:
         """Write down what is believed of the link, if that has changed."""
         utc = datetime.now(tz=UTC)  # noqa: TID251 - the depot's stamp, nothing is decided by it
         for direction, loss in ((Direction.UP, self.core.loss), (Direction.DOWN, self.core.loss_down)):
-            if self._saved_losses.get(direction) != loss:
+            if self._saved_losses[direction] != loss:
                 self._depot.journal.save_loss(self._satellite, self._station, direction, loss.to_dict(), utc=utc)
                 self._saved_losses[direction] = loss
 
