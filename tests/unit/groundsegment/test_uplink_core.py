@@ -122,7 +122,7 @@ def test_at_the_end_of_a_contact_idle_time_is_used_to_be_sure():
         return len(sent(runs + uplink.frames_to_send(0.6, 10_000), FIRST))
 
     # Half a second for an answer: none comes any more before 0.9, so nothing is gained by holding back.
-    assert sent_in_idle_time(60.0) + 15 < sent_in_idle_time(0.9) < sent_in_idle_time(60.0) + 60
+    assert sent_in_idle_time(60.0) + 15 < sent_in_idle_time(0.9) < sent_in_idle_time(60.0) + 90
 
 
 def test_a_report_gets_exactly_what_it_lacks():
@@ -137,7 +137,7 @@ def test_a_report_gets_exactly_what_it_lacks():
     again = uplink.frames_to_send(0.5, 10_000)
 
     assert {run.handle for run in again} == {FIRST}
-    assert 30 / 0.9 - 1 <= len(sent(again, FIRST)) <= 30 / 0.9 + 10
+    assert 30 <= len(sent(again, FIRST)) <= 30 / 0.9  # luck may have it that this does; the next report tells
 
 
 def test_what_is_in_flight_is_not_sent_again():
