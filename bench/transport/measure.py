@@ -9,6 +9,7 @@ import json
 import os
 import pickle
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -67,7 +68,7 @@ NOTES = """\
 - UFTP runs with its largest blocks for this MTU, unencrypted, with a restart file; cfdp-py 0.7.0 in class 2 with
   deferred lists of what is missing, the largest PDUs for this MTU, no CRC, timers of 1 s and limits of 10,000. Neither
   authenticates what it carries; Skyload's frames carry a tag of 8 bytes, and its bytes count until the signed receipt
-  is down."""
+  is down. Its satellite syncs its disk and reports five times a second."""
 NOT_COVERED = """\
 `one way, 99 %` is simulated with the uplink's real core: symbols sent, the metadata's among them, until the last block
 can be solved, over K / (1 - p) at the nominal p, so that 99 % of the seeds suffice. A real flight without a return path
@@ -89,6 +90,7 @@ def measure(options: Sequence[str]) -> tuple[str, dict[str, Any]]:
         reason = "uftp not installed"
     if reason:
         raise SystemExit(f"transport: cannot be measured here: {reason}")
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # namespaces go in any case
     directory = Path(tempfile.mkdtemp(prefix="skyb-template-"))
     try:
         template = Template(directory, int(arguments.megabytes * 1e6), seed=1)

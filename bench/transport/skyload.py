@@ -24,6 +24,7 @@ from tests.fakes.models import make_synthetic_release
 
 SYMBOL_SIZE = 1448  # the largest whose whole frames fit this link: 1448 + 20 + 28 = 1,496 bytes; short ones are 8 less
 REPORT_INTERVAL_S = 0.2  # more often costs more than it tells
+SYNC_INTERVAL_S = 0.2  # reports count what is durable: the older that is, the more must be guessed at a block's end
 _BIN = Path(sys.executable).parent
 
 
@@ -36,6 +37,7 @@ class Template:
         settings: dict[str, object] = {
             "link.listen": f"{SPACE_ADDRESS}:{PORT}",
             "link.report_interval_s": REPORT_INTERVAL_S,
+            "link.sync_interval_s": SYNC_INTERVAL_S,
         }
         rehearsal = Rehearsal(self.directory, engine_command=engine_command(), settings=settings)
         rehearsal.init_keys()
