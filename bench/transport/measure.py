@@ -125,6 +125,7 @@ def _arguments(options: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--checkpoint", type=Path, help="keep flights in this file, and go on from it")
     parser.add_argument("--only-flights", action="store_true", help="stop before simulation and speeds")
     parser.add_argument("--no-speeds", action="store_true", help="leave speeds out")
+    parser.add_argument("--remark", default="", help="what else a reader of the result should know")
     parser.add_argument("--rows", nargs="*", help="only these")
     parser.add_argument("--only", nargs="*", help="only these transports")
     arguments = parser.parse_args(options)
@@ -267,8 +268,8 @@ def _text(
 ) -> str:
     head = (
         f"One payload of {template.payload_bytes / 1e6:.1f} MB at {arguments.rate / 1e6:g} Mbit/s; median of "
-        f"{arguments.runs} flights, in rows with trouble of {_runs_with_trouble(arguments)}. `ratio` is the bar."
-    )
+        f"{arguments.runs} flights, in rows with trouble of {_runs_with_trouble(arguments)}. `ratio` is the bar. {arguments.remark}"
+    ).rstrip()
     parts = [head, results_table(cells), NOTES, symbols_table(cells, "Skyload", one_way)]
     if speeds:
         parts.append(markdown_table(["speed", "value", "bar"], [[name, speeds.get(name), bar] for name, bar in SPEEDS]))
