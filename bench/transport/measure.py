@@ -268,7 +268,8 @@ def _text(
 ) -> str:
     head = (
         f"One payload of {template.payload_bytes / 1e6:.1f} MB at {arguments.rate / 1e6:g} Mbit/s; median of "
-        f"{arguments.runs} flights, in rows with trouble of {_runs_with_trouble(arguments)}. `ratio` is the bar. {arguments.remark}"
+        f"{arguments.runs} flights, in rows with trouble of {_runs_with_trouble(arguments)}. `ratio` is the bar. "
+        f"{arguments.remark}"
     ).rstrip()
     parts = [head, results_table(cells), NOTES, symbols_table(cells, "Skyload", one_way)]
     if speeds:
