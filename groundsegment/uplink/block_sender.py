@@ -29,12 +29,14 @@ class Aim:
         trust: the same for not knowing the loss. Positive: assume that fewer are lost than we think.
         surplus_share_max: of the block, what may be sent for fear of bad luck.
         surplus_symbols: what may be sent for it however small the block is.
+        in_flight_max: only while so few symbols of the block are under way; chance among more costs more than waiting.
     """
 
     luck: float
     trust: float = 0.0
     surplus_share_max: float = math.inf
     surplus_symbols: int = 8
+    in_flight_max: float = math.inf
 
     def margin(self, in_flight: float, num_source: int, loss: LossEstimate) -> float:
         """Symbols that shall arrive beyond those that are needed (short of them, if negative) if all is as expected."""
@@ -102,6 +104,8 @@ class BlockSender:
         if self.is_solved:
             return 0
         in_flight += self.prior_flight
+        if in_flight > aim.in_flight_max:
+            return 0
         lacking = self._target(now) - self.have - self.foreign
         if self._expected(in_flight, loss) >= lacking + aim.margin(in_flight, self.num_source, loss):
             return 0
