@@ -5,8 +5,8 @@ nothing to send gives its share away, and cannot claim it later).
 
 While reports come, only what is certainly needed is sent; the next ones tell of the rest, and until then the link may
 idle: a round of reports costs less than insurance against chance among thousands of symbols, which is wasted more often
-than not. Only the last few symbols of a block are insured. Without reports (a one-way link, a silent return path) it never stops: it goes round all unfinished blocks, each time up to a
-higher probability that they are complete.
+than not. Only the last few symbols of a block are insured. Without reports (a one-way link, a silent return path) it
+never stops: it goes round all unfinished blocks, each time up to a higher probability that they are complete.
 """
 
 import math

@@ -782,7 +782,7 @@ def test_an_emulator_that_is_interrupted_ends_well_and_leaves_no_socket(place):
 
 @pytest.mark.slow
 def test_quantizing_that_is_interrupted_leaves_nothing(place, tmp_path):
-    make_tiny_qwen2(tmp_path / "wide", seed=1, hidden=1024, layers=8, intermediate=3072)
+    make_tiny_qwen2(tmp_path / "wide", seed=1, hidden=1024, layers=20, intermediate=3072)
     before = everything(place)
     quantize = spawn("skyload", "model", "quantize", str(tmp_path / "wide"), "--out", "new")
     while quantize.poll() is None and not Path(".new.part/model.safetensors").exists():
