@@ -64,7 +64,8 @@ NOTES = """\
   namespace, so they are not seeded. No delay, no reordering.
 - A link that is cut stays dark for 15 s, and nobody is told. What was sent into the dark is shown apart, for every
   transport, and is not in its ratio. A receiver that is killed is started again at once; all bytes count.
-- A ratio in brackets is of what was sent until time was up or the sender gave up: the payload did not arrive.
+- A ratio in brackets is of what was sent until time was up or the sender gave up: the payload did not arrive, or (bytes
+  right) it did and the sender never came to know.
 - UFTP runs with its largest blocks for this MTU, unencrypted, with a restart file; cfdp-py 0.7.0 in class 2 with
   deferred lists of what is missing, the largest PDUs for this MTU, no CRC, timers of 1 s and limits of 10,000. Neither
   authenticates what it carries; Skyload's frames carry a tag of 8 bytes, and its bytes count until the signed receipt
