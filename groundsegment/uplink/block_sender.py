@@ -29,20 +29,26 @@ class Aim:
         trust: the same for not knowing the loss. Positive: assume that fewer are lost than we think.
         surplus_share_max: of the block, what may be sent for fear of bad luck.
         surplus_symbols: what may be sent for it however small the block is.
-        in_flight_max: only while so few symbols of the block are under way; chance among more costs more than waiting.
+        must_be_cheap: send nothing at all where chance asks for more than that: then waiting costs less.
     """
 
     luck: float
     trust: float = 0.0
     surplus_share_max: float = math.inf
     surplus_symbols: int = 8
-    in_flight_max: float = math.inf
+    must_be_cheap: bool = False
 
     def margin(self, in_flight: float, num_source: int, loss: LossEstimate) -> float:
         """Symbols that shall arrive beyond those that are needed (short of them, if negative) if all is as expected."""
-        chance = -self.luck * math.sqrt(in_flight * loss.mean * (1 - loss.mean) * loss.dispersion)
         surplus_max = max(self.surplus_symbols, self.surplus_share_max * num_source)
-        return min(chance, surplus_max) - self.trust * in_flight * loss.deviation
+        return min(self._chance(in_flight, loss), surplus_max) - self.trust * in_flight * loss.deviation
+
+    def is_too_dear(self, in_flight: float, loss: LossEstimate) -> bool:
+        """Whether it is better to wait for the next report."""
+        return self.must_be_cheap and self._chance(in_flight, loss) > self.surplus_symbols
+
+    def _chance(self, in_flight: float, loss: LossEstimate) -> float:
+        return -self.luck * math.sqrt(in_flight * loss.mean * (1 - loss.mean) * loss.dispersion)
 
 
 @dataclass(slots=True)
@@ -104,7 +110,7 @@ class BlockSender:
         if self.is_solved:
             return 0
         in_flight += self.prior_flight
-        if in_flight > aim.in_flight_max:
+        if aim.is_too_dear(in_flight, loss):
             return 0
         lacking = self._target(now) - self.have - self.foreign
         if self._expected(in_flight, loss) >= lacking + aim.margin(in_flight, self.num_source, loss):

@@ -5,7 +5,7 @@ nothing to send gives its share away, and cannot claim it later).
 
 While reports come, only what is certainly needed is sent; the next ones tell of the rest, and until then the link may
 idle: a round of reports costs less than insurance against chance among thousands of symbols, which is wasted more often
-than not. Only the last few symbols of a block are insured. Without reports (a one-way link, a silent return path) it
+than not. Where little is left to chance, it is insured. Without reports (a one-way link, a silent return path) it
 never stops: it goes round all unfinished blocks, each time up to a higher probability that they are complete.
 """
 
@@ -19,9 +19,9 @@ from groundsegment.uplink.feedback import Feedback
 from groundsegment.uplink.flight_log import FlightLog
 from groundsegment.uplink.update_queue import Turn, UpdateQueue
 
-# Under reports: only what is certainly needed; then, rather than idle, insurance of the few last symbols of a block.
+# Under reports: only what is certainly needed; then, rather than idle, insurance where it costs a few symbols.
 _CERTAIN = Aim(luck=1.0, trust=1.0)
-_INSURED = Aim(luck=-1.0, surplus_share_max=0.0, surplus_symbols=4, in_flight_max=128)
+_INSURED = Aim(luck=-1.0, surplus_share_max=0.0, surplus_symbols=4, must_be_cheap=True)
 # When no report can be answered any more before the contact ends, nothing is gained by holding back.
 _LAST = Aim(luck=-3.0, surplus_share_max=0.005, surplus_symbols=40)
 # In silence: so much that a block is almost surely complete, in each further round more (luck, and its growth). Where
