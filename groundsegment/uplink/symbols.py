@@ -101,7 +101,8 @@ class SymbolSource:
         while at < end:
             batch, data = await self._made(file, run.block, at, end - at)
             size, stop = item.symbol_size, min(end, batch.end)
-            result += [data[(number - batch.first) * size :][:size] for number in range(at, stop)]
+            offsets = range((at - batch.first) * size, (stop - batch.first) * size, size)
+            result += [data[offset : offset + size] for offset in offsets]
             at = stop
         self._look_ahead(file, run.block, end, lane.num_below(num_source))
         return result
