@@ -59,11 +59,10 @@ async def send_all(items, files, executor, port, loss):
                     esi=run.first_esi,
                     payload=b"",
                 )
-                for data in downlink.encode_run(first, symbols, headers.take(item.handle, run.count, 0.0)):
-                    if not link.send_now(data):
-                        await link.send(data)
-                    search.sent(1, len(data), loop.time())
-                    num_frames += 1
+                frames = downlink.encode_run(first, symbols, headers.take(item.handle, run.count, loop.time()))
+                await link.send_all(frames, in_trains=True)
+                search.sent(len(frames), sum(map(len, frames)), loop.time())
+                num_frames += len(frames)
     return num_frames
 
 

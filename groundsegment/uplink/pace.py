@@ -19,6 +19,11 @@ class TokenBucket:
         self._rate, self._filled_s = rate_bytes_per_s, now
         self._tokens = 0.0
 
+    @property
+    def rate_bytes_per_s(self) -> float:
+        """How fast it fills."""
+        return self._rate
+
     def set_rate(self, rate_bytes_per_s: float) -> None:
         """Go on at another rate."""
         self._rate = rate_bytes_per_s
@@ -65,6 +70,11 @@ class Pacer:
         if statistics.is_silent:
             return budget
         return min(budget, self._search.window_frames(frame_size, statistics.feedback_s) - flying)
+
+    @property
+    def rate_bytes_per_s(self) -> float:
+        """How fast frames leave now."""
+        return self._bucket.rate_bytes_per_s
 
     def spend(self, size_bytes: int) -> None:
         """Bytes were sent."""

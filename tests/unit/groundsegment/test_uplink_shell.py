@@ -15,7 +15,7 @@ from groundsegment.uplink import flights, shell
 from groundsegment.uplink.encoder import InlineExecutor
 from groundsegment.uplink.events import DepotBusy
 from groundsegment.uplink.flight_records import FlightPlan
-from groundsegment.uplink.link_socket import Endpoint
+from groundsegment.uplink.link_socket import Endpoint, LinkSocket
 from groundsegment.uplink.shell import UplinkShell
 from protocol.frame import FrameCodec
 from protocol.link_keys import Direction
@@ -276,6 +276,23 @@ def test_as_fast_as_reports_allow_loses_nothing_on_the_socket(depot):
     assert sky.num_up <= 1.1 * math.ceil(3_000_000 / 1280) + 20
     solved = [entry for entry in depot.journal.progress("SAT-1") if entry.handle in staged.bundle_handles]
     assert all(entry.have == SOLVED for entry in solved)
+
+
+@pytest.mark.parametrize(("rate_bps", "goes_in_trains"), [(40e6, False), (400e6, True)])
+def test_only_on_a_fast_link_do_frames_leave_in_trains(depot, monkeypatch, rate_bps, goes_in_trains):
+    asked, send_all = [], LinkSocket.send_all
+
+    async def send_and_note(link, datagrams, *, in_trains):
+        asked.append(in_trains)
+        await send_all(link, datagrams, in_trains=in_trains)
+
+    monkeypatch.setattr(LinkSocket, "send_all", send_and_note)
+    staged = stage_bytes(depot, [600_000])
+    with SatelliteOnUdp(satellite_for(staged)) as sky:
+        summary = fly(depot, sky.address, rate_bps=rate_bps)
+
+    assert summary.updates[0].state is FlightState.CONFIRMED
+    assert set(asked) == {goes_in_trains}
 
 
 def test_a_depot_that_another_process_holds_delays_the_flight_and_loses_nothing(depot, monkeypatch):
