@@ -60,7 +60,7 @@ async def send_all(items, files, executor, port, loss):
                     payload=b"",
                 )
                 frames = downlink.encode_run(first, symbols, headers.take(item.handle, run.count, loop.time()))
-                await link.send_all(frames, in_trains=True)
+                await link.send_all(frames, in_trains=True)  # as the uplink does at such rates
                 search.sent(len(frames), sum(map(len, frames)), loop.time())
                 num_frames += len(frames)
     return num_frames
