@@ -14,6 +14,10 @@ A segment's row in the bundle's table:
     26      6     base offset  where the old bytes start
     32
 
+A TENSOR segment's payload (`protocol.codec.payload`) says itself where its runs of bytes go in the file, and which
+base bytes it needs: its row's offset is that of the lowest run, its raw size that of all runs together, and its base
+fields are unset. `protocol.codec.rebuild` decodes it; `expand` decodes all others.
+
 Stored bytes are AES-256-GCM (SP 800-38D) under the release key, with the release digest and the whole row as
 associated data: a segment cannot be moved, renamed or used for another release. Order: compress, encrypt, FEC.
 Decompression is streamed, counted, and bounded by the signed raw size and an 8 MiB window.
@@ -29,11 +33,13 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from protocol.errors import ChecksumError, DecodeError, TruncatedError
-from protocol.limits import SEGMENT_SIZE_MAX, ZSTD_WINDOW_MAX
+from protocol.limits import KIB, SEGMENT_SIZE_MAX, ZSTD_WINDOW_MAX
 
 ROW_SIZE = 32
 TAG_SIZE = 16
 NO_BASE = 0xFFFF
+TENSOR_STORED_MIN = 4 + 5 + 18 + TAG_SIZE  # one piece of one extent, unchanged
+TENSOR_OVERHEAD_MAX = 256 * KIB  # heads of many small tensors: one segment cannot store them all as they are
 _ROW = struct.Struct(">IBBHQIIH6s")
 _READ_SIZE = 256 * 1024
 
@@ -45,6 +51,7 @@ class SegmentCodec(IntEnum):
     ZSTD = 1
     COPY = 2  # the base's bytes, unchanged; nothing is stored
     DELTA_ZSTD = 3  # (new - old) modulo 256 per byte, then zstd
+    TENSOR = 4  # what the weight codec made (protocol.codec): pieces of tensors, whole or as differences
 
 
 _CODECS = {int(codec): codec for codec in SegmentCodec}
@@ -65,7 +72,7 @@ class SegmentRow:
 
     @property
     def needs_base(self) -> bool:
-        """Whether old bytes are needed to decode it."""
+        """Whether old bytes are needed where the row says; the payload of a TENSOR segment says so itself."""
         return self.codec in {SegmentCodec.COPY, SegmentCodec.DELTA_ZSTD}
 
     def encode(self) -> bytes:
@@ -115,6 +122,8 @@ class SegmentRow:
             raise DecodeError(f"segment {self.number}: offset {self.offset} is out of range")
         if self.needs_base == (self.base_file == NO_BASE):
             raise DecodeError(f"segment {self.number}: {self.codec.name} and base file {self.base_file} do not go")
+        if self.codec is SegmentCodec.TENSOR and self.base_offset:
+            raise DecodeError(f"segment {self.number}: TENSOR and base offset {self.base_offset} do not go")
         lowest, highest = _stored_bounds(self.codec, self.raw_size)
         if not lowest <= self.stored_size <= highest:
             raise DecodeError(f"segment {self.number}: {self.stored_size} stored bytes are not in {lowest}..{highest}")
@@ -125,6 +134,8 @@ def _stored_bounds(codec: SegmentCodec, raw_size: int) -> tuple[int, int]:
         return 0, 0
     if codec is SegmentCodec.STORED:
         return raw_size + TAG_SIZE, raw_size + TAG_SIZE
+    if codec is SegmentCodec.TENSOR:
+        return TENSOR_STORED_MIN, raw_size + TENSOR_OVERHEAD_MAX
     # The packer stores what zstd does not shrink, so a compressed segment is smaller than its raw bytes.
     return TAG_SIZE + 1, raw_size + TAG_SIZE
 
@@ -167,8 +178,10 @@ def expand(row: SegmentRow, payload: bytes, old: bytes | None) -> bytes:
         old: raw_size bytes of the base, where the codec needs them.
 
     Raises:
-        DecodeError: it does not decode to exactly raw_size bytes.
+        DecodeError: it does not decode to exactly raw_size bytes, or is a TENSOR segment.
     """
+    if row.codec is SegmentCodec.TENSOR:
+        raise DecodeError(f"segment {row.number}: a tensor segment is rebuilt, not expanded")
     if row.needs_base and (old is None or len(old) != row.raw_size):
         raise DecodeError(f"segment {row.number}: the base has no {row.raw_size} bytes there")
     if row.codec is SegmentCodec.STORED:

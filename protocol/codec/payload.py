@@ -184,6 +184,8 @@ def _read_extent(reader: "_Reader", kind: TransformKind) -> Extent:
         raise DecodeError(f"tensor payload: an extent of {size} bytes at {extent.offset}")
     if kind.needs_base == (base_file == NO_BASE):
         raise DecodeError(f"tensor payload: {kind.name} and base file {base_file} do not go together")
+    if base_file == NO_BASE and extent.base_offset:
+        raise DecodeError(f"tensor payload: base offset {extent.base_offset} without a base file")
     return extent
 
 

@@ -10,7 +10,7 @@ from protocol.manifest import BundleEntry, Canary, CanaryPrompt, FileEntry, Mani
 from protocol.message import Message, MessageKind
 from protocol.metadata import MetadataBundle
 from protocol.report import SOLVED, UPDATES_MAX, OpenBlock, Reason, Report, UpdateState, UpdateStatus
-from protocol.segment import NO_BASE, TAG_SIZE, SegmentCodec, SegmentRow
+from protocol.segment import NO_BASE, TAG_SIZE, TENSOR_STORED_MIN, SegmentCodec, SegmentRow
 
 names = st.from_regex(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,20}", fullmatch=True)
 digests = st.binary(min_size=32, max_size=32)
@@ -134,6 +134,7 @@ def segment_rows(draw, *, number: int | None = None, raw_size_max: int = 2**22) 
     stored = {
         SegmentCodec.COPY: st.just(0),
         SegmentCodec.STORED: st.just(raw_size + TAG_SIZE),
+        SegmentCodec.TENSOR: st.integers(TENSOR_STORED_MIN, TENSOR_STORED_MIN + raw_size),
     }.get(codec, st.integers(TAG_SIZE + 1, raw_size + TAG_SIZE))
     return SegmentRow(
         number=draw(u32) if number is None else number,
