@@ -19,8 +19,9 @@ It does not know trust, engines, or the link. Names with a leading dot cannot co
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import BinaryIO
@@ -39,6 +40,7 @@ from onboard.installer.release import (
 from onboard.installer.threads import check_stop
 from onboard.store.disk import Disk, RealDisk, write_all_at
 from protocol.bundle import HEADER_SIZE, BundleHeader, head_size, peek_num_segments
+from protocol.codec.rebuild import rebuild
 from protocol.errors import DecodeError
 from protocol.manifest import FileEntry, Manifest
 from protocol.report import Reason
@@ -209,7 +211,7 @@ class Assembly:
         if len(header.rows) != expected or header.rows[0].number != manifest.first_segment(number):
             raise _damaged(number, f"expected {expected} segments from {manifest.first_segment(number)} on")
         for row in header.rows:
-            if row.file >= len(manifest.files) or row.offset + row.raw_size > manifest.files[row.file].size_bytes:
+            if row.file >= len(manifest.files) or _first_end(row) > manifest.files[row.file].size_bytes:
                 raise _damaged(number, f"segment {row.number} lies outside its file")
         return header
 
@@ -219,38 +221,45 @@ class Assembly:
         try:
             for row in rows:
                 check_stop()
-                raw = self._expand(row, _read_stored(source, at, row))
-                write_all_at(self._disk, handle, raw, row.offset)
+                for offset, raw in self._expand(row, _read_stored(source, at, row)):
+                    if offset + len(raw) > entry.size_bytes:
+                        raise InstallError(
+                            f"segment {row.number} writes outside its file", reason=Reason.BUNDLE_DAMAGED
+                        )
+                    write_all_at(self._disk, handle, raw, offset)
                 at += row.stored_size
             self._disk.sync(handle)
         finally:
             self._disk.close(handle)
         return at
 
-    def _expand(self, row: SegmentRow, stored: bytes) -> bytes:
-        old = self._read_base(row) if row.needs_base else None
+    def _expand(self, row: SegmentRow, stored: bytes) -> Sequence[tuple[int, bytes | memoryview]]:
+        """Return the runs of bytes that a segment turns into, each with its offset in the file."""
         try:
             payload = b"" if row.codec is SegmentCodec.COPY else self._cipher.open(row, stored)
-            return expand(row, payload, old)
+            if row.codec is SegmentCodec.TENSOR:
+                runs = rebuild(payload, row.raw_size, partial(self._read_base, row.number))
+                return [(offset, run.data) for offset, run in runs]
+            old = self._read_base(row.number, row.base_file, row.base_offset, row.raw_size) if row.needs_base else None
+            return [(row.offset, expand(row, payload, old))]
         except DecodeError as error:
             raise InstallError(str(error), reason=Reason.BUNDLE_DAMAGED, hint="stage the update again") from error
 
-    def _read_base(self, row: SegmentRow) -> bytes:
+    def _read_base(self, number: int, file: int, offset: int, size: int) -> bytes:
+        """Read bytes of the base for a segment; the file they come from was verified, once for this update."""
         base = self.plan.base
         if base is None:
             raise InstallError("the release it builds on is not on board", reason=Reason.BASE_MISSING)
-        if row.base_file >= len(base.files):
+        if file >= len(base.files):
+            raise InstallError(f"segment {number}: its base has no file {file}", reason=Reason.BUNDLE_DAMAGED)
+        if offset + size > base.files[file].size_bytes:
             raise InstallError(
-                f"segment {row.number}: its base has no file {row.base_file}", reason=Reason.BUNDLE_DAMAGED
+                f"segment {number}: it asks for bytes after the end of its base", reason=Reason.BUNDLE_DAMAGED
             )
-        self._verify_base(base, row.base_file)
-        if row.base_offset + row.raw_size > base.files[row.base_file].size_bytes:
-            raise InstallError(
-                f"segment {row.number}: it asks for bytes after the end of its base", reason=Reason.BUNDLE_DAMAGED
-            )
-        path = base.directory / base.files[row.base_file].name
-        with _base_reasons(path.name), path.open("rb") as file:
-            return _read_exactly(file, row.base_offset, row.raw_size)
+        self._verify_base(base, file)
+        path = base.directory / base.files[file].name
+        with _base_reasons(path.name), path.open("rb") as source:
+            return _read_exactly(source, offset, size)
 
     def _verify_base(self, base: ReleaseDirectory, index: int) -> None:
         if index in self._progress.verified_base:
@@ -263,6 +272,11 @@ class Assembly:
                 f"{entry.name} of the base has {size} bytes with another digest", reason=Reason.BASE_DAMAGED
             )
         self._progress.note_verified(index)
+
+
+def _first_end(row: SegmentRow) -> int:
+    """Where the bytes that a row itself speaks of end; other extents of a tensor are checked when they are known."""
+    return row.offset + (1 if row.codec is SegmentCodec.TENSOR else row.raw_size)
 
 
 def _read_exactly(file: BinaryIO, offset: int, size: int) -> bytes:

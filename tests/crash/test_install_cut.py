@@ -24,11 +24,12 @@ PART, TARGET = RELEASES / "new.part", RELEASES / "new"
 
 
 class TinyUpdate:
-    """A release of two files in two bundles, on real files for the bundles, as the inbox has them."""
+    """A release of two files in a few bundles, on real files for the bundles, as the inbox has them."""
 
-    def __init__(self, directory):
+    def __init__(self, directory, *, tensors=False):
         ground = FakeGround()
-        self.update = ground.make_update(TINY, segment_size=16, bundle_size=64)
+        bundle_size = 256 if tensors else 64
+        self.update = ground.make_update(TINY, segment_size=16, bundle_size=bundle_size, tensors=tensors)
         self.key = ground._secret("release key 1 1")
         self.bundles = []
         for number, data in enumerate(self.update.bundles):
@@ -88,8 +89,9 @@ def _disk(kind, cut_at):
 
 
 @pytest.mark.timeout(120)
-def test_a_power_cut_anywhere_in_a_rebuild_leaves_nothing_half_and_forgets_no_bundle(tmp_path):
-    assert list(broken(TinyUpdate(tmp_path), SimDisk)) == []
+@pytest.mark.parametrize("tensors", [False, True])
+def test_a_power_cut_anywhere_in_a_rebuild_leaves_nothing_half_and_forgets_no_bundle(tmp_path, tensors):
+    assert list(broken(TinyUpdate(tmp_path, tensors=tensors), SimDisk)) == []
 
 
 @pytest.mark.parametrize("kind", [NoFileSync, NoDirectorySync])

@@ -13,8 +13,10 @@ import hashlib
 import json
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import zstandard
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -23,6 +25,9 @@ from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Tar
 from tuf.api.serialization.json import JSONSerializer
 
 from protocol.bundle import BundleHeader
+from protocol.codec import plain
+from protocol.codec.kinds import TransformKind
+from protocol.codec.payload import NO_BASE, Extent, Piece, TensorPayload
 from protocol.command import Command, Operation
 from protocol.link_keys import wrap_release_key
 from protocol.manifest import BundleEntry, Canary, FileEntry, Manifest, release_digest
@@ -109,15 +114,27 @@ class FakeGround:
         memory_bytes: int = 0,
         signed_files: dict[str, bytes] | None = None,
         beside: bool = False,
+        tensors: bool = False,
     ) -> FakeUpdate:
-        """Cut, sign and wrap an update; `signed_files` signs other bytes than are sent, as a bad packer would."""
+        """Cut, sign and wrap an update.
+
+        `signed_files` signs other bytes than are sent, as a bad packer would; `tensors` makes TENSOR segments of all.
+        """
         self.versions += 1
         version = version if version is not None else self.versions
         sequence = sequence if sequence is not None else version
         entries = file_entries(signed_files if signed_files is not None else files)
         digest = release_digest(entries)
         key = self._secret(f"release key {sequence} {version}")
-        bundles = make_bundles(files, base, digest=digest, key=key, segment_size=segment_size, bundle_size=bundle_size)
+        bundles = make_bundles(
+            files,
+            base,
+            digest=digest,
+            key=key,
+            segment_size=segment_size,
+            bundle_size=bundle_size,
+            tensors=tensors,
+        )
         satellites = satellites if satellites is not None else (self.satellite,)
         manifest = Manifest(
             sequence=sequence,
@@ -262,9 +279,11 @@ def make_bundles(
     key: bytes,
     segment_size: int = 4096,
     bundle_size: int = 16384,
+    tensors: bool = False,
 ) -> tuple[bytes, ...]:
     """Cut files into segments (COPY and DELTA where the base has a file of that name), and those into bundles."""
-    segments = list(_segments(files, base or {}, digest=digest, key=key, segment_size=segment_size))
+    make = _tensor_segments if tensors else _segments
+    segments = list(make(files, base or {}, digest=digest, key=key, segment_size=segment_size))
     bundles, rows, payloads = [], [], []
     for row, stored in segments:
         if rows and sum(map(len, payloads)) + len(stored) > bundle_size:
@@ -305,6 +324,58 @@ def _segments(files, base, *, digest, key, segment_size):
             )
             yield row, b"" if codec is SegmentCodec.COPY else cipher.seal(row, payload)
             number += 1
+
+
+def _tensor_segments(files, base, *, digest, key, segment_size):
+    """Every segment a tensor: a first piece of two runs with a gap, the run in the gap a piece of its own."""
+    cipher = SegmentCipher(key, digest)
+    base_names = sorted(base)
+    number = 0
+    for index, (name, data) in enumerate(sorted(files.items())):
+        for offset in range(0, len(data), segment_size):
+            end = min(offset + segment_size, len(data))
+            cuts = sorted({offset, (2 * offset + end) // 3, (offset + 2 * end) // 3, end})
+            runs = list(pairwise(cuts))
+            outer, inner = runs[:1] + runs[2:], runs[1:2]
+            pieces = [
+                _tensor_piece(data, base.get(name, b""), some, base_names.index(name) if name in base else NO_BASE)
+                for some in (outer, inner)
+                if some
+            ]
+            payload = TensorPayload(pieces=tuple(pieces)).encode()
+            row = SegmentRow(
+                number=number,
+                codec=SegmentCodec.TENSOR,
+                file=index,
+                offset=offset,
+                raw_size=end - offset,
+                stored_size=len(payload) + TAG_SIZE,
+            )
+            yield row, cipher.seal(row, payload)
+            number += 1
+
+
+def _tensor_piece(data, old_data, runs, base_file):
+    news = [np.frombuffer(data[start:end], np.uint8) for start, end in runs]
+    olds = [np.frombuffer(old_data[start:end], np.uint8) for start, end in runs]
+    has_base = [old.size for old in olds] == [new.size for new in news]
+    transform = TransformKind.BYTES_DELTA if has_base else TransformKind.BYTES
+    if has_base and all(np.array_equal(old, new) for old, new in zip(olds, news, strict=True)):
+        transform = TransformKind.SAME
+    is_coded = transform is not TransformKind.SAME
+    return Piece(
+        transform=transform,
+        extents=tuple(
+            Extent(
+                offset=start,
+                size=end - start,
+                base_file=base_file if has_base else NO_BASE,
+                base_offset=start if has_base else 0,
+            )
+            for start, end in runs
+        ),
+        streams=plain.encode(news, olds if has_base else None, zstd_level=3)[1] if is_coded else (),
+    )
 
 
 def _encode(new: bytes, old: bytes) -> tuple[SegmentCodec, bytes]:

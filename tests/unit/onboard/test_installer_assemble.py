@@ -8,8 +8,11 @@ from onboard.errors import InstallError
 from onboard.installer.assemble import Assembly, Plan
 from onboard.installer.progress import PROGRESS_NAME
 from onboard.installer.release import ReleaseDirectory, copy_release
+from protocol.bundle import BundleHeader
+from protocol.codec.kinds import Coder, TransformKind
+from protocol.codec.payload import Extent, Piece, Stream, TensorPayload
 from protocol.report import Reason
-from protocol.segment import SegmentCodec, SegmentRow
+from protocol.segment import TAG_SIZE, SegmentCipher, SegmentCodec, SegmentRow
 from tests.fakes.faulty_disk import FaultyDisk
 from tests.fakes.updates import FakeGround, digest_of, write_files
 
@@ -54,9 +57,10 @@ def reason_of(call, *arguments) -> Reason:
     return caught.value.reason
 
 
+@pytest.mark.parametrize("tensors", [False, True])
 @pytest.mark.parametrize("base", [None, OLD])
-def test_a_release_comes_out_as_it_went_in(tmp_path, base):
-    shop = Workshop(tmp_path, base)
+def test_a_release_comes_out_as_it_went_in(tmp_path, base, tensors):
+    shop = Workshop(tmp_path, base, tensors=tensors)
     assembly = shop.open()
     shop.install_all(assembly)
     assembly.verify()
@@ -132,8 +136,9 @@ def test_a_disk_that_fails_to_sync_does_not_count_the_bundle(tmp_path):
     assert not list(shop.open().installed.numbers())
 
 
-def test_a_base_that_is_not_there_or_is_damaged_is_named(tmp_path):
-    shop = Workshop(tmp_path, OLD)
+@pytest.mark.parametrize("tensors", [False, True])
+def test_a_base_that_is_not_there_or_is_damaged_is_named(tmp_path, tensors):
+    shop = Workshop(tmp_path, OLD, tensors=tensors)
     last = len(shop.paths) - 1
     assert reason_of(shop.open(base=None).install, shop.paths[last], last) is Reason.BASE_MISSING
     damaged = shop.base.directory / "m.bin"
@@ -142,10 +147,11 @@ def test_a_base_that_is_not_there_or_is_damaged_is_named(tmp_path):
     assert Reason.BASE_DAMAGED in {reason_of(assembly.install, path, number) for number, path in enumerate(shop.paths)}
 
 
-def test_a_base_file_is_read_once_for_each_update(tmp_path):
-    shop = Workshop(tmp_path, OLD)
+@pytest.mark.parametrize("tensors", [False, True])
+def test_a_base_file_is_read_once_for_each_update(tmp_path, tensors):
+    shop = Workshop(tmp_path, OLD, tensors=tensors)
     shop.install_all(shop.open())
-    assert shop.open()._progress.verified_base == {1, 2}
+    assert shop.open()._progress.verified_base == ({0, 1, 2} if tensors else {1, 2})
 
 
 @pytest.mark.parametrize("at", [8, 40, 47, 48, 60, -1])
@@ -189,16 +195,72 @@ def make(path):
 
 
 def test_a_segment_that_asks_for_more_than_its_base_has_is_the_bundles_fault(tmp_path):
-    shop = Workshop(tmp_path, OLD)
-    assembly = shop.open()
+    assembly = Workshop(tmp_path, OLD).open()
+    assert reason_of(assembly._read_base, 0, 0, len(OLD["a.json"]) - 1, 3) is Reason.BUNDLE_DAMAGED
+    assert reason_of(assembly._read_base, 0, 3, 0, 1) is Reason.BUNDLE_DAMAGED
+
+
+def tensor_bundle(shop, file, *pieces):
+    """Bundle 0 with one TENSOR segment of these pieces, under the real key."""
+    payload = TensorPayload(pieces=pieces).encode()
+    digest = shop.update.manifest.release_digest
     row = SegmentRow(
         number=0,
-        codec=SegmentCodec.COPY,
-        file=0,
-        offset=0,
-        raw_size=3,
-        stored_size=0,
-        base_file=0,
-        base_offset=len(OLD["a.json"]) - 1,
+        codec=SegmentCodec.TENSOR,
+        file=file,
+        offset=min(extent.offset for piece in pieces for extent in piece.extents),
+        raw_size=sum(piece.raw_size for piece in pieces),
+        stored_size=len(payload) + TAG_SIZE,
     )
-    assert reason_of(assembly._read_base, row) is Reason.BUNDLE_DAMAGED
+    stored = SegmentCipher(shop.ground._secret("release key 1 1"), digest).seal(row, payload)
+    shop.paths[0].write_bytes(BundleHeader(release_digest=digest, number=0, rows=(row,)).encode() + stored)
+    first, *others = shop.update.manifest.bundles
+    return replace(shop.update.manifest, bundles=(replace(first, num_segments=1), *others))
+
+
+def stored_piece(*extents, **changes):
+    values = b"".join(bytes(size) for _, size in extents)
+    return Piece(
+        transform=TransformKind.BYTES,
+        extents=tuple(Extent(offset=offset, size=size) for offset, size in extents),
+        streams=(Stream(coder=Coder.RAW, count=len(values), data=values),),
+        **changes,
+    )
+
+
+def test_the_runs_of_a_tensor_may_lie_anywhere_in_its_file(tmp_path):
+    shop = Workshop(tmp_path, OLD)
+    size = len(NEW["m.bin"])
+    manifest = tensor_bundle(shop, 2, stored_piece((size - 100, 100), (0, 50)))
+    shop.open(manifest=manifest).install(shop.paths[0], 0)
+    assert (shop.part / "m.bin").read_bytes()[-100:] == bytes(100)
+
+
+@pytest.mark.parametrize("behind_end", [1, 1000])
+def test_a_run_outside_its_file_is_refused_and_the_file_does_not_grow(tmp_path, behind_end):
+    shop = Workshop(tmp_path, OLD)
+    size = len(NEW["m.bin"])
+    manifest = tensor_bundle(shop, 2, stored_piece((0, 10), (size + behind_end - 100, 100)))
+    assert reason_of(shop.open(manifest=manifest).install, shop.paths[0], 0) is Reason.BUNDLE_DAMAGED
+    assert (shop.part / "m.bin").stat().st_size == size
+
+
+@pytest.mark.parametrize(("base_file", "base_offset"), [(0, 3), (2, 2**40), (3, 0), (0xFFFE, 0)])
+def test_a_tensor_that_asks_for_more_than_its_base_has_is_the_bundles_fault(tmp_path, base_file, base_offset):
+    shop = Workshop(tmp_path, OLD)
+    extent = Extent(offset=0, size=4000, base_file=base_file, base_offset=base_offset)
+    manifest = tensor_bundle(shop, 2, Piece(transform=TransformKind.SAME, extents=(extent,)))
+    assert reason_of(shop.open(manifest=manifest).install, shop.paths[0], 0) is Reason.BUNDLE_DAMAGED
+
+
+def test_a_tensor_without_its_base_is_told(tmp_path):
+    shop = Workshop(tmp_path)
+    extent = Extent(offset=0, size=10, base_file=0)
+    manifest = tensor_bundle(shop, 2, Piece(transform=TransformKind.SAME, extents=(extent,)))
+    assert reason_of(shop.open(manifest=manifest).install, shop.paths[0], 0) is Reason.BASE_MISSING
+
+
+def test_a_tensor_that_does_not_decode_is_the_bundles_fault(tmp_path):
+    shop = Workshop(tmp_path)
+    manifest = tensor_bundle(shop, 2, stored_piece((0, 50), parameters=b"odd"))
+    assert reason_of(shop.open(manifest=manifest).install, shop.paths[0], 0) is Reason.BUNDLE_DAMAGED
