@@ -2,25 +2,28 @@
 
 This is where the receiver's speed is made. Whoever checks a frame whole (`protocol.frame`) pays several times what its
 tag costs; but all frames of an object from one station share nine bytes of header and their length. So the first of
-them is decoded whole, and of the others only what differs is looked at: position and tag. Symbols that came together
-are handed on together, so that what follows is paid once for many.
+them is decoded whole, and of the others only what differs is looked at: position and tag; a frame is first taken for
+the next one of the flow before. Symbols that came together are handed on together, so that what follows is paid once
+for many.
 
 It promises that nothing comes out which the codec would refuse, and counts by cause what does not. What a forged frame
-can cost is bounded: a tag or two, eight for one with a short header. It does not know which objects are wanted.
+can cost is bounded: a tag or two, nine for one with a short header. It does not know which objects are wanted.
 """
 
+import contextlib
 import hmac
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from struct import Struct
 from typing import Any
 
 from protocol.errors import ChecksumError, DecodeError, TruncatedError, UnknownObjectError, UnsupportedVersionError
 from protocol.frame import HEADER_SIZE, SHORT_HEADER_SIZE, VERSION, Frame, FrameCodec, FrameKind
-from protocol.limits import ESI_MAX, SYMBOL_ALIGNMENT, SYMBOL_SIZE_MAX
+from protocol.limits import SYMBOL_ALIGNMENT, SYMBOL_SIZE_MAX
 
 _FLOWS_MAX = 512  # a few objects of each station; one more costs a whole decode
-_BLOCK_BITS, _ESI_BITS = 4, 20
+_BLOCK_BITS = 4
 _SHORT_FIRST = VERSION << 2  # high nibble of a short header's first byte
 _SLOTS, _SLOT_OBJECTS_MAX = 16, 8
 
@@ -72,14 +75,63 @@ class Batch:
     rejected: dict[str, int] = field(default_factory=dict)
 
 
+_Match = Callable[[bytes], tuple[int, int, bytes] | None]
+
+
 class _Flow:
-    """What all frames of one object from one station have in common."""
+    """What all frames of one object from one station have in common.
 
-    __slots__ = ("end", "frame", "number", "size", "tag")
+    Attributes:
+        number: tells runs of different flows apart, with a block's number added.
+        frame: the first one.
+        match: says of a datagram as long as a whole frame of this flow whether it is an authentic one: its block and
+            high bits of its ESI (1 byte), low bits of its ESI, its symbol. None: it is not, or not of this flow.
+        match_short: the same for one with a short header.
+        matches: both, by the length of the datagrams that they take.
+    """
 
-    def __init__(self, number: int, frame: Frame, size: int, tag: Tag) -> None:
-        self.number, self.frame, self.tag = number << _BLOCK_BITS, frame, tag
-        self.size, self.end = size, HEADER_SIZE + len(frame.payload)
+    __slots__ = ("frame", "match", "match_short", "matches", "number")
+
+    def __init__(self, number: int, data: bytes, frame: Frame, trailer_size: int, tag: Tag) -> None:
+        self.number, self.frame = number << _BLOCK_BITS, frame
+        form = f"{len(frame.payload)}s{trailer_size}s"
+        self.match = _whole_match(data, Struct(f">3sBH6s{form}").unpack, trailer_size, tag)
+        self.match_short = _short_match(data, Struct(f">BBH{form}").unpack, trailer_size, tag)
+        size_saved = HEADER_SIZE - SHORT_HEADER_SIZE
+        self.matches = {len(data): self.match, len(data) - size_saved: self.match_short}
+
+
+def _whole_match(first: bytes, unpack: Callable[[bytes], tuple[Any, ...]], trailer_size: int, tag: Tag) -> _Match:
+    """See `_Flow.match`. One closure for each flow: this runs for every frame, and a name in it costs nothing."""
+    flow_head, flow_handle, end = first[:3], first[6:HEADER_SIZE], len(first) - trailer_size
+    is_equal, header_size = hmac.compare_digest, HEADER_SIZE
+
+    def match(datagram: bytes) -> tuple[int, int, bytes] | None:
+        head, high, low, handle, symbol, trailer = unpack(datagram)
+        if head != flow_head or handle != flow_handle:
+            return None
+        made = tag(datagram[:header_size], b"", datagram[:end])
+        return (high, low, symbol) if is_equal(made[:trailer_size], trailer) else None
+
+    return match
+
+
+def _short_match(first: bytes, unpack: Callable[[bytes], tuple[Any, ...]], trailer_size: int, tag: Tag) -> _Match:
+    """See `_Flow.match_short`."""
+    head, handle = first[:3], first[6:HEADER_SIZE]
+    short_first, slot = _SHORT_FIRST << 4 | first[0] & 0x0F, handle[-1] & 0x0F
+    is_equal = hmac.compare_digest
+
+    def match(datagram: bytes) -> tuple[int, int, bytes] | None:
+        start, place, low, symbol, trailer = unpack(datagram)
+        if start != short_first or place >> 4 != slot:
+            return None
+        high = (place & 0x0F) << 4
+        header = head + (high << 16 | low).to_bytes(3, "big") + handle
+        made = tag(header, b"", header + symbol)
+        return (high, low, symbol) if is_equal(made[:trailer_size], trailer) else None
+
+    return match
 
 
 class Intake:
@@ -106,49 +158,55 @@ class Intake:
     def sort(self, datagrams: Iterable[tuple[bytes, Any]]) -> Batch:
         """Take datagrams, each with its sender's address."""
         batch = Batch()
-        flows, compare, trailer_size = self._flows, hmac.compare_digest, self._codec.trailer_size
         runs: dict[int, SymbolRun] = {}
         last: dict[int, SymbolRun] = {}  # of each station: the run that its last symbol so far is in
-        number = -1
+        matches: dict[int, _Match] = {}  # of the flow of the frame before, which most likely goes on
+        run_high = -1
         for datagram, address in datagrams:
-            data = datagram
-            if data and data[0] >> 4 == _SHORT_FIRST:
-                whole = self._complete(data)
-                if whole is None:
-                    _count(batch.rejected, "unknown" if self._is_short_size(len(data)) else "truncated")
+            match = matches.get(len(datagram))
+            found = match(datagram) if match else None
+            if found is None:
+                other = self._find(datagram, address, batch)
+                if other is None:
                     continue
-                data, flow = whole
-            else:
-                known = flows.get(data[:3] + data[6:HEADER_SIZE])
-                if known is None or len(data) != known.size:
-                    frame = self._decode(data, batch)
-                    if frame is None:
-                        continue
-                    if frame.kind is FrameKind.REPORT:
-                        batch.reports.append(frame)
-                        self._note(batch, frame.station, None, address, 1)
-                        continue
-                    flow = self._flow(data, frame)
-                else:
-                    end, flow = known.end, known
-                    tag = known.tag(data[:HEADER_SIZE], b"", data[:end])
-                    if not compare(tag[:trailer_size], data[end:]):
-                        _count(batch.rejected, "checksum")
-                        continue
-            position = int.from_bytes(data[3:6], "big")
-            if flow.number | position >> _ESI_BITS != number:
-                number = flow.number | position >> _ESI_BITS
+                flow, found = other
+                matches, run_high = flow.matches, -1
+            high, low, symbol = found
+            if high != run_high:
+                run_high, number = high, flow.number | high >> 4
                 run = runs.get(number) or self._begin_run(runs, number, flow.frame)
-                add_esi, add_symbol = run.esis.append, run.symbols.append
+                add_esi, add_symbol, high_bits = run.esis.append, run.symbols.append, (high & 0x0F) << 16
                 last[run.station] = run
-            add_esi(position & ESI_MAX)
-            add_symbol(data[HEADER_SIZE : flow.end])
+            add_esi(high_bits | low)
+            add_symbol(symbol)
             run.address = address
         batch.runs += runs.values()
         for station, run in last.items():
             num = sum(len(other.esis) for other in batch.runs if other.station == station)
             self._note(batch, station, (run.handle, run.block, run.esis[-1]), run.address, num)
         return batch
+
+    def _find(self, data: bytes, address: Any, batch: Batch) -> tuple[_Flow, tuple[int, int, bytes]] | None:  # noqa: ANN401
+        """Find the flow of a datagram that is not of the flow before, and see whether it is authentic.
+
+        None: it has been counted as rejected, or is a report.
+        """
+        if data and data[0] >> 4 == _SHORT_FIRST:
+            return self._complete(data, batch)
+        known = self._flows.get(data[:3] + data[6:HEADER_SIZE])
+        if known is not None and (match := known.matches.get(len(data))) is known.match:
+            found = match(data)
+            if found is None:
+                _count(batch.rejected, "checksum")
+            return None if found is None else (known, found)
+        frame = self._decode(data, batch)
+        if frame is None:
+            return None
+        if frame.kind is FrameKind.REPORT:
+            batch.reports.append(frame)
+            self._note(batch, frame.station, None, address, 1)
+            return None
+        return self._flow(data, frame), _found(frame)
 
     def _begin_run(self, runs: dict[int, SymbolRun], number: int, frame: Frame) -> SymbolRun:
         self.remember(frame.kind, frame.handle, frame.num_symbols)  # who is heard is not forgotten
@@ -176,31 +234,34 @@ class Intake:
             self._flows.clear()
         self._num_flows += 1
         tag = self._codec.tag_maker(data[0], len(frame.payload))
-        flow = self._flows[data[:3] + data[6:HEADER_SIZE]] = _Flow(self._num_flows, frame, len(data), tag)
+        flow = _Flow(self._num_flows, data, frame, self._codec.trailer_size, tag)
+        self._flows[data[:3] + data[6:HEADER_SIZE]] = flow
         return flow
 
-    def _complete(self, data: bytes) -> tuple[bytes, _Flow] | None:
+    def _complete(self, data: bytes, batch: Batch) -> tuple[_Flow, tuple[int, int, bytes]] | None:
         """Complete a short header with each object that it may mean; the tag tells which."""
         if not self._is_short_size(len(data)):
+            _count(batch.rejected, "truncated")
             return None
-        slot = self._slots[data[1] >> 4]
-        trailer_size = self._codec.trailer_size
         position = bytes(((data[1] & 0x0F) << 4,)) + data[2:SHORT_HEADER_SIZE]
-        for handle, (kind, num_symbols) in slot.items():
+        for handle, (kind, num_symbols) in self._slots[data[1] >> 4].items():
             head = bytes((data[0] | kind << 4,)) + (num_symbols - 1).to_bytes(2, "big")
-            whole = head + position + handle + data[SHORT_HEADER_SIZE:]
             flow = self._flows.get(head + handle)
-            if flow is None or flow.size != len(whole):
-                try:
-                    flow = self._flow(whole, self._codec.decode(whole))
-                except DecodeError:
-                    continue
-            elif not hmac.compare_digest(
-                flow.tag(whole[:HEADER_SIZE], b"", whole[: flow.end])[:trailer_size], whole[flow.end :]
-            ):
+            if flow is not None and (match := flow.matches.get(len(data))) is flow.match_short:
+                found = match(data)
+                if found is not None:
+                    return flow, found
                 continue
-            return whole, flow
+            whole = head + position + handle + data[SHORT_HEADER_SIZE:]
+            with contextlib.suppress(DecodeError):
+                frame = self._codec.decode(whole)
+                return self._flow(whole, frame), _found(frame)
+        _count(batch.rejected, "unknown")
         return None
+
+
+def _found(frame: Frame) -> tuple[int, int, bytes]:
+    return frame.block << 4 | frame.esi >> 16, frame.esi & 0xFFFF, frame.payload
 
 
 def _run(frame: Frame, block: int) -> SymbolRun:

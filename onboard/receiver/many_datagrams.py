@@ -10,6 +10,8 @@ import errno
 import os
 import socket
 import struct
+from collections.abc import Callable, Iterator
+from struct import Struct
 from typing import Any
 
 Datagram = tuple[bytes, Any]  # with its sender's address, as the socket has it
@@ -86,8 +88,10 @@ class ManyDatagrams:
         words = memoryview(self._headers).cast("B").cast("I")
         self._sizes = words[_Header.size.offset // 4 :: ctypes.sizeof(_Header) // 4]
         self._data_view, self._names_view = memoryview(self._data), memoryview(self._names)
-        self._last_name = b""
+        self._last_name = b"\xff"  # nobody's
         self._last_address: Any = None
+        self._last_size = -1
+        self._cut: Callable[[memoryview], Iterator[tuple[Any, ...]]]
 
     def read(self) -> list[Datagram]:
         """Return what has come; empty if nothing has.
@@ -101,16 +105,28 @@ class ManyDatagrams:
             if error in {errno.EAGAIN, errno.EINTR}:
                 return []
             raise OSError(error, os.strerror(error))
-        data, names, stride = self._data_view, bytes(self._names_view[: num * _ADDRESS_SIZE]), self._stride
-        datagrams: list[Datagram] = []
-        start = at = 0
-        for size in self._sizes[:num]:
-            name = names[at : at + _ADDRESS_SIZE]
-            if name != self._last_name:
-                self._note_address(name)
-            datagrams.append((bytes(data[start : start + size]), self._last_address))
-            start, at = start + stride, at + _ADDRESS_SIZE
-        return datagrams
+        sizes = self._sizes[:num].tolist()
+        datagrams = self._of_one_size(sizes[0], num) if sizes.count(sizes[0]) == num else self._of_sizes(sizes)
+        names = bytes(self._names_view[: num * _ADDRESS_SIZE])
+        if names == self._last_name * num:
+            return [(data, self._last_address) for data in datagrams]
+        return [(data, self._address(names, number)) for number, data in enumerate(datagrams)]
+
+    def _of_one_size(self, size: int, num: int) -> list[bytes]:
+        """The usual case, at half the cost: the frames of an object are of one size."""
+        if size != self._last_size:
+            self._last_size, self._cut = size, Struct(f"{size}s{self._stride - size}x").iter_unpack
+        return [data for (data,) in self._cut(self._data_view[: num * self._stride])]
+
+    def _of_sizes(self, sizes: list[int]) -> list[bytes]:
+        starts = range(0, len(sizes) * self._stride, self._stride)
+        return [bytes(self._data_view[start : start + size]) for start, size in zip(starts, sizes, strict=True)]
+
+    def _address(self, names: bytes, number: int) -> Any:  # noqa: ANN401 - as the socket has it
+        name = names[number * _ADDRESS_SIZE : (number + 1) * _ADDRESS_SIZE]
+        if name != self._last_name:
+            self._note_address(name)
+        return self._last_address
 
     def _note_address(self, name: bytes) -> None:
         self._last_name = name

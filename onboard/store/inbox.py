@@ -12,7 +12,9 @@ object is, or what time it is. Bookkeeping of the quota is the core's.
 import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
+from struct import Struct
 
 from onboard.errors import StoreError, StoreFailedError
 from onboard.store.disk import Disk, write_all
@@ -25,6 +27,7 @@ _HANDLES_MAX = 128  # open at once; more are opened again when synced
 DATA_NAME = "data"
 OBJECT_NAME = "object"
 _DROPPED = "dropped-"
+_pack_esi = Struct(">I").pack
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,9 +170,7 @@ class Inbox:
         """
         log = self._logs.get((shape.handle, block)) or self._new_log(shape, block)
         parts = log.parts
-        for esi, symbol in zip(esis, symbols, strict=True):
-            parts.append(esi.to_bytes(RECORD_OVERHEAD, "big"))
-            parts.append(symbol)
+        parts.extend(chain.from_iterable(zip(map(_pack_esi, esis), symbols, strict=True)))
         self._buffered += len(symbols) * log.record_size
         if len(parts) * log.record_size >= 2 * FLUSH_BYTES:
             self._flush(log)
@@ -426,7 +427,7 @@ class Inbox:
                 self._disk.unlink(directory / name)
 
 
-def _add_group(symbols: SymbolSet, shape: ObjectShape, block: int, group: bytes) -> None:
+def _add_group(symbols: SymbolSet, shape: ObjectShape, block: int, group: memoryview) -> None:
     size = record_size(shape)
     esis = (int.from_bytes(group[at : at + RECORD_OVERHEAD], "big") for at in range(0, len(group), size))
     symbols.add_all(shape.symbol_keys(block, esis))

@@ -23,7 +23,7 @@ from onboard.store.shape import ObjectShape
 RECORD_OVERHEAD = 4
 _CLOSE = 0xFF
 _CRC_SIZE = 4
-_READ_BYTES = 1 << 20
+_READ_BYTES = 256 << 10  # a processor's cache holds it, and what is made of it
 _GROUP_BYTES_MAX = 4 << 20  # no writer makes larger ones; bounds what a damaged log takes in memory
 
 
@@ -37,20 +37,21 @@ def seed_of(shape: ObjectShape, block: int) -> int:
     return zlib.crc32(shape.handle + bytes([block]))
 
 
-def pack_group(seed: int, parts: list[bytes]) -> bytes:
+def pack_group(seed: int, parts: list[bytes]) -> bytearray:
     """Return a group.
 
     Args:
         seed: of the log.
         parts: ESI (4 bytes) and symbol in turn.
     """
-    group = b"".join(parts)
+    group = bytearray().join(parts)  # grows by the close without being copied
     num_symbols, size = len(parts) // 2, len(parts[0]) + len(parts[1])
     close = (_CLOSE << 24 | num_symbols).to_bytes(4, "big") + zlib.crc32(group, seed).to_bytes(_CRC_SIZE, "big")
-    return group + close.ljust(size, b"\0")
+    group += close.ljust(size, b"\0")
+    return group
 
 
-def read_groups(disk: Disk, path: Path, shape: ObjectShape, block: int) -> Iterator[tuple[int, bytes]]:
+def read_groups(disk: Disk, path: Path, shape: ObjectShape, block: int) -> Iterator[tuple[int, memoryview]]:
     """Read the good groups of a log.
 
     Yields:
@@ -65,11 +66,12 @@ def read_groups(disk: Disk, path: Path, shape: ObjectShape, block: int) -> Itera
     try:
         pending, offset = b"", 0
         while data := disk.read(handle, _READ_BYTES, offset + len(pending)):
-            pending += data
+            pending = pending + data if pending else data
+            records = memoryview(pending)
             firsts = pending[: len(pending) // size * size : size]
             used, at = 0, firsts.find(_CLOSE)
             while at >= 0:
-                group = _closed_group(pending, at, size, seed)
+                group = _closed_group(records, at, size, seed)
                 used = at + 1
                 if group:
                     yield offset + used * size, group
@@ -85,14 +87,15 @@ def read_symbols(disk: Disk, path: Path, shape: ObjectShape, block: int) -> Iter
     size = record_size(shape)
     for _, group in read_groups(disk, path, shape, block):
         for at in range(0, len(group), size):
-            yield int.from_bytes(group[at : at + RECORD_OVERHEAD], "big"), group[at + RECORD_OVERHEAD : at + size]
+            symbol = bytes(group[at + RECORD_OVERHEAD : at + size])
+            yield int.from_bytes(group[at : at + RECORD_OVERHEAD], "big"), symbol
 
 
-def _closed_group(pending: bytes, at: int, size: int, seed: int) -> bytes:
+def _closed_group(records: memoryview, at: int, size: int, seed: int) -> memoryview:
     """The group that the record with that number closes, empty if it is not good."""
-    close = pending[at * size : at * size + RECORD_OVERHEAD + _CRC_SIZE]
+    close = records[at * size : at * size + RECORD_OVERHEAD + _CRC_SIZE]
     num_symbols = int.from_bytes(close[1:RECORD_OVERHEAD], "big")
     if num_symbols > at:
-        return b""
-    group = pending[(at - num_symbols) * size : at * size]
-    return group if zlib.crc32(group, seed) == int.from_bytes(close[RECORD_OVERHEAD:], "big") else b""
+        return records[:0]
+    group = records[(at - num_symbols) * size : at * size]
+    return group if zlib.crc32(group, seed) == int.from_bytes(close[RECORD_OVERHEAD:], "big") else records[:0]
