@@ -94,7 +94,7 @@ class Part:
 
     Attributes:
         file: name of the file in the release.
-        name: of the tensor, for a family what its members' names have in common, or words in parentheses.
+        name: of the tensor, of the codes for a family, or words in parentheses.
         kind: what its values are.
         dtype: of the values; "" for bytes of no tensor.
         rows: of the matrix of values or codes; all axes but the last multiplied. 1 for bytes.
