@@ -19,7 +19,7 @@ from struct import Struct
 from onboard.errors import StoreError, StoreFailedError
 from onboard.store.disk import Disk, write_all
 from onboard.store.shape import ObjectShape, SymbolSet
-from onboard.store.symbol_log import RECORD_OVERHEAD, pack_group, read_groups, record_size, seed_of
+from onboard.store.symbol_log import RECORD_OVERHEAD, Sum, pack_group, read_groups, record_size, sum_of
 
 FLUSH_BYTES = 128 * 1024  # of one log: large enough that the system call costs nothing
 BUFFERED_BYTES_MAX = 8 * 1024 * 1024  # of all logs together
@@ -52,7 +52,7 @@ class _Log:
     shape: ObjectShape
     block: int
     path: Path
-    seed: int
+    make_sum: Sum
     record_size: int
     size: int = 0  # whole groups in the file
     synced_size: int = 0
@@ -325,7 +325,8 @@ class Inbox:
 
     def _new_log(self, shape: ObjectShape, block: int) -> _Log:
         path = self.directory(shape) / _log_name(block)
-        log = _Log(shape=shape, block=block, path=path, seed=seed_of(shape, block), record_size=record_size(shape))
+        make_sum = sum_of(shape, block)
+        log = _Log(shape=shape, block=block, path=path, make_sum=make_sum, record_size=record_size(shape))
         self._logs[shape.handle, block] = log
         return log
 
@@ -340,7 +341,7 @@ class Inbox:
         if not log.parts:
             return
         handle = self._open(log)
-        group = pack_group(log.seed, log.parts)
+        group = pack_group(log.make_sum, log.parts)
         try:
             write_all(self._disk, handle, group)
         except StoreError:

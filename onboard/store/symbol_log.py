@@ -5,26 +5,34 @@ A log is a row of records of one size, 4 + T bytes. A group is one record for ea
     offset  size  symbol                            close
     0       1     0                                 0xFF
     1       3     esi, big-endian                   symbols of the group, big-endian
-    4       T     symbol                            CRC-32 over handle, block (1) and the group's symbols (4), zeros
+    4       T     symbol                            sum of the group's records (8), zeros
 
 A symbol's record is what the codec takes (RFC 6330, 3.2: source block number and ESI before the symbol), so a log is
 read back without touching a byte, and summed a group at a time. Records have one size and a close counts backwards, so
-damage costs the group that it hits and hides no other. What follows the last good close is torn. The handle in the sum
-keeps a stray page of another file from passing for a group.
+damage costs the group that it hits and hides no other. What follows the last good close is torn.
+
+The sum is the first 8 bytes of an AES-256-GCM tag over the records, with the SHA-256 of b"symbol log", the handle and
+the block (1) as key, and a nonce of zeros. Neither is secret: it tells damage, like a CRC, at a fifth of its cost; and
+whose log it is, so that a stray page of another file does not pass for a group.
 """
 
-import zlib
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from onboard.store.disk import Disk
 from onboard.store.shape import ObjectShape
 
 RECORD_OVERHEAD = 4
 _CLOSE = 0xFF
-_CRC_SIZE = 4
+_SUM_SIZE = 8
+_NONCE = bytes(12)
 _READ_BYTES = 256 << 10  # a processor's cache holds it, and what is made of it
 _GROUP_BYTES_MAX = 4 << 20  # no writer makes larger ones; bounds what a damaged log takes in memory
+
+Sum = Callable[[bytearray | memoryview], bytes]
 
 
 def record_size(shape: ObjectShape) -> int:
@@ -32,21 +40,22 @@ def record_size(shape: ObjectShape) -> int:
     return shape.symbol_size + RECORD_OVERHEAD
 
 
-def seed_of(shape: ObjectShape, block: int) -> int:
-    """Where the sum of a group starts."""
-    return zlib.crc32(shape.handle + bytes([block]))
+def sum_of(shape: ObjectShape, block: int) -> Sum:
+    """What makes the sums of a log's groups."""
+    tag = AESGCM(hashlib.sha256(b"symbol log" + shape.handle + bytes([block])).digest()).encrypt
+    return lambda records: tag(_NONCE, b"", records)[:_SUM_SIZE]
 
 
-def pack_group(seed: int, parts: list[bytes]) -> bytearray:
+def pack_group(make_sum: Sum, parts: list[bytes]) -> bytearray:
     """Return a group.
 
     Args:
-        seed: of the log.
+        make_sum: of the log (`sum_of`).
         parts: ESI (4 bytes) and symbol in turn.
     """
     group = bytearray().join(parts)  # grows by the close without being copied
     num_symbols, size = len(parts) // 2, len(parts[0]) + len(parts[1])
-    close = (_CLOSE << 24 | num_symbols).to_bytes(4, "big") + zlib.crc32(group, seed).to_bytes(_CRC_SIZE, "big")
+    close = (_CLOSE << 24 | num_symbols).to_bytes(RECORD_OVERHEAD, "big") + make_sum(group)
     group += close.ljust(size, b"\0")
     return group
 
@@ -61,7 +70,7 @@ def read_groups(disk: Disk, path: Path, shape: ObjectShape, block: int) -> Itera
         FileNotFoundError: there is no such log.
         StoreFailedError: the disk refused.
     """
-    size, seed = record_size(shape), seed_of(shape, block)
+    size, make_sum = record_size(shape), sum_of(shape, block)
     handle = disk.open(path)
     try:
         pending, offset = b"", 0
@@ -71,7 +80,7 @@ def read_groups(disk: Disk, path: Path, shape: ObjectShape, block: int) -> Itera
             firsts = pending[: len(pending) // size * size : size]
             used, at = 0, firsts.find(_CLOSE)
             while at >= 0:
-                group = _closed_group(records, at, size, seed)
+                group = _closed_group(records, at, size, make_sum)
                 used = at + 1
                 if group:
                     yield offset + used * size, group
@@ -91,11 +100,11 @@ def read_symbols(disk: Disk, path: Path, shape: ObjectShape, block: int) -> Iter
             yield int.from_bytes(group[at : at + RECORD_OVERHEAD], "big"), symbol
 
 
-def _closed_group(records: memoryview, at: int, size: int, seed: int) -> memoryview:
+def _closed_group(records: memoryview, at: int, size: int, make_sum: Sum) -> memoryview:
     """The group that the record with that number closes, empty if it is not good."""
-    close = records[at * size : at * size + RECORD_OVERHEAD + _CRC_SIZE]
+    close = records[at * size : at * size + RECORD_OVERHEAD + _SUM_SIZE]
     num_symbols = int.from_bytes(close[1:RECORD_OVERHEAD], "big")
     if num_symbols > at:
         return records[:0]
     group = records[(at - num_symbols) * size : at * size]
-    return group if zlib.crc32(group, seed) == int.from_bytes(close[RECORD_OVERHEAD:], "big") else records[:0]
+    return group if make_sum(group) == close[RECORD_OVERHEAD:] else records[:0]
