@@ -1,18 +1,39 @@
-"""The bench's models, made once: `python -m bench.codec.data`. Seeded, resumable, whole directories or none."""
+"""The bench's models, made once and kept: `python -m bench.codec.data`, seeded, resumable, whole directories or none.
+
+    smollm2      SmolLM2-135M-Instruct out of its GGUF file, as a Qwen2 bf16 checkpoint
+    quick/v1,v2  stand-ins without training: off the 4-bit grid by noise; drifted by a light fine-tune's distance
+    v1           off the 4-bit grid by noise of half a step each way, then healed by a short distillation from smollm2
+    v2           v1 after a light full fine-tune
+    lora         an adapter of rank 16 on all linear layers of v1, as PEFT writes it
+    v2-lora      v1 with the adapter merged
+    gemma        Gemma 3 270M out of its Q4_K_M GGUF file, dequantized to bf16
+
+and, of v1, v2 and v2-lora, what bench/codec/variants.py quantizes. `models.json` holds perplexities on held-out text.
+"""
 
 import argparse
+import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from bench.codec import checkpoints, noise
+from bench.codec.text import Corpus, collect
 from groundsegment.models.fetch import find_gguf
 from groundsegment.models.gguf_import import import_gguf, plan_import
 
 DIRECTORY = Path(__file__).resolve().parent.parent.parent / ".cache" / "codec"
 SEED = 2026
+HEAL_STEPS, HEAL_RATE = 50, 2e-5
+TUNE_STEPS, TUNE_RATE = 200, 1e-5
+LORA_STEPS, LORA_RATE, LORA_RANK, LORA_ALPHA = 80, 2e-4, 16, 32
+HELD_OUT_SEQUENCES = 24
+_TRAIN_SEQUENCES = 600
 
 
 def start(directory: Path) -> Path:
-    """Import SmolLM2-135M-Instruct as a Qwen2 bf16 checkpoint."""
+    """Import the model everything else comes from."""
     out = directory / "smollm2"
     if not out.exists():
         import_gguf(plan_import(find_gguf("smollm2", directory)), out)
@@ -20,24 +41,112 @@ def start(directory: Path) -> Path:
 
 
 def quick(directory: Path) -> None:
-    """Make stand-ins without training: v1 off the 4-bit grid, v2 drifted from it by a light fine-tune's distance."""
+    """Make the stand-ins."""
     out = directory / "quick"
     if (out / "v2").exists():
         return
     like = start(directory)
-    old = noise.leave_grid(checkpoints.load(like), seed=SEED)
-    checkpoints.save(out / "v1", old, like)
+    checkpoints.save(out / "v1", noise.leave_grid(checkpoints.load(like), seed=SEED), like)
     old = checkpoints.load(out / "v1")
     checkpoints.save(out / "v2", noise.drift(old, relative_rms=0.0015, seed=SEED + 1), like)
+
+
+def corpus(directory: Path) -> Corpus:
+    """Collect the text, or return what was collected when the models were made."""
+    path = directory / "corpus.json"
+    if not path.exists():
+        found = collect(SEED)
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps({"train": found.train, "held_out": found.held_out, "digest": found.digest}))
+        part.replace(path)
+    kept = json.loads(path.read_text())
+    return Corpus(train=tuple(kept["train"]), held_out=tuple(kept["held_out"]), digest=kept["digest"])
+
+
+def trained(directory: Path) -> None:
+    """Heal v1, fine-tune v2 from it, train and merge an adapter on it."""
+    from bench.codec import training
+
+    origin = start(directory)
+
+    def heal() -> Any:
+        checkpoints.save(directory / "noised", noise.leave_grid(checkpoints.load(origin), seed=SEED), origin)
+        model = training.load_model(directory / "noised")
+        shutil.rmtree(directory / "noised")
+        schedule = training.Schedule(steps=HEAL_STEPS, rate=HEAL_RATE, seed=SEED)
+        loss = training.distillation_loss(training.load_model(origin))
+        training.train(model, _sequences(directory), schedule, loss_of=loss, snapshot=directory / "v1.snapshot")
+        return model
+
+    def tune() -> Any:
+        model = training.load_model(directory / "v1")
+        schedule = training.Schedule(steps=TUNE_STEPS, rate=TUNE_RATE, seed=SEED + 1)
+        snapshot = directory / "v2.snapshot"
+        training.train(model, _sequences(directory), schedule, loss_of=training.next_token_loss, snapshot=snapshot)
+        return model
+
+    def adapt() -> Any:
+        model = training.load_model(directory / "v1")
+        adapters = training.attach_adapters(model, rank=LORA_RANK, alpha=LORA_ALPHA, seed=SEED)
+        schedule = training.Schedule(steps=LORA_STEPS, rate=LORA_RATE, seed=SEED + 2)
+        snapshot = directory / "v2-lora.snapshot"
+        training.train(model, _sequences(directory), schedule, loss_of=training.next_token_loss, snapshot=snapshot)
+        training.save_adapters(directory / "lora", adapters, rank=LORA_RANK, alpha=LORA_ALPHA)
+        training.merge_adapters(model, adapters)
+        return model
+
+    _judge(directory, "smollm2")
+    for name, make in {"v1": heal, "v2": tune, "v2-lora": adapt}.items():
+        _once(directory, name, make)
+        _judge(directory, name)
 
 
 def main() -> None:
     """Make what is missing."""
     parser = argparse.ArgumentParser(prog="python -m bench.codec.data", description=__doc__)
     parser.add_argument("--directory", type=Path, default=DIRECTORY)
-    parser.add_argument("--only", choices=["quick"])
+    parser.add_argument("--only", choices=["quick", "trained", "variants", "gemma"])
     arguments = parser.parse_args()
-    quick(arguments.directory)
+    make(arguments.directory, arguments.only)
+
+
+def make(directory: Path, only: str | None = None) -> None:
+    """Make what is missing of one stage, or of all that the bench needs."""
+    stages: dict[str, Callable[[Path], None]] = {"trained": trained}
+    for name, stage in {"quick": quick, **stages}.items():
+        if name == only or (only is None and name in stages):
+            stage(directory)
+
+
+def _sequences(directory: Path) -> Any:
+    from bench.codec import training
+
+    return training.encode(start(directory), corpus(directory).train, num_sequences=_TRAIN_SEQUENCES)
+
+
+def _once(directory: Path, name: str, make_model: Callable[[], Any]) -> None:
+    if (directory / name).exists():
+        return
+    from bench.codec import training
+
+    checkpoints.save(directory / name, dict(training.weights_of(make_model())), start(directory))
+    (directory / f"{name}.snapshot").unlink(missing_ok=True)
+
+
+def _judge(directory: Path, name: str) -> None:
+    """Add a model's perplexity on held-out text to models.json."""
+    path = directory / "models.json"
+    known = json.loads(path.read_text()) if path.exists() else {"perplexity": {}}
+    if name in known["perplexity"]:
+        return
+    from bench.codec import training
+
+    ids = training.encode(start(directory), corpus(directory).held_out, num_sequences=HELD_OUT_SEQUENCES)
+    known["perplexity"][name] = round(training.perplexity(training.load_model(directory / name), ids), 4)
+    known["corpus"] = corpus(directory).digest
+    known["held_out_tokens"] = ids.numel()
+    path.write_text(json.dumps(known, indent=2) + "\n")
+    print(f"  {name}: perplexity {known['perplexity'][name]}", flush=True)
 
 
 if __name__ == "__main__":
