@@ -19,7 +19,17 @@ from groundsegment.models.safetensors_file import DTYPE_BITS, read_header
 from groundsegment.models.tensor_info import TensorInfo
 from groundsegment.packer.tensors import families
 from groundsegment.packer.tensors.gguf_header import long_values
-from groundsegment.packer.tensors.parts import Member, Packed, Packing, Part, PartKind, Role, bytes_part, num_rows
+from groundsegment.packer.tensors.parts import (
+    WHOLE_FILE,
+    Member,
+    Packed,
+    Packing,
+    Part,
+    PartKind,
+    Role,
+    bytes_part,
+    num_rows,
+)
 from groundsegment.packer.tensors.quantization import UNKNOWN, Quantization, quantization_of
 from protocol.limits import SEGMENT_SIZE_MAX
 
@@ -183,7 +193,7 @@ def _without_gaps(parts: Iterable[Part], file: str, size_bytes: int) -> Iterator
 
 def _gap_name(offset: int, before: str, is_last: bool) -> str:
     if not offset:
-        return "(all)" if is_last else "(header)"
+        return WHOLE_FILE if is_last else "(header)"
     return f"(after {before})"
 
 

@@ -9,6 +9,8 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 
+WHOLE_FILE = "(all)"  # name of the part of a file that is not understood
+
 
 class PartKind(StrEnum):
     """What the values of a part's first member are, and so which transforms may be tried."""
@@ -118,6 +120,11 @@ class Part:
     def offset(self) -> int:
         """Where its first member starts; parts of a file are ordered by it."""
         return self.members[0].offset
+
+    @property
+    def stored_dtype(self) -> str:
+        """As the file spells it, of the first member; "" for bytes of no tensor."""
+        return self.members[0].dtype
 
     @property
     def size_bytes(self) -> int:
