@@ -109,11 +109,14 @@ class SymbolSet:
     def add_all(self, keys: Iterable[int]) -> list[int]:
         """Put symbols in; which of them, counted from 0, were not there yet."""
         pages, fresh = self._pages, []
+        current, page = -1, 0  # keys that come together mostly lie on one page
         for index, key in enumerate(keys):
-            number, bit = key >> _PAGE_BITS, 1 << (key & _PAGE_MASK)
-            page = pages.get(number, 0)
+            if key >> _PAGE_BITS != current:
+                current = key >> _PAGE_BITS
+                page = pages.get(current, 0)
+            bit = 1 << (key & _PAGE_MASK)
             if not page & bit:
-                pages[number] = page | bit
+                page = pages[current] = page | bit
                 fresh.append(index)
         self.num += len(fresh)
         return fresh
