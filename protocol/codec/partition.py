@@ -1,14 +1,16 @@
 """Contexts by partition: values split by class, each class a stream of its own, and put back in order.
 
 What an entropy coder calls a context (this weight is of a loud row, that one had an old exponent of 121) is a class
-per value here, 0 .. 255, that both ends can compute. Each class's values keep their order, so the decoder only needs
-the classes to put everything back. Cheaper than an adaptive coder: one stable sort of small integers per chunk, about
-5 ns a value; in chunks of 16 Ki, because a sort over a whole tensor misses the caches (14 ns).
+per value here, that both ends can compute: a key of 8 bits, and a rising table of the first key of each class. Values
+of a class are in the order of their chunk, then key, then place, so the decoder only needs the keys to put all back.
+That is cheaper than a coder with adaptive contexts: one stable sort of bytes per chunk, about 5 ns a value; in chunks
+of 16 Ki values, because a sort over a whole tensor misses the caches (14 ns).
 
-Pure. Counts are checked: parts that do not fit their classes are a DecodeError.
+Pure. Counts are checked: parts that do not fit their keys are a DecodeError.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
@@ -16,71 +18,92 @@ from numpy.typing import NDArray
 
 from protocol.errors import DecodeError
 
-CLASSES_MAX = 256
+KEYS = 256
 CHUNK_SIZE = 16 * 1024
 
 _T = TypeVar("_T", np.uint8, np.uint16, np.uint32)
 
 
-def count_classes(classes: NDArray[np.uint8], num_classes: int) -> list[int]:
-    """Return how many values are of each class.
-
-    Raises:
-        DecodeError: a class is not below `num_classes`.
-    """
-    counts = np.zeros(num_classes, np.int64)
-    for start in range(0, classes.size, CHUNK_SIZE):
-        chunk = np.bincount(classes[start : start + CHUNK_SIZE], minlength=num_classes)
-        if chunk.size > num_classes:
-            raise DecodeError(f"class {chunk.size - 1} where there are {num_classes}")
-        counts += chunk
-    return [int(count) for count in counts]
+def chunks(keys: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
+    """Cut keys into the chunks that partition works in."""
+    return (keys[start : start + CHUNK_SIZE] for start in range(0, keys.size, CHUNK_SIZE))
 
 
-def partition(values: NDArray[_T], classes: NDArray[np.uint8], num_classes: int) -> list[NDArray[_T]]:
-    """Split values by class; the values of each class keep their order.
+def check_firsts(firsts: Sequence[int]) -> None:
+    """Raise DecodeError unless these are the first keys of classes: 0, then rising."""
+    if not firsts or firsts[0] or any(a >= b for a, b in pairwise(firsts)) or firsts[-1] >= KEYS:
+        raise DecodeError(f"classes cannot begin at {list(firsts)}")
+
+
+def partition(values: NDArray[_T], keys: NDArray[np.uint8], firsts: Sequence[int]) -> list[NDArray[_T]]:
+    """Split values by class.
 
     Args:
         values: one axis.
-        classes: one for each value, below `num_classes`.
-        num_classes: parts to make; some may be empty.
+        keys: one for each value.
+        firsts: the first key of each class, rising from 0; `range(n)` where a key is a class.
     """
-    assert values.shape == classes.shape
-    parts = [np.empty(count, values.dtype) for count in count_classes(classes, num_classes)]
-    for part, at, start, order in _walk(classes, num_classes):
-        parts[part][at : at + order.size] = values[start : start + CHUNK_SIZE][order]
-    return parts
+    assert values.shape == keys.shape
+    parts: list[list[NDArray[_T]]] = [[] for _ in firsts]
+    start = 0
+    for chunk in chunks(keys):
+        ordered = values[start : start + chunk.size][np.argsort(chunk, kind="stable")]
+        for index, run in enumerate(np.split(ordered, _ends(chunk, firsts)[:-1])):
+            parts[index].append(run)
+        start += chunk.size
+    return [np.concatenate([values[:0], *part]) for part in parts]
 
 
-def unpartition(parts: Sequence[NDArray[_T]], classes: NDArray[np.uint8]) -> NDArray[_T]:
+def unpartition(parts: Sequence[NDArray[_T]], keys: NDArray[np.uint8], firsts: Sequence[int]) -> NDArray[_T]:
     """Put the values of all classes back in order; undoes `partition`.
-
-    Args:
-        parts: the values of each class, at least one part, all of one dtype.
-        classes: one for each value.
 
     Raises:
         DecodeError: a part has more or fewer values than there are of its class.
     """
-    if count_classes(classes, len(parts)) != [part.size for part in parts]:
-        raise DecodeError("the streams do not have the values that their classes ask for")
-    if len(parts) == 1:
-        return parts[0]
-    values = np.empty(classes.size, parts[0].dtype)
-    for part, at, start, order in _walk(classes, len(parts)):
-        values[start : start + CHUNK_SIZE][order] = parts[part][at : at + order.size]
+    values = np.empty(keys.size, parts[0].dtype)
+    start = 0
+    for chunk in merge(parts, chunks(keys), firsts):
+        values[start : start + chunk.size] = chunk
+        start += chunk.size
     return values
 
 
-def _walk(classes: NDArray[np.uint8], num_classes: int) -> Iterator[tuple[int, int, int, NDArray[np.intp]]]:
-    """Yield (class, values of it so far, start of the chunk, places within the chunk), class by class in each chunk."""
-    done = [0] * num_classes
-    for start in range(0, classes.size, CHUNK_SIZE):
-        chunk = classes[start : start + CHUNK_SIZE]
-        order = np.argsort(chunk, kind="stable")
+def merge(
+    parts: Sequence[NDArray[_T]], keys: Iterable[NDArray[np.uint8]], firsts: Sequence[int]
+) -> Iterator[NDArray[_T]]:
+    """Like `unpartition`, chunk by chunk, for keys that are made on the way and values that are worked on.
+
+    Args:
+        parts: the values of each class, all of one dtype.
+        keys: chunks of CHUNK_SIZE, the last may be shorter.
+        firsts: the first key of each class.
+
+    Yields:
+        The values of each chunk; they are overwritten by the next.
+
+    Raises:
+        DecodeError: a part has more or fewer values than there are of its class; at the end at the latest.
+    """
+    assert len(parts) == len(firsts)
+    done = [0] * len(parts)
+    sorted_values = np.empty(CHUNK_SIZE, parts[0].dtype)
+    values = np.empty(CHUNK_SIZE, parts[0].dtype)
+    for chunk in keys:
         at = 0
-        for part, count in enumerate(np.bincount(chunk, minlength=num_classes).tolist()):
-            if count:
-                yield part, done[part], start, order[at : at + count]
-                done[part] += count
-                at += count
+        for index, end in enumerate(_ends(chunk, firsts)):
+            begin = done[index]
+            done[index] += end - at
+            if done[index] > parts[index].size:
+                raise DecodeError(f"class {index} has only {parts[index].size} values")
+            sorted_values[at:end] = parts[index][begin : done[index]]
+            at = end
+        values[: chunk.size][np.argsort(chunk, kind="stable")] = sorted_values[: chunk.size]
+        yield values[: chunk.size]
+    if done != [part.size for part in parts]:
+        raise DecodeError(f"classes of {[part.size for part in parts]} values where {done} belong")
+
+
+def _ends(chunk: NDArray[np.uint8], firsts: Sequence[int]) -> list[int]:
+    """Return where each class ends once a chunk is sorted."""
+    ends = np.cumsum(np.bincount(chunk, minlength=KEYS))
+    return [*ends[np.asarray(firsts[1:], np.intp) - 1].tolist(), chunk.size]

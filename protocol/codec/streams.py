@@ -22,7 +22,7 @@ from protocol.limits import ZSTD_WINDOW_MAX
 
 _T = TypeVar("_T", np.uint8, np.uint16, np.uint32)
 
-LEVEL_DEFAULT = 8
+LEVEL_DEFAULT = 10
 _ITEM_DTYPES = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.uint32))
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from protocol.codec import plain
 from protocol.codec.kinds import Coder, TransformKind
-from protocol.codec.partition import CHUNK_SIZE, partition, unpartition
+from protocol.codec.partition import CHUNK_SIZE, check_firsts, partition, unpartition
 from protocol.codec.payload import NO_BASE, Extent, Piece, Stream, TensorPayload
 from protocol.codec.rebuild import rebuild
 from protocol.errors import DecodeError
@@ -123,20 +123,31 @@ def test_partition_is_undone_and_keeps_the_order_within_a_class(size, dtype):
     rng = np.random.default_rng(zlib.crc32(f"{size}".encode()))
     values = rng.integers(0, 200, size).astype(dtype)
     classes = rng.choice([0, 1, 3, 4], size).astype(np.uint8)
-    parts = partition(values, classes, 5)
+    parts = partition(values, classes, range(5))
     assert [part.tolist() for part in parts] == [values[classes == number].tolist() for number in range(5)]
-    back = unpartition(parts, classes)
+    back = unpartition(parts, classes, range(5))
     assert back.dtype == dtype
     assert back.tolist() == values.tolist()
+
+
+def test_neighbouring_keys_may_share_a_class():
+    keys = np.array([7, 2, 9, 0, 8, 255], np.uint8)
+    values = np.arange(6, dtype=np.uint8)
+    parts = partition(values, keys, [0, 5, 9])
+    assert [part.tolist() for part in parts] == [[3, 1], [0, 4], [2, 5]]
+    assert unpartition(parts, keys, [0, 5, 9]).tolist() == values.tolist()
 
 
 def test_parts_that_do_not_fit_their_classes_are_refused():
     classes = np.array([0, 1, 1], np.uint8)
     one, two = np.zeros(1, np.uint8), np.zeros(2, np.uint8)
-    with pytest.raises(DecodeError, match="classes ask for"):
-        unpartition([two, one], classes)
-    with pytest.raises(DecodeError, match="class 1 where there are 1"):
-        unpartition([np.zeros(3, np.uint8)], classes)
+    with pytest.raises(DecodeError, match="has only"):
+        unpartition([two, one], classes, [0, 1])
+    with pytest.raises(DecodeError, match="belong"):
+        unpartition([two, two], classes, [0, 1])
+    for firsts in ([], [1, 2], [0, 0], [0, 5, 4], [0, 256]):
+        with pytest.raises(DecodeError, match="begin"):
+            check_firsts(firsts)
 
 
 def tensor_row(**fields):

@@ -1,0 +1,112 @@
+"""The encoder's choices of contexts: which rows and columns are loud, and which keys may share a stream.
+
+Ground only, estimates from histograms: the decoder reads the choice from the wire and never repeats it, so this may
+use floating point and may change between versions. It promises good choices, not the best; nothing here affects
+whether a segment decodes. Costs some 10 ns a value.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocol.codec.grid import CLASSES_MAX, Grid
+from protocol.codec.partition import KEYS
+
+NUM_CONTEXTS = 8  # of a grid: 6 and 12 differ by 0.02 % of the size
+STREAM_BITS = 8 * 60  # head and tables of one more stream
+SYMBOL_BITS = 14  # of one more symbol in a stream's table
+_CLASS_BITS = 4  # of one row's or column's class
+
+Floats = NDArray[np.float64]
+
+
+def entropy_bits(counts: NDArray[np.int64]) -> Floats:
+    """Return the bits that symbols of these counts take at order 0, along the last axis."""
+    weights = counts.astype(np.float64)
+    totals = weights.sum(axis=-1)
+    logs = weights * np.log2(weights, out=np.zeros_like(weights), where=weights > 0)
+    return np.asarray(totals * np.log2(np.maximum(totals, 1)) - logs.sum(axis=-1))
+
+
+def choose_grid(symbols: NDArray[np.uint8], loudness: NDArray[np.generic]) -> Grid | None:
+    """Return the grid that promises the fewest bits; None if one stream does as well.
+
+    Args:
+        symbols: rows by columns; what stands for the values in the estimate, like their exponents.
+        loudness: of the same shape, roughly the logarithm of the magnitudes.
+    """
+    rows, columns = symbols.shape
+    row_means = loudness.mean(axis=1, dtype=np.float64)
+    column_means = loudness.mean(axis=0, dtype=np.float64)
+    column_means -= column_means.mean()
+    candidates = [
+        _make_grid(row_means, column_means, num_rows, num_columns)
+        for num_rows, num_columns in ((CLASSES_MAX, CLASSES_MAX), (CLASSES_MAX, 1), (1, CLASSES_MAX))
+        if (num_rows == 1 or rows > 1) and (num_columns == 1 or columns > 1)
+    ]
+    best, best_bits = None, float(_stream_bits(np.bincount(symbols.ravel(), minlength=KEYS)))
+    for grid in candidates:
+        bits = _grid_bits(grid, symbols)
+        if bits < best_bits:
+            best, best_bits = grid, bits
+    return best
+
+
+def choose_firsts(keys: NDArray[np.uint8], magnitudes: NDArray[np.unsignedinteger]) -> tuple[int, ...]:
+    """Return the first keys of the classes of `partition`: neighbours share one where apart they would cost more.
+
+    Args:
+        keys: of the values, like the exponents of old ones.
+        magnitudes: of the values, like differences with their sign folded in; small ones more frequent.
+    """
+    # Quarters of octaves: exact up to 7, and what is within a bucket costs the same however keys are grouped.
+    buckets = magnitudes.astype(np.float32).view(np.uint32) >> np.uint32(21)
+    buckets = np.maximum(buckets, 507) - np.uint32(507)
+    joint = np.bincount(keys.astype(np.uint32) << np.uint32(8) | buckets, minlength=KEYS * KEYS).reshape(KEYS, KEYS)
+    present = np.flatnonzero(joint.any(axis=1))
+    firsts, counts = present.tolist(), joint[present]
+    bits = _stream_bits(counts)
+    while len(firsts) > 1:
+        merged = _stream_bits(counts[:-1] + counts[1:])
+        gains = bits[:-1] + bits[1:] - merged
+        at = int(np.argmax(gains))
+        if gains[at] <= 0 and len(firsts) <= CLASSES_MAX:
+            break
+        counts[at] += counts[at + 1]
+        bits[at] = merged[at]
+        counts, bits = np.delete(counts, at + 1, axis=0), np.delete(bits, at + 1)
+        del firsts[at + 1]
+    return (0, *firsts[1:])
+
+
+def _make_grid(row_means: Floats, column_means: Floats, num_rows: int, num_columns: int) -> Grid:
+    row_classes, row_levels = _quantiles(row_means, num_rows)
+    column_classes, column_levels = _quantiles(column_means, num_columns)
+    levels = row_levels[:, None] + column_levels[None, :]
+    weights = np.outer(np.bincount(row_classes), np.bincount(column_classes))
+    order = np.argsort(levels, axis=None)
+    shares = np.cumsum(weights.ravel()[order]) / weights.sum()
+    low, high = levels.ravel()[order][np.searchsorted(shares, [0.01, 0.99])]
+    contexts = np.clip((levels - low) / max(high - low, 1e-9) * NUM_CONTEXTS, 0, NUM_CONTEXTS - 1).astype(np.uint8)
+    _, contexts = np.unique(contexts, return_inverse=True)  # without gaps
+    return Grid(
+        row_classes=row_classes, column_classes=column_classes, contexts=contexts.reshape(levels.shape).astype(np.uint8)
+    )
+
+
+def _quantiles(means: Floats, num_classes: int) -> tuple[NDArray[np.uint8], Floats]:
+    """Return each one's class, as many in one class as in another, and the classes' mean."""
+    num_classes = min(num_classes, means.size)
+    classes = np.empty(means.size, np.uint8)
+    classes[np.argsort(means, kind="stable")] = np.arange(means.size) * num_classes // means.size
+    return classes, np.bincount(classes, weights=means) / np.bincount(classes)
+
+
+def _grid_bits(grid: Grid, symbols: NDArray[np.uint8]) -> float:
+    contexts = grid.contexts[grid.row_classes][:, grid.column_classes].astype(np.uint16)
+    joint = np.bincount((contexts << np.uint16(8) | symbols).ravel(), minlength=grid.num_contexts * KEYS)
+    tables = _CLASS_BITS * sum(part.size for part in (grid.row_classes, grid.column_classes) if part.any())
+    return float(_stream_bits(joint.reshape(-1, KEYS)).sum()) + tables + 8 * grid.contexts.size
+
+
+def _stream_bits(counts: NDArray[np.int64]) -> Floats:
+    return np.asarray(entropy_bits(counts) + STREAM_BITS + SYMBOL_BITS * np.count_nonzero(counts, axis=-1))
