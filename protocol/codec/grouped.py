@@ -1,0 +1,190 @@
+"""Codes in groups: a quantized matrix as groups of codes that share a scale, each group of one class.
+
+The classes are the contexts of the entropy coder: the zero point of a group, how loud it is beside its neighbours,
+whether its scale changed. All codes of a group are of one class, so contexts cost one permutation of whole groups
+instead of one of values. Both ends compute the class of every group from what is decoded before its codes; the packer
+joins neighbouring classes into *buckets* where that saves bytes, and says so by the first class of each bucket but the
+first (`cuts`).
+
+Pure. It knows nothing of formats; `nibbles` and `gguf` cut theirs into groups.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocol.codec import streams
+from protocol.codec.payload import Stream
+from protocol.errors import DecodeError
+
+CLASSES_MAX = 256
+BUCKETS_MAX = 96  # of one field: a piece has some ten fields and 255 streams
+_STREAM_BITS = 8 * 40  # of a stream that holds next to nothing: its entry, pcodec's headers
+_SYMBOL_BITS = 14  # that a table says about one symbol
+
+_T = TypeVar("_T", np.uint8, np.uint16, np.uint32)
+Codes = NDArray[np.uint8]
+Index = NDArray[np.intp] | slice
+Classes = NDArray[np.uint8]
+Cuts = tuple[int, ...]
+
+
+class StreamReader:
+    """Takes the streams of a piece one after another."""
+
+    def __init__(self, source: Sequence[Stream]) -> None:
+        self._source, self._at = source, 0
+
+    def take(self) -> Stream:
+        """Return the next stream.
+
+        Raises:
+            DecodeError: there is none.
+        """
+        if self._at == len(self._source):
+            raise DecodeError(f"{self._at} streams where more belong")
+        self._at += 1
+        return self._source[self._at - 1]
+
+    def finish(self) -> None:
+        """Check that every stream was taken.
+
+        Raises:
+            DecodeError: some are left.
+        """
+        if self._at != len(self._source):
+            raise DecodeError(f"{len(self._source)} streams where {self._at} belong")
+
+
+def choose_cuts(codes: Codes, classes: Classes) -> Cuts:
+    """Return where to cut the classes into buckets so that streams and their tables take the fewest bytes.
+
+    Neighbours are joined, always the pair that saves the most, until joining saves nothing.
+
+    Args:
+        codes: (groups, codes of a group).
+        classes: one for each group.
+    """
+    order, bounds = _sort(classes, range(1, CLASSES_MAX))
+    filled = [(first, *bound) for first, bound in enumerate(bounds) if bound[0] < bound[1]]
+    tables = [
+        np.bincount(codes[_part(order, start, end)].reshape(-1), minlength=256).astype(np.float64)
+        for _, start, end in filled
+    ]
+    return _join([first for first, _, _ in filled], tables)
+
+
+def encode(codes: NDArray[_T], classes: Classes, cuts: Cuts, *, level: int) -> list[Stream]:
+    """Code the groups of each bucket as a stream; an empty bucket has none.
+
+    Args:
+        codes: (groups, codes of a group).
+        classes: one for each group.
+        cuts: first class of each bucket but the first, rising.
+        level: see `streams.encode`.
+    """
+    order, bounds = _sort(classes, cuts)
+    return [
+        streams.encode(codes[_part(order, start, end)].reshape(-1), level=level) for start, end in bounds if start < end
+    ]
+
+
+def decode(source: StreamReader, classes: Classes, cuts: Cuts, width: int) -> Iterator[tuple[Index, Codes]]:
+    """Return for each bucket that is not empty which groups are in it, and their codes.
+
+    Args:
+        source: where the streams come from, in the order that `encode` made them.
+        classes: one for each group.
+        cuts: as for `encode`.
+        width: codes of a group.
+
+    Raises:
+        DecodeError: the streams are not those of such groups.
+    """
+    order, bounds = _sort(classes, cuts)
+    for start, end in bounds:
+        if start < end:
+            values = streams.decode(source.take(), np.uint8, (end - start) * width)
+            yield _part(order, start, end), values.reshape(end - start, width)
+
+
+def decode_values(source: StreamReader, classes: Classes, cuts: Cuts, dtype: type[_T]) -> NDArray[_T]:
+    """Return one value for each group; undoes `encode` of groups of one.
+
+    Raises:
+        DecodeError: the streams are not those of such groups.
+    """
+    order, bounds = _sort(classes, cuts)
+    values = np.empty(classes.size, dtype)
+    for start, end in bounds:
+        if start < end:
+            values[_part(order, start, end)] = streams.decode(source.take(), dtype, end - start)
+    return values
+
+
+def pack_cuts(cuts: Cuts) -> bytes:
+    """Return the cuts as bytes: how many, then one each."""
+    return bytes((len(cuts), *cuts))
+
+
+def read_cuts(data: bytes, num_fields: int) -> list[Cuts]:
+    """Return the cuts of some fields; undoes `pack_cuts` of each, and nothing may follow.
+
+    Raises:
+        DecodeError: they do not rise, are too many, or do not fill the data.
+    """
+    fields, at = [], 0
+    for _ in range(num_fields):
+        if at >= len(data):
+            raise DecodeError("cuts of the classes are missing")
+        end = at + 1 + data[at]
+        cuts = data[at + 1 : end]
+        if end > len(data) or len(cuts) >= BUCKETS_MAX or any(cut <= before for before, cut in pairwise(b"\0" + cuts)):
+            raise DecodeError(f"{len(cuts)} cuts of the classes do not rise")
+        fields.append(tuple(cuts))
+        at = end
+    if at != len(data):
+        raise DecodeError(f"{len(data) - at} bytes after the cuts of the classes")
+    return fields
+
+
+def _sort(classes: Classes, cuts: Sequence[int]) -> tuple[NDArray[np.intp] | None, list[tuple[int, int]]]:
+    """Return the groups in the order of their buckets (None: as they are), and where in it each bucket lies."""
+    edges = (0, *cuts, CLASSES_MAX)
+    ends = np.concatenate(([0], np.cumsum(np.bincount(classes, minlength=CLASSES_MAX))))
+    bounds = [(int(ends[first]), int(ends[last])) for first, last in pairwise(edges)]
+    if len(bounds) == 1:
+        return None, bounds
+    return np.argsort(classes, kind="stable"), bounds
+
+
+def _part(order: NDArray[np.intp] | None, start: int, end: int) -> Index:
+    return slice(start, end) if order is None else order[start:end]
+
+
+def _join(firsts: list[int], tables: list[NDArray[np.float64]]) -> Cuts:
+    """Return the cuts that are left after joining neighbours while that saves bits."""
+    costs = [_cost(table) for table in tables]
+    savings = [_saving(tables, costs, at) for at in range(len(tables) - 1)]
+    while savings and (max(savings) > 0 or len(tables) > BUCKETS_MAX):
+        at = int(np.argmax(savings))
+        tables[at] = tables[at] + tables.pop(at + 1)
+        costs[at] = _cost(tables[at])
+        del costs[at + 1], firsts[at + 1], savings[at]
+        for beside in range(max(at - 1, 0), min(at + 1, len(savings))):
+            savings[beside] = _saving(tables, costs, beside)
+    return tuple(firsts[1:])
+
+
+def _saving(tables: list[NDArray[np.float64]], costs: list[float], at: int) -> float:
+    return costs[at] + costs[at + 1] - _cost(tables[at] + tables[at + 1])
+
+
+def _cost(table: NDArray[np.float64]) -> float:
+    """Bits of a stream with these symbols. The packer's estimate only: nothing depends on its last digit."""
+    seen = table[table > 0]
+    total = float(seen.sum())
+    return total * float(np.log2(total)) - float((seen * np.log2(seen)).sum()) + _STREAM_BITS + _SYMBOL_BITS * seen.size
