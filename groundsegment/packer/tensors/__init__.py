@@ -16,6 +16,11 @@ Three steps, each a function over the headers of files; nothing here holds a ten
             piece.packed                                                   # NIBBLES, families: packing, bits, group
             [(x.role, x.offset, x.size_bytes, x.base) for x in piece.extents]   # x.base: BaseRef(file, offset) or None
 
+            layouts.nibble_layout_of(piece), layouts.float_layout(piece)   # what the codec's modules are told, or None
+
+    matching.why_unmatched(parts, base_parts, matches)                     # words for parts without a counterpart
+    matching.removed(base_parts, matches)                                  # parts of the base that are gone
+
 `Part` (parts.py) is a gap-free, overlap-free cut of a file: every byte of a file of n bytes lies in exactly one member
 of one part, and every byte of a release in exactly one extent of one piece of one segment job. All extents of a piece
 have base bytes, or none has. Everything is a frozen dataclass, hashable and picklable, and the same inputs always give

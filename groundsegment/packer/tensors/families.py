@@ -82,7 +82,7 @@ def _qweight(info: TensorInfo, stem: str, sources: Sources) -> Part | None:
     if scales is None or hint.is_reordered or outputs != columns or scales.dtype not in _SCALE_DTYPES:
         return alone.part()
     num_groups = scales.shape[0]
-    group = _group_size(rows, num_groups, hint.group_size)
+    group = _group_size(rows, num_groups)
     step = 1 if is_awq else per_word
     if not group or group % step:
         return alone.part()
@@ -261,10 +261,12 @@ def _row_scales(codes: _Codes, sources: Sources, scale_name: str, zero_name: str
         return None
     num_groups = scales.num_values // codes.rows
     leading = codes.info.shape[:-1]
-    group = _group_size(codes.columns, num_groups, sources.quantization.group_size)
+    group = _group_size(codes.columns, num_groups)
     if scales.shape not in {(*leading, num_groups), leading if num_groups == 1 else None} or not group:
         return None
     is_packed = zeros is not None and zeros.dtype == "I32"
+    if is_packed and codes.rows % _ZERO_ROWS:
+        zeros, is_packed = None, False  # the last int32 holds more than there is: by itself
     unit_rows = _ZERO_ROWS if is_packed else 1
     if zeros is not None:
         wanted = (-(-codes.rows // _ZERO_ROWS), num_groups) if is_packed else scales.shape
@@ -299,13 +301,9 @@ def _member(info: TensorInfo, role: Role, unit_rows: int) -> Member:
     )
 
 
-def _group_size(length: int, num_groups: int, hint: int) -> int:
+def _group_size(length: int, num_groups: int) -> int:
     """Codes along an axis that share a scale; 0 if there is no telling."""
-    if num_groups and length % num_groups == 0:
-        return length // num_groups
-    if hint and -(-length // hint) == num_groups:
-        return hint
-    return 0
+    return length // num_groups if num_groups and length % num_groups == 0 else 0
 
 
 def _exact_ratio(numerator: int, denominator: int) -> int:
