@@ -10,25 +10,32 @@ Pure.
 import numpy as np
 from numpy.typing import NDArray
 
+from protocol.errors import DecodeError
+
 Bytes = NDArray[np.uint8]
 _LOW, _HIGH = np.uint8(0x0F), np.uint8(0xF0)
 
 
-def split(cells: Bytes) -> Bytes:
-    """Return the codes of cells: the low nibbles of each row, then its high ones."""
-    half = cells.shape[1]
-    codes = np.empty((cells.shape[0], 2 * half), np.uint8)
-    np.bitwise_and(cells, _LOW, out=codes[:, :half])
-    np.right_shift(cells, 4, out=codes[:, half:])
+def split(packed: Bytes) -> Bytes:
+    """Return the codes of bytes: all low nibbles first, then all high ones."""
+    codes = np.empty(2 * packed.size, np.uint8)
+    np.bitwise_and(packed, _LOW, out=codes[: packed.size])
+    np.right_shift(packed, 4, out=codes[packed.size :])
     return codes
 
 
 def join(codes: Bytes) -> Bytes:
-    """Return the cells of codes below 16; undoes `split`."""
-    half = codes.shape[1] // 2
-    cells = codes[:, half:] << np.uint8(4)
-    cells |= codes[:, :half] & _LOW
-    return cells
+    """Return the bytes of codes; undoes `split`. The codes are used up.
+
+    Raises:
+        DecodeError: a code is above 15.
+    """
+    if codes.size and codes.max() > _LOW:
+        raise DecodeError(f"a code of {codes.max()} where four bits belong")
+    low, packed = codes[: codes.size // 2], codes[codes.size // 2 :]
+    packed <<= np.uint8(4)
+    packed |= low
+    return packed
 
 
 def add(cells: Bytes, differences: Bytes) -> Bytes:

@@ -88,12 +88,13 @@ def encode(
     zeros = _encode_field(
         fields.zeros, None if base is None else base.zeros, _zero_classes(fields, base, levels), level
     )
-    codes, classes = cells.split(table), _code_classes(layout, fields, change, levels)
-    code_cuts = grouped.choose_cuts(codes, classes)
+    classes = _code_classes(layout, fields, change, levels)
+    code_cuts = grouped.choose_cuts(table, classes, is_packed=True)
+    codes = grouped.encode_rows(table, classes, code_cuts, is_packed=True, level=level)
     parameters = _Parameters(
         layout=layout, thresholds=thresholds, scale_cuts=scales[0], zero_cuts=zeros[0], code_cuts=code_cuts
     )
-    return parameters.encode(), (*scales[1], *zeros[1], *grouped.encode(codes, classes, code_cuts, level=level))
+    return parameters.encode(), (*scales[1], *zeros[1], *codes)
 
 
 def decode(parameters: bytes, streams: tuple[Stream, ...], sizes: list[int], olds: list[Bytes] | None) -> list[Bytes]:
@@ -144,7 +145,7 @@ def _encode_field(new: Values, old: Values | None, classes: Classes, level: int)
         return (), []
     values = new if old is None else new - old
     cuts = grouped.choose_cuts(_outline(values, is_delta=old is not None)[:, None], classes)
-    return cuts, grouped.encode(values[:, None], classes, cuts, level=level)
+    return cuts, grouped.encode_values(values, classes, cuts, level=level)
 
 
 def _decode_field(source: StreamReader, old: Values | None, classes: Classes, cuts: Cuts, size: int) -> Values:
@@ -167,15 +168,13 @@ def _outline(values: Values, *, is_delta: bool) -> Bytes:
 
 def _decode_cells(source: StreamReader, classes: Classes, said: _Parameters, predicted: Bytes | None) -> Bytes:
     """Return the cells of a slab; `predicted` is used up."""
-    layout = said.layout
-    table = np.empty((layout.num_groups, layout.group // 2), np.uint8) if predicted is None else predicted
-    for groups, codes in grouped.decode(source, classes, said.code_cuts, layout.group):
-        if codes.max() > CODE_MAX:
-            raise DecodeError(f"nibbles: a code of {codes.max()}")
+    width = said.layout.group // 2
+    table = np.empty((classes.size, width), np.uint8) if predicted is None else predicted
+    for groups, rows in grouped.decode_rows(source, classes, said.code_cuts, width, is_packed=True):
         if predicted is None:
-            table[groups] = cells.join(codes)
-        elif codes.any():
-            table[groups] = cells.add(predicted[groups], cells.join(codes))
+            grouped.put_rows(table, groups, rows)
+        elif rows.any():
+            grouped.put_rows(table, groups, cells.add(grouped.take_rows(predicted, groups), rows))
     return table
 
 
@@ -228,7 +227,10 @@ def _predict(codes: Bytes, layout: NibbleLayout, change: _Change) -> Bytes:
     """Return the base's cells with its codes where they land on the new scales and zero points."""
     table = read_cells(codes, layout)
     if change.moving.size:
-        table[change.moving] = cells.join(change.shift.apply(cells.split(table[change.moving]), CODE_MAX))
+        moving = grouped.take_rows(table, change.moving)
+        codes = cells.split(moving.reshape(-1)).reshape(2, change.moving.size, -1)
+        landed = np.stack([change.shift.apply(half, CODE_MAX) for half in codes])
+        grouped.put_rows(table, change.moving, cells.join(landed.reshape(-1)).reshape(moving.shape))
     return table
 
 
@@ -274,4 +276,5 @@ def _centres(layout: NibbleLayout, fields: Fields) -> Bytes:
     if layout.zeros is not Zeros.FLOATS or layout.scales is None:
         return fields.zeros.astype(np.uint8) % np.uint8(_CENTRES)
     offset = Number.of(fields.zeros, layout.scales).over(Number.of(fields.scales, layout.scales))
-    return np.clip(2 * _MIDDLE - (offset >> (FRACTION_BITS - 1)), 0, _CENTRES - 1).astype(np.uint8)
+    centres: Bytes = np.clip(2 * _MIDDLE - (offset >> (FRACTION_BITS - 1)), 0, _CENTRES - 1).astype(np.uint8)
+    return centres

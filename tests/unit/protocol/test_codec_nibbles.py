@@ -9,7 +9,6 @@ from protocol.codec import nibbles
 from protocol.codec.affine import Float
 from protocol.codec.nibbles import NibbleLayout, Packing, Zeros
 from protocol.codec.payload import Stream
-from protocol.errors import DecodeError
 
 LEVEL = 8
 
