@@ -13,10 +13,11 @@ import typer
 from groundsegment.console.output import command, err, out, print_json
 
 if TYPE_CHECKING:
-    from groundsegment.packer.packing import CodecTotals, Estimate
+    from groundsegment.packer.estimating import Estimate
+    from groundsegment.packer.tally import Totals
     from groundsegment.staging.records import Prepared, Staged, StageOptions
     from groundsegment.staging.staging import OnProgress
-    from protocol.segment import SegmentCodec
+    from protocol.codec.kinds import TransformKind
 
 _AIRTIME_RATES_BPS = (256e3, 1e6, 10e6)  # S-band, fast S-band, X-band uplinks
 _DATAGRAM_OVERHEAD = 48  # bytes of frame, UDP and IPv4 around a symbol
@@ -96,6 +97,7 @@ def stage(
     """
     from groundsegment.depot.depot import Depot
     from groundsegment.errors import InputError
+    from groundsegment.packer.workers import Workers
     from groundsegment.staging.canary import read_prompts
     from groundsegment.staging.records import StageOptions
     from groundsegment.staging.staging import prepare
@@ -118,12 +120,12 @@ def stage(
         beside=beside,
         symbol_size=symbol_size,
         floor=floor,
-        num_workers=workers or os.cpu_count() or 1,
+        workers=Workers(count=workers or os.cpu_count() or 1),
     )
     with Depot.open(depot) as opened, _progress() as on_progress:
         if dry_run:
             prepared = prepare(opened, model, options, on_progress)
-            _tell_estimate(prepared, as_json=as_json)
+            _tell_estimate(prepared, options, as_json=as_json)
             return
         with opened.lock("stage"):
             prepared = prepare(opened, model, options, on_progress)
@@ -179,10 +181,10 @@ def _tell_choice(prepared: "Prepared") -> None:
         err.print(f"warning: {warning}", markup=False)
 
 
-def _tell_estimate(prepared: "Prepared", *, as_json: bool) -> None:
-    from groundsegment.packer.packing import estimate
+def _tell_estimate(prepared: "Prepared", options: "StageOptions", *, as_json: bool) -> None:
+    from groundsegment.packer.estimating import estimate
 
-    guess = estimate(prepared.plan, prepared.sources)
+    guess = estimate(prepared.plan, prepared.sources, workers=options.workers)
     if as_json:
         print_json(
             {
@@ -192,13 +194,14 @@ def _tell_estimate(prepared: "Prepared", *, as_json: bool) -> None:
                 "num_bundles": guess.num_bundles,
                 "num_segments": guess.num_segments,
                 "num_sampled": guess.num_sampled,
-                "by_codec": _codecs_as_json(guess.by_codec),
+                "error_bytes": guess.error_bytes,
+                "by_transform": _transforms_as_json(guess.tally.by_transform),
             }
         )
         return
     _tell_choice(prepared)
     out.print(f"{prepared.name} for {prepared.satellite.name}, release {prepared.release.digest.hex()[:16]}")
-    _print_sizes(prepared, guess.payload_bytes, guess.num_bundles, guess.by_codec)
+    _print_sizes(prepared, guess.payload_bytes, guess.num_bundles, guess.tally.by_transform)
     _print_how_sure(guess)
 
 
@@ -225,7 +228,7 @@ def _tell_staged(prepared: "Prepared", staged: "Staged", options: "StageOptions"
                 "num_bundles": len(packed.bundles),
                 "num_bundles_reused": packed.num_reused,
                 "num_segments": staged.manifest.num_segments,
-                "by_codec": _codecs_as_json(packed.by_codec),
+                "by_transform": _transforms_as_json(packed.tally.by_transform),
                 "directory": str(update.directory),
                 "canary": [
                     {"prompt": prompt, "text": answer.text, "tokens": list(answer.tokens)}
@@ -237,7 +240,7 @@ def _tell_staged(prepared: "Prepared", staged: "Staged", options: "StageOptions"
     if packed.num_reused:
         err.print(f"{packed.num_reused} bundles of an interrupted run were used again", markup=False)
     out.print(f"update {update.handle.hex()}: {update.release_name} for {update.satellite}, sequence {update.sequence}")
-    _print_sizes(prepared, update.payload_bytes, len(packed.bundles), packed.by_codec)
+    _print_sizes(prepared, update.payload_bytes, len(packed.bundles), packed.tally.by_transform)
     for prompt, answer in zip(options.prompts, staged.answers, strict=True):
         out.print(f"  canary: {_short(prompt)} -> {_short(answer.text)}", markup=False)
     if not options.prompts:
@@ -261,15 +264,16 @@ def _facts(prepared: "Prepared") -> dict[str, Any]:
     }
 
 
-def _codecs_as_json(by_codec: dict["SegmentCodec", "CodecTotals"]) -> dict[str, Any]:
+def _transforms_as_json(by_transform: dict["TransformKind", "Totals"]) -> dict[str, Any]:
     import dataclasses
 
-    return {codec.name.lower(): dataclasses.asdict(totals) for codec, totals in sorted(by_codec.items())}
+    return {transform.name.lower(): dataclasses.asdict(totals) for transform, totals in by_transform.items()}
 
 
 def _print_sizes(
-    prepared: "Prepared", payload_bytes: int, num_bundles: int, by_codec: dict["SegmentCodec", "CodecTotals"]
+    prepared: "Prepared", payload_bytes: int, num_bundles: int, by_transform: dict["TransformKind", "Totals"]
 ) -> None:
+    from groundsegment.console.stage_words import TRANSFORM_WORDS
     from groundsegment.planner.quantities import format_bytes, format_duration, format_rate
 
     installed = prepared.release.size_bytes
@@ -279,17 +283,14 @@ def _print_sizes(
         f"{num_bundles} bundle{'s' * (num_bundles != 1)}",
         markup=False,
     )
-    for codec, totals in sorted(by_codec.items()):
-        sizes = f"{format_bytes(totals.raw_bytes)} -> {format_bytes(totals.stored_bytes)}"
-        out.print(f"  {_CODEC_WORDS[codec.name]:12} {totals.num_segments:6} segments   {sizes}", markup=False)
+    for transform, totals in by_transform.items():
+        sizes = f"{format_bytes(totals.raw_bytes)} -> {format_bytes(totals.coded_bytes)}"
+        out.print(f"  {TRANSFORM_WORDS[transform]:26} {sizes}", markup=False)
     share = 1 + _DATAGRAM_OVERHEAD / prepared.symbol_size
     airtimes = [
         f"{format_duration(payload_bytes * share * 8 / rate)} at {format_rate(rate)}" for rate in _AIRTIME_RATES_BPS
     ]
     out.print(f"  airtime without loss: {', '.join(airtimes)}", markup=False)
-
-
-_CODEC_WORDS = {"STORED": "stored", "ZSTD": "compressed", "COPY": "from base", "DELTA_ZSTD": "difference"}
 
 
 def _short(text: str) -> str:

@@ -1,22 +1,33 @@
-"""The plan of a packing: which bytes of which file become which segment, against which bytes of the base. Pure.
+"""The plan of a packing: which bytes of which file become which segment, against which bytes of the base.
 
-Segments are cut at fixed offsets of each file, in order of names, so the same inputs always give the same plan. The
-plan's digest names everything that decides a segment's bytes: it says whether bundles of an interrupted run may be
-used again, and under one digest no segment number is ever encrypted twice with different contents.
+Segments are cut along tensors (`tensors.cut`), file by file, so the same inputs always give the same plan, and their
+number is known before anything is packed. The plan's digest names everything that decides a segment's bytes: it says
+whether bundles of an interrupted run may be used again, and under one digest no segment number is ever encrypted twice
+with different contents. So every version of what codes is in it: another pcodec packs anew.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
 
+import numpy as np
 import zstandard
 
-from protocol.limits import MIB
+from groundsegment.packer.tensors.catalogue import catalogue, reader
+from groundsegment.packer.tensors.cut import cut
+from groundsegment.packer.tensors.jobs import SegmentJob
+from groundsegment.packer.tensors.matching import Match, match, removed, why_unmatched
+from groundsegment.packer.tensors.parts import Part
+from protocol.codec.payload import VERSION as CODEC_VERSION
+from protocol.limits import KIB, OBJECT_SIZE_MAX, SEGMENT_SIZE_MAX
 from protocol.manifest import FileEntry
 from protocol.packing import pack_map
 
-SEGMENT_SIZE = MIB  # decoder memory on board is a few of these; smaller ones compress worse
-PACKING_VERSION = 1  # raise it with any change of what a segment's bytes become
+_SEGMENT_SIZE_MIN = 64 * KIB  # tables cost some hundred bytes a segment
+PACKING_VERSION = 2  # raise it with any change of what a segment's bytes become
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,21 +37,72 @@ class SegmentPlan:
     Attributes:
         number: over the whole update, from 0.
         file: index in the release's files.
-        offset: of its first byte in that file.
-        raw_size: bytes.
-        base_file: index in the base's files; None if no old bytes go with it.
-        base_offset: where they start.
+        job: which bytes, and what they are.
     """
 
     number: int
     file: int
-    offset: int
-    raw_size: int
-    base_file: int | None = None
-    base_offset: int = 0
+    job: SegmentJob
+
+    @property
+    def raw_size(self) -> int:
+        """Bytes it turns into."""
+        return self.job.size_bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Survey:
+    """What a release is made of, and what of it the base has.
+
+    Attributes:
+        parts: of the release: tensors, families of them, other bytes.
+        matches: the part of the base that a part most likely grew from; no key: none.
+        unmatched: why a part has no such counterpart, in words; empty without a base.
+        removed: parts of the base that no part grew from.
+        segment_bytes: what a segment should turn into at most.
+        num_segments: that the parts are cut into.
+    """
+
+    parts: tuple[Part, ...]
+    matches: Mapping[Part, Match]
+    unmatched: Mapping[Part, str]
+    removed: tuple[Part, ...]
+    segment_bytes: int
+    num_segments: int
+
+    def jobs(self) -> Iterator[SegmentJob]:
+        """Yield the jobs of all segments, in order."""
+        return cut(self.parts, self.matches, segment_bytes=self.segment_bytes)
+
+
+def survey(
+    files: Mapping[str, Path], base_files: Mapping[str, Path], *, bundle_size_bytes: int = OBJECT_SIZE_MAX
+) -> Survey:
+    """Read the headers of a release and its base, and match their tensors.
+
+    Args:
+        files: of the release, by name.
+        base_files: of the base; none for a full update.
+        bundle_size_bytes: segments are no larger than a bundle should be, nor than the decoder's memory allows.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    parts = catalogue(files)
+    segment_bytes = min(SEGMENT_SIZE_MAX, max(_SEGMENT_SIZE_MIN, bundle_size_bytes))
+    base_parts = catalogue(base_files)
+    matches = match(parts, base_parts, reader(files), reader(base_files)) if base_files else {}
+    return Survey(
+        parts=parts,
+        matches=matches,
+        unmatched=why_unmatched(parts, base_parts, matches) if base_files else {},
+        removed=removed(base_parts, matches),
+        segment_bytes=segment_bytes,
+        num_segments=sum(1 for _ in cut(parts, matches, segment_bytes=segment_bytes)),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PackPlan:
     """What is to be packed, and how.
 
@@ -51,7 +113,8 @@ class PackPlan:
         base_digest: of the base release; None for a full update.
         base_files: of the base release, rising by name.
         bundle_size_bytes: no bundle is larger, unless one segment alone is.
-        level: the highest zstd level tried.
+        level: how hard the coders try, as a zstd level.
+        survey: what both releases are made of.
     """
 
     satellite: str
@@ -61,6 +124,7 @@ class PackPlan:
     base_files: tuple[FileEntry, ...]
     bundle_size_bytes: int
     level: int
+    survey: Survey
 
     @property
     def raw_bytes(self) -> int:
@@ -70,17 +134,19 @@ class PackPlan:
     @property
     def num_segments(self) -> int:
         """Segments of the whole update."""
-        return sum(-(-entry.size_bytes // SEGMENT_SIZE) for entry in self.files)
+        return self.survey.num_segments
 
     def digest(self) -> str:
         """Return the plan's digest in hex."""
         decisive = {
             "version": PACKING_VERSION,
+            "codec": CODEC_VERSION,
             "zstd": ".".join(map(str, zstandard.ZSTD_VERSION)),
+            "pcodec": version("pcodec"),
+            "numpy": np.__version__,
             "satellite": self.satellite,
             "release": self.release_digest,
             "base": self.base_digest,
-            "segment_size": SEGMENT_SIZE,
             "bundle_size": self.bundle_size_bytes,
             "level": self.level,
         }
@@ -88,39 +154,6 @@ class PackPlan:
 
     def segments(self, first: int = 0) -> Iterator[SegmentPlan]:
         """Yield the segments in order, from number `first` on."""
-        number = 0
-        for index, entry in enumerate(self.files):
-            count = -(-entry.size_bytes // SEGMENT_SIZE)
-            base = match_base(entry, self.files, self.base_files)
-            for i in range(max(0, first - number), count):
-                yield self._segment(number + i, index, i * SEGMENT_SIZE, base)
-            number += count
-
-    def _segment(self, number: int, file: int, offset: int, base: int | None) -> SegmentPlan:
-        size = min(SEGMENT_SIZE, self.files[file].size_bytes - offset)
-        has_base = base is not None and offset + size <= self.base_files[base].size_bytes
-        return SegmentPlan(
-            number=number,
-            file=file,
-            offset=offset,
-            raw_size=size,
-            base_file=base if has_base else None,
-            base_offset=offset if has_base else 0,
-        )
-
-
-def match_base(entry: FileEntry, files: tuple[FileEntry, ...], base_files: tuple[FileEntry, ...]) -> int | None:
-    """Return the index of the base file that a file most likely grew from.
-
-    The one of the same name; else, for the only GGUF file of both releases, that one. Matching by tensor names, for
-    models that were sharded anew, belongs here.
-    """
-    for index, base in enumerate(base_files):
-        if base.name == entry.name:
-            return index
-    if entry.name.endswith(".gguf"):
-        old = [index for index, base in enumerate(base_files) if base.name.endswith(".gguf")]
-        new = [other for other in files if other.name.endswith(".gguf")]
-        if len(old) == len(new) == 1:
-            return old[0]
-    return None
+        numbers = {entry.name: number for number, entry in enumerate(self.files)}
+        for number, job in enumerate(islice(self.survey.jobs(), first, None), first):
+            yield SegmentPlan(number=number, file=numbers[job.file], job=job)

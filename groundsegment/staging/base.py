@@ -37,6 +37,11 @@ class HashedRelease:
         """Bytes of all files."""
         return self.source.size_bytes
 
+    @property
+    def paths(self) -> dict[str, Path]:
+        """Where each file is, by name."""
+        return {entry.name: file.path for entry, file in zip(self.files, self.source.files, strict=True)}
+
     def check_unchanged(self) -> None:
         """Make sure that what was packed is what was hashed.
 

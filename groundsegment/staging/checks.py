@@ -2,12 +2,11 @@
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
 
 from groundsegment.depot.depot import Depot
 from groundsegment.depot.records import Satellite, Update
 from groundsegment.errors import DiskError, InputError
-from groundsegment.packer.packing import estimate
+from groundsegment.packer.estimating import estimate
 from groundsegment.staging.base import ChosenBase, HashedRelease
 from groundsegment.staging.records import Prepared, StageOptions
 from protocol.blocks import block_layout, symbols_needed
@@ -17,8 +16,8 @@ from protocol.limits import BUNDLES_MAX, MIB, SYMBOL_ALIGNMENT, SYMBOL_SIZE_MAX,
 from protocol.objects import object_handle
 
 _SLACK_BYTES = 64 * MIB  # database, metadata, file system
-_PREFLIGHT_SAMPLES = 32
-_PREFLIGHT_LEVEL = 3  # fast, and never an underestimate
+_PREFLIGHT_SAMPLES = 24
+_BUNDLES_SAFE = BUNDLES_MAX * 3 // 4
 
 
 def refuse_known(depot: Depot, satellite: str, release: HashedRelease) -> None:
@@ -95,24 +94,33 @@ def symbol_size_of(options: StageOptions, satellite: Satellite, bundle_size_byte
     return size
 
 
-def check_room(depot: Depot, prepared: Prepared, *, needs_twin: bool) -> None:
-    """Guess how much will be written, before it is.
+def check_room(depot: Depot, prepared: Prepared, options: StageOptions, *, needs_twin: bool) -> None:
+    """Make sure that what will be written fits, before it is; sampled only where the whole release would not.
 
     Raises:
         InputError: more bundles than a manifest can list.
         DiskError: there is not enough room.
     """
-    plan = replace(prepared.plan, level=_PREFLIGHT_LEVEL)
-    guess = estimate(plan, prepared.sources, num_samples=_PREFLIGHT_SAMPLES)
-    if guess.payload_bytes > plan.bundle_size_bytes * (BUNDLES_MAX * 3 // 4):
+    plan = prepared.plan
+    rehearsed = prepared.release.size_bytes if needs_twin else 0
+    packed = sum(file.stat().st_size for file in (depot.staging_path / plan.digest()[:16]).glob("*.skb"))
+    free = shutil.disk_usage(depot.path).free + packed
+    is_small = prepared.release.size_bytes <= plan.bundle_size_bytes * _BUNDLES_SAFE
+    if is_small and _needed(prepared.release.size_bytes) + rehearsed <= free:
+        return
+    guess = estimate(plan, prepared.sources, workers=options.workers, num_samples=_PREFLIGHT_SAMPLES)
+    likely_bytes = guess.payload_bytes + 2 * guess.error_bytes
+    if likely_bytes > plan.bundle_size_bytes * _BUNDLES_SAFE:
         raise InputError(
             f"{guess.num_bundles} bundles are more than a manifest can list", hint="give a larger --bundle-size"
         )
-    needed = guess.payload_bytes * 11 // 10 + _SLACK_BYTES + (prepared.release.size_bytes if needs_twin else 0)
-    packed = sum(file.stat().st_size for file in (depot.staging_path / plan.digest()[:16]).glob("*.skb"))
-    free = shutil.disk_usage(depot.path).free + packed
+    needed = _needed(likely_bytes) + rehearsed
     if free < needed:
         raise DiskError(
             f"{depot.path}: {free // MIB} MiB free, about {needed // MIB} MiB needed",
             hint="free some space, or put the depot on a larger disk (--depot)",
         )
+
+
+def _needed(payload_bytes: int) -> int:
+    return payload_bytes * 21 // 20 + _SLACK_BYTES

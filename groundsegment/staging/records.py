@@ -3,9 +3,10 @@
 from dataclasses import dataclass, field
 
 from groundsegment.depot.records import Satellite, Update
-from groundsegment.packer.encoding import LEVEL_DEFAULT
 from groundsegment.packer.packing import Packed, Sources
 from groundsegment.packer.plan import PackPlan
+from groundsegment.packer.transforms import LEVEL_DEFAULT
+from groundsegment.packer.workers import Workers
 from groundsegment.staging.base import AUTO, ChosenBase, HashedRelease
 from groundsegment.twin import TwinAnswer
 from protocol.manifest import Manifest
@@ -23,13 +24,14 @@ class StageOptions:
         max_tokens: of one canary answer.
         twin: command line in place of `skyloadd`.
         bundle_size_bytes: None for the default.
-        level: highest zstd level.
+        level: how hard the coders try, as a zstd level.
         priority: higher flies first, strictly.
         weight: its share of the link among updates of one priority, > 0.
         beside: updates that are under way go on beside it, instead of being superseded.
         symbol_size: bytes of a symbol (T); None for the satellite's.
         floor: no release with a smaller sequence may serve once this one is confirmed.
-        num_workers: processes that pack.
+        workers: who encodes.
+        forbid_full_fallback: no base to be had is an error, not a full update.
     """
 
     satellite: str
@@ -45,7 +47,8 @@ class StageOptions:
     beside: bool = False
     symbol_size: int | None = None
     floor: int = 0
-    num_workers: int = 1
+    workers: Workers = field(default_factory=Workers)
+    forbid_full_fallback: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from groundsegment.depot.depot import Depot
 from groundsegment.depot.records import FlightState, RegisteredRelease, Update
 from groundsegment.errors import InputError
 from groundsegment.packer.packing import Packed, Sources, fitting_bundle_size, pack
-from groundsegment.packer.plan import PackPlan
+from groundsegment.packer.plan import PackPlan, survey
 from groundsegment.signer.key_store import KeyStore
 from groundsegment.signer.signing import check_signers, expiry, sign_update
 from groundsegment.staging.base import HashedRelease, choose_base, hash_release
@@ -58,15 +58,7 @@ def prepare(depot: Depot, path: Path, options: StageOptions, on_progress: OnProg
     if base.release is not None and base.release.digest == release.digest:
         raise InputError(f"{path}: the same release as its base, nothing to do", hint="give another --base")
     bundle_size_bytes = options.bundle_size_bytes or fitting_bundle_size(release.size_bytes)
-    plan = PackPlan(
-        satellite=satellite.name,
-        release_digest=release.digest,
-        files=release.files,
-        base_digest=base.release.digest if base.release else None,
-        base_files=base.release.files if base.release else (),
-        bundle_size_bytes=bundle_size_bytes,
-        level=options.level,
-    )
+    plan = make_plan(satellite.name, release, base.release, bundle_size_bytes=bundle_size_bytes, level=options.level)
     report = depot.journal.last_report(satellite.name)
     return Prepared(
         satellite=satellite,
@@ -94,14 +86,14 @@ def stage(depot: Depot, prepared: Prepared, options: StageOptions, *, utc: datet
     """
     check_signers(KeyStore(depot.keys_path))
     twin = find_twin(options.twin) if options.prompts else None
-    check_room(depot, prepared, needs_twin=twin is not None)
+    check_room(depot, prepared, options, needs_twin=twin is not None)
     workplace = open_workplace(depot, prepared.plan.digest())
     packed = pack(
         prepared.plan,
         prepared.sources,
         workplace.path,
         release_key=workplace.release_key,
-        num_workers=options.num_workers,
+        workers=options.workers,
         on_progress=lambda done: on_progress("packing", done, prepared.plan.raw_bytes),
     )
     for release in (prepared.release, prepared.base.release):
@@ -122,6 +114,22 @@ def stage(depot: Depot, prepared: Prepared, options: StageOptions, *, utc: datet
         manifest=manifest,
         packed=packed,
         answers=answers,
+    )
+
+
+def make_plan(
+    satellite: str, release: HashedRelease, base: HashedRelease | None, *, bundle_size_bytes: int, level: int
+) -> PackPlan:
+    """Read the headers of a release and its base, and plan how to pack it."""
+    return PackPlan(
+        satellite=satellite,
+        release_digest=release.digest,
+        files=release.files,
+        base_digest=base.digest if base else None,
+        base_files=base.files if base else (),
+        bundle_size_bytes=bundle_size_bytes,
+        level=level,
+        survey=survey(release.paths, base.paths if base else {}, bundle_size_bytes=bundle_size_bytes),
     )
 
 

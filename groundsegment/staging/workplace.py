@@ -1,6 +1,6 @@
 """The workplace: where one plan is packed, under which key, until it becomes an update; survives being killed.
 
-    staging/PLAN/              bundles and their index (`packer.packing`); PLAN is 16 hex digits of the plan's digest
+    staging/PLAN/              bundles and their index (`packer.bundles`); PLAN is 16 hex digits of the plan's digest
     keys/release/PLAN.key      the release key they are encrypted with, 64 hex digits, mode 0600
 
 One goes with the other: bundles without their key, or a key without its bundles, are thrown away. `register` renames
@@ -17,7 +17,7 @@ from pathlib import Path
 from groundsegment.depot.depot import Depot
 from groundsegment.depot.records import MANIFEST_NAME, METADATA_NAME, Bundle, RegisteredRelease, Update
 from groundsegment.errors import UnknownError
-from groundsegment.packer.packing import INDEX_NAME, bundle_name, write_durably
+from groundsegment.packer.bundles import INDEX_NAME, bundle_name, write_durably
 from groundsegment.signer.key_store import sync_directory, write_new
 from protocol.link_keys import RELEASE_KEY_SIZE
 from protocol.manifest import Manifest

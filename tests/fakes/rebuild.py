@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 
 from protocol.bundle import BundleHeader
+from protocol.codec.rebuild import rebuild as rebuild_tensors
 from protocol.manifest import BundleEntry, FileEntry
 from protocol.segment import SegmentCipher, SegmentCodec, expand
 
@@ -35,12 +36,20 @@ def rebuild(
             stored = data[at : at + row.stored_size]
             at += row.stored_size
             payload = b"" if row.codec is SegmentCodec.COPY else cipher.open(row, stored)
-            old = None
-            if row.needs_base:
-                old = old_files[row.base_file][row.base_offset : row.base_offset + row.raw_size]
             name = files[row.file].name
-            result[name][row.offset : row.offset + row.raw_size] = expand(row, payload, old)
-            covered[name] += row.raw_size
+            for offset, raw in _runs(row, payload, old_files):
+                result[name][offset : offset + len(raw)] = raw
+                covered[name] += len(raw)
         assert at == len(data)
     assert covered == {entry.name: entry.size_bytes for entry in files}
     return {name: bytes(content) for name, content in result.items()}
+
+
+def _runs(row, payload, old_files):
+    if row.codec is SegmentCodec.TENSOR:
+        runs = rebuild_tensors(payload, row.raw_size, lambda file, at, size: bytes(old_files[file][at : at + size]))
+        return [(offset, raw.tobytes()) for offset, raw in runs]
+    old = None
+    if row.needs_base:
+        old = old_files[row.base_file][row.base_offset : row.base_offset + row.raw_size]
+    return [(row.offset, expand(row, payload, old))]

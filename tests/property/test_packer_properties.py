@@ -8,13 +8,15 @@ from hypothesis import strategies as st
 
 from groundsegment.packer.encoding import choose_codec
 from groundsegment.packer.packing import Sources, pack
-from groundsegment.packer.plan import SEGMENT_SIZE, PackPlan
+from groundsegment.packer.plan import PackPlan, survey
+from groundsegment.packer.workers import Workers
 from protocol.limits import KIB
 from protocol.manifest import FileEntry, release_digest
 from protocol.segment import SegmentCodec, SegmentRow, expand
 from tests.fakes.rebuild import rebuild
 
 KEY = bytes(range(32))
+SEGMENT_SIZE = 64 * KIB
 
 
 def entries_of(files):
@@ -31,8 +33,9 @@ def write_files(directory, files):
     return tuple(directory / name for name in sorted(files))
 
 
-def pack_files(directory, new, old, *, bundle_size=256 * KIB, level=3, num_workers=1):
+def pack_files(directory, new, old, *, bundle_size=256 * KIB, level=3):
     files, base_files = entries_of(new), entries_of(old)
+    new_paths, old_paths = write_files(directory / "new", new), write_files(directory / "old", old)
     plan = PackPlan(
         satellite="SAT-1",
         release_digest=release_digest(files),
@@ -41,10 +44,15 @@ def pack_files(directory, new, old, *, bundle_size=256 * KIB, level=3, num_worke
         base_files=base_files,
         bundle_size_bytes=bundle_size,
         level=level,
+        survey=survey(
+            {path.name: path for path in new_paths},
+            {path.name: path for path in old_paths},
+            bundle_size_bytes=SEGMENT_SIZE,
+        ),
     )
-    sources = Sources(files=write_files(directory / "new", new), base_files=write_files(directory / "old", old))
+    sources = Sources(files=new_paths, base_files=old_paths)
     (directory / "out").mkdir()
-    packed = pack(plan, sources, directory / "out", release_key=KEY, num_workers=num_workers)
+    packed = pack(plan, sources, directory / "out", release_key=KEY, workers=Workers())
     return plan, sources, packed
 
 
@@ -108,8 +116,9 @@ def test_what_is_packed_opens_to_the_same_bytes(release, bundle_size):
             )
             == new
         )
-        assert sum(entry.raw_bytes for entry in packed.by_codec.values()) == sum(map(len, new.values()))
-        assert sum(entry.num_segments for entry in packed.by_codec.values()) == plan.num_segments
+        assert sum(entry.raw_bytes for entry in packed.tally.by_transform.values()) == sum(map(len, new.values()))
+        assert packed.tally.raw_bytes == plan.raw_bytes
+        assert packed.tally.num_segments == plan.num_segments == sum(entry.num_segments for entry in packed.bundles)
 
 
 @settings(max_examples=200, deadline=None)

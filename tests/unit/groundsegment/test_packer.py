@@ -7,17 +7,21 @@ from concurrent.futures.process import BrokenProcessPool
 import pytest
 
 from groundsegment.errors import GroundError, InputError
-from groundsegment.packer import packing
+from groundsegment.packer import workers
+from groundsegment.packer.bundles import read_head
 from groundsegment.packer.encoding import choose_codec
-from groundsegment.packer.packing import Sources, estimate, fitting_bundle_size, pack, read_head
-from groundsegment.packer.plan import SEGMENT_SIZE, PackPlan, match_base
-from groundsegment.packer.workers import run_in_order
+from groundsegment.packer.estimating import estimate
+from groundsegment.packer.packing import Sources, fitting_bundle_size, pack
+from groundsegment.packer.plan import PackPlan, survey
+from groundsegment.packer.workers import Workers, run_in_order
+from protocol.codec.kinds import TransformKind
 from protocol.limits import BUNDLE_SIZE_DEFAULT, BUNDLES_MAX, KIB, MIB
 from protocol.manifest import FileEntry, release_digest
 from protocol.segment import SegmentCodec
 from tests.fakes.rebuild import rebuild
 
 KEY = b"k" * 32
+SEGMENT_SIZE = 64 * KIB
 NOISE = random.Random(1).randbytes(5 * SEGMENT_SIZE)
 
 
@@ -39,13 +43,18 @@ def job(tmp_path):
         base_files=(),
         bundle_size_bytes=SEGMENT_SIZE + 100,
         level=3,
+        survey=survey({"weights": tmp_path / "weights"}, {}, bundle_size_bytes=SEGMENT_SIZE),
     )
     return plan, Sources(files=(tmp_path / "weights",), base_files=()), tmp_path / "out"
 
 
 def run(job, **options):
     plan, sources, out = job
-    return pack(plan, sources, out, release_key=KEY, **{"num_workers": 1, **options})
+    return pack(plan, sources, out, release_key=KEY, **{"workers": Workers(), **options})
+
+
+def totals(packed):
+    return packed.tally.by_transform, packed.tally.raw_bytes, packed.tally.num_segments
 
 
 def is_whole(job, packed):
@@ -66,7 +75,7 @@ def test_what_is_there_is_used_again(job):
     first = run(job)
     times = {path: path.stat().st_mtime_ns for path in job[2].glob("*.skb")}
     again = run(job)
-    assert (again.num_reused, again.bundles, again.by_codec) == (5, first.bundles, first.by_codec)
+    assert (again.num_reused, again.bundles, totals(again)) == (5, first.bundles, totals(first))
     assert times == {path: path.stat().st_mtime_ns for path in times}
 
 
@@ -90,7 +99,7 @@ def test_what_is_damaged_is_made_again_from_there_on(job, damage):
     again = run(job)
     assert again.num_reused == 2
     assert again.bundles == first.bundles
-    assert again.by_codec == first.by_codec
+    assert totals(again) == totals(first)
     assert is_whole(job, again)
 
 
@@ -133,10 +142,17 @@ def test_what_is_unchanged_costs_a_row_of_the_table(job, tmp_path):
     plan, sources, out = job
     (tmp_path / "old").write_bytes(NOISE[: 4 * SEGMENT_SIZE])
     base_files = (entry("weights", NOISE[: 4 * SEGMENT_SIZE]),)
-    plan = dataclasses.replace(plan, base_digest=release_digest(base_files), base_files=base_files)
+    plan = dataclasses.replace(
+        plan,
+        base_digest=release_digest(base_files),
+        base_files=base_files,
+        survey=survey({"weights": sources.files[0]}, {"weights": tmp_path / "old"}, bundle_size_bytes=SEGMENT_SIZE),
+    )
     packed = run((plan, Sources(files=sources.files, base_files=(tmp_path / "old",)), out))
-    assert packed.by_codec[SegmentCodec.COPY].num_segments == 4
-    assert packed.by_codec[SegmentCodec.STORED].num_segments == 1
+    by_transform = packed.tally.by_transform
+    assert by_transform[TransformKind.SAME].num_pieces == 4
+    assert by_transform[TransformKind.SAME].coded_bytes == 0
+    assert by_transform[TransformKind.BYTES].raw_bytes == SEGMENT_SIZE
     files = rebuild(
         out,
         packed.bundles,
@@ -164,21 +180,11 @@ def test_the_smallest_codec_wins(raw, old, expected):
 
 
 def test_effort_pays_for_differences_and_is_not_wasted_on_noise():
-    old = NOISE[: SEGMENT_SIZE // 2]
+    old = random.Random(1).randbytes(MIB // 2)
     rng = random.Random(2)
     new = bytes((byte + (rng.random() < 0.03)) & 0xFF for byte in old)
     sizes = {level: len(choose_codec(new, old, level)[1]) for level in (3, 15)}
     assert sizes[15] < sizes[3] * 0.95
-
-
-def test_a_base_is_matched_by_name_or_as_the_only_gguf():
-    a, b = entry("a.safetensors", b"1"), entry("b.safetensors", b"2")
-    old, new, more = (entry(name, b"3") for name in ("v1.gguf", "v2.gguf", "v3.gguf"))
-    assert match_base(b, (a, b), (a, b)) == 1
-    assert match_base(b, (b,), (a,)) is None
-    assert match_base(new, (new,), (a, old)) == 1
-    assert match_base(new, (new, more), (old,)) is None
-    assert match_base(new, (new,), (old, more)) is None
 
 
 def test_an_estimate_of_few_segments_is_exact_and_of_many_is_near(job):
@@ -209,9 +215,9 @@ def test_results_come_in_order_with_a_bounded_number_in_flight():
 
     with ThreadPoolExecutor(2) as executor:
         results = run_in_order(executor, lambda number: number * number, jobs(), num_workers=2)
-        assert next(results) == 0
+        assert next(results) == (0, 0)
         assert len(asked) == 8
-        assert list(results) == [number * number for number in range(1, 100)]
+        assert list(results) == [(number, number * number) for number in range(1, 100)]
 
 
 def test_a_worker_that_dies_is_told_with_what_to_do():
@@ -231,8 +237,8 @@ def test_worker_processes_make_the_same_bundles(job, tmp_path, monkeypatch):
     plan, sources, _ = job
     one = run(job)
     (tmp_path / "other").mkdir()
-    monkeypatch.setattr(packing, "_POOL_PAYS_BYTES", 1)
-    assert run((plan, sources, tmp_path / "other"), num_workers=2).bundles == one.bundles
+    monkeypatch.setattr(workers, "_POOL_PAYS_BYTES", 1)
+    assert run((plan, sources, tmp_path / "other"), workers=Workers(count=2)).bundles == one.bundles
 
 
 def test_a_damaged_head_is_told(tmp_path):

@@ -1,0 +1,122 @@
+"""Which transform a piece gets: whatever a sample of it says is smallest; then the piece is encoded once.
+
+A piece that the base has unchanged costs its head (SAME). Otherwise the sample, a run of whole rows from the piece's
+middle, is tried as what it is (floats, codes with their scales, blocks), as the difference to the base where there is
+one, and as mere bytes both ways. Deterministic: the same bytes always get the same transform.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from groundsegment.packer.tensors.jobs import PieceJob
+from groundsegment.packer.transforms import Arrays, Coded, Effort, Way, ways_of
+from protocol.codec.kinds import TransformKind
+from protocol.codec.payload import NO_BASE, Extent, Piece
+from protocol.limits import KIB
+
+_SAMPLE_SIZE = 128 * KIB
+_SAMPLE_PAYS = 4  # a piece of less than so many samples is tried whole
+_ROWS_ALIGNMENT = 8  # packed zero points, and GPTQ's codes, hold eight rows in an int32
+_COLUMNS_ALIGNMENT = 256  # blocks of GGUF hold 32 or 256 values
+_STREAM_HEAD_SIZE = 9
+
+
+def encode_piece(
+    piece: PieceJob, news: Arrays, olds: Arrays | None, base_numbers: Mapping[str, int], effort: Effort
+) -> Piece:
+    """Return a piece of a TENSOR segment's payload.
+
+    Args:
+        piece: what its bytes are.
+        news: the bytes of each extent.
+        olds: the base's, of the same sizes; None without a base.
+        base_numbers: number of each base file by name.
+        effort: how hard to try.
+    """
+    if olds is not None and all(map(np.array_equal, news, olds)):
+        return _piece(piece, TransformKind.SAME, (b"", ()), base_numbers)
+    ways = ways_of(piece)
+    sample = _Sample.of(piece)
+    if sample is not None and len(ways) > 1:
+        olds_there = None if olds is None else sample.cut(olds)
+        transform, _ = _smallest(ways_of(sample.job), sample.cut(news), olds_there, effort)
+        ways = tuple(way for way in ways if way.transform is transform)
+    transform, coded = _smallest(ways, news, olds, effort)
+    return _piece(piece, transform, coded, base_numbers)
+
+
+def _smallest(ways: tuple[Way, ...], news: Arrays, olds: Arrays | None, effort: Effort) -> tuple[TransformKind, Coded]:
+    tried = [(way.transform, way.encode(news, olds if way.transform.needs_base else None, effort)) for way in ways]
+    return min(tried, key=lambda entry: _size(entry[1]))
+
+
+def _size(coded: Coded) -> int:
+    parameters, streams = coded
+    return len(parameters) + sum(_STREAM_HEAD_SIZE + len(stream.data) for stream in streams)
+
+
+def _piece(piece: PieceJob, transform: TransformKind, coded: Coded, base_numbers: Mapping[str, int]) -> Piece:
+    parameters, streams = coded
+    extents = []
+    for extent in piece.extents:
+        base = extent.base if transform.needs_base else None
+        extents.append(
+            Extent(
+                offset=extent.offset,
+                size=extent.size_bytes,
+                base_file=NO_BASE if base is None else base_numbers[base.file],
+                base_offset=0 if base is None else base.offset,
+            )
+        )
+    return Piece(transform=transform, extents=tuple(extents), parameters=parameters, streams=streams)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sample:
+    """A run of rows, or of one row's columns, from the middle of a piece.
+
+    Attributes:
+        job: the sample as a piece of its own.
+        first, last, total: it is the share first/total .. last/total of every extent.
+    """
+
+    job: PieceJob
+    first: int
+    last: int
+    total: int
+
+    @classmethod
+    def of(cls, piece: PieceJob) -> "_Sample | None":
+        """Cut a sample; None if the piece is small, or cannot be cut at the same place in all extents."""
+        if piece.size_bytes < _SAMPLE_PAYS * _SAMPLE_SIZE:
+            return None
+        by_rows = piece.rows > 1
+        total = piece.rows if by_rows else piece.columns
+        alignment = _alignment(piece) if by_rows else _COLUMNS_ALIGNMENT
+        wanted = math.ceil(_SAMPLE_SIZE * total / piece.size_bytes)
+        length = -(-wanted // alignment) * alignment
+        first = (total - length) // 2 // alignment * alignment
+        last = first + length
+        sizes = [extent.size_bytes for extent in piece.extents]
+        if first < 0 or (len(sizes) > 1 and not by_rows) or any(size * first % total for size in sizes):
+            return None
+        if any(size * last % total for size in sizes):
+            return None
+        job = replace(
+            piece,
+            rows=length if by_rows else 1,
+            columns=piece.columns if by_rows else length,
+            extents=tuple(replace(extent, size_bytes=extent.size_bytes * length // total) for extent in piece.extents),
+        )
+        return cls(job=job, first=first, last=last, total=total)
+
+    def cut(self, arrays: Arrays) -> Arrays:
+        """Return the sample's bytes of each extent."""
+        return [array[array.size * self.first // self.total : array.size * self.last // self.total] for array in arrays]
+
+
+def _alignment(piece: PieceJob) -> int:
+    return math.lcm(_ROWS_ALIGNMENT, piece.packed.group_rows) if piece.packed else 1

@@ -1,0 +1,105 @@
+"""The ways to store a piece: each transform of the protocol that fits what the piece is, ready to be called.
+
+Floats, codes and blocks go to their modules in `protocol.codec`; everything may also go as bytes. What a module cannot
+lay out (an odd dtype, a group that does not divide) it does not get: bytes always work.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from groundsegment.packer.tensors import layouts
+from groundsegment.packer.tensors.jobs import PieceJob
+from protocol.codec import floats, nibbles, streams
+from protocol.codec.kinds import TransformKind
+from protocol.codec.payload import Stream
+
+Arrays = list[NDArray[np.uint8]]
+Coded = tuple[bytes, tuple[Stream, ...]]
+
+LEVEL_DEFAULT = 15
+LEVEL_MIN, LEVEL_MAX = 3, 19  # of zstd: above 19 the window could pass ZSTD_WINDOW_MAX
+_PCODEC_LEVEL_MIN, _PCODEC_LEVEL_MAX = 8, 12
+_WORTH_EFFORT = 0.6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effort:
+    """How hard the coders try.
+
+    Attributes:
+        zstd_level: the highest one tried.
+        pcodec_level: bounds its number of bins at 2**level.
+    """
+
+    zstd_level: int
+    pcodec_level: int
+
+    @classmethod
+    def of_level(cls, level: int) -> "Effort":
+        """Return what `--level` means: a zstd level, and for pcodec 8 at 3 to 12 at 19."""
+        share = (level - LEVEL_MIN) / (LEVEL_MAX - LEVEL_MIN)
+        pcodec_level = round(_PCODEC_LEVEL_MIN + share * (_PCODEC_LEVEL_MAX - _PCODEC_LEVEL_MIN))
+        return cls(zstd_level=level, pcodec_level=pcodec_level)
+
+
+Encode = Callable[[Arrays, Arrays | None, Effort], Coded]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """One way to store a piece.
+
+    Attributes:
+        transform: as the payload names it.
+        encode: (new bytes of each extent, old ones or None, effort) -> parameters and streams.
+    """
+
+    transform: TransformKind
+    encode: Encode
+
+
+def ways_of(piece: PieceJob) -> tuple[Way, ...]:
+    """Return the ways that fit a piece, the most promising first; differences only if it has a base."""
+    found: list[tuple[TransformKind, TransformKind, Encode]]
+    found = [(TransformKind.BYTES, TransformKind.BYTES_DELTA, _encode_bytes)]
+    if (floats_layout := layouts.float_layout(piece)) is not None:
+        found.append((TransformKind.FLOATS, TransformKind.FLOATS_DELTA, _encoder(floats.encode, floats_layout)))
+    if (nibbles_layout := layouts.nibble_layout_of(piece)) is not None:
+        found.append((TransformKind.NIBBLES, TransformKind.NIBBLES_DELTA, _encoder(nibbles.encode, nibbles_layout)))
+    return tuple(
+        Way(transform=transform, encode=encode)
+        for whole, delta, encode in reversed(found)
+        for transform in ((delta, whole) if piece.has_base else (whole,))
+    )
+
+
+def encode_bytes(values: NDArray[np.uint8], effort: Effort) -> Stream:
+    """Code bytes of unknown meaning: zstd if they repeat, pcodec if only their frequencies help."""
+    data = values.tobytes()
+    best = streams.encode_bytes(data, level=LEVEL_MIN)
+    if len(best.data) >= _WORTH_EFFORT * len(data):
+        return min(best, streams.encode(values, level=effort.pcodec_level), key=_size)
+    if effort.zstd_level > LEVEL_MIN:
+        best = min(best, streams.encode_bytes(data, level=effort.zstd_level), key=_size)
+    return best
+
+
+def _encoder(encode: Callable[..., Coded], layout: object) -> Encode:
+    def run(news: Arrays, olds: Arrays | None, effort: Effort) -> Coded:
+        return encode(news, olds, layout, level=effort.pcodec_level)
+
+    return run
+
+
+def _encode_bytes(news: Arrays, olds: Arrays | None, effort: Effort) -> Coded:
+    values = np.concatenate(news)
+    if olds is not None:
+        values -= np.concatenate(olds)
+    return b"", (encode_bytes(values, effort),)
+
+
+def _size(stream: Stream) -> int:
+    return len(stream.data)
