@@ -41,4 +41,3 @@ class Coder(IntEnum):
     ZSTD = 1  # zstd of the little-endian values
     PCO = 2  # pcodec's standalone format: bins and tANS, integer tables only
     CONSTANT = 3  # one little-endian value, repeated
-    SPARSE = 4  # one frequent value; gaps between the others and their values as PCO
