@@ -2,7 +2,8 @@
 
 Each station has a share of the blocks, in the order of their lanes. It sends its own from the front to the back; done
 with that, it helps the share with most left, from the back to the front, so that two stations meet once. Helpers of
-one share begin at different places.
+one share begin at different places, and not before they have watched it for as long as news takes: where all of a
+share fits between sending and hearing of it, its owner has it under way, unseen.
 
 What others do is learned from reports alone. Symbols that came beyond our own were somebody else's: from their rate
 follows how many more are under way unseen, in which blocks, and that much is left to them. A helper leaves also what
@@ -65,16 +66,22 @@ class Shares:
         self._shares = [blocks[cuts[number] : cuts[number + 1]] for number in range(count)]
         self._watches: dict[int, _Watch] = {}  # by the block's identity
         self._helped: int | None = None
+        self._synced_s: float | None = None  # when counts were first compared
+        self._now = 0.0
 
     def forget_sync(self) -> None:
         """What others did meanwhile is not known: counts are compared anew."""
         self._watches.clear()
+        self._synced_s = None
         for share in self._shares:
             for block in share:
                 block.foreign = 0.0
 
     def learn(self, now: float) -> None:
         """A report was heard, and all blocks have taken it in."""
+        if self._synced_s is None:
+            self._synced_s = now
+        self._now = now
         for share in self._shares:
             for block in share:
                 self._watch(block, now)
@@ -95,8 +102,14 @@ class Shares:
             self._helped = max(others, key=left.__getitem__, default=None)
         others.sort(key=lambda number: (number != self._helped, -left[number]))
         for number in others:
-            result += self._from_behind(number)
+            if self._may_help(number):
+                result += self._from_behind(number)
         return result
+
+    def _may_help(self, number: int) -> bool:
+        """Whether who is at a share already would have been noticed by now."""
+        watched_s = self._now - (self._now if self._synced_s is None else self._synced_s)
+        return watched_s >= self._delay_s * (1 + (self._rank(number) - 1) / self._lane.count)
 
     @property
     def _delay_s(self) -> float:

@@ -77,8 +77,21 @@ def test_help_goes_where_most_is_left_and_from_the_back():
     others = {0: K, 1: K, 3: K, 4: 400}  # left: 1000 of the first share, 1600 of the second
     ground.have = dict.fromkeys(range(6, 9), K)
     ground.hear(0.0, others)
+    ground.hear(4.0, others)
 
-    assert list(dict.fromkeys(ground.send(0.0, 2500)))[:2] == [5, 4]
+    assert list(dict.fromkeys(ground.send(4.0, 2500)))[:2] == [5, 4]
+
+
+def test_a_share_is_watched_before_it_is_helped_for_its_owner_may_be_sending_all_of_it():
+    ground = Ground(1)
+    ground.have = dict.fromkeys(range(3, 9), K)
+    ground.hear(0.0)
+    assert not ground.send(0.0, 10)  # whoever began when we did could not have been noticed yet
+
+    ground.hear(1.9)
+    assert not ground.send(1.9, 10)
+    ground.hear(2.0)
+    assert ground.send(2.0, 10)
 
 
 def test_helpers_of_one_share_begin_at_different_places():
@@ -87,7 +100,8 @@ def test_helpers_of_one_share_begin_at_different_places():
         ground = Ground(index)
         ground.have = dict.fromkeys(range(3, 9), K)
         ground.hear(0.0)
-        first.append(ground.send(0.0, 10)[0])
+        ground.hear(4.0)
+        first.append(ground.send(4.0, 10)[0])
 
     assert first == [2, 1]
 
