@@ -1,0 +1,154 @@
+"""Skyload's own codec on a release: the packer's plan, chooser and encoder, and the decoder that flies, both timed.
+
+Times are CPU seconds of this one process (the machine may be busy with other work): what one core takes. Encoding
+includes that every segment is decoded again and compared. Decoding is what is done on board with a segment: open it
+(AES-256-GCM), read the base, rebuild, digest the file's bytes (SHA-256).
+"""
+
+import hashlib
+import os
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from groundsegment.packer import encoding
+from groundsegment.packer.encoding import EncodeJob
+from groundsegment.packer.packing import Sources
+from groundsegment.packer.plan import PackPlan, survey
+from groundsegment.packer.tensors.parts import PartKind
+from protocol.codec.rebuild import rebuild
+from protocol.limits import OBJECT_SIZE_MAX
+from protocol.manifest import FileEntry
+from protocol.segment import ROW_SIZE, SegmentCipher, SegmentCodec, SegmentRow, expand
+
+LEVEL = 15  # what `skyload stage` uses unless told
+_KEY, _DIGEST = bytes(32), bytes(32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Packed:
+    """A release as it would fly.
+
+    Attributes:
+        segments: rows and sealed bytes.
+        base_paths: files of the base, by their number.
+        sizes: bytes on the link of every tensor or family, heads and tags included, by its name.
+        transforms: how many bytes of the release each transform rebuilds, by its name.
+        raw_bytes: of all segments.
+        encode_s: CPU seconds.
+    """
+
+    segments: tuple[tuple[SegmentRow, bytes], ...]
+    base_paths: tuple[Path, ...]
+    sizes: Mapping[str, float]
+    transforms: Mapping[str, int]
+    raw_bytes: int
+    encode_s: float
+
+    def size_of(self, name: str) -> float:
+        """Return the bytes on the link of all parts whose names begin so."""
+        return sum(
+            size for part, size in self.sizes.items() if part == name or part.startswith((f"{name}_", f"{name}."))
+        )
+
+
+def pack(release: Path, base: Path | None, *, level: int = LEVEL) -> Packed:
+    """Encode all files of a directory, whole or against the same files of a base's directory."""
+    files = _files(release)
+    base_files = _files(base) if base else {}
+    plan = PackPlan(
+        satellite="bench",
+        release_digest=_DIGEST,
+        files=_entries(files),
+        base_digest=_DIGEST if base else None,
+        base_files=_entries(base_files),
+        bundle_size_bytes=OBJECT_SIZE_MAX,
+        level=level,
+        survey=survey(files, base_files),
+    )
+    sources = Sources(files=tuple(files.values()), base_files=tuple(base_files.values()))
+    jobs = list(sources.jobs(plan))
+    began = time.process_time()
+    encoded = [encoding.encode_segment(job) for job in jobs]
+    encode_s = time.process_time() - began
+    cipher = SegmentCipher(_KEY, _DIGEST)
+    sizes: dict[str, float] = {}
+    transforms: dict[str, int] = {}
+    for job, segment in zip(jobs, encoded, strict=True):
+        _count(job, segment, sizes, transforms)
+    return Packed(
+        segments=tuple(
+            (each.row, b"" if each.row.codec is SegmentCodec.COPY else cipher.seal(each.row, each.payload))
+            for each in encoded
+        ),
+        base_paths=tuple(base_files.values()),
+        sizes=sizes,
+        transforms=transforms,
+        raw_bytes=sum(each.row.raw_size for each in encoded),
+        encode_s=encode_s,
+    )
+
+
+def decode(packed: Packed) -> float:
+    """Decode every segment once; returns CPU seconds."""
+    cipher = SegmentCipher(_KEY, _DIGEST)
+    descriptors = [os.open(path, os.O_RDONLY) for path in packed.base_paths]
+    try:
+        began = time.process_time()
+        for row, stored in packed.segments:
+            digest = hashlib.sha256()
+            for run in decode_segment(cipher, row, stored, descriptors):
+                digest.update(run)
+        return time.process_time() - began
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def decode_mb_s(packed: Packed, runs: int) -> float:
+    """Return the median speed of some runs after a first one that does not count."""
+    decode(packed)
+    return packed.raw_bytes / 1e6 / statistics.median(decode(packed) for _ in range(runs))
+
+
+def decode_segment(
+    cipher: SegmentCipher, row: SegmentRow, stored: bytes, descriptors: list[int]
+) -> list[NDArray[np.uint8] | bytes]:
+    """Return the runs of bytes that a segment stands for."""
+    payload = b"" if row.codec is SegmentCodec.COPY else cipher.open(row, stored)
+    if row.codec is SegmentCodec.TENSOR:
+        runs = rebuild(payload, row.raw_size, lambda file, at, size: os.pread(descriptors[file], size, at))
+        return [run for _, run in runs]
+    old = os.pread(descriptors[row.base_file], row.raw_size, row.base_offset) if row.needs_base else None
+    return [expand(row, payload, old)]
+
+
+def _count(
+    job: EncodeJob, segment: encoding.EncodedSegment, sizes: dict[str, float], transforms: dict[str, int]
+) -> None:
+    """Share a segment's bytes among its parts: each its pieces, all of them row, tag and payload's head alike."""
+    pieces = job.segment.job.pieces
+    is_tensor = segment.row.codec is SegmentCodec.TENSOR
+    outcomes = segment.pieces if is_tensor else segment.pieces * len(pieces)
+    spent = sum(outcome.coded_bytes for outcome in outcomes) if is_tensor else len(segment.payload)
+    shared = ROW_SIZE + segment.row.stored_size - spent
+    for piece, outcome in zip(pieces, outcomes, strict=True):
+        coded = outcome.coded_bytes if is_tensor else len(segment.payload) * piece.size_bytes / segment.row.raw_size
+        for part in piece.parts:
+            size = (coded + shared * piece.size_bytes / segment.row.raw_size) / len(piece.parts)
+            sizes[part] = sizes.get(part, 0.0) + size
+        name = outcome.transform.name if piece.kind is not PartKind.BYTES else f"{outcome.transform.name} (no tensor)"
+        transforms[name] = transforms.get(name, 0) + piece.size_bytes
+
+
+def _files(directory: Path) -> dict[str, Path]:
+    return {path.name: path for path in sorted(directory.iterdir()) if path.is_file()}
+
+
+def _entries(files: Mapping[str, Path]) -> tuple[FileEntry, ...]:
+    return tuple(FileEntry(name=name, size_bytes=path.stat().st_size, sha256=bytes(32)) for name, path in files.items())
