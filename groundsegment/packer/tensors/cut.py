@@ -18,6 +18,7 @@ from protocol.limits import KIB, MIB, SEGMENT_SIZE_MAX
 
 _SMALL_SEGMENT = MIB
 _SMALL_PIECE = 64 * KIB
+_JOINED_MAX = 512
 
 
 def cut(
@@ -121,7 +122,9 @@ def _append(waiting: list[PieceJob], piece: PieceJob) -> None:
 def _are_neighbours(last: PieceJob, piece: PieceJob) -> bool:
     if (last.kind, last.dtype) != (piece.kind, piece.dtype) or last.packed or piece.packed:
         return False
-    if last.kind is PartKind.GGUF or max(last.size_bytes, piece.size_bytes) > _SMALL_PIECE:
+    if last.kind is PartKind.GGUF or len(last.parts) >= _JOINED_MAX:
+        return False
+    if max(last.size_bytes, piece.size_bytes) > _SMALL_PIECE:
         return False
     before, after = last.extents[0], piece.extents[0]
     if before.offset + before.size_bytes != after.offset:

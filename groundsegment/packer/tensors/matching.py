@@ -24,7 +24,7 @@ import numpy as np
 from groundsegment.packer.tensors.catalogue import Read
 from groundsegment.packer.tensors.jobs import BaseRef
 from groundsegment.packer.tensors.parts import WHOLE_FILE, Member, Part
-from groundsegment.packer.tensors.samples import Sampler, likeness, likeness_table
+from groundsegment.packer.tensors.samples import Sampler, encoding, likeness, likeness_table
 
 _SAME = 0.3  # below it a tensor of the same name may have got another one's values
 _ALIKE = 0.5  # below it a difference is hardly smaller than the values
@@ -152,7 +152,7 @@ class _Matcher:
             return self._match(part, old, "same name and shape")
         if old.member.size_bytes == lead.size_bytes:
             return self._match(part, old, f"same name, reshaped from {_shape(old.member)}")
-        if old.member.shape[1:] != lead.shape[1:] or not part.unit_rows:
+        if not (lead.shape and old.member.shape):
             return None
         return self._match(part, old, f"same name, with {old.member.shape[0]} of its {lead.shape[0]} rows")
 
@@ -188,7 +188,7 @@ class _Matcher:
         for part in parts:
             if part.members[0].size_bytes < _TELLING_BYTES:
                 continue
-            wanted[_group_key(part.members[0], by_shape=by_shape)].append(part)
+            wanted[_group_key(part, part.members[0], by_shape=by_shape)].append(part)
         for key, news in wanted.items():
             for part, old, value in self._pairs(news, groups.get(key, [])):
                 if part in self._found or old.ref in self._used:
@@ -200,7 +200,7 @@ class _Matcher:
     def _copies(self, parts: list[Part]) -> None:
         groups = _grouped(self._olds, by_shape=True)
         for part in parts:
-            olds = groups.get(_group_key(part.members[0], by_shape=True), [])
+            olds = groups.get(_group_key(part, part.members[0], by_shape=True), [])
             if part.members[0].size_bytes < _TELLING_BYTES:
                 continue
             for _, old, value in self._pairs([part], olds)[:1]:
@@ -247,8 +247,9 @@ class _Matcher:
                 return None
         pairs = list(zip(part.members, olds, strict=True))
         num_units = min(_num_units(part, member, x.member) for member, x in pairs)
-        if not num_units:
-            return None
+        old_units = {-(-x.member.size_bytes // member.unit_bytes) for member, x in pairs}
+        if not num_units or len(old_units) > 1:
+            return None  # other types, or other groups: as many codes, but not as many scales
         where = "" if old.part.file == part.file else f", in {old.part.file}"
         return Match(
             refs=tuple(x.ref for x in olds), num_units=num_units, base_name=old.member.name, reason=reason + where
@@ -298,12 +299,13 @@ def _num_units(part: Part, member: Member, old: Member) -> int:
 def _grouped(olds: Iterable[_Old], *, by_shape: bool) -> dict[object, list[_Old]]:
     groups: dict[object, list[_Old]] = defaultdict(list)
     for old in olds:
-        groups[_group_key(old.member, by_shape=by_shape)].append(old)
+        groups[_group_key(old.part, old.member, by_shape=by_shape)].append(old)
     return groups
 
 
-def _group_key(member: Member, *, by_shape: bool) -> object:
-    return (member.dtype, member.shape if by_shape else member.size_bytes)
+def _group_key(part: Part, member: Member, *, by_shape: bool) -> object:
+    """What tensors must have in common for their samples to be compared."""
+    return (member.dtype, encoding(part, member), member.shape if by_shape else member.size_bytes)
 
 
 def _suffixes(name: str) -> Iterator[str]:

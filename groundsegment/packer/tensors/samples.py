@@ -38,7 +38,7 @@ class Sampler:
             if len(self._samples) >= _KEPT_MAX:
                 self._samples.clear()
             raw = b"".join(self._read(part.file, member.offset + at, size) for at, size in _windows(member.size_bytes))
-            self._samples[key] = _normed(_values(raw, _encoding(part, member)))
+            self._samples[key] = _normed(_values(raw, encoding(part, member)))
         return self._samples[key]
 
 
@@ -61,21 +61,21 @@ def _windows(size_bytes: int) -> list[tuple[int, int]]:
     return [(i * step // _ALIGNMENT * _ALIGNMENT, _WINDOW_BYTES) for i in range(_NUM_WINDOWS)]
 
 
-def _encoding(part: Part, member: Member) -> str:
+def encoding(part: Part, member: Member) -> str:
     """Return how a member's values are written; "" for nibbles and blocks."""
     if member.role is Role.ZEROS:
         return "" if member.dtype == "I32" else member.dtype
     return member.dtype if member.role is Role.SCALES else part.dtype
 
 
-def _values(raw: bytes, encoding: str) -> Sample:
-    if encoding == "BF16":
+def _values(raw: bytes, written: str) -> Sample:
+    if written == "BF16":
         return (np.frombuffer(raw, "<u2").astype(np.uint32) << 16).view(np.float32)
-    if encoding.startswith("F8"):
+    if written.startswith("F8"):
         bits = np.frombuffer(raw, np.int8)
         return np.where(bits < 0, -(bits & 127), bits).astype(np.float32)
-    if encoding in _DTYPES or encoding == "Q8_0":
-        return np.frombuffer(raw, _DTYPES.get(encoding, "i1")).astype(np.float32)
+    if written in _DTYPES or written == "Q8_0":
+        return np.frombuffer(raw, _DTYPES.get(written, "i1")).astype(np.float32)
     codes = np.frombuffer(raw, np.uint8)
     return np.concatenate([codes & 15, codes >> 4]).astype(np.float32)
 
