@@ -145,7 +145,9 @@ def rotate_right(values: Values) -> Values:
 def to_rising(values: Values) -> Values:
     """Return integers modulo 2**bits that rise with the numbers; applied again, it undoes itself."""
     signed: Values = values.view(f"i{values.itemsize}")
-    rising: Values = signed ^ signed >> _sign_bit(values) & np.iinfo(signed.dtype).max
+    rising = signed >> _sign_bit(values)
+    rising &= np.iinfo(signed.dtype).max
+    rising ^= signed
     return rising.view(values.dtype)
 
 
@@ -157,12 +159,17 @@ def fold(differences: Values) -> Values:
 
 def unfold(folded: Values) -> Values:
     """Undo `fold`."""
-    return folded >> 1 ^ -(folded & 1)
+    values: Values = folded & 1
+    np.negative(values, out=values)
+    values ^= folded >> 1
+    return values
 
 
 def add(old: Values, folded: Values) -> Values:
     """Return the new values, given folded differences."""
-    return to_rising(to_rising(old) + unfold(folded))
+    values = to_rising(old)
+    values += unfold(folded)
+    return to_rising(values)
 
 
 def _decode_by_exponent(firsts: list[int], coded: tuple[Stream, ...], old: Values, format_: FloatFormat) -> Values:
