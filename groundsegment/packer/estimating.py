@@ -108,7 +108,8 @@ def _measure(plan: PackPlan, sources: Sources, chosen: Sequence[int], workers: W
     wanted = set(chosen)
     jobs: list[EncodeJob] = [sources.job(plan, segment) for segment in plan.segments() if segment.number in wanted]
     samples = {}
-    with workers.started(sum(job.segment.raw_size for job in jobs)) as executor:
+    raw_bytes = sum(job.segment.raw_size for job in jobs)
+    with workers.started(raw_bytes, sources.all_files) as executor:
         for job, encoded in run_in_order(executor, encode_segment, jobs, num_workers=workers.count):
             coded = sum(outcome.coded_bytes for outcome in encoded.pieces)
             outcomes = spread(job.segment.job, encoded.pieces)

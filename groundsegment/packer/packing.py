@@ -47,6 +47,11 @@ class Sources:
     files: tuple[Path, ...]
     base_files: tuple[Path, ...]
 
+    @property
+    def all_files(self) -> tuple[Path, ...]:
+        """Of the release and the base."""
+        return self.files + self.base_files
+
     def job(self, plan: PackPlan, segment: SegmentPlan) -> EncodeJob:
         """Return a segment's job, with the base files it refers to and no others."""
         numbers = {entry.name: number for number, entry in enumerate(plan.base_files)}
@@ -108,7 +113,7 @@ def pack(
     num_reused = len(index.entries)
     first = _recount(plan, directory, num_reused, cipher, tally)
     on_progress(tally.raw_bytes)
-    with workers.started(plan.raw_bytes - tally.raw_bytes) as executor:
+    with workers.started(plan.raw_bytes - tally.raw_bytes, sources.all_files) as executor:
         jobs = sources.jobs(plan, first)
         for job, encoded in run_in_order(executor, encode_segment, jobs, num_workers=workers.count):
             writer.add(encoded.row, _seal(cipher, encoded))

@@ -30,6 +30,17 @@ _SEGMENT_SIZE_MIN = 64 * KIB  # tables cost some hundred bytes a segment
 PACKING_VERSION = 2  # raise it with any change of what a segment's bytes become
 
 
+def coder_versions() -> dict[str, str]:
+    """Return the versions of everything that decides what a segment's bytes become."""
+    return {
+        "packing": str(PACKING_VERSION),
+        "codec": str(CODEC_VERSION),
+        "zstd": ".".join(map(str, zstandard.ZSTD_VERSION)),
+        "pcodec": version("pcodec"),
+        "numpy": np.__version__,
+    }
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentPlan:
     """One segment to be made.
@@ -139,11 +150,7 @@ class PackPlan:
     def digest(self) -> str:
         """Return the plan's digest in hex."""
         decisive = {
-            "version": PACKING_VERSION,
-            "codec": CODEC_VERSION,
-            "zstd": ".".join(map(str, zstandard.ZSTD_VERSION)),
-            "pcodec": version("pcodec"),
-            "numpy": np.__version__,
+            **coder_versions(),
             "satellite": self.satellite,
             "release": self.release_digest,
             "base": self.base_digest,

@@ -1,7 +1,7 @@
 """Who encodes: processes of this machine, or a Dask cluster; results come back in order, a bounded number in flight.
 
 Any `concurrent.futures.Executor` will do. Processes ignore ctrl-C (the parent ends them) and end by themselves when
-the parent was killed. What a cluster needs is said in `dask_cluster`.
+the parent was killed. What a cluster needs is said in `cluster`.
 """
 
 import os
@@ -13,6 +13,7 @@ from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future,
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import connection, get_context, parent_process
+from pathlib import Path
 from typing import TypeVar
 
 from groundsegment.errors import GroundError
@@ -32,15 +33,24 @@ class Workers:
     Attributes:
         count: of them; one process is this one itself.
         executor: of somebody else, who started it and ends it; None for processes of our own.
+        check: makes sure that those who are not processes of our own can read these files as we do.
     """
 
     count: int = 1
     executor: Executor | None = field(default=None, compare=False)
+    check: Callable[[Iterable[Path]], None] | None = field(default=None, compare=False)
 
     @contextmanager
-    def started(self, raw_bytes: int) -> Iterator[Executor | None]:
-        """Give an executor for that many bytes; none at all where this process is soon done by itself."""
-        if self.executor is not None:
+    def started(self, raw_bytes: int, files: Iterable[Path] = ()) -> Iterator[Executor | None]:
+        """Give an executor for that many bytes; none at all where this process is soon done by itself.
+
+        Args:
+            raw_bytes: to be encoded.
+            files: that they are read from.
+        """
+        if self.executor is not None and raw_bytes:
+            if self.check is not None:
+                self.check(files)
             yield self.executor
         elif self.count <= 1 or raw_bytes < _POOL_PAYS_BYTES:
             yield None

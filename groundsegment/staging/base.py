@@ -3,17 +3,20 @@
 A delta against the wrong bytes is worth nothing in orbit, so a base is used only after every byte of it was hashed.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from groundsegment.depot.depot import Depot
+from groundsegment.depot.records import FlightState, Update
 from groundsegment.errors import GroundError, InputError
 from groundsegment.models.release import ReleaseSource, digest_files, scan_release
-from protocol.manifest import FileEntry, release_digest
-from protocol.report import NO_HANDLE
+from protocol.errors import DecodeError
+from protocol.manifest import FileEntry, Manifest, release_digest
+from protocol.report import NO_HANDLE, Reason, Report, UpdateState
 
 AUTO, NONE, CURRENT = "auto", "none", "current"
+_BASE_TROUBLES = {Reason.BASE_MISSING.name: "is not on board", Reason.BASE_DAMAGED.name: "is damaged on board"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,51 +78,104 @@ def hash_release(path: Path, on_bytes: Callable[[int], None]) -> HashedRelease:
     return HashedRelease(source=source, files=files, digest=release_digest(files), stamps=stamps)
 
 
-def choose_base(depot: Depot, satellite: str, wanted: str, on_bytes: Callable[[int], None]) -> ChosenBase:
-    """Return the base for an update.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A release that is, or should be, on board.
 
-    Args:
-        depot: knows what the satellite serves and where releases are.
-        satellite: whom the update is for.
-        wanted: AUTO (what it serves, or none), CURRENT (what it serves, or an error), NONE, or a directory.
-        on_bytes: called with the number of bytes just read.
-
-    Raises:
-        InputError: the wanted base is not to be had.
+    Attributes:
+        digest_start: of the release: all of its digest, or what a report carries of it.
+        known_by: why it should be there, in words that follow its name.
+        trouble: why it is of no use as a base all the same; empty if nothing is known against it.
     """
-    if wanted == NONE:
-        return ChosenBase(release=None, reason="full update, as asked")
-    if wanted not in {AUTO, CURRENT}:
-        release = hash_release(Path(wanted), on_bytes)
-        return ChosenBase(release=release, reason=f"base {release.source.release_name}, as asked")
-    chosen = _serving(depot, satellite, on_bytes)
-    if chosen.release is None and wanted == CURRENT:
-        hint = "--base DIR names the base's files; --base none sends everything"
-        raise InputError(f"no base for {satellite}: {chosen.reason}", hint=hint)
-    if chosen.release is None:
-        return ChosenBase(release=None, reason=f"full update: {chosen.reason}")
-    return chosen
+
+    digest_start: bytes
+    known_by: str
+    trouble: str = ""
 
 
-def _serving(depot: Depot, satellite: str, on_bytes: Callable[[int], None]) -> ChosenBase:
+def candidates(depot: Depot, satellite: str) -> tuple[Candidate, ...]:
+    """Releases that a satellite should have, the one that serves first; none before its first report.
+
+    Besides the serving one that is the one confirmed last before it: a satellite keeps it to go back to, unless a
+    floor forbids it. What an update found missing or damaged is of no use until another update brought it again.
+    """
     received = depot.journal.last_report(satellite)
-    if received is None:
-        return ChosenBase(release=None, reason=f"no report of {satellite} yet, so its release is not known")
+    if received is None or received.report.serving == NO_HANDLE:
+        return ()
     serving = received.report.serving
-    if serving == NO_HANDLE:
-        return ChosenBase(release=None, reason=f"{satellite} last reported that nothing serves")
-    known = depot.find_release(serving)
+    found = [Candidate(digest_start=serving, known_by=f"which {satellite} reported serving")]
+    confirmed = depot.updates(satellite, [FlightState.CONFIRMED])
+    floor = max((_floor_of(update) for update in confirmed), default=0)
+    others = [
+        update
+        for update in sorted(confirmed, key=lambda update: update.sequence, reverse=True)
+        if not update.release_digest.startswith(serving) and update.sequence >= floor
+    ]
+    found += [
+        Candidate(digest_start=update.release_digest, known_by=f"which {satellite} confirmed before and keeps")
+        for update in others[:1]
+    ]
+    troubles = _troubles(depot, satellite, received.report)
+    return tuple(
+        replace(candidate, trouble=words) if (words := _trouble_of(candidate, troubles)) else candidate
+        for candidate in found
+    )
+
+
+def open_candidate(depot: Depot, candidate: Candidate, on_bytes: Callable[[int], None]) -> ChosenBase:
+    """Find and hash the files of a candidate; without a release, the reason says why it cannot be used."""
+    known = depot.find_release(candidate.digest_start)
+    name = known.name if known else f"release {candidate.digest_start.hex()}"
+    what = f"{name}, {candidate.known_by}"
+    if candidate.trouble:
+        return ChosenBase(release=None, reason=f"{what}, {candidate.trouble}")
     if known is None:
-        return ChosenBase(
-            release=None, reason=f"{satellite} serves release {serving.hex()}, whose files are not known here"
-        )
+        return ChosenBase(release=None, reason=f"{what}: its files are not known here")
     try:
         release = hash_release(known.path, on_bytes)
     except (GroundError, OSError) as error:
-        return ChosenBase(release=None, reason=f"{satellite} serves {known.name}, whose files are gone: {error}")
+        return ChosenBase(release=None, reason=f"{what}: its files are gone: {error}")
     if release.digest != known.digest:
-        return ChosenBase(release=None, reason=f"{satellite} serves {known.name}, whose files have changed since")
-    return ChosenBase(release=release, reason=f"base {known.name}, which {satellite} reported serving")
+        return ChosenBase(release=None, reason=f"{what}: its files have changed since")
+    return ChosenBase(release=release, reason=f"base {what}")
+
+
+def why_no_candidates(depot: Depot, satellite: str) -> str:
+    """Say why nothing is known to be on board."""
+    if depot.journal.last_report(satellite) is None:
+        return f"no report of {satellite} yet, so its release is not known"
+    return f"{satellite} last reported that nothing serves"
+
+
+def _troubles(depot: Depot, satellite: str, report: Report) -> Mapping[bytes, str]:
+    """What updates said of the releases they build on, and no later update mended; by digest."""
+    updates = depot.updates(satellite)
+    troubles = {}
+    for update in updates:
+        status = report.status_of(update.handle)
+        reason = status.reason.name if status and status.state is UpdateState.BLOCKED else update.reason
+        if update.base_digest is None or reason not in _BASE_TROUBLES:
+            continue
+        is_mended = any(
+            other.release_digest == update.base_digest
+            and other.sequence > update.sequence
+            and other.state is FlightState.CONFIRMED
+            for other in updates
+        )
+        if not is_mended:
+            troubles[update.base_digest] = f"{_BASE_TROUBLES[reason]}, as update {update.handle.hex()} found"
+    return troubles
+
+
+def _trouble_of(candidate: Candidate, troubles: Mapping[bytes, str]) -> str:
+    return next((words for digest, words in troubles.items() if digest.startswith(candidate.digest_start)), "")
+
+
+def _floor_of(update: Update) -> int:
+    try:
+        return Manifest.decode(update.manifest_path.read_bytes()).floor
+    except (OSError, DecodeError):
+        return 0  # its files may be deleted once it is confirmed
 
 
 def _stamps(source: ReleaseSource) -> tuple[tuple[int, int, int], ...]:

@@ -7,7 +7,8 @@ from groundsegment.depot.depot import Depot
 from groundsegment.depot.records import Satellite, Update
 from groundsegment.errors import DiskError, InputError
 from groundsegment.packer.estimating import estimate
-from groundsegment.staging.base import ChosenBase, HashedRelease
+from groundsegment.packer.plan import PackPlan
+from groundsegment.staging.base import ChosenBase, HashedRelease, candidates
 from groundsegment.staging.records import Prepared, StageOptions
 from protocol.blocks import block_layout, symbols_needed
 from protocol.errors import DecodeError
@@ -17,6 +18,7 @@ from protocol.objects import object_handle
 
 _SLACK_BYTES = 64 * MIB  # database, metadata, file system
 _PREFLIGHT_SAMPLES = 24
+_LIKE_BASE_MIN = 0.1
 _BUNDLES_SAFE = BUNDLES_MAX * 3 // 4
 
 
@@ -62,9 +64,26 @@ def warnings_of(depot: Depot, satellite: str, release: HashedRelease, base: Chos
             f"{satellite} last reported {received.report.free_mib} MiB free, this release takes "
             f"{release.size_bytes // MIB} MiB: it may stand still as disk full"
         )
-    if base.release is not None and base.release.digest[:HANDLE_SIZE] != received.report.serving:
-        warnings.append(f"{satellite} last reported serving another release than the base: is the base on board?")
+    if base.release is not None:
+        known = [each for each in candidates(depot, satellite) if base.release.digest.startswith(each.digest_start)]
+        if not known:
+            warnings.append(f"{satellite} last reported serving another release than the base: is the base on board?")
+        warnings += [f"the base {each.trouble}" for each in known if each.trouble]
     return tuple(warnings)
+
+
+def useless_base(plan: PackPlan) -> Iterator[str]:
+    """Say so where a base, though it is there, explains next to nothing: an update of another format, say."""
+    if plan.base_digest is None:
+        return
+    survey = plan.survey
+    matched = sum(part.size_bytes for part in survey.matches)
+    if matched < _LIKE_BASE_MIN * plan.raw_bytes:
+        largest = max(survey.unmatched, key=lambda part: part.size_bytes)
+        yield (
+            f"the base knows {matched / plan.raw_bytes:.0%} of the bytes: nearly a full update "
+            f"({largest.name}: {survey.unmatched[largest]})"
+        )
 
 
 def overtaken(depot: Depot, satellite: str, options: StageOptions) -> Iterator[str]:

@@ -18,7 +18,7 @@ class StageOptions:
 
     Attributes:
         satellite: whom it is for.
-        base: see `base.choose_base`.
+        base: see `choice.choose`.
         name: of the release; None takes the directory's.
         prompts: of the canary; none for no canary.
         max_tokens: of one canary answer.

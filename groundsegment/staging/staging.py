@@ -13,19 +13,20 @@ from pathlib import Path
 from groundsegment.depot.depot import Depot
 from groundsegment.depot.records import FlightState, RegisteredRelease, Update
 from groundsegment.errors import InputError
-from groundsegment.packer.packing import Packed, Sources, fitting_bundle_size, pack
-from groundsegment.packer.plan import PackPlan, survey
+from groundsegment.packer.packing import Packed, fitting_bundle_size, pack
 from groundsegment.signer.key_store import KeyStore
 from groundsegment.signer.signing import check_signers, expiry, sign_update
-from groundsegment.staging.base import HashedRelease, choose_base, hash_release
+from groundsegment.staging.base import hash_release
 from groundsegment.staging.checks import (
     check_room,
     open_updates_to,
     overtaken,
     refuse_known,
     symbol_size_of,
+    useless_base,
     warnings_of,
 )
+from groundsegment.staging.choice import choose
 from groundsegment.staging.records import Prepared, Staged, StageOptions
 from groundsegment.staging.workplace import TWIN_DIRECTORY, Workplace, open_workplace
 from groundsegment.twin import Rehearsal, TwinAnswer, find_twin, rehearse
@@ -53,24 +54,25 @@ def prepare(depot: Depot, path: Path, options: StageOptions, on_progress: OnProg
     counter = _Counter("reading", on_progress)
     release = hash_release(path, counter.add)
     refuse_known(depot, satellite.name, release)
-    base = choose_base(depot, satellite.name, options.base, counter.add)
+    bundle_size_bytes = options.bundle_size_bytes or fitting_bundle_size(release.size_bytes)
+    choice = choose(depot, release, options, bundle_size_bytes=bundle_size_bytes, on_bytes=counter.add)
+    base = choice.base
     counter.finish()
     if base.release is not None and base.release.digest == release.digest:
         raise InputError(f"{path}: the same release as its base, nothing to do", hint="give another --base")
-    bundle_size_bytes = options.bundle_size_bytes or fitting_bundle_size(release.size_bytes)
-    plan = make_plan(satellite.name, release, base.release, bundle_size_bytes=bundle_size_bytes, level=options.level)
     report = depot.journal.last_report(satellite.name)
     return Prepared(
         satellite=satellite,
         name=options.name or release.source.release_name,
         release=release,
         base=base,
-        plan=plan,
-        sources=_sources(release, base.release),
+        plan=choice.plan,
+        sources=choice.sources,
         symbol_size=symbol_size_of(options, satellite, bundle_size_bytes),
         accepted=report.report.accepted if report else 0,
         warnings=(
             *warnings_of(depot, satellite.name, release, base),
+            *useless_base(choice.plan),
             *overtaken(depot, satellite.name, options),
         ),
     )
@@ -114,29 +116,6 @@ def stage(depot: Depot, prepared: Prepared, options: StageOptions, *, utc: datet
         manifest=manifest,
         packed=packed,
         answers=answers,
-    )
-
-
-def make_plan(
-    satellite: str, release: HashedRelease, base: HashedRelease | None, *, bundle_size_bytes: int, level: int
-) -> PackPlan:
-    """Read the headers of a release and its base, and plan how to pack it."""
-    return PackPlan(
-        satellite=satellite,
-        release_digest=release.digest,
-        files=release.files,
-        base_digest=base.digest if base else None,
-        base_files=base.files if base else (),
-        bundle_size_bytes=bundle_size_bytes,
-        level=level,
-        survey=survey(release.paths, base.paths if base else {}, bundle_size_bytes=bundle_size_bytes),
-    )
-
-
-def _sources(release: HashedRelease, base: HashedRelease | None) -> Sources:
-    return Sources(
-        files=tuple(file.path for file in release.source.files),
-        base_files=tuple(file.path for file in base.source.files) if base else (),
     )
 
 

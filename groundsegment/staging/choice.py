@@ -1,0 +1,145 @@
+"""The choice of the base, and with it of the plan: of what should be on board, whatever makes the smallest update.
+
+A base that is missing or damaged on board, or whose files are gone here, is passed over for the next, and in the end
+for none: a full update. That is always told, and an error where the operator forbids it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from groundsegment.depot.depot import Depot
+from groundsegment.errors import InputError
+from groundsegment.packer.estimating import estimate
+from groundsegment.packer.packing import Sources
+from groundsegment.packer.plan import PackPlan, survey
+from groundsegment.staging.base import (
+    AUTO,
+    CURRENT,
+    NONE,
+    ChosenBase,
+    HashedRelease,
+    candidates,
+    hash_release,
+    open_candidate,
+    why_no_candidates,
+)
+from groundsegment.staging.records import StageOptions
+
+_SAMPLES = 16
+_GOOD_ENOUGH = 0.25  # of the release: no other base is looked at
+_WORTH_IT = 0.9  # a base that does not serve must make the update that much smaller
+
+OnBytes = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """A base, and the plan to pack against it."""
+
+    base: ChosenBase
+    plan: PackPlan
+    sources: Sources
+
+
+def choose(
+    depot: Depot, release: HashedRelease, options: StageOptions, *, bundle_size_bytes: int, on_bytes: OnBytes
+) -> Choice:
+    """Return the base for an update, and its plan.
+
+    Args:
+        depot: knows what the satellite reported, and where releases are.
+        release: that is to be sent.
+        options: `base` is AUTO (the best of what should be on board, or none), CURRENT (what serves, or an error),
+            NONE, or a directory.
+        bundle_size_bytes: of the plan.
+        on_bytes: called with the number of bytes just read.
+
+    Raises:
+        InputError: the wanted base is not to be had, or would come to nothing.
+    """
+
+    def planned(base: ChosenBase) -> Choice:
+        return _plan(release, base, options, bundle_size_bytes=bundle_size_bytes)
+
+    if options.base == NONE:
+        return planned(ChosenBase(release=None, reason="full update, as asked"))
+    if options.base not in {AUTO, CURRENT}:
+        base = hash_release(Path(options.base), on_bytes)
+        return planned(ChosenBase(release=base, reason=f"base {base.source.release_name}, as asked"))
+    return _choose_known(depot, release, options, planned, on_bytes)
+
+
+def _choose_known(
+    depot: Depot,
+    release: HashedRelease,
+    options: StageOptions,
+    planned: Callable[[ChosenBase], Choice],
+    on_bytes: OnBytes,
+) -> Choice:
+    known = candidates(depot, options.satellite)
+    usable, refused = [], []
+    for candidate in known if options.base == AUTO else known[:1]:
+        if release.digest.startswith(candidate.digest_start) and len(known) > 1:
+            continue  # it is on board already: `refuse_known` and `revert` speak of that
+        base = open_candidate(depot, candidate, on_bytes)
+        if base.release is None:
+            refused.append(base.reason)
+            continue
+        usable.append(planned(base))
+        if len(usable) == 1 and candidate is not known[-1] and _share(usable[0], release, options) <= _GOOD_ENOUGH:
+            break
+    if usable:
+        return _best(usable, refused, release, options)
+    reason = "; ".join(refused) or why_no_candidates(depot, options.satellite)
+    _refuse_full(release, options, reason)
+    return planned(ChosenBase(release=None, reason=f"full update: {reason}"))
+
+
+def _best(usable: list[Choice], refused: list[str], release: HashedRelease, options: StageOptions) -> Choice:
+    best = usable[0]
+    for other in usable[1:]:
+        if _share(other, release, options) < _WORTH_IT * _share(best, release, options):
+            best = other
+    words = [best.base.reason, *refused]
+    if best is not usable[0]:
+        words.append("smaller than against what it serves")
+    return replace(best, base=replace(best.base, reason="; ".join(words)))
+
+
+def _share(choice: Choice, release: HashedRelease, options: StageOptions) -> float:
+    """What an update comes to, of the release."""
+    guess = estimate(choice.plan, choice.sources, workers=options.workers, num_samples=_SAMPLES)
+    return guess.payload_bytes / max(1, release.size_bytes)
+
+
+def _refuse_full(release: HashedRelease, options: StageOptions, reason: str) -> None:
+    if options.base == CURRENT:
+        hint = "--base DIR names the base's files; --base none sends everything"
+        raise InputError(f"no base for {options.satellite}: {reason}", hint=hint)
+    if options.forbid_full_fallback:
+        hint = (
+            "--base DIR names the files of a release that is on board; without --forbid-full-fallback, "
+            "or with --base none, everything is sent"
+        )
+        raise InputError(f"a full update of {release.size_bytes} bytes is forbidden: {reason}", hint=hint)
+
+
+def _plan(release: HashedRelease, base: ChosenBase, options: StageOptions, *, bundle_size_bytes: int) -> Choice:
+    old = base.release
+    plan = PackPlan(
+        satellite=options.satellite,
+        release_digest=release.digest,
+        files=release.files,
+        base_digest=old.digest if old else None,
+        base_files=old.files if old else (),
+        bundle_size_bytes=bundle_size_bytes,
+        level=options.level,
+        survey=survey(release.paths, old.paths if old else {}, bundle_size_bytes=bundle_size_bytes),
+    )
+    # Resolved: workers elsewhere know no directory of ours.
+    sources = Sources(
+        files=tuple(file.path.resolve() for file in release.source.files),
+        base_files=tuple(file.path.resolve() for file in old.source.files) if old else (),
+    )
+    return Choice(base=base, plan=plan, sources=sources)
