@@ -5,6 +5,8 @@ use floating point and may change between versions. It promises good choices, no
 whether a segment decodes. Costs some 10 ns a value.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,7 +16,7 @@ from protocol.codec.partition import KEYS
 NUM_CONTEXTS = 8  # of a grid: 6 and 12 differ by 0.02 % of the size
 STREAM_BITS = 8 * 60  # head and tables of one more stream
 SYMBOL_BITS = 14  # of one more symbol in a stream's table
-_CLASS_BITS = 4  # of one row's or column's class
+_SHAPES = ((16, 16), (16, 1), (1, 16), (4, 1))  # classes of rows and columns that are tried
 
 Floats = NDArray[np.float64]
 
@@ -27,8 +29,8 @@ def entropy_bits(counts: NDArray[np.int64]) -> Floats:
     return np.asarray(totals * np.log2(np.maximum(totals, 1)) - logs.sum(axis=-1))
 
 
-def choose_grid(symbols: NDArray[np.uint8], loudness: NDArray[np.generic]) -> Grid | None:
-    """Return the grid that promises the fewest bits; None if one stream does as well.
+def choose_grid(symbols: NDArray[np.uint8], loudness: NDArray[Any]) -> tuple[Grid | None, float]:
+    """Return the grid that promises the fewest bits, None if one stream does as well; and those bits.
 
     Args:
         symbols: rows by columns; what stands for the values in the estimate, like their exponents.
@@ -38,25 +40,27 @@ def choose_grid(symbols: NDArray[np.uint8], loudness: NDArray[np.generic]) -> Gr
     row_means = loudness.mean(axis=1, dtype=np.float64)
     column_means = loudness.mean(axis=0, dtype=np.float64)
     column_means -= column_means.mean()
-    candidates = [
-        _make_grid(row_means, column_means, num_rows, num_columns)
-        for num_rows, num_columns in ((CLASSES_MAX, CLASSES_MAX), (CLASSES_MAX, 1), (1, CLASSES_MAX))
-        if (num_rows == 1 or rows > 1) and (num_columns == 1 or columns > 1)
-    ]
-    best, best_bits = None, float(_stream_bits(np.bincount(symbols.ravel(), minlength=KEYS)))
-    for grid in candidates:
-        bits = _grid_bits(grid, symbols)
-        if bits < best_bits:
-            best, best_bits = grid, bits
-    return best
+    best, best_bits = None, plain_bits(symbols)
+    for num_rows, num_columns in _SHAPES:
+        if num_rows <= rows and num_columns <= columns:
+            grid = _make_grid(row_means, column_means, num_rows, num_columns)
+            bits = _grid_bits(grid, symbols)
+            if bits < best_bits:
+                best, best_bits = grid, bits
+    return best, best_bits
 
 
-def choose_firsts(keys: NDArray[np.uint8], magnitudes: NDArray[np.unsignedinteger]) -> tuple[int, ...]:
-    """Return the first keys of the classes of `partition`: neighbours share one where apart they would cost more.
+def choose_firsts(
+    keys: NDArray[np.uint8], magnitudes: NDArray[Any], num_classes: int = CLASSES_MAX
+) -> tuple[tuple[int, ...], float, float]:
+    """Return the first keys of the classes of `partition`, and the bits with them and without any.
+
+    Neighbours share a class where apart they would cost more.
 
     Args:
         keys: of the values, like the exponents of old ones.
         magnitudes: of the values, like differences with their sign folded in; small ones more frequent.
+        num_classes: at most.
     """
     # Quarters of octaves: exact up to 7, and what is within a bucket costs the same however keys are grouped.
     buckets = magnitudes.astype(np.float32).view(np.uint32) >> np.uint32(21)
@@ -69,13 +73,18 @@ def choose_firsts(keys: NDArray[np.uint8], magnitudes: NDArray[np.unsignedintege
         merged = _stream_bits(counts[:-1] + counts[1:])
         gains = bits[:-1] + bits[1:] - merged
         at = int(np.argmax(gains))
-        if gains[at] <= 0 and len(firsts) <= CLASSES_MAX:
+        if gains[at] <= 0 and len(firsts) <= num_classes:
             break
         counts[at] += counts[at + 1]
         bits[at] = merged[at]
         counts, bits = np.delete(counts, at + 1, axis=0), np.delete(bits, at + 1)
         del firsts[at + 1]
-    return (0, *firsts[1:])
+    return (0, *firsts[1:]), float(bits.sum()), float(_stream_bits(joint.sum(axis=0)))
+
+
+def plain_bits(symbols: NDArray[np.uint8]) -> float:
+    """Return the bits of all symbols in one stream."""
+    return float(_stream_bits(np.bincount(symbols.ravel(), minlength=KEYS)))
 
 
 def _make_grid(row_means: Floats, column_means: Floats, num_rows: int, num_columns: int) -> Grid:
@@ -86,7 +95,8 @@ def _make_grid(row_means: Floats, column_means: Floats, num_rows: int, num_colum
     order = np.argsort(levels, axis=None)
     shares = np.cumsum(weights.ravel()[order]) / weights.sum()
     low, high = levels.ravel()[order][np.searchsorted(shares, [0.01, 0.99])]
-    contexts = np.clip((levels - low) / max(high - low, 1e-9) * NUM_CONTEXTS, 0, NUM_CONTEXTS - 1).astype(np.uint8)
+    steps = min(NUM_CONTEXTS, levels.size)
+    contexts = np.clip((levels - low) / max(high - low, 1e-9) * steps, 0, steps - 1).astype(np.uint8)
     _, contexts = np.unique(contexts, return_inverse=True)  # without gaps
     return Grid(
         row_classes=row_classes, column_classes=column_classes, contexts=contexts.reshape(levels.shape).astype(np.uint8)
@@ -95,7 +105,6 @@ def _make_grid(row_means: Floats, column_means: Floats, num_rows: int, num_colum
 
 def _quantiles(means: Floats, num_classes: int) -> tuple[NDArray[np.uint8], Floats]:
     """Return each one's class, as many in one class as in another, and the classes' mean."""
-    num_classes = min(num_classes, means.size)
     classes = np.empty(means.size, np.uint8)
     classes[np.argsort(means, kind="stable")] = np.arange(means.size) * num_classes // means.size
     return classes, np.bincount(classes, weights=means) / np.bincount(classes)
@@ -104,8 +113,9 @@ def _quantiles(means: Floats, num_classes: int) -> tuple[NDArray[np.uint8], Floa
 def _grid_bits(grid: Grid, symbols: NDArray[np.uint8]) -> float:
     contexts = grid.contexts[grid.row_classes][:, grid.column_classes].astype(np.uint16)
     joint = np.bincount((contexts << np.uint16(8) | symbols).ravel(), minlength=grid.num_contexts * KEYS)
-    tables = _CLASS_BITS * sum(part.size for part in (grid.row_classes, grid.column_classes) if part.any())
-    return float(_stream_bits(joint.reshape(-1, KEYS)).sum()) + tables + 8 * grid.contexts.size
+    num_rows, num_columns = grid.contexts.shape
+    tables = grid.row_classes.size * np.log2(num_rows) + grid.column_classes.size * np.log2(num_columns)
+    return float(_stream_bits(joint.reshape(-1, KEYS)).sum() + tables + 8 * grid.contexts.size)
 
 
 def _stream_bits(counts: NDArray[np.int64]) -> Floats:

@@ -10,32 +10,25 @@ is the key of a `partition`, or where whole rows and columns changed more than o
 
 Parameters:
 
-    0       1     format           `FloatFormat`
-    1       1     context          0 none: one stream; 1 grid; 2 old exponent (delta only)
-    2       ...   grid: its head; old exponent: the first exponent of each class, rising from 0, one byte each
+    0       1     format    `FloatFormat`
+    1       ...   context   `contextual`; the key, of a delta only, is the old exponent
 
 Integers only; NaN payloads, denormals and zeros of both signs are bits like all others. Pure.
 """
 
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from protocol.codec import streams
+from protocol.codec import contextual, streams
 from protocol.codec.contexts import choose_firsts, choose_grid
 from protocol.codec.grid import Grid
-from protocol.codec.partition import CHUNK_SIZE, check_firsts, merge, partition
+from protocol.codec.partition import CHUNK_SIZE
 from protocol.codec.payload import Stream
+from protocol.codec.values import Bytes, Values, fold, from_bytes, to_bytes, unfold
 from protocol.errors import DecodeError
-
-_HEAD = struct.Struct(">BB")
-Values = NDArray[Any]  # uint8, uint16 or uint32, as wide as the format
-Bytes = NDArray[np.uint8]
 
 
 class FloatFormat(IntEnum):
@@ -48,22 +41,14 @@ class FloatFormat(IntEnum):
     FP8_E5M2 = 4
 
     @property
-    def dtype(self) -> np.dtype[Any]:
-        """Little-endian unsigned integers of the same size."""
-        return np.dtype(("<u2", "<u2", "<u4", "<u1", "<u1")[self])
+    def size(self) -> int:
+        """Bytes of a value."""
+        return (2, 2, 4, 1, 1)[self]
 
     @property
     def mantissa_bits(self) -> int:
         """Bits below the exponent."""
         return (7, 10, 23, 3, 2)[self]
-
-
-class Context(IntEnum):
-    """By what values are told apart."""
-
-    NONE = 0
-    GRID = 1
-    EXPONENT = 2
 
 
 _FORMATS = {int(kind): kind for kind in FloatFormat}
@@ -93,20 +78,16 @@ def encode(
         layout: what they are.
         level: of pcodec.
     """
-    new = _values(news, layout.format)
-    is_matrix = layout.columns > 0 and new.size > layout.columns and new.size % layout.columns == 0
+    new = from_bytes(news, layout.format.size)
     if olds is None:
-        symbols = _exponents(new, layout.format)
-        grid = _choose_grid(symbols, new, layout) if is_matrix else None
-        return _encode_grid(layout.format, rotate_left(new), grid, level)
-    old = _values(olds, layout.format)
-    folded = fold(to_rising(new) - to_rising(old))
-    keys = _exponents(old, layout.format)
-    firsts = choose_firsts(keys, folded)
-    if len(firsts) == 1:
-        return _encode_grid(layout.format, folded, None, level)
-    coded = tuple(streams.encode(part, level=level) for part in partition(folded, keys, firsts))
-    return _HEAD.pack(layout.format, Context.EXPONENT) + bytes(firsts), coded
+        parameters, coded = contextual.encode(rotate_left(new), _choose_grid(new, layout), level)
+    else:
+        old = from_bytes(olds, layout.format.size)
+        folded = fold(to_rising(new) - to_rising(old))
+        keys = _exponents(old, layout.format)
+        firsts, _, _ = choose_firsts(keys, folded)
+        parameters, coded = contextual.encode_by_key(folded, keys, firsts, level)
+    return bytes([layout.format]) + parameters, coded
 
 
 def decode(parameters: bytes, coded: tuple[Stream, ...], sizes: list[int], olds: list[Bytes] | None) -> list[Bytes]:
@@ -115,21 +96,18 @@ def decode(parameters: bytes, coded: tuple[Stream, ...], sizes: list[int], olds:
     Raises:
         DecodeError: parameters, streams and sizes do not go together.
     """
-    if len(parameters) < _HEAD.size:
-        raise DecodeError(f"floats with {len(parameters)} parameter bytes")
-    kind, context = _HEAD.unpack_from(parameters)
-    if kind not in _FORMATS or any(size % _FORMATS[kind].dtype.itemsize for size in sizes):
-        raise DecodeError(f"floats of format {kind} in extents of {sizes} bytes")
-    format_, rest = _FORMATS[kind], parameters[_HEAD.size :]
-    count = sum(sizes) // format_.dtype.itemsize
-    old = None if olds is None else _values(olds, format_)
-    if context == Context.EXPONENT and old is not None:
-        values = _decode_by_exponent(list(rest), coded, old, format_)
+    number = parameters[0] if parameters else -1
+    if number not in _FORMATS or any(size % _FORMATS[number].size for size in sizes):
+        raise DecodeError(f"floats of format {number} in extents of {sizes} bytes")
+    kind, rest = _FORMATS[number], parameters[1:]
+    count = sum(sizes) // kind.size
+    if olds is None:
+        values = rotate_right(contextual.decode(rest, coded, kind.size, count))
+    elif contextual.is_by_key(rest):
+        values = _decode_by_exponent(rest, coded, from_bytes(olds, kind.size), kind)
     else:
-        values = _decode_grid(rest, coded, count, format_, context)
-        values = rotate_right(values) if old is None else add(old, values)
-    raw = values.astype(format_.dtype, copy=False).view(np.uint8)
-    return np.split(raw, np.cumsum(sizes)[:-1])
+        values = add(from_bytes(olds, kind.size), contextual.decode(rest, coded, kind.size, count))
+    return to_bytes(values, sizes)
 
 
 def rotate_left(values: Values) -> Values:
@@ -151,20 +129,6 @@ def to_rising(values: Values) -> Values:
     return rising.view(values.dtype)
 
 
-def fold(differences: Values) -> Values:
-    """Return 0, 1, 2, 3 ... for differences of 0, -1, 1, -2 ..."""
-    signed = differences.view(f"i{differences.itemsize}")
-    return (signed << 1 ^ signed >> _sign_bit(differences)).view(differences.dtype)
-
-
-def unfold(folded: Values) -> Values:
-    """Undo `fold`."""
-    values: Values = folded & 1
-    np.negative(values, out=values)
-    values ^= folded >> 1
-    return values
-
-
 def add(old: Values, folded: Values) -> Values:
     """Return the new values, given folded differences."""
     values = to_rising(old)
@@ -172,64 +136,36 @@ def add(old: Values, folded: Values) -> Values:
     return to_rising(values)
 
 
-def _decode_by_exponent(firsts: list[int], coded: tuple[Stream, ...], old: Values, format_: FloatFormat) -> Values:
-    check_firsts(firsts)
-    if len(coded) != len(firsts) or sum(stream.count for stream in coded) != old.size:
-        raise DecodeError(f"floats of {len(firsts)} classes in {len(coded)} streams")
-    parts = [streams.decode(stream, old.dtype.type, stream.count) for stream in coded]
+def _decode_by_exponent(parameters: bytes, coded: tuple[Stream, ...], old: Values, kind: FloatFormat) -> Values:
     values = np.empty_like(old)
     start = 0
-    for folded in merge(parts, _exponent_chunks(old, format_), firsts):
-        values[start : start + folded.size] = add(old[start : start + folded.size], folded)
-        start += folded.size
+    chunks = contextual.decode_by_key(parameters, coded, old.itemsize, old.size, _exponent_chunks(old, kind))
+    for folded in chunks:
+        end = start + folded.size
+        values[start:end] = add(old[start:end], folded)
+        start = end
     return values
 
 
-def _exponent_chunks(old: Values, format_: FloatFormat) -> Iterator[Bytes]:
+def _exponent_chunks(old: Values, kind: FloatFormat) -> Iterator[Bytes]:
     for start in range(0, old.size, CHUNK_SIZE):
-        yield _exponents(old[start : start + CHUNK_SIZE], format_)
+        yield _exponents(old[start : start + CHUNK_SIZE], kind)
 
 
-def _decode_grid(head: bytes, coded: tuple[Stream, ...], count: int, format_: FloatFormat, context: int) -> Values:
-    dtype = format_.dtype.newbyteorder("=").type
-    if context == Context.NONE and not head and len(coded) == 1:
-        return streams.decode(coded[0], dtype, count)
-    if context != Context.GRID:
-        raise DecodeError(f"floats of context {context} with {len(head)} bytes of it and {len(coded)} streams")
-    grid = Grid.decode(head, coded, count)
-    if sum(stream.count for stream in coded[2:]) != count:
-        raise DecodeError(f"floats of {count} values in streams of other sizes")
-    return grid.join([streams.decode(stream, dtype, stream.count) for stream in coded[2:]])
-
-
-def _encode_grid(
-    format_: FloatFormat, values: Values, grid: Grid | None, level: int
-) -> tuple[bytes, tuple[Stream, ...]]:
-    if grid is None:
-        return _HEAD.pack(format_, Context.NONE), (streams.encode(values, level=level),)
-    head, tables = grid.encode(level)
-    parts = tuple(streams.encode(part, level=level) for part in grid.split(values))
-    return _HEAD.pack(format_, Context.GRID) + head, tables + parts
-
-
-def _choose_grid(symbols: Bytes, values: Values, layout: FloatLayout) -> Grid | None:
+def _choose_grid(values: Values, layout: FloatLayout) -> Grid | None:
+    if not 0 < layout.columns < values.size or values.size % layout.columns:
+        return None
     # Bits without the sign count up with the logarithm of the magnitude; the upper 15 are plenty.
     loudness = values << 1 >> max(1, _sign_bit(values) - 14)
     shape = (-1, layout.columns)
-    return choose_grid(symbols.reshape(shape), loudness.reshape(shape))
+    return choose_grid(_exponents(values, layout.format).reshape(shape), loudness.reshape(shape))[0]
 
 
-def _exponents(values: Values, format_: FloatFormat) -> Bytes:
-    bits = _sign_bit(values) - format_.mantissa_bits
-    shifted = (values >> format_.mantissa_bits).astype(np.uint8)
+def _exponents(values: Values, kind: FloatFormat) -> Bytes:
+    bits = _sign_bit(values) - kind.mantissa_bits
+    shifted = (values >> kind.mantissa_bits).astype(np.uint8)
     return shifted if bits == 8 else shifted & np.uint8((1 << bits) - 1)
 
 
 def _sign_bit(values: Values) -> int:
     return 8 * values.itemsize - 1
-
-
-def _values(extents: list[Bytes], format_: FloatFormat) -> Values:
-    """Return the values of all extents in the machine's order."""
-    raw = extents[0] if len(extents) == 1 else np.concatenate(extents)
-    return np.ascontiguousarray(raw).view(format_.dtype).astype(format_.dtype.newbyteorder("="), copy=False)
