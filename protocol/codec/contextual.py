@@ -19,7 +19,6 @@ from protocol.codec.payload import Stream
 from protocol.codec.values import Bytes, Values
 from protocol.errors import DecodeError
 
-
 _DTYPES: dict[int, Any] = {1: np.uint8, 2: np.uint16, 4: np.uint32}
 
 

@@ -95,7 +95,7 @@ def _encode_whole(new: Values, layout: IntegerLayout, level: int) -> tuple[bytes
         shape = (-1, layout.columns)
         loudness = _LOUDNESS[_magnitudes(new, layout.is_signed)]
         # Loud rows are wider, not of another shape: a quarter of the codes tells as much, and estimates tables better.
-        symbols: Bytes = rising >> 2
+        symbols: Bytes = rising >> np.uint8(2)
         grid, _ = choose_grid(symbols.reshape(shape), loudness.reshape(shape))
     return contextual.encode(rising, grid, level)
 
