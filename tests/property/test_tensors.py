@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from groundsegment.models.safetensors_file import DTYPE_BITS
 from groundsegment.packer.tensors.catalogue import parts_of, reader
 from groundsegment.packer.tensors.cut import cut
-from groundsegment.packer.tensors.layouts import float_layout, nibble_layout_of
+from groundsegment.packer.tensors.layouts import float_layout, integer_layout, nibble_layout_of
 from groundsegment.packer.tensors.matching import match, removed, why_unmatched
 from groundsegment.packer.tensors.parts import PartKind
 from tests.fakes.tensor_files import gptq, pack_quantized
@@ -99,7 +99,9 @@ def check_piece(piece, old_size):
     for extent in piece.extents:
         assert extent.base is None or extent.base.offset + extent.size_bytes <= old_size
     if piece.kind is PartKind.FLOATS:
-        assert float_layout(piece).format.dtype.itemsize * piece.rows * piece.columns == piece.size_bytes
+        assert float_layout(piece).format.size * piece.rows * piece.columns == piece.size_bytes
+    if piece.kind is PartKind.INTEGERS:
+        assert integer_layout(piece).bits // 8 * piece.rows * piece.columns == piece.size_bytes
     if piece.kind is PartKind.NIBBLES:
         assert nibble_layout_of(piece).sizes == [extent.size_bytes for extent in piece.extents]
 

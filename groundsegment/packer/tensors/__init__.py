@@ -2,9 +2,8 @@
 
 Three steps, each a function over the headers of files; nothing here holds a tensor or writes a byte.
 
-    quantization = catalogue.quantization_of(path_of_config_json)          # None where there is none
-    parts = catalogue.parts_of(path, name, quantization)                   # one file -> tuple[Part, ...]
-    parts = catalogue.catalogue({name: path, ...})                         # or: a whole release, config.json read too
+    parts = catalogue.catalogue({name: path, ...})                         # of a whole release, config.json read too
+    parts = catalogue.parts_of(path, name, quantization)                   # of one file; quantization is a hint
 
     read = catalogue.reader({name: path, ...})                             # (file name, offset, size) -> bytes
     matches = matching.match(parts, base_parts, read, base_read)           # dict[Part, Match]; no key: no counterpart
@@ -13,10 +12,10 @@ Three steps, each a function over the headers of files; nothing here holds a ten
     for job in cut.cut(parts, matches):                                    # SegmentJob, at most 4 MiB of one file each
         for piece in job.pieces:                                           # PieceJob
             piece.kind, piece.dtype, piece.rows, piece.columns             # what the values are
-            piece.packed                                                   # NIBBLES, families: packing, bits, group
+            piece.packed                                                   # NIBBLES: packing, group, type of scales
             [(x.role, x.offset, x.size_bytes, x.base) for x in piece.extents]   # x.base: BaseRef(file, offset) or None
 
-            layouts.nibble_layout_of(piece), layouts.float_layout(piece)   # what the codec's modules are told, or None
+            layouts.float_layout(piece)   # integer_layout, nibble_layout_of: what the codec's modules are told
 
     matching.why_unmatched(parts, base_parts, matches)                     # words for parts without a counterpart
     matching.removed(base_parts, matches)                                  # parts of the base that are gone

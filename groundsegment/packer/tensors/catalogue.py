@@ -133,7 +133,7 @@ def _single(info: TensorInfo) -> Part:
     if info.dtype in _INTEGER_DTYPES:
         return _plain(info, PartKind.INTEGERS, _INTEGER_DTYPES[info.dtype], bits // 8)
     if info.dtype == "F4" and info.shape[-1] % 2 == 0:
-        packed = Packed(packing=Packing.ROW, num_bits=4, group_rows=0, group_columns=0)
+        packed = Packed(packing=Packing.ROW, group_rows=1, group_columns=1)
         return _plain(info, PartKind.NIBBLES, "U4", 1, packed)
     return _plain(info, PartKind.BYTES, "", 1)
 

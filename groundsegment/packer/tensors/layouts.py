@@ -9,6 +9,7 @@ from groundsegment.packer.tensors.parts import Packing, PartKind
 from protocol.codec import nibble_layout
 from protocol.codec.affine import Float
 from protocol.codec.floats import FloatFormat, FloatLayout
+from protocol.codec.integers import IntegerLayout
 from protocol.codec.nibble_layout import NibbleLayout, Zeros
 
 _FLOATS = {
@@ -35,6 +36,14 @@ def float_layout(piece: PieceJob) -> FloatLayout | None:
     if piece.kind is not PartKind.FLOATS:
         return None
     return FloatLayout(format=_FLOATS[piece.dtype], columns=piece.columns if piece.rows > 1 else 0)
+
+
+def integer_layout(piece: PieceJob) -> IntegerLayout | None:
+    """Return the layout of INTEGERS."""
+    if piece.kind is not PartKind.INTEGERS:
+        return None
+    bits, is_signed = int(piece.dtype[1:]), piece.dtype.startswith("I")
+    return IntegerLayout(bits=bits, is_signed=is_signed, columns=piece.columns if piece.rows > 1 else 0)
 
 
 def nibble_layout_of(piece: PieceJob) -> NibbleLayout | None:

@@ -25,7 +25,6 @@ class PartKind(StrEnum):
 class Packing(StrEnum):
     """Where the codes of a quantized matrix lie; the matrix is rows x columns of codes, as the file orders them."""
 
-    PLAIN = "plain"  # each code in an element of its own
     ROW = "row"  # along the row, lowest bits first: compressed-tensors' weight_packed, torchao's qdata
     GPTQ = "gptq"  # an int32 holds consecutive rows (inputs) of one column (output), lowest bits first
     AWQ = "awq"  # an int32 holds 8 columns (outputs) of one row (input), in the order 0, 2, 4, 6, 1, 3, 5, 7
@@ -42,12 +41,11 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packed:
-    """How the codes of a quantized matrix lie, and which of them share a scale.
+    """How the 4-bit codes of a quantized matrix lie, and which of them share a scale.
 
     Attributes:
         packing: where the codes lie.
-        num_bits: of a code: 4 or 8.
-        group_rows: a scale covers group_rows x group_columns codes; 1 if every row has its own.
+        group_rows: a scale covers group_rows x group_columns codes; 1 x 1 if no scales are members of the part.
         group_columns: likewise; 1 for GPTQ and AWQ, whose groups run down the columns.
         scale_dtype: of the scales; "" if they are no member of the part.
         zero_dtype: of the zero points; "" if there are none. I32 is packed: for GPTQ and AWQ like a row of the codes,
@@ -55,7 +53,6 @@ class Packed:
     """
 
     packing: Packing
-    num_bits: int
     group_rows: int
     group_columns: int
     scale_dtype: str = ""

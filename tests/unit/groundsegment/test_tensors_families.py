@@ -30,15 +30,16 @@ def test_gptq_is_cut_along_the_inputs_group_by_group(tmp_path):
     assert part.kind is PartKind.NIBBLES
     assert roles(part) == [("qweight", Role.CODES), ("scales", Role.SCALES), ("qzeros", Role.ZEROS)]
     assert (part.rows, part.columns, part.unit_rows, part.num_units) == (256, 64, 32, 8)
-    assert (part.packed.packing, part.packed.num_bits, part.packed.group_rows) == (Packing.GPTQ, 4, 32)
+    assert (part.packed.packing, part.packed.group_rows, part.packed.group_columns) == (Packing.GPTQ, 32, 1)
     assert [member.unit_bytes for member in part.members] == [32 * 64 // 2, 64 * 2, 64 // 2]
     assert [each.kind for each in parts if each.name.endswith("g_idx")] == [PartKind.INTEGERS]
 
 
-def test_gptq_of_eight_bits_holds_integers(tmp_path):
-    part, _ = family_of(tmp_path, gptq("a", inputs=64, outputs=16, group=32, seed=1, num_bits=8))
-    assert (part.kind, part.dtype, part.packed.num_bits) == (PartKind.INTEGERS, "U8", 8)
-    assert (part.rows, part.columns, part.num_units, len(part.members)) == (64, 16, 2, 3)
+def test_gptq_of_eight_bits_holds_bytes_by_themselves(tmp_path):
+    part, parts = family_of(tmp_path, gptq("a", inputs=64, outputs=16, group=32, seed=1, num_bits=8))
+    assert (part.kind, part.dtype, len(part.members)) == (PartKind.INTEGERS, "U8", 1)
+    assert (part.rows, part.columns) == (16, 64)
+    assert {(each.name, each.dtype) for each in parts} >= {("a.qzeros", "U8"), ("a.scales", "F16")}
 
 
 def test_awq_is_told_from_gptq_by_its_shapes_alone(tmp_path):
@@ -67,39 +68,36 @@ def test_zero_points_of_a_last_int32_that_is_not_full_stay_by_themselves(tmp_pat
 
 def test_the_stored_shape_tells_eight_bits_from_four(tmp_path):
     part, _ = family_of(tmp_path, pack_quantized("a", rows=16, columns=64, group=32, seed=1, num_bits=8))
-    assert (part.kind, part.packed.num_bits, part.columns) == (PartKind.INTEGERS, 8, 64)
+    assert (part.kind, part.dtype, part.columns) == (PartKind.INTEGERS, "U8", 64)
 
 
-@pytest.mark.parametrize("shape", [(48, 1), (48,), (48, 2)])
-def test_int8_codes_travel_with_the_scales_of_their_rows(tmp_path, shape):
-    part, _ = family_of(tmp_path, {"a.weight": int8((48, 32), 1), "a.weight_scale": bf16(shape, 2)})
+def test_experts_of_one_tensor_are_rows_one_below_the_other(tmp_path):
+    tensors = {"a.weight_packed": words((4, 16, 8), 1), "a.weight_scale": bf16((4, 16, 2), 2)}
+    part, _ = family_of(tmp_path, tensors)
+    assert (part.rows, part.columns, part.num_units, len(part.members)) == (64, 64, 64, 2)
+
+
+def test_one_scale_a_row_may_have_one_axis_or_two(tmp_path):
+    for shape in ((64,), (64, 1)):
+        tensors = {"a.weight_packed": words((64, 8), 1), "a.weight_scale": bf16(shape, 2)}
+        part, _ = family_of(tmp_path, tensors)
+        assert (part.packed.group_columns, [member.unit_bytes for member in part.members]) == (64, [32, 2])
+
+
+@pytest.mark.parametrize(
+    "scale", [bf16((1,), 2), bf16((64, 3), 2), bf16((2, 64), 2), ("F64", (64, 1), bytes(512)), int8((64, 1), 2)]
+)
+def test_scales_that_do_not_fit_the_rows_stay_by_themselves(tmp_path, scale):
+    part, parts = family_of(tmp_path, {"a.weight_packed": words((64, 8), 1), "a.weight_scale": scale})
+    assert (part.kind, len(part.members)) == (PartKind.NIBBLES, 1)
+    assert {each.name for each in parts} == {"(header)", "a.weight_packed", "a.weight_scale"}
+
+
+@pytest.mark.parametrize("name", ["a.weight", "a._weight_qdata"])
+def test_int8_codes_are_integers_and_their_scales_floats(tmp_path, name):
+    part, parts = family_of(tmp_path, {name: int8((48, 32), 1), f"{name}_scale": bf16((48, 1), 2)})
     assert (part.kind, part.dtype, part.rows, part.columns) == (PartKind.INTEGERS, "I8", 48, 32)
-    assert roles(part) == [("weight", Role.CODES), ("weight_scale", Role.SCALES)]
-    assert part.packed.group_columns == (16 if shape == (48, 2) else 32)
-    assert part.num_units == 48
-
-
-def test_a_scale_for_the_whole_tensor_stays_by_itself(tmp_path):
-    part, parts = family_of(tmp_path, {"a.weight": int8((48, 32), 1), "a.weight_scale": bf16((1,), 2)})
-    assert len(part.members) == 1
-    assert {each.name for each in parts} == {"(header)", "a.weight", "a.weight_scale"}
-
-
-def test_bitsandbytes_int8_finds_its_scales(tmp_path):
-    part, _ = family_of(tmp_path, {"a.weight": int8((8, 32), 1), "a.SCB": ("F32", (8,), bytes(32))})
-    assert [member.name for member in part.members] == ["a.weight", "a.SCB"]
-
-
-def test_torchao_int8_and_intx_are_families(tmp_path):
-    tensors = {
-        "a._weight_qdata": int8((16, 64), 1),
-        "a._weight_scale": bf16((16, 2), 2),
-        "a._weight_zero_point": int8((16, 2), 3),
-    }
-    kind = {"_type": "IntxUnpackedToInt8Tensor", "_tensor_data_names": ["qdata", "scale", "zero_point"], "_data": {}}
-    part, _ = family_of(tmp_path, tensors, metadata={"a.weight": json.dumps(kind), "tensor_names": '["a.weight"]'})
-    assert [member.role for member in part.members] == [Role.CODES, Role.SCALES, Role.ZEROS]
-    assert part.packed.group_columns == 32
+    assert [each.kind for each in parts] == [PartKind.BYTES, PartKind.INTEGERS, PartKind.FLOATS]
 
 
 def test_torchao_int4_has_scales_across_its_rows_and_its_codes_go_alone(tmp_path):
