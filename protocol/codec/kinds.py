@@ -39,5 +39,5 @@ class Coder(IntEnum):
 
     RAW = 0  # little-endian values
     ZSTD = 1  # zstd of the little-endian values
-    PCO = 2  # pcodec's standalone format: bins and tANS, integer tables only
+    PCO = 2  # pcodec's bins and tANS, integer tables only
     CONSTANT = 3  # one little-endian value, repeated
