@@ -5,11 +5,14 @@ both files, XOR and SUB the arrays item by item. Whatever a library packs is unp
 """
 
 import functools
+import re
 import shutil
 import subprocess
+import sys
 import tempfile
+import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -21,72 +24,62 @@ from bench.codec.samples import Matrix
 _ZSTD_LEVEL = 19
 _TRIAL_BYTES = 192 << 10
 _STRUCT_BYTES = {"q8_0": 34, "q4_1": 20, "q4_k": BLOCK_BYTES}
-FULL = ["zstd -19", "xz -9", "ZipNN", "OpenZL"]
-DELTA = ["zstd -19 --patch-from", "xdelta3 -9", "bsdiff4"]
-DELTA += [f"{operation} + {coder}" for operation in ("XOR", "SUB") for coder in ("zstd -19", "ZipNN", "OpenZL")]
+_ZSTD = f"zstd -{_ZSTD_LEVEL}"
+_AFTER = {_ZSTD, "ZipNN", "OpenZL"}
+FULL = [_ZSTD, "xz -9", "ZipNN", "OpenZL"]
+DELTA = [f"{_ZSTD} --patch-from", "xdelta3 -9", "bsdiff4"]
+DELTA += [f"{operation} + {coder}" for operation in ("XOR", "SUB") for coder in (_ZSTD, "ZipNN", "OpenZL")]
 
 
-def why_impossible() -> str:
-    """Return what is missing to run all peers, or nothing."""
-    missing = [name for name in ("zstd", "xz", "xdelta3") if shutil.which(name) is None]
-    for name in ("zipnn", "openzl", "bsdiff4"):
-        try:
-            version(name)
-        except ModuleNotFoundError:
-            missing.append(name)
-    return f"not installed: {', '.join(missing)}" if missing else ""
+def prepare() -> list[str]:
+    """Install the peers that are Python packages where they are missing; returns what cannot be run for want of it."""
+    if any(not _is_installed(name) for name in _LIBRARIES.values()):
+        wanted = tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["bench"]
+        options = ["--quiet", "--disable-pip-version-check", "--constraint", str(_ROOT / "constraints.txt")]
+        for requirement in wanted:  # one by one: the one without a wheel may fail, and the others are there
+            subprocess.run([sys.executable, "-m", "pip", "install", *options, requirement], check=False)
+    missing = [label for label, name in _LIBRARIES.items() if not _is_installed(name)]
+    return missing + [name for name in _PROGRAMS if shutil.which(name) is None]
 
 
+@functools.cache
 def versions() -> str:
-    """Return name and version of every peer."""
-    zstd = subprocess.run(["zstd", "--version"], capture_output=True, text=True, check=True).stdout
-    xz = subprocess.run(["xz", "--version"], capture_output=True, text=True, check=True).stdout
-    xdelta = subprocess.run(["xdelta3", "-V"], capture_output=True, text=True, check=False)
-    named = [
-        f"zstd {zstd.split('v', 1)[1].split(',')[0]}",
-        f"xz {xz.split()[3]}",
-        f"xdelta3 {(xdelta.stdout + xdelta.stderr).split('version')[1].split(',')[0].strip()}",
-        *(f"{label} {version(name)}" for label, name in _LIBRARIES.items()),
-    ]
-    return ", ".join(named)
+    """Return name and version of every peer that is here."""
+    found = [f"{name} {_program_version(command)}" for name, command in _PROGRAMS.items() if shutil.which(name)]
+    found += [f"{label} {version(name)}" for label, name in _LIBRARIES.items() if _is_installed(name)]
+    return ", ".join(found)
 
 
 def full_sizes(matrix: Matrix) -> dict[str, int]:
     """Return what each peer makes of a matrix: the sizes of its parts, added up."""
-    sizes = dict.fromkeys(FULL, 0)
+    coders = _coders()
+    sizes = dict.fromkeys((name for name in FULL if name in coders), 0)
     for part, data in matrix.parts.items():
-        raw, kind = data.tobytes(), _kind(matrix, part)
-        sizes["zstd -19"] += zstd_size(raw)
-        sizes["xz -9"] += _piped(["xz", "-9", "-T1", "-c"], raw)
-        sizes["ZipNN"] += zipnn_size(raw, kind)
-        sizes["OpenZL"] += openzl_size(data, kind)
+        for name in sizes:
+            sizes[name] += coders[name](data, _kind(matrix, part))
     return sizes
 
 
 def delta_sizes(new: Matrix, old: Matrix) -> dict[str, int]:
     """Return what each peer makes of a matrix given the base's."""
-    sizes = dict.fromkeys(DELTA, 0)
+    coders, differs = _coders(), _differs()
+    sizes: dict[str, int] = {}
     for part, data in new.parts.items():
         before, kind = old.parts[part], _kind(new, part)
-        sizes["zstd -19 --patch-from"] += _patch_from(data.tobytes(), before.tobytes())
-        sizes["xdelta3 -9"] += _xdelta(data.tobytes(), before.tobytes())
-        sizes["bsdiff4"] += _bsdiff(data.tobytes(), before.tobytes())
+        for name, differ in differs.items():
+            sizes[name] = sizes.get(name, 0) + differ(data.tobytes(), before.tobytes())
         for operation, variants in _differences(data, before, kind).items():
-            sizes[f"{operation} + zstd -19"] += min(zstd_size(item.tobytes()) for item, _ in variants)
-            sizes[f"{operation} + ZipNN"] += min(zipnn_size(item.tobytes(), as_kind) for item, as_kind in variants)
-            sizes[f"{operation} + OpenZL"] += min(openzl_size(item, as_kind) for item, as_kind in variants)
-    return sizes
+            for coder in coders.keys() & _AFTER:
+                name = f"{operation} + {coder}"
+                sizes[name] = sizes.get(name, 0) + min(coders[coder](item, as_kind) for item, as_kind in variants)
+    return {name: sizes[name] for name in DELTA if name in sizes}
 
 
-def zstd_size(raw: bytes) -> int:
-    """Return the size under `zstd -19`."""
-    return _piped(["zstd", f"-{_ZSTD_LEVEL}", "-T1", "--no-check", "-c", "-q"], raw)
-
-
-def zipnn_size(raw: bytes, kind: str) -> int:
+def zipnn_size(data: NDArray[np.generic], kind: str) -> int:
     """Return the size under ZipNN, the best of the types that it can be told; as it is if none shrinks it."""
     from zipnn import ZipNN
 
+    raw = data.tobytes()
     types = ["bfloat16"] if kind in {"bf16", "u16"} else ["float8_e4m3fn", "bfloat16", "float32"]
     # Its lanes are two or four bytes wide; an odd tail it cannot take.
     padded = raw + bytes(-len(raw) % 4)
@@ -115,7 +108,41 @@ def openzl_size(data: NDArray[np.generic], kind: str) -> int:
 
 
 _LIBRARIES = {"ZipNN": "zipnn", "OpenZL": "openzl", "bsdiff4": "bsdiff4"}
+_PROGRAMS = {"zstd": ["zstd", "--version"], "xz": ["xz", "--version"], "xdelta3": ["xdelta3", "-V"]}
+_ROOT = Path(__file__).resolve().parent.parent.parent
 _Graph = Callable[[object], object]
+_Coder = Callable[[NDArray[np.generic], str], int]
+
+
+def _coders() -> dict[str, _Coder]:
+    found: dict[str, _Coder] = {}
+    if shutil.which("zstd"):
+        zstd = ["zstd", f"-{_ZSTD_LEVEL}", "-T1", "--no-check", "-c", "-q"]
+        found[_ZSTD] = lambda data, kind: _piped(zstd, data.tobytes())
+    if shutil.which("xz"):
+        found["xz -9"] = lambda data, kind: _piped(["xz", "-9", "-T1", "-c"], data.tobytes())
+    sizes = {"ZipNN": zipnn_size, "OpenZL": openzl_size}
+    return found | {label: size for label, size in sizes.items() if _is_installed(_LIBRARIES[label])}
+
+
+def _differs() -> dict[str, Callable[[bytes, bytes], int]]:
+    found = {f"{_ZSTD} --patch-from": ("zstd", _patch_from), "xdelta3 -9": ("xdelta3", _xdelta)}
+    differs = {name: differ for name, (program, differ) in found.items() if shutil.which(program)}
+    return differs | ({"bsdiff4": _bsdiff} if _is_installed("bsdiff4") else {})
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        version(name)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def _program_version(command: list[str]) -> str:
+    shown = subprocess.run(command, capture_output=True, text=True, check=False)
+    match = re.search(r"\d+(\.\d+)+", shown.stdout + shown.stderr)
+    return match[0] if match else "unknown"
 
 
 def _kind(matrix: Matrix, part: str) -> str:

@@ -129,7 +129,7 @@ class Bench:
         bound = self.kept.get(f"bound {name}", lambda: bounds.delta_bytes(new, old) if old else bounds.full_bytes(new))
         if not self.has_peers:
             return bound, {}
-        versions = self.kept.get("versions", peers.versions)
+        versions = peers.versions()
         sizes = self.kept.get(
             f"{versions} {name}", lambda: peers.delta_sizes(new, old) if old else peers.full_sizes(new)
         )
