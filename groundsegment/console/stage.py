@@ -4,23 +4,19 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from groundsegment.console.output import command, err, out, print_json
+from groundsegment.console.output import command, err
+from groundsegment.console.stage_words import Explaining, tell_choice, tell_estimate, tell_staged
 
 if TYPE_CHECKING:
-    from groundsegment.packer.estimating import Estimate
-    from groundsegment.packer.tally import Totals
-    from groundsegment.staging.records import Prepared, Staged, StageOptions
     from groundsegment.staging.staging import OnProgress
-    from protocol.codec.kinds import TransformKind
 
-_AIRTIME_RATES_BPS = (256e3, 1e6, 10e6)  # S-band, fast S-band, X-band uplinks
-_DATAGRAM_OVERHEAD = 48  # bytes of frame, UDP and IPv4 around a symbol
 _UNITS = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "kb": 1000, "mb": 1000**2}
 _SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*")
 
@@ -33,8 +29,8 @@ def stage(
         str,
         typer.Option(
             "--base",
-            help="What it builds on: auto (what the satellite reported serving, else a full update), current (that, "
-            "or an error), none, or the directory of a release that is on board.",
+            help="What it builds on: auto (the best of what should be on board, else a full update), current (what "
+            "the satellite reported serving, or an error), none, or the directory of a release that is on board.",
         ),
     ] = "auto",
     name: Annotated[str | None, typer.Option("--name", help="The release's name; the directory's if left out.")] = None,
@@ -51,7 +47,7 @@ def stage(
         typer.Option("--bundle-size", help="64KiB to 64MiB; 20MB, two full blocks, unless the release is huge."),
     ] = None,
     level: Annotated[
-        int, typer.Option("--level", min=3, max=19, help="zstd level for what compresses well; 19 is slow.")
+        int, typer.Option("--level", min=3, max=19, help="How hard the coders try, as a zstd level; 19 is slow.")
     ] = 15,
     priority: Annotated[
         int,
@@ -74,6 +70,22 @@ def stage(
         ),
     ] = 0,
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="Packing processes; one per CPU.")] = None,
+    executor: Annotated[
+        str | None,
+        typer.Option(
+            "--executor",
+            help="Pack on a Dask cluster: tcp://HOST:8786. Its machines need the files under the same path.",
+        ),
+    ] = None,
+    forbid_full_fallback: Annotated[
+        bool, typer.Option("--forbid-full-fallback", help="No base to be had is an error, not a full update.")
+    ] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Print for every tensor how it is sent, why, and what it costs.")
+    ] = False,
+    explain_plot: Annotated[
+        Path | None, typer.Option("--explain-plot", help="Draw that by layer and use: a file .png or .svg.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print sizes from a sample; write nothing.")] = False,
     depot: Annotated[Path, typer.Option("--depot", envvar="SKYLOAD_DEPOT", help="The depot directory.")] = Path(
         "depot"
@@ -89,10 +101,12 @@ def stage(
     Examples:
     ```
     skyload stage models/v2 --for SAT-1 --dry-run
+    skyload stage models/v2 --for SAT-1 --dry-run --explain --explain-plot update.png
     skyload stage models/v2 --for SAT-1
     skyload stage models/v2 --for SAT-1 --base models/v1 --canary questions.json
     skyload stage models/adapter --for SAT-1 --priority 10 --beside
     skyload stage model.gguf --for SAT-1 --no-canary --bundle-size 8MiB
+    skyload stage models/500GB --for SAT-1 --forbid-full-fallback --executor tcp://scheduler:8786
     ```
     """
     from groundsegment.depot.depot import Depot
@@ -106,6 +120,13 @@ def stage(
 
     if canary is not None and no_canary:
         raise InputError("--canary and --no-canary exclude each other", hint="leave one out")
+    if base == "none" and forbid_full_fallback:
+        raise InputError("--base none and --forbid-full-fallback exclude each other", hint="leave one out")
+    if explain_plot is not None:
+        from groundsegment.packer.explain_plot import check_plot
+
+        check_plot(explain_plot)
+    wanted = Explaining(is_printed=explain, plot=explain_plot)
     options = StageOptions(
         satellite=satellite,
         base=base,
@@ -121,18 +142,25 @@ def stage(
         symbol_size=symbol_size,
         floor=floor,
         workers=Workers(count=workers or os.cpu_count() or 1),
+        forbid_full_fallback=forbid_full_fallback,
     )
-    with Depot.open(depot) as opened, _progress() as on_progress:
+    with ExitStack() as stack:
+        opened = stack.enter_context(Depot.open(depot))
+        if executor is not None:
+            from groundsegment.packer.cluster import cluster_workers
+
+            options = replace(options, workers=stack.enter_context(cluster_workers(executor)))
+        on_progress = stack.enter_context(_progress())
         if dry_run:
             prepared = prepare(opened, model, options, on_progress)
-            _tell_estimate(prepared, options, as_json=as_json)
+            tell_estimate(prepared, options, wanted, as_json=as_json)
             return
         with opened.lock("stage"):
             prepared = prepare(opened, model, options, on_progress)
-            _tell_choice(prepared)
+            tell_choice(prepared)
             staged = run_stage(opened, prepared, options, utc=_now(), on_progress=on_progress)
         exchange_if_free(opened, satellite, utc=_now())
-    _tell_staged(prepared, staged, options, as_json=as_json)
+    tell_staged(prepared, staged, options, wanted, as_json=as_json)
 
 
 def _now() -> Any:  # noqa: ANN401 - datetime, imported late
@@ -156,14 +184,18 @@ def _parse_bundle_size(text: str) -> int:
 @contextmanager
 def _progress() -> Iterator["OnProgress"]:
     """Show what is being done: a bar on a terminal, nothing in a log."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
     from groundsegment.planner.quantities import format_bytes
 
-    columns = (TextColumn("{task.description:10}"), BarColumn(), TextColumn("{task.fields[amount]}"))
-    with Progress(
-        *columns, TimeRemainingColumn(), console=err, transient=True, disable=not sys.stderr.isatty()
-    ) as progress:
+    columns = (
+        TextColumn("{task.description:10}"),
+        BarColumn(),
+        TextColumn("{task.fields[amount]}"),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, transient=True, disable=not sys.stderr.isatty()) as progress:
         tasks: dict[str, Any] = {}
 
         def show(phase: str, done: int, total: int) -> None:
@@ -173,126 +205,3 @@ def _progress() -> Iterator["OnProgress"]:
             progress.update(tasks[phase], completed=done, total=total or None, amount=amount)
 
         yield show
-
-
-def _tell_choice(prepared: "Prepared") -> None:
-    err.print(prepared.base.reason, markup=False)
-    for warning in prepared.warnings:
-        err.print(f"warning: {warning}", markup=False)
-
-
-def _tell_estimate(prepared: "Prepared", options: "StageOptions", *, as_json: bool) -> None:
-    from groundsegment.packer.estimating import estimate
-
-    guess = estimate(prepared.plan, prepared.sources, workers=options.workers)
-    if as_json:
-        print_json(
-            {
-                **_facts(prepared),
-                "dry_run": True,
-                "payload_bytes": guess.payload_bytes,
-                "num_bundles": guess.num_bundles,
-                "num_segments": guess.num_segments,
-                "num_sampled": guess.num_sampled,
-                "error_bytes": guess.error_bytes,
-                "by_transform": _transforms_as_json(guess.tally.by_transform),
-            }
-        )
-        return
-    _tell_choice(prepared)
-    out.print(f"{prepared.name} for {prepared.satellite.name}, release {prepared.release.digest.hex()[:16]}")
-    _print_sizes(prepared, guess.payload_bytes, guess.num_bundles, guess.tally.by_transform)
-    _print_how_sure(guess)
-
-
-def _print_how_sure(guess: "Estimate") -> None:
-    share = f"{guess.num_sampled} of {guess.num_segments} segments"
-    exact = guess.num_sampled == guess.num_segments
-    err.print(f"nothing was written; {'exact' if exact else 'estimated'} from {share}", markup=False)
-
-
-def _tell_staged(prepared: "Prepared", staged: "Staged", options: "StageOptions", *, as_json: bool) -> None:
-    update, packed = staged.update, staged.packed
-    if as_json:
-        print_json(
-            {
-                **_facts(prepared),
-                "update": update.handle.hex(),
-                "sequence": update.sequence,
-                "priority": update.priority,
-                "weight": update.weight,
-                "beside": update.beside,
-                "lanes": update.lanes,
-                "symbol_size": update.symbol_size,
-                "payload_bytes": update.payload_bytes,
-                "num_bundles": len(packed.bundles),
-                "num_bundles_reused": packed.num_reused,
-                "num_segments": staged.manifest.num_segments,
-                "by_transform": _transforms_as_json(packed.tally.by_transform),
-                "directory": str(update.directory),
-                "canary": [
-                    {"prompt": prompt, "text": answer.text, "tokens": list(answer.tokens)}
-                    for prompt, answer in zip(options.prompts, staged.answers, strict=True)
-                ],
-            }
-        )
-        return
-    if packed.num_reused:
-        err.print(f"{packed.num_reused} bundles of an interrupted run were used again", markup=False)
-    out.print(f"update {update.handle.hex()}: {update.release_name} for {update.satellite}, sequence {update.sequence}")
-    _print_sizes(prepared, update.payload_bytes, len(packed.bundles), packed.tally.by_transform)
-    for prompt, answer in zip(options.prompts, staged.answers, strict=True):
-        out.print(f"  canary: {_short(prompt)} -> {_short(answer.text)}", markup=False)
-    if not options.prompts:
-        err.print("no canary: once it loads on board it is taken for good", markup=False)
-    err.print(
-        f"next: skyload plan --for {update.satellite}, then skyload uplink --for {update.satellite}", markup=False
-    )
-
-
-def _facts(prepared: "Prepared") -> dict[str, Any]:
-    base = prepared.base.release
-    return {
-        "satellite": prepared.satellite.name,
-        "release_name": prepared.name,
-        "release_digest": prepared.release.digest.hex(),
-        "installed_bytes": prepared.release.size_bytes,
-        "base_digest": base.digest.hex() if base else None,
-        "base_reason": prepared.base.reason,
-        "bundle_size_bytes": prepared.plan.bundle_size_bytes,
-        "warnings": list(prepared.warnings),
-    }
-
-
-def _transforms_as_json(by_transform: dict["TransformKind", "Totals"]) -> dict[str, Any]:
-    import dataclasses
-
-    return {transform.name.lower(): dataclasses.asdict(totals) for transform, totals in by_transform.items()}
-
-
-def _print_sizes(
-    prepared: "Prepared", payload_bytes: int, num_bundles: int, by_transform: dict["TransformKind", "Totals"]
-) -> None:
-    from groundsegment.console.stage_words import TRANSFORM_WORDS
-    from groundsegment.planner.quantities import format_bytes, format_duration, format_rate
-
-    installed = prepared.release.size_bytes
-    percent = 100 * payload_bytes / max(1, installed)
-    out.print(
-        f"  {format_bytes(installed)} on board, {format_bytes(payload_bytes)} to send ({percent:.1f} %), "
-        f"{num_bundles} bundle{'s' * (num_bundles != 1)}",
-        markup=False,
-    )
-    for transform, totals in by_transform.items():
-        sizes = f"{format_bytes(totals.raw_bytes)} -> {format_bytes(totals.coded_bytes)}"
-        out.print(f"  {TRANSFORM_WORDS[transform]:26} {sizes}", markup=False)
-    share = 1 + _DATAGRAM_OVERHEAD / prepared.symbol_size
-    airtimes = [
-        f"{format_duration(payload_bytes * share * 8 / rate)} at {format_rate(rate)}" for rate in _AIRTIME_RATES_BPS
-    ]
-    out.print(f"  airtime without loss: {', '.join(airtimes)}", markup=False)
-
-
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= 60 else f"{line[:57]}..."

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from groundsegment.packer.tensors import layouts
 from groundsegment.packer.tensors.jobs import PieceJob
-from protocol.codec import floats, nibbles, streams
+from protocol.codec import floats, integers, nibbles, streams
 from protocol.codec.kinds import TransformKind
 from protocol.codec.payload import Stream
 
@@ -67,6 +67,8 @@ def ways_of(piece: PieceJob) -> tuple[Way, ...]:
     found = [(TransformKind.BYTES, TransformKind.BYTES_DELTA, _encode_bytes)]
     if (floats_layout := layouts.float_layout(piece)) is not None:
         found.append((TransformKind.FLOATS, TransformKind.FLOATS_DELTA, _encoder(floats.encode, floats_layout)))
+    if (integers_layout := layouts.integer_layout(piece)) is not None:
+        found.append((TransformKind.INTEGERS, TransformKind.INTEGERS_DELTA, _encoder(integers.encode, integers_layout)))
     if (nibbles_layout := layouts.nibble_layout_of(piece)) is not None:
         found.append((TransformKind.NIBBLES, TransformKind.NIBBLES_DELTA, _encoder(nibbles.encode, nibbles_layout)))
     return tuple(
