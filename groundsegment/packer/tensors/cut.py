@@ -2,8 +2,8 @@
 
 Large parts become even slabs; small ones are gathered, in order of the file, until a segment is full; what is left
 before a large part travels with its first slab rather than in a tiny segment of its own. Neighbours of a few bytes
-(biases, shapes, padding) become one piece, since every piece costs some 50 bytes. All by arithmetic, lazily: a tensor
-of 2**40 values costs no more memory than any other.
+(shapes, padding, vectors that hardly changed) become one piece, since every piece costs some 50 bytes. All by
+arithmetic, lazily: a tensor of 2**40 values costs no more memory than any other.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,7 +17,9 @@ from protocol.codec.payload import PIECES_MAX
 from protocol.limits import KIB, MIB, SEGMENT_SIZE_MAX
 
 _SMALL_SEGMENT = MIB
-_SMALL_PIECE = 64 * KIB
+# Up to these sizes pieces are joined with their neighbours: bytes; numbers with a base, whose differences are alike;
+# others, whose streams would mix what has little in common (scales of a matrix and the next: 4 % more than apart).
+_SMALL_BYTES, _SMALL_DELTA, _SMALL_NUMBERS = 64 * KIB, 4 * KIB, 128
 _JOINED_MAX = 512
 
 
@@ -119,12 +121,18 @@ def _append(waiting: list[PieceJob], piece: PieceJob) -> None:
     )
 
 
+def _small_size(piece: PieceJob) -> int:
+    if piece.kind is PartKind.BYTES:
+        return _SMALL_BYTES
+    return _SMALL_DELTA if piece.has_base else _SMALL_NUMBERS
+
+
 def _are_neighbours(last: PieceJob, piece: PieceJob) -> bool:
     if (last.kind, last.dtype) != (piece.kind, piece.dtype) or last.packed or piece.packed:
         return False
     if last.kind is PartKind.GGUF or len(last.parts) >= _JOINED_MAX:
         return False
-    if max(last.size_bytes, piece.size_bytes) > _SMALL_PIECE:
+    if max(last.size_bytes // len(last.parts), piece.size_bytes) > _small_size(piece):
         return False
     before, after = last.extents[0], piece.extents[0]
     if before.offset + before.size_bytes != after.offset:

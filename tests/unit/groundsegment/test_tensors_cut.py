@@ -112,6 +112,14 @@ def test_tiny_neighbours_are_one_piece(tmp_path):
     assert [piece.extents[0].base.offset for piece in job.pieces] == [8, parts[51].offset + 8]
 
 
+def test_vectors_are_joined_only_to_the_base_s(tmp_path):
+    parts = sparse(tmp_path, {f"b{i}": ("BF16", (576,)) for i in range(5)})
+    (job,) = cut(parts, {})
+    assert [len(piece.parts) for piece in job.pieces] == [1] * 6
+    (job,) = cut(parts, matched(parts))
+    assert [len(piece.parts) for piece in job.pieces] == [1, 5]
+
+
 def test_neighbours_whose_old_values_are_elsewhere_stay_apart(tmp_path):
     parts = sparse(tmp_path, {"a": ("BF16", (64,)), "b": ("BF16", (64,))})
     matches = matched(parts[:2]) | matched(parts[2:], shift=64)
