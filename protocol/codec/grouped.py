@@ -11,7 +11,7 @@ Pure. It knows nothing of formats; `nibbles` and `gguf` cut theirs into groups.
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +22,14 @@ from protocol.errors import DecodeError
 
 CLASSES_MAX = 256
 BUCKETS_MAX = 96  # of one field: a piece has some ten fields and 255 streams
+_DTYPES: dict[int, Any] = {1: np.uint8, 2: np.uint16, 4: np.uint32}
+_LEVEL_MIN = 12  # as many bins as pcodec makes: with fewer, rare codes share one. Costs no time
 _STREAM_BITS = 8 * 40  # of a stream that holds next to nothing: its entry, pcodec's headers
 _SYMBOL_BITS = 14  # that a table says about one symbol
 
 _T = TypeVar("_T", np.uint8, np.uint16, np.uint32)
 Bytes = NDArray[np.uint8]
+Values = NDArray[Any]  # unsigned
 Index = NDArray[np.intp] | slice
 Classes = NDArray[np.uint8]
 Cuts = tuple[int, ...]
@@ -83,11 +86,11 @@ def encode_rows(rows: Bytes, classes: Classes, cuts: Cuts, *, is_packed: bool, l
         classes: one for each group.
         cuts: first class of each bucket but the first, rising.
         is_packed: whether a byte of the rows holds two codes: then the stream has all low ones first.
-        level: see `streams.encode`.
+        level: see `streams.encode`; rare codes need a high one.
     """
     order, bounds = _sort(classes, cuts)
     parts = (take_rows(rows, _part(order, start, end)).reshape(-1) for start, end in bounds if start < end)
-    return [streams.encode(cells.split(part) if is_packed else part, level=level) for part in parts]
+    return [streams.encode(cells.split(part) if is_packed else part, level=max(level, _LEVEL_MIN)) for part in parts]
 
 
 def decode_rows(
@@ -116,7 +119,11 @@ def decode_rows(
 def encode_values(values: NDArray[_T], classes: Classes, cuts: Cuts, *, level: int) -> list[Stream]:
     """Code one value for each group; as `encode_rows`."""
     order, bounds = _sort(classes, cuts)
-    return [streams.encode(values[_part(order, start, end)], level=level) for start, end in bounds if start < end]
+    return [
+        streams.encode(values[_part(order, start, end)], level=max(level, _LEVEL_MIN))
+        for start, end in bounds
+        if start < end
+    ]
 
 
 def decode_values(source: StreamReader, classes: Classes, cuts: Cuts, dtype: type[_T]) -> NDArray[_T]:
@@ -131,6 +138,25 @@ def decode_values(source: StreamReader, classes: Classes, cuts: Cuts, dtype: typ
         if start < end:
             values[_part(order, start, end)] = streams.decode(source.take(), dtype, end - start)
     return values
+
+
+def encode_field(new: Values, old: Values | None, classes: Classes, *, level: int) -> tuple[Cuts, list[Stream]]:
+    """Code a field: one value for each group, or its difference to the base. No values make no stream."""
+    if not new.size:
+        return (), []
+    values = new if old is None else new - old
+    cuts = choose_cuts(_outline(values, is_delta=old is not None)[:, None], classes)
+    return cuts, encode_values(values, classes, cuts, level=level)
+
+
+def decode_field(source: StreamReader, old: Values | None, classes: Classes, cuts: Cuts, size: int) -> Values:
+    """Undo `encode_field`; `size` is that of a value in bytes.
+
+    Raises:
+        DecodeError: the streams are not those of such groups.
+    """
+    values: Values = decode_values(source, classes, cuts, _DTYPES[size])
+    return values if old is None else values + old
 
 
 def take_rows(rows: Bytes, groups: Index) -> Bytes:
@@ -181,16 +207,25 @@ def read_cuts(data: bytes, num_fields: int) -> list[Cuts]:
 
 def _sort(classes: Classes, cuts: Sequence[int]) -> tuple[NDArray[np.intp] | None, list[tuple[int, int]]]:
     """Return the groups in the order of their buckets (None: as they are), and where in it each bucket lies."""
-    edges = (0, *cuts, CLASSES_MAX)
-    ends = np.concatenate(([0], np.cumsum(np.bincount(classes, minlength=CLASSES_MAX))))
-    bounds = [(int(ends[first]), int(ends[last])) for first, last in pairwise(edges)]
-    if len(bounds) == 1:
-        return None, bounds
-    return np.argsort(classes, kind="stable"), bounds
+    if not cuts:
+        return None, [(0, classes.size)]
+    buckets = np.searchsorted(np.array(cuts), np.arange(CLASSES_MAX), side="right").astype(np.uint8)[classes]
+    ends = [0, *np.cumsum(np.bincount(buckets, minlength=len(cuts) + 1)).tolist()]
+    return np.argsort(buckets, kind="stable"), list(pairwise(ends))
 
 
 def _part(order: NDArray[np.intp] | None, start: int, end: int) -> Index:
     return slice(start, end) if order is None else order[start:end]
+
+
+def _outline(values: Values, *, is_delta: bool) -> Bytes:
+    """Return what the packer looks at to cut classes of values that may be wider than a byte."""
+    if is_delta:
+        values = np.minimum(values, ~values + values.dtype.type(1)).clip(max=255)
+    elif values.itemsize > 1:
+        values = values >> (8 * values.itemsize - 8)
+    outline: Bytes = values.astype(np.uint8)
+    return outline
 
 
 def _count(rows: Bytes, is_packed: bool) -> NDArray[np.float64]:

@@ -17,15 +17,13 @@ from protocol.codec.affine import Float
 from protocol.errors import DecodeError
 
 LEVELS = 8
-_THRESHOLDS = struct.Struct(f">{LEVELS - 1}i")
+_THRESHOLD = struct.Struct(">i")
 
 
 class Loudness:
-    """Thresholds between the levels: the packer takes octiles, and the piece carries them."""
+    """Thresholds between the levels: the packer takes octiles, and the piece carries them. None: all are of level 0."""
 
-    SIZE = _THRESHOLDS.size
-
-    def __init__(self, thresholds: tuple[int, ...]) -> None:
+    def __init__(self, thresholds: tuple[int, ...] = ()) -> None:
         self.thresholds = thresholds
 
     @classmethod
@@ -35,20 +33,24 @@ class Loudness:
         return cls(tuple(int(value) for value in np.sort(measured)[ranks]))
 
     @classmethod
-    def decode(cls, data: bytes) -> Self:
-        """Read thresholds.
+    def decode(cls, data: bytes) -> tuple[Self, bytes]:
+        """Read thresholds from the front; return them and the rest.
 
         Raises:
-            DecodeError: they do not rise.
+            DecodeError: they are not LEVELS - 1 or none, or do not rise.
         """
-        thresholds = _THRESHOLDS.unpack(data)
+        count = data[0] if data else LEVELS
+        end = 1 + count * _THRESHOLD.size
+        if count not in {0, LEVELS - 1} or len(data) < end:
+            raise DecodeError(f"{count} thresholds of loudness")
+        thresholds = tuple(value for (value,) in _THRESHOLD.iter_unpack(data[1:end]))
         if list(thresholds) != sorted(thresholds):
             raise DecodeError("thresholds of loudness do not rise")
-        return cls(thresholds)
+        return cls(thresholds), data[end:]
 
     def encode(self) -> bytes:
-        """Return the bytes of the thresholds."""
-        return _THRESHOLDS.pack(*self.thresholds)
+        """Return the bytes of the thresholds: how many, then each."""
+        return bytes([len(self.thresholds)]) + b"".join(_THRESHOLD.pack(value) for value in self.thresholds)
 
     def levels(self, measured: NDArray[np.int32]) -> NDArray[np.uint8]:
         """Return the level of each group, 0 .. LEVELS - 1."""
@@ -70,14 +72,14 @@ def measure(bits: NDArray[np.uint16] | NDArray[np.uint32], kind: Float, grid: tu
     return stand_out(magnitude.astype(np.int32), grid)
 
 
-def stand_out(magnitude: NDArray[np.int32], grid: tuple[int, int]) -> NDArray[np.int32]:
+def stand_out(magnitude: NDArray[np.int32] | NDArray[np.int16], grid: tuple[int, int]) -> NDArray[np.int32]:
     """Return twice each value less the means of its row and its column.
 
     Args:
-        magnitude: 0 .. 2**18, rows one after another.
+        magnitude: below 2**18, rows one after another.
         grid: rows and columns.
     """
-    table = magnitude.reshape(grid)
+    table = magnitude.astype(np.int32).reshape(grid)
     rows = table.sum(axis=1, dtype=np.int64) // grid[1]
     columns = table.sum(axis=0, dtype=np.int64) // grid[0]
     beside: NDArray[np.int32] = 2 * table - rows.astype(np.int32)[:, None]

@@ -14,7 +14,7 @@ from protocol.codec.nibble_layout import NibbleLayout, Packing, Zeros
 
 Bytes = NDArray[np.uint8]
 Values = NDArray[Any]  # unsigned
-DTYPES: dict[int, Any] = {1: np.uint8, 2: np.uint16, 4: np.uint32}
+_DTYPES: dict[int, Any] = {1: np.uint8, 2: np.uint16, 4: np.uint32}
 _AWQ_COLUMNS = np.array([0, 2, 4, 6, 1, 3, 5, 7])  # of a word's nibbles, lowest bits first
 _AWQ_NIBBLES = np.argsort(_AWQ_COLUMNS)
 
@@ -82,7 +82,7 @@ def write_fields(fields: Fields, layout: NibbleLayout) -> list[Bytes]:
 
 def _read_values(data: Bytes, size: int, layout: NibbleLayout) -> Values:
     """Return one value for each group, in the order of the groups."""
-    values = np.frombuffer(data, f"<u{size}").astype(DTYPES[size])
+    values = np.frombuffer(data, f"<u{size}").astype(_DTYPES[size])
     if layout.packing is Packing.AWQ:
         return values.reshape(-1, 8)[:, _AWQ_COLUMNS].reshape(-1)
     return values

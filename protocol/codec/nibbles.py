@@ -19,12 +19,13 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.codec import cells, grouped, loudness
+from protocol.codec import coded_rows, grouped, loudness
 from protocol.codec.affine import FRACTION_BITS, Number, Shift
+from protocol.codec.carrying import Change
 from protocol.codec.grouped import Classes, Cuts, StreamReader
 from protocol.codec.loudness import LEVELS, Loudness
 from protocol.codec.nibble_layout import NibbleLayout, Packing, Zeros
-from protocol.codec.nibble_slab import DTYPES, Bytes, Fields, Values, read_cells, read_fields, write_cells, write_fields
+from protocol.codec.nibble_slab import Bytes, Fields, read_cells, read_fields, write_cells, write_fields
 from protocol.codec.payload import Stream
 from protocol.errors import DecodeError
 
@@ -51,13 +52,13 @@ class _Parameters:
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        at = NibbleLayout.SIZE + Loudness.SIZE
-        if len(data) < at:
+        if len(data) < NibbleLayout.SIZE:
             raise DecodeError(f"nibbles: {len(data)} bytes of parameters")
-        scale_cuts, zero_cuts, code_cuts = grouped.read_cuts(data[at:], 3)
+        thresholds, rest = Loudness.decode(data[NibbleLayout.SIZE :])
+        scale_cuts, zero_cuts, code_cuts = grouped.read_cuts(rest, 3)
         return cls(
             layout=NibbleLayout.decode(data[: NibbleLayout.SIZE]),
-            thresholds=Loudness.decode(data[NibbleLayout.SIZE : at]),
+            thresholds=thresholds,
             scale_cuts=scale_cuts,
             zero_cuts=zero_cuts,
             code_cuts=code_cuts,
@@ -78,23 +79,23 @@ def encode(
     assert layout.is_possible
     assert [new.size for new in news] == layout.sizes
     fields, table = read_fields(news, layout), read_cells(news[0], layout)
-    base = change = None
+    base = change = predicted = None
     if olds is not None:
         base = read_fields(olds, layout)
         change = _compare(layout, fields, base)
-        table = cells.subtract(table, _predict(olds[0], layout, change))
-    thresholds, levels = _choose_levels(layout, fields)
-    scales = _encode_field(fields.scales, None if base is None else base.scales, _scale_classes(layout, base), level)
-    zeros = _encode_field(
-        fields.zeros, None if base is None else base.zeros, _zero_classes(fields, base, levels), level
-    )
+        predicted = _predict(olds[0], layout, change)
+    measured = _measure(layout, fields)
+    thresholds = Loudness.of(measured)
+    levels = thresholds.levels(measured)
+    old_scales, old_zeros = (None, None) if base is None else (base.scales, base.zeros)
+    scales = grouped.encode_field(fields.scales, old_scales, _scale_classes(layout, base), level=level)
+    zeros = grouped.encode_field(fields.zeros, old_zeros, _zero_classes(fields, base, levels), level=level)
     classes = _code_classes(layout, fields, change, levels)
-    code_cuts = grouped.choose_cuts(table, classes, is_packed=True)
-    codes = grouped.encode_rows(table, classes, code_cuts, is_packed=True, level=level)
+    codes = coded_rows.encode(table, predicted, classes, code_max=CODE_MAX, is_packed=True, level=level)
     parameters = _Parameters(
-        layout=layout, thresholds=thresholds, scale_cuts=scales[0], zero_cuts=zeros[0], code_cuts=code_cuts
+        layout=layout, thresholds=thresholds, scale_cuts=scales[0], zero_cuts=zeros[0], code_cuts=codes[0]
     )
-    return parameters.encode(), (*scales[1], *zeros[1], *codes)
+    return parameters.encode(), (*scales[1], *zeros[1], *codes[1])
 
 
 def decode(parameters: bytes, streams: tuple[Stream, ...], sizes: list[int], olds: list[Bytes] | None) -> list[Bytes]:
@@ -116,11 +117,14 @@ def decode(parameters: bytes, streams: tuple[Stream, ...], sizes: list[int], old
     source = StreamReader(streams)
     base = None if olds is None else read_fields(olds, layout)
     fields, levels = _decode_fields(source, said, base)
-    change = table = None
+    change = predicted = None
     if olds is not None and base is not None:
         change = _compare(layout, fields, base)
-        table = _predict(olds[0], layout, change)
-    table = _decode_cells(source, _code_classes(layout, fields, change, levels), said, table)
+        predicted = _predict(olds[0], layout, change)
+    classes = _code_classes(layout, fields, change, levels)
+    table = coded_rows.decode(
+        source, predicted, classes, said.code_cuts, width=layout.group // 2, code_max=CODE_MAX, is_packed=True
+    )
     source.finish()
     return [write_cells(table, layout), *write_fields(fields, layout)]
 
@@ -128,82 +132,24 @@ def decode(parameters: bytes, streams: tuple[Stream, ...], sizes: list[int], old
 def _decode_fields(source: StreamReader, said: _Parameters, base: Fields | None) -> tuple[Fields, Classes]:
     """Return scales and zero points, and the level of each group."""
     layout, nothing = said.layout, np.empty(0, np.uint8)
+    old_scales, old_zeros = (None, None) if base is None else (base.scales, base.zeros)
     classes = _scale_classes(layout, base)
-    scales = _decode_field(source, None if base is None else base.scales, classes, said.scale_cuts, layout.scale_size)
+    scales = grouped.decode_field(source, old_scales, classes, said.scale_cuts, layout.scale_size)
     fields = Fields(scales, nothing)
     levels = said.thresholds.levels(_measure(layout, fields))
     if layout.zeros is Zeros.NONE:
         return fields, levels
     classes = _zero_classes(fields, base, levels)
-    zeros = _decode_field(source, None if base is None else base.zeros, classes, said.zero_cuts, layout.zero_size)
+    zeros = grouped.decode_field(source, old_zeros, classes, said.zero_cuts, layout.zero_size)
     return Fields(scales, zeros), levels
 
 
-def _encode_field(new: Values, old: Values | None, classes: Classes, level: int) -> tuple[Cuts, list[Stream]]:
-    """Code one value for each group, or its difference to the base."""
-    if not new.size:
-        return (), []
-    values = new if old is None else new - old
-    cuts = grouped.choose_cuts(_outline(values, is_delta=old is not None)[:, None], classes)
-    return cuts, grouped.encode_values(values, classes, cuts, level=level)
-
-
-def _decode_field(source: StreamReader, old: Values | None, classes: Classes, cuts: Cuts, size: int) -> Values:
-    """Undo `_encode_field`; `size` is that of a value in bytes."""
-    values = grouped.decode_values(source, classes, cuts, DTYPES[size])
-    return values if old is None else values + old
-
-
-def _outline(values: Values, *, is_delta: bool) -> Bytes:
-    """Return what the packer looks at to cut classes of values that are wider than a byte."""
-    if values.itemsize == 1:
-        return values.astype(np.uint8)
-    if is_delta:
-        values = np.minimum(values, ~values + values.dtype.type(1)).clip(max=255)
-    else:
-        values = values >> (8 * values.itemsize - 8)
-    outline: Bytes = values.astype(np.uint8)
-    return outline
-
-
-def _decode_cells(source: StreamReader, classes: Classes, said: _Parameters, predicted: Bytes | None) -> Bytes:
-    """Return the cells of a slab; `predicted` is used up."""
-    width = said.layout.group // 2
-    table = np.empty((classes.size, width), np.uint8) if predicted is None else predicted
-    for groups, rows in grouped.decode_rows(source, classes, said.code_cuts, width, is_packed=True):
-        if predicted is None:
-            grouped.put_rows(table, groups, rows)
-        elif rows.any():
-            grouped.put_rows(table, groups, cells.add(grouped.take_rows(predicted, groups), rows))
-    return table
-
-
-@dataclass(frozen=True, slots=True)
-class _Change:
-    """What became of the groups of the base.
-
-    Attributes:
-        kinds: of each group: 0 as it was, 1 changed, 2 changed so that codes land elsewhere.
-        moving: groups of kind 2.
-        shift: of these.
-    """
-
-    kinds: NDArray[np.uint8]
-    moving: NDArray[np.intp]
-    shift: Shift
-
-
-def _compare(layout: NibbleLayout, fields: Fields, base: Fields) -> _Change:
+def _compare(layout: NibbleLayout, fields: Fields, base: Fields) -> Change:
     changed = np.zeros(layout.num_groups, np.bool_)
     for new, old in ((fields.scales, base.scales), (fields.zeros, base.zeros)):
         if new.size:
             changed |= new != old
-    groups = np.flatnonzero(changed)
-    shift = _shift(layout, fields.take(groups), base.take(groups))
-    kinds = changed.astype(np.uint8)
-    moving = np.flatnonzero(shift.is_moving(CODE_MAX))
-    kinds[groups[moving]] = 2
-    return _Change(kinds, groups[moving], shift.take(moving))
+    return Change.of(changed, lambda groups: _shift(layout, fields.take(groups), base.take(groups)), CODE_MAX)
 
 
 def _shift(layout: NibbleLayout, new: Fields, old: Fields) -> Shift:
@@ -223,21 +169,11 @@ def _shift(layout: NibbleLayout, new: Fields, old: Fields) -> Shift:
     return Shift(factor, new_zero * one - old_zero * factor + moved)
 
 
-def _predict(codes: Bytes, layout: NibbleLayout, change: _Change) -> Bytes:
+def _predict(codes: Bytes, layout: NibbleLayout, change: Change) -> Bytes:
     """Return the base's cells with its codes where they land on the new scales and zero points."""
     table = read_cells(codes, layout)
-    if change.moving.size:
-        moving = grouped.take_rows(table, change.moving)
-        codes = cells.split(moving.reshape(-1)).reshape(2, change.moving.size, -1)
-        landed = np.stack([change.shift.apply(half, CODE_MAX) for half in codes])
-        grouped.put_rows(table, change.moving, cells.join(landed.reshape(-1)).reshape(moving.shape))
+    change.carry(table, CODE_MAX, is_packed=True)
     return table
-
-
-def _choose_levels(layout: NibbleLayout, fields: Fields) -> tuple[Loudness, Classes]:
-    measured = _measure(layout, fields)
-    thresholds = Loudness.of(measured)
-    return thresholds, thresholds.levels(measured)
 
 
 def _measure(layout: NibbleLayout, fields: Fields) -> NDArray[np.int32]:
@@ -263,7 +199,7 @@ def _zero_classes(fields: Fields, base: Fields | None, levels: Classes) -> Class
     return np.where(fields.scales != base.scales, levels + 1, 0).astype(np.uint8)
 
 
-def _code_classes(layout: NibbleLayout, fields: Fields, change: _Change | None, levels: Classes) -> Classes:
+def _code_classes(layout: NibbleLayout, fields: Fields, change: Change | None, levels: Classes) -> Classes:
     """By the centre of the codes of a group, in a delta by what became of it; and by its level."""
     kinds = _centres(layout, fields) if change is None else change.kinds
     return kinds * np.uint8(LEVELS) + levels
