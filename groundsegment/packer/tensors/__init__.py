@@ -15,7 +15,8 @@ Three steps, each a function over the headers of files; nothing here holds a ten
             piece.packed                                                   # NIBBLES: packing, group, type of scales
             [(x.role, x.offset, x.size_bytes, x.base) for x in piece.extents]   # x.base: BaseRef(file, offset) or None
 
-            layouts.float_layout(piece)   # integer_layout, nibble_layout_of: what the codec's modules are told
+            layouts.float_layout(piece)     # or integer_layout, nibble_layout_of, gguf_layout: what a module of the
+                                            # codec is told about the piece; None if it is not for that module
 
     matching.why_unmatched(parts, base_parts, matches)                     # words for parts without a counterpart
     matching.removed(base_parts, matches)                                  # parts of the base that are gone

@@ -31,13 +31,14 @@ from groundsegment.packer.tensors.parts import (
     num_rows,
 )
 from groundsegment.packer.tensors.quantization import UNKNOWN, Quantization, quantization_of
+from protocol.codec.gguf_blocks import FORMATS, BlockType
 from protocol.limits import SEGMENT_SIZE_MAX
 
 Read = Callable[[str, int, int], bytes]
 """(name of a file of the release, offset, size) -> its bytes."""
 
 FLOAT_DTYPES = frozenset({"BF16", "F16", "F32", "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ"})
-GGUF_TYPES = frozenset({"Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K"})
+GGUF_TYPES = frozenset(kind.name for kind in BlockType)
 _INTEGER_DTYPES = {
     **{name: name for name in ("I8", "U8", "I16", "U16", "I32", "U32")},
     "BOOL": "U8",
@@ -77,7 +78,7 @@ def parts_of(path: Path, name: str, quantization: Quantization = UNKNOWN) -> tup
 
 
 def reader(paths: Mapping[str, Path]) -> Read:
-    """Return what reads a few bytes of any file of a release.
+    """Return what reads a few bytes of any file of a release; InputError if they are not there any more.
 
     Args:
         paths: where each file is, by its name in the release.
@@ -86,9 +87,13 @@ def reader(paths: Mapping[str, Path]) -> Read:
     def read(name: str, offset: int, size: int) -> bytes:
         descriptor = os.open(paths[name], os.O_RDONLY | os.O_CLOEXEC)
         try:
-            return os.pread(descriptor, size, offset)
+            raw = os.pread(descriptor, size, offset)
         finally:
             os.close(descriptor)
+        if len(raw) != size:
+            hint = "do not touch the files of a release while it is staged; run the same command again"
+            raise InputError(f"{paths[name]}: changed while it was read", hint=hint)
+        return raw
 
     return read
 
@@ -143,7 +148,7 @@ def _gguf_tensor(info: TensorInfo) -> Part:
         return _single(info)
     if info.dtype not in GGUF_TYPES:
         return _plain(info, PartKind.BYTES, "", 1)
-    return _plain(info, PartKind.GGUF, info.dtype, _block_bytes(info.dtype))
+    return _plain(info, PartKind.GGUF, info.dtype, FORMATS[BlockType[info.dtype]].size)
 
 
 def _plain(info: TensorInfo, kind: PartKind, dtype: str, item_bytes: int, packed: Packed | None = None) -> Part:
@@ -171,12 +176,6 @@ def _plain(info: TensorInfo, kind: PartKind, dtype: str, item_bytes: int, packed
         members=(member,),
         packed=packed,
     )
-
-
-def _block_bytes(dtype: str) -> int:
-    from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
-
-    return int(GGML_QUANT_SIZES[GGMLQuantizationType[dtype]][1])
 
 
 def _without_gaps(parts: Iterable[Part], file: str, size_bytes: int) -> Iterator[Part]:

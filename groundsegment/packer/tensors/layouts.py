@@ -9,6 +9,7 @@ from groundsegment.packer.tensors.parts import Packing, PartKind
 from protocol.codec import nibble_layout
 from protocol.codec.affine import Float
 from protocol.codec.floats import FloatFormat, FloatLayout
+from protocol.codec.gguf import BlockType, GgufLayout
 from protocol.codec.integers import IntegerLayout
 from protocol.codec.nibble_layout import NibbleLayout, Zeros
 
@@ -66,3 +67,11 @@ def nibble_layout_of(piece: PieceJob) -> NibbleLayout | None:
         )
     is_whole = layout.is_possible and layout.sizes == [extent.size_bytes for extent in piece.extents]
     return layout if is_whole else None
+
+
+def gguf_layout(piece: PieceJob) -> GgufLayout | None:
+    """Return the layout of GGUF."""
+    if piece.kind is not PartKind.GGUF:
+        return None
+    layout = GgufLayout(block_type=BlockType[piece.dtype], columns=piece.columns if piece.rows > 1 else 0)
+    return layout if layout.fits(piece.size_bytes) else None

@@ -43,7 +43,7 @@ class Sampler:
 
 
 def likeness(one: Sample, other: Sample) -> float:
-    """Return how alike two samples are, -1 .. 1, in hundredths: the same on every machine."""
+    """Return how alike two samples are, -1 .. 1, in hundredths: the last digits of a sum must not decide."""
     if one.shape != other.shape or not one.size:
         return 0.0
     return round(float(one @ other), 2)

@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType, GGUFWriter
 
+from groundsegment.errors import InputError
 from groundsegment.packer.tensors.catalogue import GGUF_TYPES, catalogue, parts_of, reader
+from groundsegment.packer.tensors.cut import cut
+from groundsegment.packer.tensors.layouts import gguf_layout
 from groundsegment.packer.tensors.parts import PartKind
 from groundsegment.packer.tensors.quantization import Quantization, quantization_of
 from tests.fakes.tensor_files import bf16, int8, sparse_safetensors, write_safetensors
@@ -88,6 +91,13 @@ def test_gguf_blocks_are_understood_and_padding_is_bytes(tmp_path, types):
     assert_partition(parts, path)
 
 
+def test_the_codec_is_told_which_blocks_and_how_long_rows_are(tmp_path):
+    path = write_gguf(tmp_path / "x.gguf", ("Q8_0", "Q6_K"))
+    pieces = [piece for job in cut(parts_of(path, path.name), {}) for piece in job.pieces]
+    layouts = [layout for piece in pieces if (layout := gguf_layout(piece)) is not None]
+    assert [(layout.block_type.name, layout.columns) for layout in layouts] == [("Q8_0", 256), ("Q6_K", 256)]
+
+
 def test_long_metadata_are_parts_of_their_own(tmp_path):
     path = write_gguf(tmp_path / "x.gguf")
     parts = {part.name: part for part in parts_of(path, path.name)}
@@ -165,6 +175,12 @@ def test_the_name_in_the_release_counts_not_the_path(tmp_path):
     assert {part.file for part in parts} == {"model.safetensors"}
     assert [part.name for part in parts] == ["(header)", "x"]
     assert reader({"model.safetensors": path})("model.safetensors", 8, 2) == b'{"'
+
+
+def test_a_file_that_shrank_meanwhile_is_the_operator_s_to_know(tmp_path):
+    path = write_safetensors(tmp_path / "x", {"x": int8((2, 2), 1)})
+    with pytest.raises(InputError, match="changed while it was read"):
+        reader({"x": path})("x", path.stat().st_size - 2, 4)
 
 
 @pytest.mark.parametrize(
