@@ -20,6 +20,7 @@ from typing import Any
 from onboard.errors import StoreError
 from onboard.receiver.core import ReceiverCore
 from onboard.receiver.events import FileVerdict, ObjectSink, ReceiverStatistics, StatusSource
+from onboard.receiver.hellos import Hellos
 from onboard.receiver.intake import Batch, Intake
 from onboard.receiver.keeper import Keeper
 from onboard.receiver.link_socket import LinkSocket
@@ -140,6 +141,7 @@ class Receiver:
         self._addresses: dict[int, Any] = {}  # where each station is
         self._addressed_at: dict[int, float] = {}  # when a frame came from there
         self._heard_at: dict[int, float] = {}
+        self._hellos = Hellos()
         self._outgoing: deque[Frame] = deque()  # of messages
         self._timer: asyncio.TimerHandle | None = None
         self._num_sent = 0
@@ -230,26 +232,30 @@ class Receiver:
             self._hear(station, address, now)
             self._core.station_heard(station, num, echo, now)
         for frame in batch.reports:
+            _, address, num = batch.heard[frame.station]
+            if self._hellos.is_new(frame.station, frame.handle, frame.sequence) and num == 1:
+                self._move(frame.station, address, now)  # of several frames nobody could say whose it was
             for handle in self._core.read_report(frame):
                 self._outbox.acknowledge(handle)
         for run in batch.runs:
             accepted = self._core.receive_symbols(run)
             self._dispatch()  # first: an object dropped for this one may be this one, of an earlier life
             if accepted is not None:
-                self._addresses[run.station] = run.address
+                self._move(run.station, run.address, now)
                 self._store(accepted.shape, run.block, accepted.esis, accepted.symbols)
 
     def _hear(self, station: int, address: Any, now: float) -> None:  # noqa: ANN401 - as the socket has it
         if now - self._heard_at.get(station, float("-inf")) > _SILENCE_S:
             self._outbox.hurry(now)
         self._heard_at[station] = self._keeper.last_frame_at = now
-        # Whoever repeats a station's frames must not draw its reports to himself: new symbols move an address at once,
-        # anything else only when nothing comes from the old one any more.
+        # Whoever repeats a station's frames must not draw its reports to himself: new symbols and new reports move an
+        # address at once, anything else only when nothing comes from the old one any more.
         old = self._addresses.get(station)
-        if old is None or now - self._addressed_at[station] > _SILENCE_S:
-            self._addresses[station] = old = address
-        if address == old:
-            self._addressed_at[station] = now
+        if old is None or address == old or now - self._addressed_at[station] > _SILENCE_S:
+            self._move(station, address, now)
+
+    def _move(self, station: int, address: Any, now: float) -> None:  # noqa: ANN401 - as the socket has it
+        self._addresses[station], self._addressed_at[station] = address, now
 
     def _store(self, shape: ObjectShape, block: int, esis: list[int], symbols: list[bytes]) -> None:
         try:

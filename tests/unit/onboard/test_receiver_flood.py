@@ -1,15 +1,19 @@
 """The real receiver on real sockets under fire: counters move, memory does not, and the flight beside it goes on."""
 
 import asyncio
+import contextlib
 import random
 import resource
 import time
 
 import pytest
 
+from onboard.receiver import shell
+from onboard.receiver.hellos import Hellos
 from onboard.receiver.shell import ReceiverOptions
 from protocol.frame import Frame, FrameCodec, FrameKind
 from protocol.link_keys import Direction
+from protocol.report import Report
 from tests.unit.onboard.test_receiver_shell import QUICK, UP, Ground, flies, source_of, station
 
 FORGER = FrameCodec(Direction.UP, b"?" * 32)
@@ -121,6 +125,53 @@ async def test_a_station_that_moves_is_followed(tmp_path):
         await moved.send(frames[1])
         await flying.until(lambda: moved.listen() or moved.reports)
         moved.close()
+
+
+def hello(sequence, session=b"uplink"):
+    return Frame(kind=FrameKind.REPORT, handle=session, num_symbols=0, payload=Report().encode(), sequence=sequence)
+
+
+@flies
+async def test_who_repeats_a_hello_through_a_gap_holds_no_address(tmp_path):
+    async with station(tmp_path) as flying:
+        ground, repeater = flying.ground, Attacker(flying.receiver.address)
+        for sequence in (1, 2):
+            await ground.send(hello(sequence))
+            await flying.until(lambda: ground.reports)
+            ground.reports.clear()
+        with contextlib.ExitStack() as gap:
+            gap.enter_context(pytest.MonkeyPatch.context()).setattr(shell, "_SILENCE_S", 0.0)
+            await repeater.send(hello(2))
+            await flying.until(lambda: repeater.listen() or repeater.reports)
+        ground.listen()
+        ground.reports.clear()
+
+        await repeater.send(hello(2), hello(1))  # he keeps on, while the station has nothing to send
+        await asyncio.sleep(0.01)
+        await ground.send(hello(3))
+        await flying.until(lambda: ground.reports)
+        await asyncio.sleep(0.03)
+        repeater.listen()
+        repeater.reports.clear()
+        ground.listen()
+        ground.reports.clear()
+        await repeater.send(hello(3))
+        await flying.until(lambda: ground.reports)
+        repeater.listen()
+        assert not repeater.reports
+        repeater.close()
+
+
+def test_a_hello_is_new_once_and_a_session_proves_itself_with_its_second():
+    hellos = Hellos()
+    said = [hellos.is_new(0, b"one", sequence) for sequence in (4, 5, 5, 4, 7, 6)]
+
+    assert said == [False, True, False, False, True, False]
+    assert not hellos.is_new(1, b"one", 8), "each station has sessions of its own"
+    assert not hellos.is_new(0, b"two", 9)
+    for number in range(100):  # others are forgotten first
+        hellos.is_new(0, b"%d" % number, 1)
+        assert hellos.is_new(0, b"two", 10 + number)
 
 
 @flies
