@@ -8,6 +8,7 @@ from groundsegment.depot.records import Satellite, Update
 from groundsegment.errors import DiskError, InputError
 from groundsegment.packer.estimating import estimate
 from groundsegment.packer.plan import PackPlan
+from groundsegment.packer.tensors.parts import PartKind
 from groundsegment.staging.base import ChosenBase, HashedRelease, candidates
 from groundsegment.staging.records import Prepared, StageOptions
 from protocol.blocks import block_layout, symbols_needed
@@ -77,11 +78,13 @@ def useless_base(plan: PackPlan) -> Iterator[str]:
     if plan.base_digest is None:
         return
     survey = plan.survey
-    matched = sum(part.size_bytes for part in survey.matches)
-    if matched < _LIKE_BASE_MIN * plan.raw_bytes:
-        largest = max(survey.unmatched, key=lambda part: part.size_bytes)
+    tensors = [part for part in survey.parts if part.kind is not PartKind.BYTES]
+    total = sum(part.size_bytes for part in tensors)
+    matched = sum(part.size_bytes for part in tensors if part in survey.matches)
+    if matched < _LIKE_BASE_MIN * total:
+        largest = max((part for part in tensors if part not in survey.matches), key=lambda part: part.size_bytes)
         yield (
-            f"the base knows {matched / plan.raw_bytes:.0%} of the bytes: nearly a full update "
+            f"the base knows {matched / total:.0%} of the tensors' bytes: nearly a full update "
             f"({largest.name}: {survey.unmatched[largest]})"
         )
 

@@ -1,74 +1,38 @@
 import json
-import sys
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
-from groundsegment.console import keys, main, stage
+from groundsegment.console import main
 from groundsegment.depot.depot import Depot
 from groundsegment.depot.records import FlightState, ReceivedReport
 from groundsegment.packer.packing import pack
-from groundsegment.signer.kit import read_kit
-from protocol.link_keys import unwrap_release_key
 from protocol.manifest import Manifest
 from protocol.metadata import MetadataBundle
 from protocol.objects import object_handle
 from protocol.report import Report
-from protocol.trust import TrustState, accept_update
-from tests.fakes import twin
 from tests.fakes.models import make_tiny_gguf, make_tiny_qwen2
 from tests.fakes.rebuild import rebuild
-
-NOW = datetime(2026, 11, 22, 6, 0, tzinfo=UTC)
-TWIN = f"{sys.executable} {twin.__file__}"
-APP = typer.Typer()
-APP.command()(stage.stage)
+from tests.fakes.staging import (
+    APP,
+    NOW,
+    TWIN,
+    make_ground,
+    open_as_satellite,
+    read_release,
+    report_serving,
+    run,
+    run_json,
+)
 
 
 @pytest.fixture
 def ground(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert CliRunner().invoke(keys.app, ["init", "--satellite", "SAT-1", "--kit", "kit"]).exit_code == 0
+    make_ground(tmp_path, monkeypatch)
     make_tiny_qwen2(tmp_path / "v1", seed=1)
     make_tiny_qwen2(tmp_path / "v2", seed=1, nudge=0.001)
     return tmp_path
-
-
-def run(*words):
-    result = CliRunner().invoke(APP, [*words, "--for", "SAT-1"])
-    return result.exit_code, result.stdout, result.stderr
-
-
-def run_json(*words):
-    code, out, err = run(*words, "--json")
-    assert code == 0, err
-    return json.loads(out)
-
-
-def report_serving(depot, digest, **facts):
-    report = Report(serving=bytes.fromhex(digest)[:6], free_mib=9999, **facts)
-    with Depot.open(Path("depot")) as opened:
-        opened.journal.record_report(
-            ReceivedReport(satellite="SAT-1", session=b"s" * 6, sequence=1, received_utc=NOW, report=report)
-        )
-
-
-def read_release(directory):
-    return {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file()}
-
-
-def open_as_satellite(directory, accepted=0):
-    """What SAT-1 makes of an update's files, with nothing but its kit."""
-    kit_keys = Path("kit/keys")
-    metadata = (directory / "metadata.skm").read_bytes()
-    state = TrustState(root=read_kit(Path("kit")).root, accepted=accepted)
-    manifest = accept_update(metadata, state, satellite="SAT-1", utc=NOW).manifest
-    private = bytes.fromhex((kit_keys / "release.key").read_text())
-    key = unwrap_release_key(manifest.keys["SAT-1"], private, satellite="SAT-1", release_digest=manifest.release_digest)
-    return manifest, key
 
 
 def test_a_staged_update_opens_on_board_to_the_same_bytes(ground):
@@ -133,7 +97,7 @@ def test_the_base_is_what_the_satellite_reported_serving(ground):
     first = run_json("v1", "--no-canary")
     assert first["base_digest"] is None
     assert "no report" in first["base_reason"]
-    report_serving(ground, first["release_digest"], accepted=1)
+    report_serving(first["release_digest"], accepted=1)
     second = run_json("v2", "--twin", TWIN)
     assert second["base_digest"] == first["release_digest"]
     assert second["payload_bytes"] < first["payload_bytes"] * 0.8
@@ -181,7 +145,7 @@ def test_a_gguf_file_builds_on_the_one_before_whatever_it_is_called(ground):
 @pytest.mark.parametrize("trouble", ["unknown", "changed", "gone"])
 def test_a_base_that_cannot_be_used_means_a_full_update_and_the_reason_is_told(ground, trouble):
     first = run_json("v1", "--no-canary")
-    report_serving(ground, "77" * 32 if trouble == "unknown" else first["release_digest"])
+    report_serving("77" * 32 if trouble == "unknown" else first["release_digest"])
     if trouble == "changed":
         with (ground / "v1" / "config.json").open("a") as file:
             file.write("\n")
@@ -232,7 +196,7 @@ def test_nothing_to_do_is_told(ground):
     assert code == 3
     assert "staged already" in err
     assert "skyload uplink" in err
-    report_serving(ground, first["release_digest"])
+    report_serving(first["release_digest"])
     code, _, err = run("v1", "--no-canary")
     assert code == 3
     assert "serving this release already" in err
@@ -331,13 +295,13 @@ def test_too_little_room_is_told_before_packing(ground, monkeypatch):
 
 
 def test_sequences_rise_above_what_the_satellite_accepted_from_an_older_depot(ground):
-    report_serving(ground, "77" * 32, accepted=41)
+    report_serving("77" * 32, accepted=41)
     assert run_json("v1", "--no-canary")["sequence"] == 42
     assert run_json("v2", "--no-canary")["sequence"] == 43
 
 
 def test_warnings_say_what_the_last_report_makes_doubtful(ground):
-    report_serving(ground, "77" * 32)
+    report_serving("77" * 32)
     with Depot.open(Path("depot")) as depot:
         last = depot.journal.last_report("SAT-1")
         depot.journal.record_report(
