@@ -95,6 +95,7 @@ def _export_commands(
 
 
 def _find(depot: "Depot", start: str, satellite: str | None) -> "Update":
+    from groundsegment.depot.records import FlightState
     from groundsegment.errors import InputError, UnknownError
 
     if satellite is not None:
@@ -106,10 +107,14 @@ def _find(depot: "Depot", start: str, satellite: str | None) -> "Update":
         return found
     if satellite is None:
         raise InputError("newest of which satellite?", hint="add --for SATELLITE")
-    known = sorted(depot.updates(satellite), key=lambda entry: entry.sequence)
+    dead = {FlightState.CANCELLED, FlightState.EXPIRED, FlightState.REJECTED}
+    known = [entry for entry in depot.updates(satellite) if entry.state not in dead]
     if not known:
-        raise UnknownError(f"{satellite} has no update", hint="`skyload stage` makes one")
-    return known[-1]
+        raise UnknownError(
+            f"{satellite} has no update that it could still take",
+            hint="`skyload stage` makes one; any that `skyload status` shows can be named by its first digits",
+        )
+    return max(known, key=lambda entry: entry.sequence)
 
 
 def _choose(

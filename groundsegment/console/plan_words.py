@@ -9,7 +9,7 @@ from rich.table import Table
 from groundsegment.console.output import out
 from groundsegment.console.plan_queue import Queue
 from groundsegment.planner.forecast import ASSUMED_RATE_BPS, QUANTILES, Forecast
-from groundsegment.planner.quantities import format_bytes, format_duration, format_rate, format_utc
+from groundsegment.planner.quantities import format_bytes, format_count, format_duration, format_rate, format_utc
 from protocol.limits import STATIONS_MAX
 
 
@@ -57,18 +57,19 @@ def plan_json(queue: Queue, result: Forecast, loss: float, now_s: float) -> dict
 def print_plan(values: dict[str, Any], result: Forecast, deadline: str | None) -> None:
     """The plan for people."""
     out.print(
-        f"{format_bytes(values['payload_bytes'])} of bundles in {len(values['updates'])} update(s): "
+        f"{format_bytes(values['payload_bytes'])} of bundles in {format_count(len(values['updates']), 'update')}: "
         f"about {values['frames']} frames, {format_bytes(values['link_bytes'])} on the link "
         f"at {values['loss']:.1%} loss",
         soft_wrap=False,
     )
     for others, words in ((values["before"], "before"), (values["beside"], "beside")):
         if others:
-            out.print(f"{len(others)} other update(s) fly {words} it, which is counted in: {', '.join(others)}")
+            fly = f"{format_count(len(others), 'other update')} {'flies' if len(others) == 1 else 'fly'}"
+            out.print(f"{fly} {words} it, which is counted in: {', '.join(others)}")
     rates = sorted({row["rate_bit_per_s"] for row in values["contacts"]})
     out.print(f"contacts at {', '.join(format_rate(rate) for rate in rates)}")
     table = Table(box=None, pad_edge=False, padding=(0, 1))
-    for header in ("#", "station", "start", "lasts", "carries", "bundles", "total", "P(done)"):
+    for header in ("#", "station", "start", "lasts", "carries", "bundle no.", "total", "P(done)"):
         table.add_column(header, no_wrap=header != "station")  # where room is short, a long name loses its end
     for row in _shortened(values["contacts"]):
         if row is None:

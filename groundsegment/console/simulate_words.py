@@ -26,12 +26,12 @@ def print_list(*, as_json: bool) -> None:
 
 def print_head(scenario: "Scenario", *, is_compared: bool) -> None:
     """Say what is about to be flown."""
-    from groundsegment.planner.quantities import format_bytes
+    from groundsegment.planner.quantities import format_bytes, format_count
 
     scale = f", at 1/{scenario.scale:g} of its size" if scenario.scale > 1 else ""
     stations = ", ".join(link.name for link in scenario.links if link.name)
     err.print(
-        f"{scenario.name}: {format_bytes(scenario.payload_bytes)} in {len(scenario.updates)} update(s)"
+        f"{scenario.name}: {format_bytes(scenario.payload_bytes)} in {format_count(len(scenario.updates), 'update')}"
         f"{f' through {stations}' if stations else ''}{scale}, seed {scenario.seed}"
         f"{'; beside it other schemes' if is_compared else ''}",
         markup=False,

@@ -104,6 +104,7 @@ def station_contacts(
 def _sync_station(path: Path, root: Path, *, as_json: bool) -> bool:
     from dataclasses import asdict
 
+    from groundsegment.planner.quantities import format_count
     from groundsegment.stations.directory import StationDirectory
     from groundsegment.stations.station_sync import sync_station
 
@@ -114,9 +115,8 @@ def _sync_station(path: Path, root: Path, *, as_json: bool) -> bool:
     else:
         orders = "new orders" if outcome.has_new_orders else "no new orders"
         files = "all that is ordered can fly" if outcome.is_complete else "files are missing"
-        out.print(
-            f"{orders}, {outcome.updates_added} update(s) added, {outcome.updates_ended} ended; {files}", markup=False
-        )
+        added = format_count(outcome.updates_added, "update")
+        out.print(f"{orders}, {added} added, {outcome.updates_ended} ended; {files}", markup=False)
     for problem in outcome.problems:
         err.print(problem, markup=False)
     return not outcome.problems

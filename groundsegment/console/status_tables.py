@@ -60,7 +60,8 @@ def _updates_table(updates: list[dict[str, Any]]) -> "RenderableType":
     # What is typed again keeps its width; the rest gives way on a narrow terminal.
     update, state = Column("update", no_wrap=True), Column("state", min_width=9)
     digest, share = Column("digest", no_wrap=True), Column("there", justify="right", no_wrap=True)
-    priority = Column("prio", justify="right", no_wrap=True)
+    is_weighted = any(entry["weight"] != 1 for entry in updates)
+    priority = Column("prio*weight" if is_weighted else "prio", justify="right", no_wrap=True)
     table = Table(update, priority, "release", digest, state, share, "blocks", "payload", box=None, pad_edge=True)
     for entry in updates:
         standing = entry["state"] + (f" ({entry['reason']})" if entry["reason"] else "")

@@ -109,6 +109,11 @@ def format_bytes(size: float) -> str:
     raise AssertionError(size)
 
 
+def format_count(number: int, noun: str) -> str:
+    """A count with its noun: "1 update", "2 updates"."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
 def format_rate(bits_per_s: float) -> str:
     """A rate for people."""
     for unit in ("bit/s", "kbit/s", "Mbit/s", "Gbit/s"):

@@ -104,7 +104,8 @@ class FlightDisplay:
     def _tell_end(self, view: FlightView) -> None:
         brought = f"{format_bytes(view.bytes_sent - self._bytes_before)} sent"
         took = format_duration(view.now_s - self._begun_s)
-        self._say(view, f"contact {self._contact_number} is over: {brought} in {took}, {self._share:.1%} on board")
+        share = f", {self._share:.1%} on board" if self._names else ""  # it may have carried commands only
+        self._say(view, f"contact {self._contact_number} is over: {brought} in {took}{share}")
 
     def _tell_event(self, view: FlightView, event: Event) -> None:
         if isinstance(event, ReturnPathSilent | HeldBack) and self._share >= 1:

@@ -107,6 +107,21 @@ def test_an_interrupted_export_leaves_whole_files_and_goes_on(staged, tmp_path):
     assert objects(tmp_path / "stick") == {staged.metadata, *staged.bundles}
 
 
+@pytest.mark.parametrize("state", [FlightState.CANCELLED, FlightState.REJECTED, FlightState.EXPIRED])
+def test_newest_is_not_one_that_the_satellite_will_never_take(staged, tmp_path, state):
+    with Depot.open(tmp_path / "depot") as depot:
+        dead = stage_bytes(depot, [4000], seed=2)
+        depot.set_update_state(dead.update.handle, state)
+    facts = run_json("newest", "stick", "--for", "SAT-1")
+    assert facts["update"] == staged.update.handle.hex()
+
+    with Depot.open(tmp_path / "depot") as depot:
+        depot.set_update_state(staged.update.handle, state)
+    _, err = run("newest", "stick", "--for", "SAT-1", code=5)
+    assert "no update that it could still take" in err
+    run(dead.update.handle.hex(), "stick2")  # by name it is still to be had
+
+
 @pytest.mark.parametrize("what", ["bytes", "link", "directory", "list"])
 def test_a_foreign_file_is_not_touched_and_nothing_is_written(staged, tmp_path, what):
     run("newest", "stick", "--for", "SAT-1")

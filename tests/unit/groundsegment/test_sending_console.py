@@ -237,6 +237,19 @@ def test_status_shows_updates_the_last_word_messages_and_contacts(depot):
         assert words in text
 
 
+def test_all_of_a_confirmed_update_is_there_though_nobody_told_of_its_last_blocks(depot):
+    staged = stage_bytes(depot, [20_000, 3000])
+    handle = staged.bundle_handles[0]
+    depot.journal.save_progress("SAT-1", [BlockProgress(handle=handle, block=0, next_esi=20, have=9)])
+    depot.set_update_state(staged.update.handle, FlightState.FLYING)
+    flying = json.loads(run(depot, "status", "--json").stdout)["satellites"][0]["updates"][0]
+    depot.set_update_state(staged.update.handle, FlightState.CONFIRMED)
+    (confirmed,) = json.loads(run(depot, "status", "--json").stdout)["satellites"][0]["updates"]
+
+    assert 0 < flying["share_on_board"] < 1
+    assert (confirmed["share_on_board"], confirmed["blocks_solved"]) == (1.0, confirmed["blocks"])
+
+
 def test_status_and_plan_need_no_more_than_eighty_columns(depot, monkeypatch):
     staged = stage_bytes(depot, [40_000_000])
     body = {"text": "a sentence of an answer " * 20, "release": DIGEST}
@@ -415,7 +428,7 @@ def test_a_plan_counts_in_what_flies_before_and_beside(depot):
     assert (both["before"], both["beside"]) == ([urgent.update.handle.hex()], [beside.update.handle.hex()])
     # A share of one half beside one of three million bytes is a million and a half.
     assert both["symbols_to_deliver"] == pytest.approx((3e6 + 1e6 + 1.5e6) / 1280, rel=0.01)
-    assert "1 other update(s) fly before it" in words
+    assert "1 other update flies before it" in words
     assert first.update.handle.hex() in planned(later)[0]["before"]
 
 
