@@ -11,10 +11,10 @@ NAME ?=
 COUNT ?= 1000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint types architecture soak simulate-missions docker-test bench check constraints clean
+.PHONY: help demo test test-slow lint types architecture soak simulate-missions docker-test test-aarch64 bench check constraints clean
 
 help: ## List what can be made.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(READY) ## Fly a real model over an emulated link; KEEP=1 leaves everything running.
 	@$(BIN)/python demo/fly.py $(if $(KEEP),--keep)
@@ -43,6 +43,11 @@ simulate-missions: $(READY) ## Fly COUNT=1000 random missions in virtual time, S
 
 docker-test: $(READY) ## Fly between containers; skips itself where no Docker engine answers.
 	$(BIN)/pytest tests/docker -m docker --timeout 1500 -rs
+
+test-aarch64: $(READY) ## Run the weight codec on an emulated ARM machine; needs Debian's qemu-user.
+	@command -v qemu-aarch64 >/dev/null || { echo "hint: apt install qemu-user" >&2; exit 1; }
+	@tests/aarch64/make-sysroot
+	$(BIN)/pytest tests/aarch64 -m slow -rs
 
 bench: $(READY) ## Run one measurement, NAME=flight, KEEP=1 to write it down; without NAME, list them.
 	@$(BIN)/python -m bench $(NAME) $(if $(KEEP),--keep)
