@@ -17,7 +17,7 @@ SHARE_ONLY_PROTOCOL = "Ground and onboard share only the protocol"
 PURE_CORES = "The protocol and the cores do no I/O, read no clock, draw no randomness"
 SIBLINGS = "Onboard components meet only in the store and the daemon"
 STATION = "A ground station signs and packs nothing"
-TORCH = "torch lives only in an engine worker"
+TORCH = "torch lives only in an engine worker, and where models are requantized"
 ENGINES = "Engines are reached only by starting a worker"
 
 PLANTS = {
@@ -48,6 +48,7 @@ PLANTS = {
         ENGINES,
     ),
     "the daemon imports a worker": ("onboard/daemon.py", "import onboard.inference.worker", ENGINES),
+    "staging imports torch": ("groundsegment/staging/staging.py", "import torch", TORCH),
     "the ground imports transformers": ("groundsegment/errors.py", "import transformers", TORCH),
 }
 

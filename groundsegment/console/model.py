@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from groundsegment.console.output import command, err, out, print_json
+from groundsegment.console.requantize import requantize_model
 
 if TYPE_CHECKING:
     from groundsegment.models.inspection import Inspection, Share
@@ -129,6 +130,9 @@ def quantize_model(
         dry_run=dry_run,
         as_json=as_json,
     )
+
+
+app.command("requantize")(requantize_model)
 
 
 @app.command("inspect")

@@ -138,7 +138,7 @@ def quantize(
     check_space(out, plan.output_bytes)
     report = progress or (lambda _: None)
     with whole_directory(out, force=force) as directory:
-        _copy_other_files(plan, directory)
+        copy_other_files(plan, directory)
         with CheckpointWriter(directory, plan.specs, shard_bytes=SHARD_BYTES) as writer:
             for info in plan.others:
                 for raw in _raw_blocks(plan.source, info):
@@ -247,7 +247,8 @@ def _quantization_config(format_name: Format, group_columns: int, others: tuple[
     }
 
 
-def _copy_other_files(plan: QuantizePlan, directory: Path) -> None:
+def copy_other_files(plan: QuantizePlan, directory: Path) -> None:
+    """Write config.json and copy tokenizer files: all of a release but its weights."""
     for file in plan.source.files:
         if not file.name.endswith(".safetensors") and file.name not in {"config.json", INDEX_NAME}:
             shutil.copyfile(file.path, directory / file.name)

@@ -1,0 +1,200 @@
+"""One requantization, stage by stage: see what matters, measure what could be sent anyway, walk, choose.
+
+Every stage is kept when it is done; a job that is begun again takes what is kept and goes on. The result does not
+depend on whether it was.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from groundsegment.errors import InputError
+from groundsegment.models.quantize import QuantizePlan
+from groundsegment.models.rounding import quantize_rows
+from groundsegment.requantize.grid import Grid
+from groundsegment.requantize.keeping import Keeper
+from groundsegment.requantize.language_model import Statistics
+from groundsegment.requantize.moving import calibrate
+from groundsegment.requantize.options import Goal, Options
+from groundsegment.requantize.report import Point, Report
+from groundsegment.requantize.walking import Aim, Step, Walk
+from groundsegment.requantize.workpiece import Candidate, Text, Workpiece
+
+OnPhase = Callable[[str, int, int], None]
+
+# Where a loss is asked for: shares of the fresh model's delta at which it is looked for.
+_LADDER = (0.03, 0.06, 0.1, 0.15, 0.2, 0.27, 0.36, 0.48, 0.64, 0.85)
+_PRICES_APART = 64.0  # between the first step's price and the last one's, where a price is asked for
+
+
+class Job:
+    """What is known so far of one requantization.
+
+    Args:
+        work: model and base.
+        plan: the layout.
+        options: what is asked for.
+        texts: calibration and held-out sequences.
+        keeper: of finished stages.
+        scratch: directory for files of some hundred megabytes.
+        on_phase: told what is being done.
+    """
+
+    def __init__(
+        self,
+        work: Workpiece,
+        plan: QuantizePlan,
+        options: Options,
+        texts: tuple[NDArray[np.int64], NDArray[np.int64]],
+        keeper: Keeper,
+        scratch: Path,
+        on_phase: OnPhase | None = None,
+    ) -> None:
+        self._work, self._plan, self._options = work, plan, options
+        self._calibration, self._held_out = texts
+        self._keeper, self._scratch = keeper, scratch
+        self._tell = on_phase or (lambda _what, _done, _total: None)
+        self._text: Text | None = None
+
+    def run(self, *, base: str, new: str) -> tuple[Report, Candidate]:
+        """Do all of it but the writing."""
+        statistics = self._statistics()
+        new_perplexity, references = self._references(statistics)
+        curve, chosen = self._walk(statistics, references["fresh"])
+        report = Report(
+            format=self._plan.format,
+            group_columns=self._plan.group_columns,
+            base=base,
+            new=new,
+            num_calibration_tokens=self._calibration.size,
+            num_held_out_tokens=self._held_out.size,
+            new_perplexity=new_perplexity,
+            curve=curve,
+            chosen=curve[-1],
+            **references,
+        )
+        return report, chosen
+
+    def _statistics(self) -> Statistics:
+        kept = self._keeper.load("statistics")
+        if kept is not None:
+            return Statistics.from_arrays(kept[0])
+        total, done = self._calibration.size, 0
+
+        def on_tokens(count: int) -> None:
+            nonlocal done
+            done += count
+            self._tell("calibrating", done, total)
+
+        model = self._work.show_new()
+        statistics = model.statistics(self._calibration, seed=self._options.effort.seed, on_tokens=on_tokens)
+        self._keeper.save("statistics", statistics.as_arrays(), {})
+        return statistics
+
+    def _references(self, statistics: Statistics) -> tuple[float, dict[str, Point]]:
+        kept = self._keeper.load("references")
+        if kept is not None:
+            points = {name: Point(**entry) for name, entry in kept[1]["points"].items()}
+            return float(kept[1]["new_perplexity"]), points
+        text = self._held_out_text()
+        new_perplexity, _ = self._work.show_new().evaluate(text.sequences, text.teacher)
+        naive = self._rounded()
+        points = {
+            "nothing": self._measure("nothing", self._work.base),
+            "naive": self._measure("naive", naive),
+            "fresh": self._measure("fresh", self._fresh(naive.grid, statistics)),
+        }
+        note = {"new_perplexity": new_perplexity, "points": {name: asdict(point) for name, point in points.items()}}
+        self._keeper.save("references", {}, note)
+        return new_perplexity, points
+
+    def _walk(self, statistics: Statistics, fresh: Point) -> tuple[list[Point], Candidate]:
+        effort, goal = self._options.effort, self._options.goal
+        walk = Walk(self._work, statistics, self._calibration, num_parts=effort.num_steps + 1, scratch=self._scratch)
+        step: Step | None = None
+        curve: list[Point] = []
+        targets = _targets(goal, effort.num_steps, fresh.delta_bytes)
+        for number, target in enumerate(targets):
+            self._tell("moving codes", number, len(targets))
+            step, point = self._step(walk, step, target, number)
+            curve.append(point)
+            if goal.max_loss is not None and point.perplexity <= fresh.perplexity * (1 + goal.max_loss):
+                break
+        else:
+            if goal.max_loss is not None:
+                raise _too_lossy(curve, fresh, goal.max_loss)
+        assert step is not None
+        return curve, step.candidate
+
+    def _step(self, walk: Walk, last: Step | None, target: float, number: int) -> tuple[Step, Point]:
+        kept = self._keeper.load(f"step-{number}")
+        if kept is not None:
+            arrays, note = kept
+            walk.price, walk.caution = note["walk_price"], note["caution"]
+            candidate = self._work.candidate_of(arrays)
+            return Step(candidate=candidate, price=note["price"], size_bytes=note["size_bytes"]), Point(**note["point"])
+        aim: Aim = partial(walk.at_size, size_bytes=int(target))
+        if self._options.goal.price is not None:
+            aim = partial(walk.at_price, price=target)
+        step = walk.start(aim) if last is None else walk.advance(last, aim, turn=number)
+        point = self._measure("aware", step.candidate, step.price)
+        note = {"price": step.price, "size_bytes": step.size_bytes, "point": asdict(point)}
+        note |= {"walk_price": walk.price, "caution": walk.caution}
+        self._keeper.save(f"step-{number}", self._work.arrays_of(step.candidate), note)
+        return step, point
+
+    def _rounded(self) -> Candidate:
+        """Round to nearest, each group with a scale of its own, as `skyload model quantize` does."""
+        codes, scales = {}, {}
+        num_bits = self._work.base.grid.num_bits
+        for matrix in self._plan.matrices:
+            columns = self._plan.group_columns or matrix.shape[1]
+            block = quantize_rows(self._work.new_weight(matrix.name), num_bits=num_bits, group_columns=columns)
+            codes[matrix.name], scales[matrix.name] = block.codes, block.scales
+        return Candidate(grid=Grid(num_bits=num_bits, scales=scales), codes=codes, others=self._work.new_others)
+
+    def _fresh(self, grid: Grid, statistics: Statistics) -> Candidate:
+        done = 0
+
+        def on_matrix(_name: str) -> None:
+            nonlocal done
+            done += 1
+            self._tell("calibrating afresh", done, len(grid.scales))
+
+        codes = calibrate(grid, self._work.new_weight, statistics, on_matrix)
+        return Candidate(grid=grid, codes=codes, others=self._work.new_others)
+
+    def _measure(self, name: str, candidate: Candidate, price: float = 0.0) -> Point:
+        self._tell(f"measuring {name}", 0, 0)
+        return self._work.measure(name, candidate, self._held_out_text(), price)
+
+    def _held_out_text(self) -> Text:
+        if self._text is None:
+            self._tell("reading held-out text", 0, 0)
+            teacher = self._work.show_new().log_probabilities(self._held_out, self._scratch / "held-out")
+            self._text = Text(sequences=self._held_out, teacher=teacher)
+        return self._text
+
+
+def _targets(goal: Goal, num_steps: int, fresh_bytes: int) -> list[float]:
+    """Return what the steps aim at, sizes or prices, the last one what is asked for."""
+    done = [(number + 1) / (num_steps + 1) for number in range(num_steps + 1)]
+    if goal.price is not None:
+        return [goal.price * _PRICES_APART ** (1 - share) for share in done]
+    if goal.budget_bytes is not None:
+        return [goal.budget_bytes * min(1.0, 0.4 + share) for share in done]
+    return [fresh_bytes * share for share in _LADDER[: num_steps + 1]]
+
+
+def _too_lossy(curve: list[Point], fresh: Point, max_loss: float) -> InputError:
+    best = min(curve, key=lambda point: point.perplexity)
+    loss = 100 * (best.perplexity / fresh.perplexity - 1)
+    return InputError(
+        f"nothing within {100 * max_loss:g} % was found; the best is {loss:.2f} % worse than a fresh calibration, "
+        f"for {best.delta_bytes / 1e6:.2f} MB",
+        hint="allow more with --max-loss, give more --calibration text or --steps, or send a fresh calibration",
+    )

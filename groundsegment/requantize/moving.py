@@ -1,0 +1,152 @@
+"""All codes of a model moved towards a new one, matrix by matrix, each move for more than its bits cost.
+
+The loss is the divergence of the next-token probabilities from the new model's, in nats a token, as its quadratic
+model sees it: a row's curvature is its sensitivity times the second moments of the inputs (Kronecker factors of the
+Fisher information). So one price, in nats a token for a bit, is right for every row of every layer.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from groundsegment.requantize.descent import Terms, descend
+from groundsegment.requantize.feedback import damped, feed_forward
+from groundsegment.requantize.grid import Codes, Grid
+from groundsegment.requantize.language_model import Statistics
+from groundsegment.requantize.rates import Prices
+
+Weights = Callable[[str], NDArray[np.float32]]
+OnMatrix = Callable[[str], None]
+
+# A row whose outputs seem to matter less than a hundredth of the matrix's mean was not seen enough.
+_SENSITIVITY_SHARE_MIN = 0.01
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Situation:
+    """What does not change while codes move.
+
+    Attributes:
+        grid: the base's.
+        base: the base's codes.
+        statistics: of the new model on calibration text.
+        new: the new model's weights of a matrix, (R, C).
+    """
+
+    grid: Grid
+    base: Mapping[str, Codes]
+    statistics: Statistics
+    new: Weights
+
+
+def calibrate(grid: Grid, new: Weights, statistics: Statistics, on_matrix: OnMatrix | None = None) -> dict[str, Codes]:
+    """Quantize a model on a grid by GPTQ, whatever it costs to send."""
+    codes = {}
+    for name in grid.scales:
+        weights = new(name)
+        steps = grid.steps(name, weights.shape[1])
+        chosen = feed_forward(
+            _across(weights), _across(steps), damped(statistics.inputs[name]), low=grid.low, high=grid.high
+        )
+        codes[name] = _codes(chosen)
+        if on_matrix:
+            on_matrix(name)
+    return codes
+
+
+def move_by_layer(
+    situation: Situation, codes: Mapping[str, Codes], price: float, on_matrix: OnMatrix | None = None
+) -> dict[str, Codes]:
+    """Make one pass by each layer's own error: what its outputs lose against the new weights."""
+    moved = {}
+    for name, prices in _each(situation, codes):
+        steps = _across(situation.grid.steps(name, codes[name].shape[1]))
+        hessian = damped(situation.statistics.inputs[name])
+        start = _across(codes[name])
+        gradient = hessian @ (start * steps - _across(situation.new(name)))
+        moved[name] = _pass(situation, name, codes[name], (start, steps, hessian, gradient), prices, price, 1.0)
+        if on_matrix:
+            on_matrix(name)
+    return moved
+
+
+def move_by_model(
+    situation: Situation,
+    codes: Mapping[str, Codes],
+    gradients: Mapping[str, Tensor],
+    price: float,
+    *,
+    caution: float,
+    on_matrix: OnMatrix | None = None,
+) -> dict[str, Codes]:
+    """Make one pass by the whole model's gradient.
+
+    Args:
+        situation: what stays.
+        codes: what the gradients were taken at.
+        gradients: of the divergence by the weights, (R, C).
+        price: nats a token for a bit.
+        caution: curvature is taken this much larger: all matrices move at once, on gradients of few tokens.
+        on_matrix: told after each matrix.
+    """
+    moved = {}
+    for name, prices in _each(situation, codes):
+        steps = _across(situation.grid.steps(name, codes[name].shape[1]))
+        hessian = damped(situation.statistics.inputs[name])
+        rows = caution * _sensitivity(situation.statistics, name)
+        gradient = (gradients[name] / rows[:, None]).T.contiguous()
+        parts = (_across(codes[name]), steps, hessian, gradient)
+        moved[name] = _pass(situation, name, codes[name], parts, prices, price, caution)
+        if on_matrix:
+            on_matrix(name)
+    return moved
+
+
+def _each(situation: Situation, codes: Mapping[str, Codes]) -> Iterator[tuple[str, Prices]]:
+    prices = Prices(situation.grid.num_bits)
+    for name in codes:
+        yield name, prices
+
+
+def _pass(
+    situation: Situation,
+    name: str,
+    codes: Codes,
+    parts: tuple[Tensor, Tensor, Tensor, Tensor],
+    prices: Prices,
+    price: float,
+    caution: float,
+) -> Codes:
+    start, steps, hessian, gradient = parts
+    base = situation.base[name]
+    terms = Terms(
+        base=_across(base),
+        steps=steps,
+        hessian=hessian,
+        price=price / (caution * _sensitivity(situation.statistics, name)),
+        bits=torch.from_numpy(prices.table(codes, base)),
+        low=situation.grid.low,
+        high=situation.grid.high,
+    )
+    descend(start, gradient, terms)
+    moved = _codes(start)
+    prices.learn(moved, base)
+    return moved
+
+
+def _sensitivity(statistics: Statistics, name: str) -> Tensor:
+    values = statistics.sensitivity[name]
+    return values.clamp_min(max(float(values.mean()) * _SENSITIVITY_SHARE_MIN, 1e-30))
+
+
+def _across(values: NDArray[np.generic]) -> Tensor:
+    """Return (R, C) as float32 (C, R), contiguous: a column's weights side by side."""
+    return torch.from_numpy(np.ascontiguousarray(values.T, dtype=np.float32))
+
+
+def _codes(values: Tensor) -> Codes:
+    return np.ascontiguousarray(values.T.to(torch.int8).numpy())

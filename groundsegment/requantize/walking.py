@@ -1,0 +1,184 @@
+"""The way from the base's codes to the new model's, by a price that falls: each step a release that could be sent.
+
+At a high price only the moves that gain most for their bits are made; the price falls, more pay. The first step knows
+each layer's own error alone. Every later one takes the gradient of the whole model's divergence, on calibration text
+that no step before it saw: it knows what the moves so far did, in all layers together. Whether a step was good is
+asked of the text after it, where it must lower the divergence; else it is made again, more cautiously, or not at all.
+
+A step is asked for by its size. The price of a size is found on a sample of the matrices, then on all.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from groundsegment.requantize.grid import Codes
+from groundsegment.requantize.language_model import OnTokens, Sequences, Statistics
+from groundsegment.requantize.moving import Situation, move_by_layer, move_by_model
+from groundsegment.requantize.rates import delta_bytes
+from groundsegment.requantize.workpiece import Candidate, Text, Workpiece
+
+_CAUTION_FIRST = 4.0  # all matrices move at once, and none knows of the others
+_CAUTION_MIN = 1.0
+_TIMID = 4.0  # times as cautious after a step that did harm; half as cautious after one that did not
+_TRIES_MAX = 2
+_SAMPLED = 8  # one matrix in so many, where there are enough
+_PRICE_FIRST = 1e-9
+_SEARCH_STEPS = 12
+_NEAR = 0.04  # of the size asked for
+_TRIES = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lean:
+    """The gradient of the divergence at a candidate.
+
+    Attributes:
+        at: the candidate.
+        gradients: by the matrices' weights; None for each layer's own.
+        divergence: on the text of the gradient, nats a token.
+    """
+
+    at: Candidate
+    gradients: Mapping[str, Tensor] | None = None
+    divergence: float = math.nan
+
+
+Aim = Callable[[Lean], "Step"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """A candidate, the price that made it, and its size."""
+
+    candidate: Candidate
+    price: float
+    size_bytes: int
+
+
+class Walk:
+    """Makes candidates, one from the other.
+
+    Args:
+        work: model and base.
+        statistics: of the new model.
+        sequences: calibration text, used up part by part, then from its begin again.
+        num_parts: how many parts it is cut into.
+        scratch: directory for files of what the new model thinks of a part.
+
+    Attributes:
+        caution: by how much curvature is taken larger than it is.
+        price: of the last step.
+    """
+
+    def __init__(
+        self, work: Workpiece, statistics: Statistics, sequences: Sequences, *, num_parts: int, scratch: Path
+    ) -> None:
+        self._work = work
+        self._statistics = statistics
+        self._parts = np.array_split(sequences, max(1, min(num_parts, len(sequences))))
+        self._scratch = scratch
+        self.caution = _CAUTION_FIRST
+        self._last: Lean | None = None
+        self.price = _PRICE_FIRST
+        base = work.base
+        self._situation = Situation(grid=base.grid, base=base.codes, statistics=statistics, new=work.new_weight)
+
+    def start(self, aim: Aim) -> Step:
+        """Step from the base by each layer's own error."""
+        return aim(Lean(at=self._work.base))
+
+    def advance(self, at: Step, aim: Aim, *, turn: int, on_tokens: OnTokens | None = None) -> Step:
+        """Step on by the whole model's gradient, or stay where every step does harm.
+
+        Args:
+            at: where to start.
+            aim: what the step is asked for.
+            turn: number of this step, from 1; decides which parts of the text are used.
+            on_tokens: told how many were gone through.
+        """
+        if self._last is None or self._last.at is not at.candidate:
+            self._last = self._lean(at.candidate, self._text(turn - 1), on_tokens)
+        text = self._text(turn)
+        before = self._work.show(at.candidate).evaluate(text.sequences, text.teacher)[1]
+        for _ in range(_TRIES_MAX):
+            step = aim(self._last)
+            lean = self._lean(step.candidate, text, on_tokens)
+            if lean.divergence < before:
+                self.caution = max(_CAUTION_MIN, self.caution / 2)
+                self._last = lean
+                return step
+            self.caution *= _TIMID
+        self._last = None
+        return at
+
+    def _text(self, turn: int) -> Text:
+        part = self._parts[turn % len(self._parts)]
+        teacher = self._work.show_new().log_probabilities(part, self._scratch / f"teacher.{turn % 2}")
+        return Text(sequences=part, teacher=teacher)
+
+    def _lean(self, at: Candidate, text: Text, on_tokens: OnTokens | None) -> Lean:
+        model = self._work.show(at)
+        gradients, divergence = model.lean(list(at.codes), text.sequences, text.teacher, on_tokens=on_tokens)
+        return Lean(at=at, gradients=gradients, divergence=divergence)
+
+    def at_price(self, lean: Lean, *, price: float) -> Step:
+        """Move what pays at a price; a higher price than before takes moves back."""
+        codes = self._move(lean, lean.at.codes, price)
+        candidate = Candidate(grid=lean.at.grid, codes=codes, others=self._work.others_worth(self._statistics, price))
+        self.price = price
+        return Step(candidate=candidate, price=price, size_bytes=self._work.size_bytes(candidate))
+
+    def at_size(self, lean: Lean, *, size_bytes: int) -> Step:
+        """Move what pays best within a size; a few per cent less may be used."""
+        if not size_bytes:
+            return self._nothing()
+        price = self._guess(lean, size_bytes)
+        fitting = None
+        for _ in range(_TRIES):
+            step = self.at_price(lean, price=price)
+            if step.size_bytes <= size_bytes:
+                if fitting is None or step.size_bytes > fitting.size_bytes:
+                    fitting = step
+                if step.size_bytes >= size_bytes * (1 - 2 * _NEAR):
+                    break
+            price *= _correction(step.size_bytes, size_bytes * (1 - _NEAR))
+        return fitting or self._nothing()
+
+    def _nothing(self) -> Step:
+        return Step(candidate=self._work.base, price=self.price, size_bytes=0)
+
+    def _guess(self, lean: Lean, size_bytes: int) -> float:
+        """Find the price of a size on some of the matrices, by halving an interval of its logarithm."""
+        names = list(lean.at.codes)
+        chosen = names[:: max(1, min(_SAMPLED, len(names) // 16))]
+        codes = {name: lean.at.codes[name] for name in chosen}
+        share = sum(value.size for value in codes.values()) / sum(value.size for value in lean.at.codes.values())
+        price, factor, was_above = self.price, 4.0, None
+        for _ in range(_SEARCH_STEPS):
+            moved = self._move(lean, codes, price)
+            size = delta_bytes(moved, {name: self._work.base.codes[name] for name in chosen}) / share
+            size += self._work.others_sample_bytes(self._statistics, price)
+            if abs(size / size_bytes - 1) < 2 * _NEAR:
+                break
+            is_above = size > size_bytes
+            if was_above is not None and is_above != was_above:
+                factor = math.sqrt(factor)
+            was_above = is_above
+            price *= factor if is_above else 1 / factor
+        return price
+
+    def _move(self, lean: Lean, codes: Mapping[str, Codes], price: float) -> dict[str, Codes]:
+        if lean.gradients is None:
+            return move_by_layer(self._situation, codes, price)
+        return move_by_model(self._situation, codes, lean.gradients, price, caution=self.caution)
+
+
+def _correction(size: float, wanted: float) -> float:
+    """Return by what to multiply a price: sizes fall a little slower than prices rise."""
+    factor: float = (max(size, 1.0) / max(wanted, 1.0)) ** 1.2
+    return min(8.0, max(0.125, factor))
