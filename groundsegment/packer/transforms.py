@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from groundsegment.packer.tensors import layouts
 from groundsegment.packer.tensors.jobs import PieceJob
-from protocol.codec import floats, integers, nibbles, streams
+from protocol.codec import floats, gguf, integers, nibbles, streams
 from protocol.codec.kinds import TransformKind
 from protocol.codec.payload import Stream
 
@@ -71,6 +71,8 @@ def ways_of(piece: PieceJob) -> tuple[Way, ...]:
         found.append((TransformKind.INTEGERS, TransformKind.INTEGERS_DELTA, _encoder(integers.encode, integers_layout)))
     if (nibbles_layout := layouts.nibble_layout_of(piece)) is not None:
         found.append((TransformKind.NIBBLES, TransformKind.NIBBLES_DELTA, _encoder(nibbles.encode, nibbles_layout)))
+    if (blocks_layout := layouts.gguf_layout(piece)) is not None:
+        found.append((TransformKind.GGUF, TransformKind.GGUF_DELTA, _encoder(gguf.encode, blocks_layout)))
     return tuple(
         Way(transform=transform, encode=encode)
         for whole, delta, encode in reversed(found)
