@@ -16,40 +16,15 @@ Deterministic. Reads one KiB of each tensor and keeps some samples: memory does 
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-
-import numpy as np
+from collections.abc import Iterable, Mapping, Sequence
 
 from groundsegment.packer.tensors.catalogue import Read
+from groundsegment.packer.tensors.counterparts import Match, TensorMatcher, shape_words
 from groundsegment.packer.tensors.jobs import BaseRef
-from groundsegment.packer.tensors.parts import WHOLE_FILE, Member, Part
-from groundsegment.packer.tensors.samples import Sampler, encoding, likeness, likeness_table
+from groundsegment.packer.tensors.parts import WHOLE_FILE, Part
+from groundsegment.packer.tensors.samples import Sampler
 
-_SAME = 0.3  # below it a tensor of the same name may have got another one's values
-_ALIKE = 0.5  # below it a difference is hardly smaller than the values
-_COPY = 0.9
-_BATCH = 1024  # tensors of one shape compared with each other at a time
-_CANDIDATES_MAX = 64  # tensors whose names end alike
-_SUFFIX_WORDS_MIN = 2
-_TELLING_BYTES = 256  # of fewer values chance makes some look alike
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Match:
-    """Where the base has a part.
-
-    Attributes:
-        refs: where each member's old bytes start, member by member.
-        num_units: units of the part, from its first, that the base has; all of them unless it grew.
-        base_name: of the base's tensor, of the codes for a family.
-        reason: how it was found, in words.
-    """
-
-    refs: tuple[BaseRef, ...]
-    num_units: int
-    base_name: str
-    reason: str
+__all__ = ["Match", "match", "removed", "why_unmatched"]
 
 
 def match(parts: Sequence[Part], base_parts: Sequence[Part], read: Read, base_read: Read) -> dict[Part, Match]:
@@ -62,7 +37,7 @@ def match(parts: Sequence[Part], base_parts: Sequence[Part], read: Read, base_re
         base_read: reads the base's.
     """
     matches = _match_bytes([part for part in parts if not part.stored_dtype], base_parts)
-    matcher = _Matcher(base_parts, Sampler(read), Sampler(base_read))
+    matcher = TensorMatcher(base_parts, Sampler(read), Sampler(base_read))
     matches.update(matcher.run([part for part in parts if part.stored_dtype]))
     return {part: matches[part] for part in parts if part in matches}
 
@@ -80,7 +55,7 @@ def why_unmatched(parts: Iterable[Part], base_parts: Iterable[Part], matches: Ma
         elif old.dtype != part.stored_dtype:
             reasons[part] = f"{old.dtype} in the base, {part.stored_dtype} now"
         elif old.shape != part.members[0].shape:
-            reasons[part] = f"{_shape(old)} in the base, {_shape(part.members[0])} now"
+            reasons[part] = f"{shape_words(old)} in the base, {shape_words(part.members[0])} now"
         else:
             reasons[part] = "other groups in the base"
     return reasons
@@ -90,170 +65,6 @@ def removed(base_parts: Iterable[Part], matches: Mapping[Part, Match]) -> tuple[
     """Return the base's parts that no part came from."""
     used = {(ref.file, ref.offset) for found in matches.values() for ref in found.refs}
     return tuple(part for part in base_parts if (part.file, part.offset) not in used)
-
-
-@dataclass(frozen=True, slots=True)
-class _Old:
-    """A tensor of the base, and the part it is a member of."""
-
-    part: Part
-    member: Member
-    rank: int
-
-    @property
-    def ref(self) -> BaseRef:
-        return BaseRef(file=self.part.file, offset=self.member.offset)
-
-
-class _Matcher:
-    """Matches tensors; holds what was found so far."""
-
-    def __init__(self, base_parts: Sequence[Part], sampler: Sampler, base_sampler: Sampler) -> None:
-        self._sampler, self._base_sampler = sampler, base_sampler
-        members = [(part, member) for part in base_parts if part.stored_dtype for member in part.members]
-        self._olds = [_Old(part, member, rank) for rank, (part, member) in enumerate(members)]
-        self._by_name: dict[str, _Old] = {}
-        for old in self._olds:
-            self._by_name.setdefault(old.member.name, old)
-        self._used: set[BaseRef] = set()
-        self._found: dict[Part, Match] = {}
-
-    def run(self, parts: Sequence[Part]) -> dict[Part, Match]:
-        """Return the matches of a release's tensors."""
-        named = {part: found for part in parts if (found := self._same_name(part)) is not None}
-        for part, found in named.items():
-            if self._likeness(part, self._by_name[found.base_name]) >= _SAME:
-                self._take(part, found)
-        self._renamed(self._left(parts))
-        for by_shape in (True, False):
-            self._by_values(self._left(parts), by_shape=by_shape)
-        for part in self._left(parts):
-            if part in named:
-                self._take(part, named[part])
-        self._copies(self._left(parts))
-        return self._found
-
-    def _left(self, parts: Sequence[Part]) -> list[Part]:
-        return [part for part in parts if part not in self._found]
-
-    def _unused(self) -> list[_Old]:
-        return [old for old in self._olds if old.ref not in self._used]
-
-    def _take(self, part: Part, found: Match) -> None:
-        self._found[part] = found
-        self._used.update(found.refs)
-
-    def _same_name(self, part: Part) -> Match | None:
-        lead = part.members[0]
-        old = self._by_name.get(lead.name)
-        if old is None:
-            return None
-        if old.member.shape == lead.shape:
-            return self._match(part, old, "same name and shape")
-        if old.member.size_bytes == lead.size_bytes:
-            return self._match(part, old, f"same name, reshaped from {_shape(old.member)}")
-        if not (lead.shape and old.member.shape):
-            return None
-        return self._match(part, old, f"same name, with {old.member.shape[0]} of its {lead.shape[0]} rows")
-
-    def _renamed(self, parts: list[Part]) -> None:
-        """Match names that end alike, the longest common ends first."""
-        by_suffix: dict[object, list[_Old]] = defaultdict(list)
-        for old in self._unused():
-            for suffix in _suffixes(old.member.name):
-                by_suffix[suffix, old.member.dtype, old.member.size_bytes].append(old)
-        keys = [
-            (-len(suffix), index, (suffix, part.stored_dtype, part.members[0].size_bytes))
-            for index, part in enumerate(parts)
-            for suffix in _suffixes(part.members[0].name)
-        ]
-        for _, index, key in sorted(keys):
-            if key in by_suffix and parts[index] not in self._found:
-                olds = [old for old in by_suffix[key] if old.ref not in self._used]
-                self._take_best(parts[index], olds)
-
-    def _take_best(self, part: Part, olds: list[_Old]) -> None:
-        ranked = sorted((-self._likeness(part, old), old.rank) for old in olds[:_CANDIDATES_MAX])
-        if not ranked or -ranked[0][0] < _ALIKE:
-            return
-        value, old = -ranked[0][0], self._olds[ranked[0][1]]
-        found = self._match(part, old, f"renamed from {old.member.name}, values alike ({value:.2f})")
-        if found is not None:
-            self._take(part, found)
-
-    def _by_values(self, parts: list[Part], *, by_shape: bool) -> None:
-        """Match tensors of one shape, or one size, by their values alone."""
-        groups = _grouped(self._unused(), by_shape=by_shape)
-        wanted: dict[object, list[Part]] = defaultdict(list)
-        for part in parts:
-            if part.members[0].size_bytes < _TELLING_BYTES:
-                continue
-            wanted[_group_key(part, part.members[0], by_shape=by_shape)].append(part)
-        for key, news in wanted.items():
-            for part, old, value in self._pairs(news, groups.get(key, [])):
-                if part in self._found or old.ref in self._used:
-                    continue
-                found = self._match(part, old, f"found by its values ({value:.2f}) as {old.member.name}")
-                if found is not None:
-                    self._take(part, found)
-
-    def _copies(self, parts: list[Part]) -> None:
-        groups = _grouped(self._olds, by_shape=True)
-        for part in parts:
-            olds = groups.get(_group_key(part, part.members[0], by_shape=True), [])
-            if part.members[0].size_bytes < _TELLING_BYTES:
-                continue
-            for _, old, value in self._pairs([part], olds)[:1]:
-                if value >= _COPY and (found := self._match(part, old, f"a copy of {old.member.name}")):
-                    self._found[part] = found
-
-    def _pairs(self, parts: list[Part], olds: list[_Old]) -> list[tuple[Part, _Old, float]]:
-        """Return what is alike, best first; of equals the nearest in order."""
-        scored = []
-        for start in range(0, len(parts) if olds else 0, _BATCH):
-            ones = parts[start : start + _BATCH]
-            # Of more than a batch only the same stretch of the base is looked at: order seldom changes that much.
-            middle = (start + len(ones) // 2) * len(olds) // len(parts)
-            first = max(0, min(middle - _BATCH, len(olds) - 2 * _BATCH))
-            others = olds[first : first + 2 * _BATCH]
-            table = likeness_table(
-                [self._sampler.sample(part, part.members[0]) for part in ones],
-                [self._base_sampler.sample(old.part, old.member) for old in others],
-            )
-            for i, j in np.argwhere(table >= _ALIKE).tolist():
-                new_at, old_at = start + i, first + j
-                distance = abs(new_at * len(olds) - old_at * len(parts))
-                scored.append((-round(float(table[i, j]), 2), distance, new_at, old_at))
-        return [(parts[new_at], olds[old_at], -score) for score, _, new_at, old_at in sorted(scored)]
-
-    def _likeness(self, part: Part, old: _Old) -> float:
-        lead = part.members[0]
-        if lead.size_bytes != old.member.size_bytes or lead.size_bytes < _TELLING_BYTES:
-            return 1.0  # other windows, or too few values: the name decides
-        return likeness(self._sampler.sample(part, lead), self._base_sampler.sample(old.part, old.member))
-
-    def _match(self, part: Part, old: _Old, reason: str) -> Match | None:
-        """Return the match of a part whose first member comes from `old`; None if the others have none like it."""
-        olds = [old]
-        for member in part.members[1:]:
-            name = _renamed_member(member.name, part.members[0].name, old.member.name)
-            companion = next((x for x in old.part.members[1:] if x.role is member.role), None)
-            candidate = self._by_name.get(name)
-            if companion is not None:
-                olds.append(_Old(old.part, companion, old.rank))
-            elif candidate is not None:
-                olds.append(candidate)
-            else:
-                return None
-        pairs = list(zip(part.members, olds, strict=True))
-        num_units = min(_num_units(part, member, x.member) for member, x in pairs)
-        old_units = {-(-x.member.size_bytes // member.unit_bytes) for member, x in pairs}
-        if not num_units or len(old_units) > 1:
-            return None  # other types, or other groups: as many codes, but not as many scales
-        where = "" if old.part.file == part.file else f", in {old.part.file}"
-        return Match(
-            refs=tuple(x.ref for x in olds), num_units=num_units, base_name=old.member.name, reason=reason + where
-        )
 
 
 def _match_bytes(parts: Sequence[Part], base_parts: Sequence[Part]) -> dict[Part, Match]:
@@ -285,48 +96,5 @@ def _bytes_match(part: Part, file: str, offset: int, size_bytes: int, reason: st
     return Match(refs=(BaseRef(file=file, offset=offset),), num_units=num_bytes, base_name=part.name, reason=reason)
 
 
-def _num_units(part: Part, member: Member, old: Member) -> int:
-    """Return how many of a part's units an old member has; none if its bytes lie otherwise."""
-    if old.dtype != member.dtype:
-        return 0
-    if old.size_bytes == member.size_bytes:
-        return part.num_units
-    if not part.unit_rows or len(old.shape) != len(member.shape) or old.shape[1:] != member.shape[1:]:
-        return 0
-    return part.num_units if old.size_bytes > member.size_bytes else old.size_bytes // member.unit_bytes
-
-
-def _grouped(olds: Iterable[_Old], *, by_shape: bool) -> dict[object, list[_Old]]:
-    groups: dict[object, list[_Old]] = defaultdict(list)
-    for old in olds:
-        groups[_group_key(old.part, old.member, by_shape=by_shape)].append(old)
-    return groups
-
-
-def _group_key(part: Part, member: Member, *, by_shape: bool) -> object:
-    """What tensors must have in common for their samples to be compared."""
-    return (member.dtype, encoding(part, member), member.shape if by_shape else member.size_bytes)
-
-
-def _suffixes(name: str) -> Iterator[str]:
-    """Yield a dotted name and its ends, down to two words."""
-    words = name.split(".")
-    for first in range(max(1, len(words) - _SUFFIX_WORDS_MIN + 1)):
-        yield ".".join(words[first:])
-
-
-def _renamed_member(name: str, new_lead: str, old_lead: str) -> str:
-    """Return what a family's member was called if its codes went from `old_lead` to `new_lead`."""
-    shared = 0
-    while shared < min(len(new_lead), len(old_lead)) and new_lead[-1 - shared] == old_lead[-1 - shared]:
-        shared += 1
-    prefix = new_lead[: len(new_lead) - shared]
-    return old_lead[: len(old_lead) - shared] + name.removeprefix(prefix)
-
-
 def _suffix(file: str) -> str:
     return file.rpartition(".")[2]
-
-
-def _shape(member: Member) -> str:
-    return "x".join(map(str, member.shape)) or "a scalar"

@@ -105,6 +105,7 @@ def test_layers_taken_out_move_the_names_of_the_rest(compare):
 def test_values_that_nothing_resembles_keep_the_counterpart_of_their_name(compare):
     release, matches, _ = compare({"m": layers(2)}, {"m": layers(2, first=50)})
     assert base_names(release, matches) == {part.name: part.name for part in release.parts}
+    assert matches[release.part("layers.0.up.weight")].reason == "same name and shape, values not alike"
 
 
 def test_a_reshaped_tensor_has_the_same_bytes(compare):
@@ -163,6 +164,12 @@ def test_equal_constants_match_and_others_do_not(compare):
     zeros, ones = ("BF16", (512,), bytes(1024)), ("BF16", (512,), b"\x80\x3f" * 512)
     release, matches, _ = compare({"m": {"a": zeros, "b": ones}}, {"m": {"x": ones, "y": zeros}})
     assert base_names(release, matches) | {"(header)": None} == {"(header)": None, "x": "b", "y": "a"}
+
+
+def test_many_equal_constants_pair_off_in_order(compare):
+    biases = {f"a{i:02}": ("BF16", (512,), bytes(1024)) for i in range(40)}
+    release, matches, _ = compare({"m": biases}, {"m": {f"b{i:02}": value for i, value in enumerate(biases.values())}})
+    assert [matches[part].base_name for part in release.parts[1:]] == list(biases)
 
 
 def test_a_family_finds_its_members_in_other_shards(compare):
