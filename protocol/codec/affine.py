@@ -105,16 +105,18 @@ class Shift:
             codes: (groups, codes of a group).
             code_max: highest code.
         """
-        half = 1 << (FRACTION_BITS - 1)
-        landed = (self.factor[:, None] * codes + (self.offset + half)[:, None]) >> FRACTION_BITS
-        codes_there: NDArray[np.uint8] = np.clip(landed, 0, code_max).astype(np.uint8)
+        codes_there: NDArray[np.uint8] = np.clip(self._land(codes), 0, code_max).astype(np.uint8)
         return codes_there
 
     def is_moving(self, code_max: int) -> NDArray[np.bool_]:
-        """Tell which groups have codes that land on another code. It is linear: the ends tell."""
+        """Tell which groups have codes that land elsewhere, beyond the rim included. It is linear: the ends tell."""
         ends = np.broadcast_to(np.array([0, code_max], np.uint8), (self.factor.size, 2))
-        moving: NDArray[np.bool_] = (self.apply(ends, code_max) != ends).any(axis=1)
+        moving: NDArray[np.bool_] = (self._land(ends) != ends).any(axis=1)
         return moving
+
+    def _land(self, codes: NDArray[np.uint8]) -> Integers:
+        half = 1 << (FRACTION_BITS - 1)
+        return (self.factor[:, None] * codes + (self.offset + half)[:, None]) >> FRACTION_BITS
 
     def take(self, groups: NDArray[np.intp]) -> "Shift":
         """Return those of some groups."""

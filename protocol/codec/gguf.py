@@ -29,6 +29,7 @@ from protocol.errors import DecodeError
 __all__ = ["BlockType", "GgufLayout", "decode", "encode"]
 
 _CENTRES = 32  # of a group's codes, an eighth of an octave each: codes 1 .. 16 of four bits stand for zero
+_SIX_BITS_MAX = 63
 _STEP = logarithms.OCTAVE // 8
 _LAYOUT = struct.Struct(">BI")
 Bytes = NDArray[np.uint8]
@@ -183,6 +184,8 @@ def _decode_fields(source: StreamReader, said: _Parameters, old: Fields | None, 
         if field.is_in(facts):
             base = None if old is None else getattr(old, field.name)
             values = grouped.decode_field(source, base, field.classes(facts, fields, old), cuts, field.size)
+            if values.max() > field.highest(facts):
+                raise DecodeError(f"gguf: {values.max()} among {field.name}")
             fields = replace(fields, **{field.name: values})  # type: ignore[arg-type]
     return fields
 
@@ -269,8 +272,9 @@ def _classes_of_scales(facts: BlockFormat, known: Fields, old: Fields | None) ->
 def _classes_of_minima(facts: BlockFormat, known: Fields, old: Fields | None) -> Classes:
     """By the scale, in eighths of an octave: the minimum is some times the scale."""
     if old is not None:
-        return (known.scales != old.scales).astype(np.uint8)
-    return (known.scales >> 7).astype(np.uint8)
+        return np.not_equal(known.scales, old.scales).astype(np.uint8)
+    classes: Classes = (known.scales >> 7).astype(np.uint8)
+    return classes
 
 
 def _classes_of_factors(facts: BlockFormat, known: Fields, old: Fields | None) -> Classes:
@@ -308,6 +312,10 @@ class _Field:
     size: int
     is_in: Callable[[BlockFormat], bool]
     classes: Callable[[BlockFormat, Fields, Fields | None], Classes]
+
+    def highest(self, facts: BlockFormat) -> int:
+        """Return the highest value that blocks can hold."""
+        return _SIX_BITS_MAX if self.size == 1 and facts.has_min_factors else 256**self.size - 1
 
 
 _FIELDS = (

@@ -61,7 +61,7 @@ class Loudness:
 
 
 def measure(bits: NDArray[np.uint16] | NDArray[np.uint32], kind: Float, grid: tuple[int, int]) -> NDArray[np.int32]:
-    """Return how loud each group is, about twice the logarithm of its scale over the means of its row and column.
+    """Return how loud each group is: about the logarithm of its scale less the means of its row and column.
 
     Args:
         bits: of the scales.
@@ -73,7 +73,7 @@ def measure(bits: NDArray[np.uint16] | NDArray[np.uint32], kind: Float, grid: tu
 
 
 def stand_out(magnitude: NDArray[np.int32] | NDArray[np.int16], grid: tuple[int, int]) -> NDArray[np.int32]:
-    """Return twice each value less the means of its row and its column.
+    """Return each value less the means of its row and its column.
 
     Args:
         magnitude: below 2**18, rows one after another.
@@ -82,6 +82,6 @@ def stand_out(magnitude: NDArray[np.int32] | NDArray[np.int16], grid: tuple[int,
     table = magnitude.astype(np.int32).reshape(grid)
     rows = table.sum(axis=1, dtype=np.int64) // grid[1]
     columns = table.sum(axis=0, dtype=np.int64) // grid[0]
-    beside: NDArray[np.int32] = 2 * table - rows.astype(np.int32)[:, None]
+    beside: NDArray[np.int32] = table - rows.astype(np.int32)[:, None]
     beside -= columns.astype(np.int32)
     return beside.reshape(-1)

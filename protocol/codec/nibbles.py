@@ -141,6 +141,8 @@ def _decode_fields(source: StreamReader, said: _Parameters, base: Fields | None)
         return fields, levels
     classes = _zero_classes(fields, base, levels)
     zeros = grouped.decode_field(source, old_zeros, classes, said.zero_cuts, layout.zero_size)
+    if layout.zeros is Zeros.PACKED and zeros.max() > CODE_MAX:
+        raise DecodeError(f"nibbles: a zero point of {zeros.max()}")
     return Fields(scales, zeros), levels
 
 

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from protocol.codec import gguf
 from protocol.codec.gguf import BlockType, GgufLayout
 from protocol.codec.gguf_blocks import FORMATS, Fields, join_blocks, split_blocks
+from protocol.errors import DecodeError
+from tests.fakes.packed_codes import damage, weights
 
 LEVEL = 8
 
@@ -81,3 +83,93 @@ def test_fields_mean_what_ggml_says(block_type: BlockType) -> None:
     blocks = join_blocks(fields, block_type)
     said = ggml.quants.dequantize(blocks, ggml.GGMLQuantizationType(block_type))
     np.testing.assert_allclose(meant, said.reshape(-1), rtol=1e-5, atol=1e-5)
+
+
+def quantize(matrix: np.ndarray, block_type: BlockType) -> np.ndarray:
+    """Round a matrix to blocks: grids from the smallest to the largest weight of each group, factors by their share."""
+    facts = FORMATS[block_type]
+    groups = matrix.reshape(-1, facts.num_groups, facts.num_values // facts.num_groups)
+    if facts.has_minima:
+        steps = (groups.max(axis=2) - groups.min(axis=2)) / facts.code_max
+        minima = groups.min(axis=2) if facts.num_groups == 1 else -groups.min(axis=2)
+    else:
+        steps, minima = np.abs(groups).max(axis=2) / (facts.middle - 1), np.zeros(groups.shape[:2])
+    factor_max = 63 if facts.has_minima else 127
+    scales = (steps.max(axis=1) / (factor_max if facts.has_factors else 1)).astype(np.float16)
+    floors = (minima.max(axis=1) / (63 if facts.has_min_factors else 1)).astype(np.float16)
+    factors, min_factors = (
+        np.clip(np.rint(values / np.maximum(np.float32(unit), 1e-8)[:, None]), 0, most).astype(np.uint8)
+        for values, unit, most in ((steps, scales, factor_max), (minima, floors, 63))
+    )
+    grid = scales[:, None].astype(np.float32) * (factors if facts.has_factors else 1)
+    offsets = floors[:, None].astype(np.float32) * (-1.0 * min_factors if facts.has_min_factors else 1)
+    codes = (groups - offsets[:, :, None]) / np.maximum(grid, 1e-8)[:, :, None] + facts.middle
+    return join_blocks(
+        Fields(
+            scales=scales.view(np.uint16),
+            minima=floors.view(np.uint16) if facts.has_minima else np.empty(0, np.uint16),
+            factors=grouped_order(factors, block_type) if facts.has_factors else np.empty(0, np.uint8),
+            min_factors=grouped_order(min_factors, block_type) if facts.has_min_factors else np.empty(0, np.uint8),
+            rows=rows_of(np.clip(np.rint(codes), 0, facts.code_max).astype(np.uint8), block_type),
+            num_blocks=scales.size,
+        ),
+        block_type,
+    )
+
+
+def grouped_order(values: np.ndarray, block_type: BlockType) -> np.ndarray:
+    """Return (blocks, groups of a block, ...) in the order of the groups: `Fields` says which."""
+    facts = FORMATS[block_type]
+    table = values.reshape(values.shape[0], facts.outer, facts.inner, *values.shape[2:]).swapaxes(0, 1)
+    if block_type in {BlockType.Q4_K, BlockType.Q5_K}:
+        table = table[[0, 2, 4, 6, 1, 3, 5, 7]]
+    return np.ascontiguousarray(table).reshape(-1, *values.shape[2:])
+
+
+def rows_of(codes: np.ndarray, block_type: BlockType) -> np.ndarray:
+    rows = grouped_order(codes, block_type)
+    return rows[:, :16] | rows[:, 16:] << 4 if FORMATS[block_type].is_packed else rows
+
+
+@pytest.mark.parametrize("block_type", BlockType)
+def test_a_small_change_costs_little(block_type: BlockType) -> None:
+    old = weights(64, 1024, 1)
+    new = old + weights(64, 1024, 2) * np.float32(0.0005)
+    before, after = quantize(old, block_type), quantize(new, block_type)
+    layout = GgufLayout(block_type=block_type, columns=1024)
+    assert come_back(after, before, layout) < 0.2 * come_back(after, None, layout)
+    assert come_back(before, before, layout) < 120
+
+
+@pytest.mark.parametrize("block_type", BlockType)
+def test_inputs_are_left_alone(block_type: BlockType) -> None:
+    rng = np.random.default_rng(3)
+    old, new = (random_blocks(block_type, 9, rng) for _ in range(2))
+    kept = old.tobytes(), new.tobytes()
+    come_back(new, old, GgufLayout(block_type=block_type))
+    assert (old.tobytes(), new.tobytes()) == kept
+
+
+@given(data=st.data(), block_type=st.sampled_from(BlockType), is_delta=st.booleans())
+@settings(max_examples=80, deadline=None)
+def test_damage_is_a_decode_error_or_other_bytes(data: st.DataObject, block_type: BlockType, is_delta: bool) -> None:
+    old, new = (quantize(weights(8, 256, seed), block_type) for seed in (1, 2))
+    olds = [old] if is_delta else None
+    layout = GgufLayout(block_type=block_type, columns=256)
+    damaged = damage(data, *gguf.encode([new], olds, layout, level=LEVEL))
+    try:
+        (rebuilt,) = gguf.decode(*damaged, [new.size], olds)
+    except DecodeError:
+        return
+    assert rebuilt.nbytes == new.size
+
+
+def test_runs_that_are_no_whole_rows_are_refused() -> None:
+    layout = GgufLayout(block_type=BlockType.Q4_0, columns=64)
+    assert layout.fits(36)
+    assert not any(layout.fits(size) for size in (0, 18, 35))
+    assert not GgufLayout(block_type=BlockType.Q4_0, columns=48).fits(36)
+    parameters, streams = gguf.encode([np.zeros(36, np.uint8)], None, layout, level=LEVEL)
+    for sizes in ([18], [36, 36], [72]):
+        with pytest.raises(DecodeError):
+            gguf.decode(parameters, streams, sizes, None)

@@ -1,5 +1,7 @@
 """Slabs of four-bit codes: any bytes in any packing come back, contexts and predictions do what they promise."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,6 +11,8 @@ from protocol.codec import nibbles
 from protocol.codec.affine import Float
 from protocol.codec.nibbles import NibbleLayout, Packing, Zeros
 from protocol.codec.payload import Stream
+from protocol.errors import DecodeError
+from tests.fakes.packed_codes import Quantized, damage, entropy_bits, weights
 
 LEVEL = 8
 
@@ -72,3 +76,74 @@ def test_slabs_that_cannot_be_are_known(wrong: dict[str, object]) -> None:
     slab = {"packing": Packing.ROW, "rows": 8, "columns": 64, "group": 32, "scales": Float.F16, "zeros": Zeros.PACKED}
     assert NibbleLayout(**slab).is_possible  # type: ignore[arg-type]
     assert not NibbleLayout(**(slab | wrong)).is_possible  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("packing", Packing)
+def test_zero_points_are_contexts_in_every_packing(packing: Packing) -> None:
+    quantized = Quantized.of(weights(128, 512, 1), 32)
+    extents, layout = quantized.pack(packing)
+    zeros = np.repeat(quantized.zeros[:, :, None], 32, axis=2)
+    bound = entropy_bits(quantized.codes, zeros) + entropy_bits(quantized.zeros)
+    assert bound < 0.99 * (entropy_bits(quantized.codes) + entropy_bits(quantized.zeros))
+    # The slab is small: tables and the tail of the scales' distribution cost their share.
+    assert 8 * come_back(extents, None, layout) < 1.01 * bound + 11.5 * quantized.scales.size
+
+
+@pytest.mark.parametrize("packing", Packing)
+def test_a_small_change_costs_little_in_every_packing(packing: Packing) -> None:
+    old = weights(128, 512, 1)
+    new = old + weights(128, 512, 2) * np.float32(0.001)
+    before, after = Quantized.of(old, 32), Quantized.of(new, 32)
+    (olds, layout), (news, _) = before.pack(packing), after.pack(packing)
+    changed = entropy_bits((after.codes - before.codes) % 16) + entropy_bits(
+        after.scales.view(np.uint16) - before.scales.view(np.uint16) + np.uint16(64)
+    )
+    assert 8 * come_back(news, olds, layout) < 1.05 * changed + 8 * 150
+
+
+def test_codes_land_where_a_new_grid_puts_them() -> None:
+    matrix = weights(64, 256, 3)
+    before = Quantized.of(matrix, 32)
+    scales = (before.scales.astype(np.float32) * np.float32(1.5)).astype(np.float16)
+    zeros = (before.zeros + 1) // 2
+    table = matrix.reshape(64, 8, 32) / scales.astype(np.float32)[:, :, None] + zeros[:, :, None]
+    after = Quantized(np.clip(np.rint(table), 0, 15).astype(np.uint8), scales, zeros)
+    (olds, layout), (news, _) = before.pack(Packing.GPTQ), after.pack(Packing.GPTQ)
+    # Scales and zero points are in the left side, too.
+    assert 8 * come_back(news, olds, layout) < 0.5 * entropy_bits((after.codes - before.codes) % 16)
+
+
+def test_a_slab_that_did_not_change_takes_next_to_nothing() -> None:
+    extents, layout = Quantized.of(weights(128, 512, 1), 32).pack(Packing.AWQ)
+    assert come_back(extents, extents, layout) < 80
+
+
+def test_inputs_are_left_alone() -> None:
+    for packing in Packing:
+        (olds, layout), (news, _) = (Quantized.of(weights(16, 64, seed), 8).pack(packing) for seed in (1, 2))
+        kept = [each.tobytes() for each in (*olds, *news)]
+        parameters, streams = nibbles.encode(news, olds, layout, level=LEVEL)
+        nibbles.decode(parameters, streams, layout.sizes, olds)
+        assert [each.tobytes() for each in (*olds, *news)] == kept
+
+
+@given(data=st.data(), packing=st.sampled_from(Packing), is_delta=st.booleans())
+@settings(max_examples=80, deadline=None)
+def test_damage_is_a_decode_error_or_other_bytes(data: st.DataObject, packing: Packing, is_delta: bool) -> None:
+    (olds, layout), (news, _) = (Quantized.of(weights(16, 128, seed), 16).pack(packing) for seed in (1, 2))
+    base = olds if is_delta else None
+    damaged = damage(data, *nibbles.encode(news, base, layout, level=LEVEL))
+    try:
+        rebuilt = nibbles.decode(*damaged, layout.sizes, base)
+    except DecodeError:
+        return
+    assert [part.nbytes for part in rebuilt] == layout.sizes
+
+
+def test_a_slab_of_another_size_is_refused() -> None:
+    extents, layout = Quantized.of(weights(16, 128, 1), 16).pack(Packing.ROW)
+    parameters, streams = nibbles.encode(extents, None, layout, level=LEVEL)
+    huge = replace(layout, rows=2**32 - 8).encode() + parameters[NibbleLayout.SIZE :]
+    for wrong, sizes in ((parameters, [2 * size for size in layout.sizes]), (huge, layout.sizes), (b"", layout.sizes)):
+        with pytest.raises(DecodeError):
+            nibbles.decode(wrong, streams, sizes, None)

@@ -1,0 +1,182 @@
+"""What contexts and predictions of packed codes are made of: exact arithmetic, logarithms, cells, buckets."""
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocol.codec import cells, coded_rows, grouped, logarithms, loudness
+from protocol.codec.affine import FRACTION_BITS, Float, Number, Shift
+from protocol.codec.grouped import StreamReader
+from protocol.codec.loudness import LEVELS, Loudness
+from protocol.codec.payload import Stream
+from protocol.errors import DecodeError
+
+DTYPES = {Float.F16: np.uint16, Float.BF16: np.uint16, Float.F32: np.uint32}
+
+
+def value_of(bits: int, kind: Float) -> Fraction:
+    """Return a finite float exactly."""
+    if kind is Float.F16:
+        return Fraction(float(np.uint16(bits).view(np.float16)))
+    return Fraction(float(np.uint32(bits << 16 if kind is Float.BF16 else bits).view(np.float32)))
+
+
+def number_of(bits: int, kind: Float) -> Number:
+    return Number.of(np.array([bits], DTYPES[kind]), kind)
+
+
+@given(kind=st.sampled_from(Float), data=st.data())
+def test_finite_floats_are_taken_apart_exactly(kind: Float, data: st.DataObject) -> None:
+    bits = data.draw(st.integers(0, 256**kind.size - 1))
+    exponent = bits >> kind.mantissa_bits & (0x1F if kind is Float.F16 else 0xFF)
+    number = number_of(bits, kind)
+    if exponent not in {0x1F if kind is Float.F16 else 0xFF}:
+        assert int(number.mantissa[0]) * Fraction(2) ** int(number.exponent[0]) == value_of(bits, kind)
+
+
+@given(first=st.integers(0x0400, 0x7BFF), second=st.integers(0x0400, 0x7BFF))
+def test_ratios_are_exact_to_the_last_bit(first: int, second: int) -> None:
+    ratio = int(number_of(first, Float.F16).over(number_of(second, Float.F16))[0])
+    exact = math.floor(value_of(first, Float.F16) / value_of(second, Float.F16) * 2**FRACTION_BITS)
+    assert ratio == min(exact, 2**24)
+
+
+@given(kind=st.sampled_from(Float), data=st.data())
+def test_any_bits_give_a_bounded_ratio(kind: Float, data: st.DataObject) -> None:
+    first, second, third = (number_of(data.draw(st.integers(0, 256**kind.size - 1)), kind) for _ in range(3))
+    assert abs(int(first.over(second)[0])) <= 2**24
+    assert abs(int(first.minus(second).over(third)[0])) <= 2**24
+
+
+@given(first=st.integers(0, 0x7BFF), second=st.integers(0, 0x7BFF))
+def test_differences_of_like_numbers_are_exact(first: int, second: int) -> None:
+    difference = number_of(first, Float.F16).minus(number_of(second, Float.F16))
+    if abs((first >> 10) - (second >> 10)) < 12:
+        got = int(difference.mantissa[0]) * Fraction(2) ** int(difference.exponent[0])
+        assert got == value_of(first, Float.F16) - value_of(second, Float.F16)
+
+
+@given(
+    factor=st.integers(-(2**24), 2**24), offset=st.integers(-(2**32), 2**32), code_max=st.sampled_from([15, 63, 255])
+)
+def test_groups_that_do_not_move_are_told_by_their_ends(factor: int, offset: int, code_max: int) -> None:
+    shift = Shift(np.array([factor]), np.array([offset]))
+    codes = np.arange(code_max + 1, dtype=np.uint8)[None]
+    assert shift.is_moving(code_max)[0] or (shift.apply(codes, code_max) == codes).all()
+    assert not Shift(np.array([2**FRACTION_BITS]), np.array([0])).is_moving(code_max)[0]
+
+
+def test_logarithms_are_right_for_every_float16_and_byte() -> None:
+    bits = np.arange(1, 0x7C00, dtype=np.uint16)
+    exact = np.floor(np.log2(bits.view(np.float16).astype(np.float64)) * logarithms.OCTAVE)
+    assert (np.abs(logarithms.of_float16(bits) - exact) <= 1).all()
+    assert (logarithms.of_float16(bits | 0x8000) == logarithms.of_float16(bits)).all()
+    assert [int(value) for value in logarithms.of_byte(np.array([1, 2, 3, 64, 255], np.uint8))] == [
+        0,
+        256,
+        405,
+        1536,
+        2046,
+    ]
+    assert logarithms.of_byte(np.array([0], np.uint8))[0] < logarithms.of_float16(np.array([1], np.uint16))[0]
+
+
+@given(data=st.binary(min_size=2, max_size=64))
+def test_nibbles_add_and_subtract_modulo_sixteen(data: bytes) -> None:
+    first, second = np.frombuffer(data, np.uint8), np.frombuffer(data[::-1], np.uint8)
+    total = cells.add(first, second)
+    assert [int(each) for each in total & 15] == [
+        (int(a) + int(b)) % 16 for a, b in zip(first & 15, second & 15, strict=True)
+    ]
+    assert [int(each) for each in total >> 4] == [
+        (int(a) + int(b)) % 16 for a, b in zip(first >> 4, second >> 4, strict=True)
+    ]
+    assert (cells.subtract(total, second) == first).all()
+    assert (cells.join(cells.split(first)) == first).all()
+
+
+def test_a_code_above_fifteen_is_not_joined() -> None:
+    with pytest.raises(DecodeError):
+        cells.join(np.array([1, 16], np.uint8))
+
+
+@given(seed=st.integers(0, 2**32 - 1), num_classes=st.integers(1, 40), width=st.integers(1, 9), is_packed=st.booleans())
+def test_rows_of_any_classes_come_back(seed: int, num_classes: int, width: int, is_packed: bool) -> None:
+    rng = np.random.default_rng(seed)
+    classes = rng.integers(0, num_classes, 50, np.uint8)
+    cuts = tuple(sorted({int(cut) for cut in rng.integers(1, 256, rng.integers(0, 9))}))
+    rows = rng.integers(0, 256, (50, width), np.uint8)
+    source = StreamReader(grouped.encode_rows(rows, classes, cuts, is_packed=is_packed, level=8))
+    rebuilt = np.zeros_like(rows)
+    for groups, part in grouped.decode_rows(source, classes, cuts, width, is_packed=is_packed):
+        grouped.put_rows(rebuilt, groups, part)
+    source.finish()
+    assert (rebuilt == rows).all()
+
+
+def test_classes_are_cut_where_codes_differ() -> None:
+    rng = np.random.default_rng(1)
+    classes = np.repeat(np.arange(8, dtype=np.uint8), 1000)
+    rows = rng.integers(0, 4, (8000, 16), np.uint8) + np.where(classes < 5, 0, 8).astype(np.uint8)[:, None]
+    assert grouped.choose_cuts(rows, classes) == (5,)
+    assert grouped.choose_cuts(rows % 4, classes) == ()
+
+
+def test_buckets_are_never_too_many() -> None:
+    classes = np.repeat(np.arange(256, dtype=np.uint16), 40).astype(np.uint8)
+    rows = np.repeat(classes[:, None], 64, axis=1)
+    cuts = grouped.choose_cuts(rows, classes)
+    assert len(grouped.read_cuts(grouped.pack_cuts(cuts), 1)[0]) < grouped.BUCKETS_MAX
+
+
+@pytest.mark.parametrize(
+    "packed", [b"", b"\x01", b"\x02\x05\x05", b"\x01\x00", b"\x00\x00", bytes([200, *range(1, 201)])]
+)
+def test_cuts_that_do_not_rise_are_refused(packed: bytes) -> None:
+    with pytest.raises(DecodeError):
+        grouped.read_cuts(packed, 1)
+
+
+def test_streams_are_all_taken_and_no_more() -> None:
+    stream = Stream(coder=0, count=0, data=b"")  # type: ignore[arg-type]
+    source = StreamReader([stream])
+    with pytest.raises(DecodeError):
+        source.finish()
+    source.take()
+    source.finish()
+    with pytest.raises(DecodeError):
+        source.take()
+
+
+def test_levels_are_about_as_full_and_loud_groups_stand_out() -> None:
+    rng = np.random.default_rng(1)
+    scales = np.exp(rng.normal(-5, 0.3, (64, 16))) * np.exp(rng.normal(0, 2, (64, 1)))
+    scales[:, 3] *= 1.1
+    scales[7, 5] *= 8
+    bits = scales.astype(np.float16).view(np.uint16).reshape(-1)
+    measured = loudness.measure(bits, Float.F16, (64, 16))
+    assert measured.argmax() == 7 * 16 + 5
+    chosen = Loudness.of(measured)
+    counts = np.bincount(chosen.levels(measured), minlength=LEVELS)
+    assert counts.min() > 0.8 * counts.max()
+    read, rest = Loudness.decode(chosen.encode() + b"rest")
+    assert (read.thresholds, rest) == (chosen.thresholds, b"rest")
+
+
+@pytest.mark.parametrize("data", [b"", b"\x07\x00", b"\x03" + bytes(12), b"\x07" + bytes([0, 0, 0, 1]) + bytes(24)])
+def test_thresholds_that_cannot_be_are_refused(data: bytes) -> None:
+    with pytest.raises(DecodeError):
+        Loudness.decode(data)
+
+
+def test_a_code_above_the_highest_is_refused() -> None:
+    classes = np.zeros(4, np.uint8)
+    rows = np.full((4, 8), 32, np.uint8)
+    rows[0, 0] = 31
+    cuts, streams = coded_rows.encode(rows, None, classes, code_max=255, is_packed=False, level=8)
+    with pytest.raises(DecodeError):
+        coded_rows.decode(StreamReader(streams), None, classes, cuts, width=8, code_max=31, is_packed=False)
