@@ -8,14 +8,13 @@ Pure; it does not know files, rows, or whether the base is the right one: `read_
 """
 
 from collections.abc import Callable
-from importlib import import_module
 from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.codec import plain
+from protocol.codec import floats, gguf, integers, nibbles, plain
 from protocol.codec.kinds import TransformKind
 from protocol.codec.payload import Piece, Stream, TensorPayload
 from protocol.errors import DecodeError
@@ -43,17 +42,18 @@ class Decode(Protocol):
         """Return the bytes of each extent, of the given sizes; DecodeError for anything odd."""
 
 
-_MODULES = {
-    TransformKind.FLOATS: "floats",
-    TransformKind.INTEGERS: "integers",
-    TransformKind.NIBBLES: "nibbles",
-    TransformKind.GGUF: "gguf",
-}
-_WHOLE = {
-    TransformKind.FLOATS_DELTA: TransformKind.FLOATS,
-    TransformKind.INTEGERS_DELTA: TransformKind.INTEGERS,
-    TransformKind.NIBBLES_DELTA: TransformKind.NIBBLES,
-    TransformKind.GGUF_DELTA: TransformKind.GGUF,
+_DECODERS: dict[TransformKind, Decode] = {
+    TransformKind.BYTES: plain.decode,
+    TransformKind.SAME: plain.decode_same,
+    TransformKind.BYTES_DELTA: plain.decode,
+    TransformKind.FLOATS: floats.decode,
+    TransformKind.FLOATS_DELTA: floats.decode,
+    TransformKind.INTEGERS: integers.decode,
+    TransformKind.INTEGERS_DELTA: integers.decode,
+    TransformKind.NIBBLES: nibbles.decode,
+    TransformKind.NIBBLES_DELTA: nibbles.decode,
+    TransformKind.GGUF: gguf.decode,
+    TransformKind.GGUF_DELTA: gguf.decode,
 }
 
 
@@ -87,21 +87,10 @@ def rebuild_piece(piece: Piece, read_base: ReadBase) -> list[tuple[int, NDArray[
         raise DecodeError(f"tensor payload: {num_values} values for {piece.raw_size} bytes")
     sizes = [extent.size for extent in piece.extents]
     olds = _read_olds(piece, read_base) if piece.transform.needs_base else None
-    parts = decoder(piece.transform)(piece.parameters, piece.streams, sizes, olds)
+    parts = _DECODERS[piece.transform](piece.parameters, piece.streams, sizes, olds)
     if [part.nbytes for part in parts] != sizes:
         raise DecodeError(f"tensor payload: {piece.transform.name} made other sizes than {sizes}")
     return [(extent.offset, part) for extent, part in zip(piece.extents, parts, strict=True)]
-
-
-def decoder(transform: TransformKind) -> Decode:
-    """Return what undoes a transform; its module is loaded when it is first needed."""
-    if transform is TransformKind.SAME:
-        return plain.decode_same
-    if transform in {TransformKind.BYTES, TransformKind.BYTES_DELTA}:
-        return plain.decode
-    module = import_module(f"protocol.codec.{_MODULES[_WHOLE.get(transform, transform)]}")
-    decode: Decode = module.decode
-    return decode
 
 
 def _check_overlaps(payload: TensorPayload) -> None:
