@@ -6,9 +6,9 @@
     v2           v1 after a light full fine-tune
     lora         an adapter of rank 16 on all linear layers of v1, as PEFT writes it
     v2-lora      v1 with the adapter merged
-    gemma        Gemma 3 270M out of its Q4_K_M GGUF file, dequantized to bf16
+    *-int4       v1, v2 and v2-lora as int4, calibrated by GPTQ
 
-and, of v1, v2 and v2-lora, what bench/codec/variants.py quantizes. `models.json` holds perplexities on held-out text.
+`train.txt` and `held-out.txt` are the text, `models.json` holds perplexities on the held-out one.
 """
 
 import argparse
@@ -59,6 +59,8 @@ def corpus(directory: Path) -> Corpus:
         part = path.with_suffix(".part")
         part.write_text(json.dumps({"train": found.train, "held_out": found.held_out, "digest": found.digest}))
         part.replace(path)
+        for name, paragraphs in (("train", found.train), ("held-out", found.held_out)):
+            (directory / f"{name}.txt").write_text("\n\n".join(paragraphs))
     kept = json.loads(path.read_text())
     return Corpus(train=tuple(kept["train"]), held_out=tuple(kept["held_out"]), digest=kept["digest"])
 
@@ -101,18 +103,29 @@ def trained(directory: Path) -> None:
         _judge(directory, name)
 
 
+def calibrated_releases(directory: Path) -> None:
+    """Quantize all three by GPTQ."""
+    from bench.codec import calibrated
+
+    corpus(directory)
+    for name in ("v1", "v2", "v2-lora"):
+        out = directory / f"{name}-int4"
+        if not out.exists():
+            calibrated.write(directory / name, directory / "train.txt", out)
+
+
 def main() -> None:
     """Make what is missing."""
     parser = argparse.ArgumentParser(prog="python -m bench.codec.data", description=__doc__)
     parser.add_argument("--directory", type=Path, default=DIRECTORY)
-    parser.add_argument("--only", choices=["quick", "trained", "variants", "gemma"])
+    parser.add_argument("--only", choices=["quick", "trained", "calibrated"])
     arguments = parser.parse_args()
     make(arguments.directory, arguments.only)
 
 
 def make(directory: Path, only: str | None = None) -> None:
     """Make what is missing of one stage, or of all that the bench needs."""
-    stages: dict[str, Callable[[Path], None]] = {"trained": trained}
+    stages: dict[str, Callable[[Path], None]] = {"trained": trained, "calibrated": calibrated_releases}
     for name, stage in {"quick": quick, **stages}.items():
         if name == only or (only is None and name in stages):
             stage(directory)

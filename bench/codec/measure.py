@@ -121,6 +121,8 @@ def _delta_rows(bench: Bench, arguments: argparse.Namespace) -> Iterator[Row]:
         new: Weights = checkpoints.load(models / model)
         for name in arguments.formats:
             yield _told(bench.delta(f"{name}{suffix}", format_of(name), new, old))
+        if (models / f"{model}-int4").exists():
+            yield _told(bench.calibrated(f"int4_gptq{suffix}", models / f"{model}-int4", models / "v1-int4"))
 
 
 def _told(row: Row) -> Row:

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.codec import bounds, ours, peers, samples
+from bench.codec import bounds, calibrated, ours, peers, samples
 from bench.codec.checkpoints import Weights
 from bench.codec.samples import FORMATS, Format, Matrix
+from groundsegment.models.safetensors_file import read_header
 
 # Raise it with any change of what a peer is given or how a bound is computed.
 _VERSION = 1
@@ -104,6 +105,15 @@ class Bench:
         path, matrices = samples.build(new, form, self.directory / key / "new")
         base, olds = samples.build(old, form, self.directory / key / "old")
         return self.measure(key, matrices, olds, path.parent, base.parent)
+
+    def calibrated(self, key: str, new: Path, old: Path) -> Row:
+        """Measure a sample of a calibrated int4 release against the same of its base."""
+        infos, _ = read_header(new / "model.safetensors")
+        names = samples.linears(samples.num_blocks(info.name for info in infos))
+        news, olds = calibrated.read(new, names), calibrated.read(old, names)
+        for name, matrices in (("new", news), ("old", olds)):
+            samples.write(self.directory / key / name / "model.safetensors", matrices)
+        return self.measure(key, news, olds, self.directory / key / "new", self.directory / key / "old")
 
     def measure(self, key: str, news: list[Matrix], olds: list[Matrix] | None, release: Path, base: Path | None) -> Row:
         """Measure matrices that lie in a directory as a release, against a base in another or none."""

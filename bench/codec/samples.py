@@ -7,7 +7,7 @@ projections of four seeded blocks. The same tensors in every model, so that one 
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,20 +99,27 @@ class Matrix:
 def select(weights: Mapping[str, NDArray[np.float32]], form: Format) -> dict[str, NDArray[np.float32]]:
     """Return the matrices of a sample, by name; the embedding's slice under the embedding's name."""
     rng = np.random.default_rng(SEED)
-    num_blocks = 1 + max(int(name.split(".")[2]) for name in weights if name.startswith("model.layers."))
-    multiple = form.columns_multiple
-    chosen = [
-        f"model.layers.{block}.{kind}.weight"
-        for kind, block in zip(KINDS, rng.integers(num_blocks, size=7), strict=True)
-    ]
-    if any(weights[name].shape[1] % multiple for name in chosen):
-        blocks = sorted(rng.choice(num_blocks, 4, replace=False))
-        chosen = [f"model.layers.{block}.mlp.down_proj.weight" for block in blocks]
+    blocks = num_blocks(weights)
+    chosen = _drawn(rng, blocks)
+    if any(weights[name].shape[1] % form.columns_multiple for name in chosen):
+        chosen = [
+            f"model.layers.{block}.mlp.down_proj.weight" for block in sorted(rng.choice(blocks, 4, replace=False))
+        ]
     first = int(rng.integers(len(weights[EMBEDDING]) - EMBEDDING_ROWS))
     found = {name: weights[name] for name in chosen}
     if form.has_embedding:
         found[EMBEDDING] = weights[EMBEDDING][first : first + EMBEDDING_ROWS]
     return found
+
+
+def linears(num_blocks: int) -> list[str]:
+    """Return the names of the sample's linear layers: of each kind one, of a seeded block."""
+    return _drawn(np.random.default_rng(SEED), num_blocks)
+
+
+def num_blocks(names: Iterable[str]) -> int:
+    """Return how many blocks a model of these tensors has."""
+    return 1 + max(int(name.split(".")[2]) for name in names if name.startswith("model.layers."))
 
 
 def quantize(name: str, values: NDArray[np.float32], form: Format) -> Matrix:
@@ -160,6 +167,11 @@ def build(weights: Weights, form: Format, directory: Path) -> tuple[Path, list[M
     path = directory / ("model.gguf" if form.is_gguf else "model.safetensors")
     write(path, matrices)
     return path, matrices
+
+
+def _drawn(rng: np.random.Generator, blocks: int) -> list[str]:
+    drawn = zip(KINDS, rng.integers(blocks, size=len(KINDS)), strict=True)
+    return [f"model.layers.{block}.{kind}.weight" for kind, block in drawn]
 
 
 def _asymmetric(values: NDArray[np.float32], group: int) -> dict[str, NDArray[np.generic]]:
