@@ -79,7 +79,7 @@ def confirm(question: str) -> bool:
     answer = sys.stdin.readline()
     if not answer:
         sys.stderr.write("\n")
-        raise InputError("nobody is there to confirm; nothing was sent", hint="--yes does without asking")
+        raise InputError("nobody is there to confirm; nothing was done", hint="--yes does without asking")
     return answer.strip().lower() in {"y", "yes"}
 
 

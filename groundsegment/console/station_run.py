@@ -96,7 +96,7 @@ def run(
             stop = asyncio.Event()
             for number in (signal.SIGINT, signal.SIGTERM):
                 asyncio.get_running_loop().add_signal_handler(number, stop.set)
-            display = functools.partial(FlightDisplay, err, is_quiet=quiet)
+            display = functools.partial(FlightDisplay, err, is_quiet=quiet, is_numbered=False)
             return await StationAgent(opened, plan, display=display, tell=_tell).run(stop)
 
         summary = asyncio.run(fly())

@@ -35,7 +35,7 @@ def _report_text(report: Mapping[str, Any] | None) -> str:
 
     if report is None:
         return "  never heard"
-    station = f" by {report['station']}" if report["station"] else ""
+    station = f" by {report['station'].removeprefix('by ')}" if report["station"] else ""  # or by hand
     serving = " ".join(filter(None, (report["serving_name"], report["serving"][:16]))) or "nothing"
     updates = "; ".join(
         f"update {entry['update']}: {entry['state']}" + (f" ({entry['reason']})" if entry["reason"] else "")
@@ -102,7 +102,7 @@ def _contacts_table(contacts: list[dict[str, Any]]) -> "RenderableType":
     from groundsegment.planner.quantities import format_bytes
 
     table = Table("contact", "until", "station", "frames", "sent", "loss", "down", box=None, pad_edge=True)
-    for entry in contacts:
+    for entry in sorted(contacts, key=lambda entry: str(entry["start_utc"])):
         table.add_row(
             entry["start_utc"],
             entry["end_utc"] or "",
@@ -136,7 +136,8 @@ def _message_text(message: Mapping[str, Any]) -> str:
             text = body.get("error") or str(body.get("text", "")).strip()
         case "receipt":
             reason = body.get("reason")
-            text = f"{body.get('state')} {reason if reason != 'none' else ''} {body.get('text', '')}"
+            standing = f"{body.get('state')} {reason if reason != 'none' else ''} {body.get('text', '')}"
+            text = f"{message['re']} {standing}"
         case "event":
             text = f"{body.get('name', '')}, {body.get('severity', '')}: {body.get('text', '')}"
         case _:

@@ -32,10 +32,16 @@ PANEL_PERIOD_S = 0.25
 
 
 class FlightDisplay:
-    """Use it in a `with`; call `show` with each snapshot."""
+    """Use it in a `with`; call `show` with each snapshot.
 
-    def __init__(self, console: Console, *, is_quiet: bool = False) -> None:
-        self._console, self._is_quiet = console, is_quiet
+    Args:
+        console: shown there.
+        is_quiet: it is not.
+        is_numbered: contacts are counted in its lines; of no use where each one has a display of its own.
+    """
+
+    def __init__(self, console: Console, *, is_quiet: bool = False, is_numbered: bool = True) -> None:
+        self._console, self._is_quiet, self._is_numbered = console, is_quiet, is_numbered
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
         self._shown_s = 0.0
         self._contact_number = 0
@@ -93,19 +99,20 @@ class FlightDisplay:
         if view.is_up and view.contact is not None:
             left = format_duration(view.contact.end_s - view.now_s)
             rate = f", {format_rate(view.contact.rate_bps)}" if view.contact.rate_bps else ""
-            self._say(view, f"contact {view.contact_number}{_via(view)} begins: {left}{rate}")
+            self._say(view, f"{self._contact_words()}{_via(view)} begins: {left}{rate}")
         elif view.contact is not None and view.contact.start_s > view.now_s:
             wait = format_duration(view.contact.start_s - view.now_s)
-            self._say(
-                view,
-                f"contact {view.contact_number}{_via(view)} begins in {wait}, at {format_utc(view.contact.start_s)}",
-            )
+            begins = f"begins in {wait}, at {format_utc(view.contact.start_s)}"
+            self._say(view, f"{self._contact_words()}{_via(view)} {begins}")
 
     def _tell_end(self, view: FlightView) -> None:
         brought = f"{format_bytes(view.bytes_sent - self._bytes_before)} sent"
         took = format_duration(view.now_s - self._begun_s)
         share = f", {self._share:.1%} on board" if self._names else ""  # it may have carried commands only
-        self._say(view, f"contact {self._contact_number} is over: {brought} in {took}{share}")
+        self._say(view, f"{self._contact_words()} is over: {brought} in {took}{share}")
+
+    def _contact_words(self) -> str:
+        return f"contact {self._contact_number}" if self._is_numbered else "contact"
 
     def _tell_event(self, view: FlightView, event: Event) -> None:
         if isinstance(event, ReturnPathSilent | HeldBack) and self._share >= 1:

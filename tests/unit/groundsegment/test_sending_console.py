@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -235,6 +236,25 @@ def test_status_shows_updates_the_last_word_messages_and_contacts(depot):
     assert values["messages"][0]["body"] == {"name": "BOOT"}
     for words in ("RECEIVING", "inuvik", "release-1", "staged", "BOOT", " 1/1 "):
         assert words in text
+
+
+def test_status_says_which_update_a_receipt_is_for_and_shows_contacts_as_they_came(depot):
+    handle = bytes.fromhex("1f2e3d4c5b6a")
+    body = {"state": "confirmed", "reason": "none"}
+    depot.journal.add_message(
+        ReceivedMessage(satellite="SAT-1", counter=2, kind="receipt", re=handle, body=body, received_utc=NOW)
+    )
+    report = ReceivedReport(
+        satellite="SAT-1", session=b"sessio", sequence=1, station="by hand", received_utc=NOW, report=Report()
+    )
+    depot.journal.record_report(report)
+    for station, hours in (("svalbard", 2), ("inuvik", 1)):  # a letter of the second came later
+        depot.journal.begin_contact("SAT-1", station, NOW + timedelta(hours=hours))
+    text = run(depot, "status").stdout
+
+    assert f"{handle.hex()} confirmed" in text
+    assert "ago by hand," in text
+    assert text.index("inuvik") < text.index("svalbard")
 
 
 def test_all_of_a_confirmed_update_is_there_though_nobody_told_of_its_last_blocks(depot):

@@ -156,9 +156,9 @@ def test_the_reason_of_a_rejection_stands_beside_it():
     assert "REJECTED (CANARY_FAILED): the old model serves on" in row(view, "satellite")
 
 
-def shown(*views, **options):
+def shown(*views, is_numbered=True, **options):
     console = Console(file=io.StringIO(), width=160, **options)
-    with FlightDisplay(console) as display:
+    with FlightDisplay(console, is_numbered=is_numbered) as display:
         for view in views:
             display.show(view)
     return console.file.getvalue()
@@ -170,6 +170,19 @@ def test_a_contact_says_when_it_begins_and_what_it_has_brought():
     text = shown(before, IN_CONTACT, over)
     assert "contact 3 via svalbard begins: 20.0 s, 8 Mbit/s" in text
     assert "contact 3 is over: 60.0 MB sent in 1 min 40 s, 50.0% on board" in text
+
+
+def test_a_station_that_flies_each_contact_by_itself_does_not_number_them():
+    over = replace(IN_CONTACT, is_up=False, now_s=EPOCH_S + 100)
+    text = shown(IN_GAP, IN_CONTACT, over, is_numbered=False)
+    assert "contact via svalbard begins: 20.0 s, 8 Mbit/s" in text
+    assert "contact is over: " in text
+
+
+def test_a_contact_that_carried_commands_only_says_nothing_of_updates():
+    views = (replace(view, updates=()) for view in (IN_GAP, IN_CONTACT, replace(IN_CONTACT, is_up=False)))
+    over = next(line for line in shown(*views).splitlines() if "is over" in line)
+    assert "on board" not in over
 
 
 def test_without_a_terminal_it_is_lines_without_control_characters():
