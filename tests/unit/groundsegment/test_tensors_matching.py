@@ -277,3 +277,18 @@ def test_codes_and_integers_of_one_type_are_not_compared(compare):
     old = {"a.table": words((8, 16), 1)}
     release, matches, _ = compare({"m": old}, {"m": gptq("q", inputs=64, outputs=16, group=32, seed=1)})
     assert release.part("q.qweight") not in matches
+
+
+def test_a_kib_of_each_tensor_is_enough(tmp_path):
+    old = Release(tmp_path / "old", {"m": {f"a{i}": bf16((64, 64), i) for i in range(6)}})
+    new = Release(tmp_path / "new", {"m": {f"b{i}": bf16((64, 64), i, drift=0.1) for i in range(6)}})
+    read = reader(new.paths)
+    sizes = []
+
+    def counted(name, offset, size):
+        sizes.append(size)
+        return read(name, offset, size)
+
+    matches = match(new.parts, old.parts, counted, reader(old.paths))
+    assert [matches[new.part(f"b{i}")].base_name for i in range(6)] == [f"a{i}" for i in range(6)]
+    assert sum(sizes) == 6 * 1024
