@@ -22,9 +22,7 @@ from protocol.errors import DecodeError
 ReadBase = Callable[[int, int, int], bytes]
 """(file of the base, offset, size) -> its bytes."""
 
-VALUES_PER_BYTE_MAX = (
-    4  # streams of a piece, together: nibbles are 2, and a sign plane or a class table may come on top
-)
+VALUES_PER_BYTE_MAX = 4  # of all streams of a piece: nibbles are 2 a byte, and class tables come on top
 _VALUES_SLACK = 1024  # tables of a tiny tensor
 
 
