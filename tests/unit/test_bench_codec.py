@@ -183,3 +183,40 @@ def test_a_training_that_was_interrupted_ends_as_if_it_had_not_been(tmp_path):
         return model.weight.detach().numpy()
 
     assert (run(1000) == run(45)).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["bf16", "int8", "int4_g32", "q4_k"])
+def test_peers_that_are_here_do_better_with_a_base_and_never_worse_than_nothing(kind):
+    from bench.codec import peers
+
+    new, old = pair(kind)
+    full, delta = peers.full_sizes(new), peers.delta_sizes(new, old)
+    assert set(full) <= set(peers.FULL)
+    assert set(delta) <= set(peers.DELTA)
+    assert all(0.5 * new.size_bytes < size < 1.02 * new.size_bytes for size in full.values())
+    assert not delta or min(delta.values()) < 0.5 * min(full.values())
+
+
+@pytest.mark.slow
+def test_the_picture_shows_every_row(tmp_path):
+    from bench.codec.plot import draw
+
+    rows = [
+        Row(
+            key=key,
+            raw=1000,
+            ours=ours_bytes,
+            bound=ours_bytes * 0.99,
+            peers={"a": 900},
+            best=900,
+            worst=0.9,
+            encode_mb_s=1.0,
+            decode_mb_s=1.0,
+            transforms={},
+        )
+        for key, ours_bytes in (("bf16", 660), ("int8", 880))
+    ]
+    draw(rows, rows, tmp_path / "picture")
+    assert (tmp_path / "picture.svg").stat().st_size > 5000
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
