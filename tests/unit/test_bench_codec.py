@@ -186,6 +186,7 @@ def test_a_training_that_was_interrupted_ends_as_if_it_had_not_been(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, by ZipNN's way of using it
 @pytest.mark.parametrize("kind", ["bf16", "int8", "int4_g32", "q4_k"])
 def test_peers_that_are_here_do_better_with_a_base_and_never_worse_than_nothing(kind):
     from bench.codec import peers
