@@ -87,9 +87,8 @@ def _check(client: Any, files: Iterable[Path]) -> None:  # noqa: ANN401 - distri
     Raises:
         InputError: one would not.
     """
-    sizes = {str(path.resolve()): path.stat().st_size for path in files}
     try:
-        found: Mapping[str, list[str]] = client.run(_troubles, sizes, coder_versions())
+        found: Mapping[str, list[str]] = client.run(_troubles, _sizes(files), coder_versions())
     except Exception as error:  # the function may not even unpickle there
         hint = "install the same skyload, with the same Python, on every worker"
         raise InputError(f"the workers cannot run skyload: {error}", hint=hint) from error
@@ -97,6 +96,10 @@ def _check(client: Any, files: Iterable[Path]) -> None:  # noqa: ANN401 - distri
         if troubles:
             hint = "a release and its base must lie under the same path on every machine; all need the same versions"
             raise InputError(f"worker {worker}: {troubles[0]} ({len(troubles)} such)", hint=hint)
+
+
+def _sizes(files: Iterable[Path]) -> dict[str, int]:
+    return {str(path): path.stat().st_size for path in files}
 
 
 def _troubles(sizes: Mapping[str, int], versions: Mapping[str, str]) -> list[str]:

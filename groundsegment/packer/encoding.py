@@ -10,8 +10,8 @@ key: what comes back is encrypted by whoever asked. The row's codec follows from
 
 import os
 import socket
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,22 +20,17 @@ from numpy.typing import NDArray
 
 from groundsegment.errors import InputError
 from groundsegment.packer.choosing import encode_piece
+from groundsegment.packer.outcomes import PieceOutcome, outcomes_of
 from groundsegment.packer.plan import SegmentPlan
 from groundsegment.packer.tensors.jobs import PieceJob
 from groundsegment.packer.tensors.parts import PartKind
 from groundsegment.packer.transforms import LEVEL_MIN, Arrays, Effort
 from protocol.codec.kinds import TransformKind
-from protocol.codec.payload import Piece, TensorPayload
+from protocol.codec.payload import EXTENTS_MAX, Extent, Piece, TensorPayload
 from protocol.codec.rebuild import rebuild
 from protocol.segment import NO_BASE, TAG_SIZE, SegmentCodec, SegmentRow, expand, subtract_bytes
 
 _WORTH_EFFORT = 0.6
-_TRANSFORMS = {
-    SegmentCodec.STORED: TransformKind.BYTES,
-    SegmentCodec.ZSTD: TransformKind.BYTES,
-    SegmentCodec.COPY: TransformKind.SAME,
-    SegmentCodec.DELTA_ZSTD: TransformKind.BYTES_DELTA,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,21 +56,6 @@ class EncodeJob:
     path: Path
     base: Mapping[str, BaseFile]
     level: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PieceOutcome:
-    """What became of a piece.
-
-    Attributes:
-        transform: what it was given.
-        raw_bytes: what it turns into.
-        coded_bytes: what it takes in the payload, its head included.
-    """
-
-    transform: TransformKind
-    raw_bytes: int
-    coded_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,18 +86,8 @@ def encode_segment(job: EncodeJob) -> EncodedSegment:
     return encoded
 
 
-def outcomes_of(row: SegmentRow, payload: bytes) -> tuple[PieceOutcome, ...]:
-    """Return what became of the pieces of a segment, as its decrypted payload tells."""
-    if row.codec is not SegmentCodec.TENSOR:
-        return (PieceOutcome(transform=_TRANSFORMS[row.codec], raw_bytes=row.raw_size, coded_bytes=len(payload)),)
-    pieces = TensorPayload.decode(payload).pieces
-    return tuple(
-        PieceOutcome(transform=piece.transform, raw_bytes=piece.raw_size, coded_bytes=_coded_bytes(piece))
-        for piece in pieces
-    )
-
-
 _Read = tuple[PieceJob, Arrays, Arrays | None]
+_Run = tuple[int, NDArray[np.uint8]]
 
 
 def _encode(job: EncodeJob, pieces: list[_Read]) -> EncodedSegment:
@@ -133,8 +103,32 @@ def _encode(job: EncodeJob, pieces: list[_Read]) -> EncodedSegment:
 def _encode_tensors(job: EncodeJob, pieces: list[_Read]) -> TensorPayload:
     effort = Effort.of_level(job.level)
     base_numbers = {name: file.number for name, file in job.base.items()}
-    return TensorPayload(
-        pieces=tuple(encode_piece(piece, news, olds, base_numbers, effort) for piece, news, olds in pieces)
+    coded = [encode_piece(piece, news, olds, base_numbers, effort) for piece, news, olds in pieces]
+    return TensorPayload(pieces=tuple(_join_unchanged(coded)))
+
+
+def _join_unchanged(pieces: list[Piece]) -> Iterator[Piece]:
+    """Yield the pieces, unchanged ones as few pieces of long extents: a head for each norm would add up."""
+    extents: list[Extent] = []
+    for extent in sorted(
+        (extent for piece in pieces if piece.transform is TransformKind.SAME for extent in piece.extents),
+        key=lambda extent: extent.offset,
+    ):
+        if extents and _follows(extents[-1], extent):
+            extents[-1] = replace(extents[-1], size=extents[-1].size + extent.size)
+        else:
+            extents.append(extent)
+    for first in range(0, len(extents), EXTENTS_MAX):
+        yield Piece(transform=TransformKind.SAME, extents=tuple(extents[first : first + EXTENTS_MAX]))
+    yield from (piece for piece in pieces if piece.transform is not TransformKind.SAME)
+
+
+def _follows(last: Extent, extent: Extent) -> bool:
+    """Whether an extent goes on where the last one ended, in the file and in the base."""
+    return (extent.offset, extent.base_file, extent.base_offset) == (
+        last.offset + last.size,
+        last.base_file,
+        last.base_offset + last.size,
     )
 
 
@@ -172,17 +166,10 @@ def _compress(data: bytes, level: int) -> bytes:
 
 def _run_of_base(payload: TensorPayload) -> tuple[int, int] | None:
     """Return where the base has all bytes of a segment as one run, unchanged; None if it has not."""
-    if any(piece.transform is not TransformKind.SAME for piece in payload.pieces):
+    first = payload.pieces[0]
+    if len(payload.pieces) > 1 or len(first.extents) > 1 or first.transform is not TransformKind.SAME:
         return None
-    extents = sorted((extent for piece in payload.pieces for extent in piece.extents), key=lambda each: each.offset)
-    first = extents[0]
-    at = first.offset
-    for extent in extents:
-        shift = extent.base_offset - extent.offset
-        if (extent.offset, extent.base_file) != (at, first.base_file) or shift != first.base_offset - first.offset:
-            return None
-        at += extent.size
-    return first.base_file, first.base_offset
+    return first.extents[0].base_file, first.extents[0].base_offset
 
 
 def _segment(
@@ -200,7 +187,7 @@ def _segment(
         base_file=base_file,
         base_offset=base_offset,
     )
-    return EncodedSegment(row=row, payload=payload, pieces=outcomes_of(row, payload))
+    return EncodedSegment(row=row, payload=payload, pieces=outcomes_of(job.segment.job, row, payload))
 
 
 def _verify(job: EncodeJob, encoded: EncodedSegment, pieces: list[_Read]) -> None:
@@ -219,19 +206,24 @@ def _verify(job: EncodeJob, encoded: EncodedSegment, pieces: list[_Read]) -> Non
         ((extent.offset, new) for piece, news, _ in pieces for extent, new in zip(piece.extents, news, strict=True)),
         key=lambda run: run[0],
     )
-    is_right = np.array_equal(_join(runs), _join(expected))
-    if row.codec is SegmentCodec.TENSOR:
-        is_right = is_right and [offset for offset, _ in runs] == [offset for offset, _ in expected]
+    # Unchanged neighbours come as one run.
+    is_right = _spans(runs) == _spans(expected) and np.array_equal(_join(runs), _join(expected))
     assert is_right, f"segment {row.number} does not decode to what it was made of"
 
 
-def _join(runs: list[tuple[int, NDArray[np.uint8]]]) -> NDArray[np.uint8]:
+def _spans(runs: list[_Run]) -> list[tuple[int, int]]:
+    """Return (start, end) of what runs in rising order cover."""
+    spans: list[tuple[int, int]] = []
+    for offset, run in runs:
+        if spans and spans[-1][1] == offset:
+            spans[-1] = (spans[-1][0], offset + run.size)
+        else:
+            spans.append((offset, offset + run.size))
+    return spans
+
+
+def _join(runs: list[_Run]) -> NDArray[np.uint8]:
     return np.concatenate([run for _, run in runs])
-
-
-def _coded_bytes(piece: Piece) -> int:
-    """Bytes of a piece in the payload, its head included."""
-    return len(TensorPayload(pieces=(piece,)).encode()) - len(TensorPayload(pieces=()).encode())
 
 
 def _read_news(job: EncodeJob, piece: PieceJob) -> Arrays:

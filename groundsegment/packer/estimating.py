@@ -11,10 +11,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from groundsegment.packer.encoding import EncodeJob, PieceOutcome, encode_segment
+from groundsegment.packer.encoding import EncodeJob, encode_segment
+from groundsegment.packer.outcomes import PieceOutcome
 from groundsegment.packer.packing import Sources
 from groundsegment.packer.plan import PackPlan
-from groundsegment.packer.tally import Tally, spread
+from groundsegment.packer.tally import Tally
 from groundsegment.packer.tensors.jobs import PieceJob, SegmentJob
 from groundsegment.packer.workers import Workers, run_in_order
 from protocol.bundle import HEADER_SIZE
@@ -112,9 +113,8 @@ def _measure(plan: PackPlan, sources: Sources, chosen: Sequence[int], workers: W
     with workers.started(raw_bytes, sources.all_files) as executor:
         for job, encoded in run_in_order(executor, encode_segment, jobs, num_workers=workers.count):
             coded = sum(outcome.coded_bytes for outcome in encoded.pieces)
-            outcomes = spread(job.segment.job, encoded.pieces)
             overhead = ROW_SIZE + encoded.row.stored_size - coded
-            samples[job.segment.number] = _Sample(job.segment.job, outcomes, overhead)
+            samples[job.segment.number] = _Sample(job.segment.job, encoded.pieces, overhead)
     return samples
 
 

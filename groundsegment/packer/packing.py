@@ -10,7 +10,8 @@ from pathlib import Path
 
 from groundsegment.errors import InputError
 from groundsegment.packer.bundles import INDEX_NAME, BundleWriter, Index, bundle_name, read_segments
-from groundsegment.packer.encoding import BaseFile, EncodedSegment, EncodeJob, encode_segment, outcomes_of
+from groundsegment.packer.encoding import BaseFile, EncodedSegment, EncodeJob, encode_segment
+from groundsegment.packer.outcomes import outcomes_of
 from groundsegment.packer.plan import PackPlan, SegmentPlan
 from groundsegment.packer.tally import Tally
 from groundsegment.packer.workers import Workers, run_in_order
@@ -139,7 +140,8 @@ def _recount(plan: PackPlan, directory: Path, num_bundles: int, cipher: SegmentC
     for bundle in range(num_bundles):
         path = directory / bundle_name(bundle)
         for row, stored in read_segments(path):
-            tally.add(next(segments).job, outcomes_of(row, _open(cipher, row, stored, path)))
+            job = next(segments).job
+            tally.add(job, outcomes_of(job, row, _open(cipher, row, stored, path)))
             number += 1
     return number
 

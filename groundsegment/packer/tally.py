@@ -2,9 +2,9 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-from groundsegment.packer.encoding import PieceOutcome
+from groundsegment.packer.outcomes import PieceOutcome, split
 from groundsegment.packer.plan import Survey
 from groundsegment.packer.tensors.jobs import PieceJob, SegmentJob
 from groundsegment.packer.tensors.parts import Part
@@ -96,7 +96,7 @@ class Tally:
         """Count a segment."""
         self.num_segments += 1
         self.raw_bytes += job.size_bytes
-        for piece, outcome in zip(job.pieces, spread(job, outcomes), strict=True):
+        for piece, outcome in zip(job.pieces, outcomes, strict=True):
             self._add_piece(job.file, piece, outcome)
 
     def _add_piece(self, file: str, piece: PieceJob, outcome: PieceOutcome) -> None:
@@ -105,29 +105,5 @@ class Tally:
             entries[0].add(outcome.transform, outcome.raw_bytes, outcome.coded_bytes)
             return
         raw_sizes = [entry.part.size_bytes for entry in entries]  # tiny neighbours, each of them whole
-        for entry, raw, coded in zip(entries, raw_sizes, _split(outcome.coded_bytes, raw_sizes), strict=True):
+        for entry, raw, coded in zip(entries, raw_sizes, split(outcome.coded_bytes, raw_sizes), strict=True):
             entry.add(outcome.transform, raw, coded)
-
-
-def spread(job: SegmentJob, outcomes: Sequence[PieceOutcome]) -> Sequence[PieceOutcome]:
-    """Return an outcome for each piece of a segment, also of one that was stored as a single run of bytes."""
-    if len(outcomes) == len(job.pieces):
-        return outcomes
-    (whole,) = outcomes
-    sizes = _split(whole.coded_bytes, [piece.size_bytes for piece in job.pieces])
-    return [
-        replace(whole, raw_bytes=piece.size_bytes, coded_bytes=size)
-        for piece, size in zip(job.pieces, sizes, strict=True)
-    ]
-
-
-def _split(total: int, weights: Sequence[int]) -> list[int]:
-    """Split a number in proportion; the parts add up to it."""
-    sums, shares = sum(weights), []
-    at = done = 0
-    for weight in weights:
-        at += weight
-        share = total * at // sums - done
-        shares.append(share)
-        done += share
-    return shares
