@@ -1,12 +1,15 @@
 """A new model on the grid of the one on board: what moves, what stays, what it says about it. Tiny random models."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from groundsegment.console.main import app
 from groundsegment.errors import InputError
 from groundsegment.models.quantize import plan_quantize, quantize
 from groundsegment.models.release import digest_files, release_digest, scan_release
@@ -187,3 +190,66 @@ def test_what_does_not_fit_together_is_refused(shelf, tmp_path):
         requantize(shelf / "new", shelf / "int4", tmp_path / "out", Options(goal=Goal(price=1.0), calibration=short))
     with pytest.raises(InputError, match="one of budget, loss and lambda"):
         Goal(price=1.0, budget_bytes=5)
+
+
+def invoke(shelf: Path, *words: str):
+    line = ["model", "requantize", str(shelf / "new"), "--base", str(shelf / "int4")]
+    line += [
+        "--calibration",
+        str(shelf / "text.txt"),
+        "--calibration-tokens",
+        "768",
+        "--length",
+        "32",
+        "--threads",
+        "1",
+    ]
+    return CliRunner().invoke(app, [*line, "--steps", "1", *words])
+
+
+def test_the_command_says_what_was_given_up_for_how_much(shelf, tmp_path):
+    result = invoke(shelf, "--out", str(tmp_path / "out"), "--budget", "1.2kB")
+
+    assert result.exit_code == 0, result.output
+    for words in ("nothing sent", "rounded to nearest", "calibrated afresh", "this release", "new, not quantized"):
+        assert words in result.output
+    assert "lossy by choice" in result.output
+    assert (tmp_path / "out/model.safetensors").is_file()
+
+
+def test_the_command_prints_json_and_draws(shelf, tmp_path):
+    picture = tmp_path / "curve.svg"
+    result = invoke(shelf, "--out", str(tmp_path / "out"), "--lambda", "1e-5", "--json", "--curve", str(picture))
+
+    assert result.exit_code == 0, result.output
+    facts = json.loads(result.stdout)
+    assert facts["chosen"]["delta_bytes"] == facts["curve"][-1]["delta_bytes"]
+    assert facts["share_of_fresh"] == facts["chosen"]["delta_bytes"] / facts["fresh"]["delta_bytes"]
+    assert picture.read_text().count("update-aware") > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--budget", "much"), "'much' is not a size"),
+        (("--max-loss", "little"), "'little' is not a share"),
+        (("--max-loss", "1%", "--budget", "1MB"), "give one of budget, loss and lambda"),
+        (("--lambda", "0"), "0 is no goal"),
+    ],
+)
+def test_a_goal_that_is_none_is_refused_before_anything_is_read(shelf, tmp_path, words, said):
+    result = invoke(shelf, "--out", str(tmp_path / "out"), *words)
+
+    assert result.exit_code == 3
+    assert said in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_torch_the_command_says_what_to_install(shelf, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+
+    result = invoke(shelf, "--out", str(tmp_path / "out"))
+
+    assert result.exit_code == 3
+    assert "torch is not installed" in result.output
+    assert "pip install 'skyload[requantize]'" in result.output

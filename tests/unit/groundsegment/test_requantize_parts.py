@@ -1,0 +1,219 @@
+"""The parts of requantization: feedback, descent, prices, values left as floats, texts, the record of stages."""
+
+import numpy as np
+import pytest
+import torch
+
+from groundsegment.errors import InputError
+from groundsegment.models.bfloat16 import from_bfloat16, to_bfloat16
+from groundsegment.requantize.descent import Terms, descend
+from groundsegment.requantize.feedback import damped, feed_forward
+from groundsegment.requantize.floats import keep_what_does_not_pay
+from groundsegment.requantize.keeping import Keeper
+from groundsegment.requantize.rates import Prices, bits_delta_bytes, delta_bytes, ordered
+from groundsegment.requantize.text import read_sequences
+from protocol.codec import streams
+from tests.fakes.models import write_tiny_tokenizer
+from tests.fakes.texts import write_text
+
+LOW, HIGH = -8, 7
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+def problem(*, columns=96, rows=24, seed=0):
+    """Return weights and steps, transposed, and a Hessian of correlated inputs."""
+    generator = torch.Generator().manual_seed(seed)
+    draw = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
+    inputs = draw(512, columns // 4) @ draw(columns // 4, columns) + 0.5 * draw(512, columns)
+    inputs *= torch.exp(0.5 * draw(columns))
+    weights = 0.05 * draw(columns, rows)
+    steps = (weights.abs().amax(0) / (HIGH + 0.5)).expand(columns, rows).contiguous()
+    return weights, steps, damped(inputs.T @ inputs / 512)
+
+
+def output_error(codes, steps, weights, hessian):
+    error = codes * steps - weights
+    return float((error * (hessian @ error)).sum())
+
+
+def terms(base, steps, hessian, price=0.0, bits=None):
+    bits = Prices(4).table(np.zeros((2, 2), np.int8), np.zeros((2, 2), np.int8)) if bits is None else bits
+    price = torch.full((base.shape[1],), price)
+    return Terms(base=base, steps=steps, hessian=hessian, price=price, bits=torch.from_numpy(bits), low=LOW, high=HIGH)
+
+
+def test_feedback_over_independent_inputs_is_rounding_to_nearest():
+    weights, steps, _ = problem()
+
+    codes = feed_forward(weights, steps, torch.eye(len(weights)), low=LOW, high=HIGH)
+
+    assert torch.equal(codes, torch.clamp(torch.round(weights / steps), LOW, HIGH))
+
+
+def test_feedback_is_what_its_definition_says():
+    weights, steps, hessian = problem(columns=80)
+
+    codes = feed_forward(weights, steps, hessian, low=LOW, high=HIGH)
+
+    # Column by column, everything after it remade from the inverse of what is left: slow, and no Cholesky factor.
+    left, inverse = weights.double().clone(), torch.linalg.inv(hessian.double())
+    for column in range(len(weights)):
+        code = torch.clamp(torch.round(left[column] / steps[column]), LOW, HIGH)
+        assert (code == codes[column]).double().mean() > 0.9  # float32 may round a tie the other way
+        error = (left[column] - codes[column] * steps[column]) / inverse[column, column]
+        left -= inverse[:, column, None] * error
+        inverse = inverse - torch.outer(inverse[:, column], inverse[column]) / inverse[column, column]
+
+
+def test_feedback_loses_less_than_rounding():
+    weights, steps, hessian = problem()
+
+    calibrated = feed_forward(weights, steps, hessian, low=LOW, high=HIGH)
+    rounded = torch.clamp(torch.round(weights / steps), LOW, HIGH)
+
+    assert output_error(calibrated, steps, weights, hessian) < 0.7 * output_error(rounded, steps, weights, hessian)
+
+
+@pytest.mark.parametrize("price", [0.0, 1e-6, 1e-4])
+def test_a_pass_never_makes_loss_and_bits_larger_and_keeps_the_gradient_true(price):
+    weights, steps, hessian = problem()
+    base = torch.clamp(torch.round(weights / steps), LOW, HIGH)
+    target = weights + 0.2 * steps * torch.randn(weights.shape, generator=torch.Generator().manual_seed(1))
+    codes, given = base.clone(), terms(base, steps, hessian, price)
+    gradient = hessian @ (codes * steps - target)
+
+    def total():
+        bits = given.bits[(codes - base).long() + 15]
+        return 0.5 * output_error(codes, steps, target, hessian) + float((given.price * bits).sum())
+
+    totals = [total()]
+    for _ in range(3):
+        descend(codes, gradient, given)
+        totals.append(total())
+        assert torch.allclose(gradient, hessian @ (codes * steps - target), atol=1e-4)
+    assert totals == sorted(totals, reverse=True)
+    assert totals[-1] < totals[0]
+    assert float(codes.min()) >= LOW
+    assert float(codes.max()) <= HIGH
+
+
+def test_without_a_price_descent_ends_below_feedback():
+    weights, steps, hessian = problem()
+    calibrated = feed_forward(weights, steps, hessian, low=LOW, high=HIGH)
+    codes = torch.clamp(torch.round(weights / steps), LOW, HIGH)
+    gradient = hessian @ (codes * steps - weights)
+
+    while descend(codes, gradient, terms(codes.clone(), steps, hessian)):
+        pass
+
+    assert output_error(codes, steps, weights, hessian) < output_error(calibrated, steps, weights, hessian)
+
+
+def test_where_nothing_pays_nothing_moves():
+    weights, steps, hessian = problem()
+    base = torch.clamp(torch.round(weights / steps), LOW, HIGH)
+    codes = base.clone()
+
+    assert descend(codes, hessian @ (codes * steps - weights), terms(base, steps, hessian, price=1e6)) == 0
+    assert torch.equal(codes, base)
+
+
+def test_moves_that_no_longer_pay_are_taken_back():
+    weights, steps, hessian = problem()
+    base = torch.clamp(torch.round(weights / steps), LOW, HIGH)
+    codes = base.clone()
+    descend(codes, hessian @ (codes * steps - weights), terms(base, steps, hessian))
+    moved = int((codes != base).sum())
+
+    descend(codes, hessian @ (codes * steps - weights), terms(base, steps, hessian, price=1e-3))
+
+    assert int((codes != base).sum()) < moved / 2
+
+
+@pytest.mark.parametrize("share", [0.002, 0.03, 0.3])
+def test_the_estimate_is_what_the_coder_makes_of_it(share):
+    rng = np.random.default_rng(0)
+    old = np.clip(np.rint(3 * rng.standard_normal((512, 1024))), LOW, HIGH).astype(np.int8)
+    moves = rng.choice([-1, 0, 1], old.shape, p=[share / 2, 1 - share, share / 2]).astype(np.int8)
+    new = np.clip(old + moves, LOW, HIGH)
+
+    coded = streams.encode((new - old).ravel().view(np.uint8))
+
+    # The coder here sees the differences alone; given the old code they take a little less.
+    assert 0.93 < delta_bytes({"w": new}, {"w": old}) / len(coded.data) < 1.02
+
+
+def test_a_rare_difference_costs_more_and_no_difference_is_free():
+    old = np.zeros((64, 64), np.int8)
+    new = old.copy()
+    new[0, :8], new[1, 0] = 1, 3
+    bits = Prices(4).table(new, old)
+
+    assert delta_bytes({"w": old}, {"w": old}) == 0
+    assert bits[15] < 0.1 < bits[16] < bits[18] < bits[15 - 3]
+
+
+def test_bfloat16_bits_are_ordered_as_their_values():
+    values = np.array([-3e38, -2.0, -1e-30, -0.0, 0.0, 1e-30, 1.0, 1.0078125, 3e38], np.float32)
+
+    order = ordered(to_bfloat16(values))
+
+    assert (np.diff(order) >= 0).all()
+    assert order[7] - order[6] == 1
+    assert order[3] == order[4]
+
+
+def test_values_that_matter_are_sent_exactly_and_others_stay():
+    rng = np.random.default_rng(0)
+    old = to_bfloat16(rng.standard_normal((64, 128)).astype(np.float32))
+    new = to_bfloat16(from_bfloat16(old) + 0.01 * rng.standard_normal((64, 128)).astype(np.float32))
+    importance = np.ones((64, 128), np.float32)
+    importance[10] = 1e6
+
+    chosen = keep_what_does_not_pay(new, old, importance=importance, price=1e-3)
+
+    assert np.isin(chosen, [new, old]).all()
+    assert (chosen[10] == new[10]).mean() > 0.9
+    assert (np.delete(chosen, 10, 0) == np.delete(old, 10, 0)).all()
+    assert 0 < bits_delta_bytes(chosen, old) < bits_delta_bytes(new, old) / 10
+    free = keep_what_does_not_pay(new, old, importance=importance, price=1e-30)
+    assert np.array_equal(free, new)
+
+
+def test_sequences_are_spread_over_the_text(tmp_path):
+    write_tiny_tokenizer(tmp_path)
+    path = write_text(tmp_path / "text.txt")
+    all_rows = read_sequences(path, tmp_path, num_tokens=10**6, length=16)
+
+    some = read_sequences(path, tmp_path, num_tokens=64, length=16)
+
+    assert some.shape == (4, 16)
+    assert np.array_equal(some[[0, -1]], all_rows[[0, -1]])
+    with pytest.raises(InputError, match=r"no tokenizer\.json"):
+        read_sequences(path, tmp_path / "elsewhere", num_tokens=64, length=16)
+
+
+def test_a_record_is_for_one_command_and_goes_when_it_succeeds(tmp_path):
+    out = tmp_path / "out"
+
+    def interrupted(stage):
+        with Keeper(out, {"x": 1}) as keeper:
+            stage(keeper)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(lambda keeper: keeper.save("stage", {"a": np.arange(3), "b": np.array("name")}, {"price": 1.5}))
+    found = []
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(lambda keeper: found.append(keeper.load("stage")))
+    kept, note = found[0]
+    assert note == {"price": 1.5}
+    assert kept["a"].tolist() == [0, 1, 2]
+    assert str(kept["b"]) == "name"
+    with Keeper(out, {"x": 2}) as keeper:  # another command
+        assert keeper.load("stage") is None
+    assert list(tmp_path.iterdir()) == []
