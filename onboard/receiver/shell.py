@@ -10,6 +10,7 @@ is no timer, and nothing wakes up.
 """
 
 import asyncio
+import itertools
 import logging
 from collections import deque
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from onboard.receiver.hellos import Hellos
 from onboard.receiver.intake import Batch, Intake
 from onboard.receiver.keeper import Keeper
 from onboard.receiver.link_socket import LinkSocket
+from onboard.receiver.many_datagrams import Datagram
 from onboard.receiver.orders import BlockReady, CoreOptions, ObjectDropped, ObjectReady, ObjectSolved
 from onboard.receiver.reporting import ReportOptions
 from onboard.receiver.solver import ProcessSolver, Solver
@@ -222,7 +224,9 @@ class Receiver:
 
     def _on_readable(self) -> None:
         assert self._socket is not None
-        self._take(self._intake.sort(self._socket.read(_DRAIN_FRAMES)), self._loop.time())
+        now = self._loop.time()
+        for datagrams in _by_sender(self._socket.read(_DRAIN_FRAMES)):
+            self._take(self._intake.sort(datagrams), now)
         self._settle()
 
     def _take(self, batch: Batch, now: float) -> None:
@@ -232,9 +236,8 @@ class Receiver:
             self._hear(station, address, now)
             self._core.station_heard(station, num, echo, now)
         for frame in batch.reports:
-            _, address, num = batch.heard[frame.station]
-            if self._hellos.is_new(frame.station, frame.handle, frame.sequence) and num == 1:
-                self._move(frame.station, address, now)  # of several frames nobody could say whose it was
+            if self._hellos.is_new(frame.station, frame.handle, frame.sequence):
+                self._move(frame.station, batch.heard[frame.station][1], now)
             for handle in self._core.read_report(frame):
                 self._outbox.acknowledge(handle)
         for run in batch.runs:
@@ -341,6 +344,13 @@ class Receiver:
         self._socket.close()
         await self._workshop.close()
         await self._keeper.close()
+
+
+def _by_sender(datagrams: list[Datagram]) -> list[list[Datagram]]:
+    """Cut where the sender changes, so that nobody's new frames pass for those of whoever repeats them next to them."""
+    if all(address is datagrams[0][1] for _, address in datagrams):  # as the socket gives them, if there is but one
+        return [datagrams] if datagrams else []
+    return [list(stretch) for _, stretch in itertools.groupby(datagrams, key=lambda datagram: datagram[1])]
 
 
 def _core_options(options: ReceiverOptions) -> CoreOptions:

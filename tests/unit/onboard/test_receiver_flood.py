@@ -127,6 +127,22 @@ async def test_a_station_that_moves_is_followed(tmp_path):
         moved.close()
 
 
+@flies
+async def test_who_repeats_frames_as_they_come_draws_no_reports(tmp_path):
+    source = source_of(100_000, symbol_size=1280)
+    async with station(tmp_path) as flying:
+        repeater = Attacker(flying.receiver.address)
+        for frame in source.frames()[:60]:
+            flying.ground.send_bytes(UP.encode(frame))
+            for _ in range(5):
+                repeater.send_bytes(UP.encode(frame))
+            await asyncio.sleep(0.001)
+        await flying.until(lambda: len(flying.ground.reports) > 1)
+        repeater.listen()
+        assert not repeater.reports
+        repeater.close()
+
+
 def hello(sequence, session=b"uplink"):
     return Frame(kind=FrameKind.REPORT, handle=session, num_symbols=0, payload=Report().encode(), sequence=sequence)
 
