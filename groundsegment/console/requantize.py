@@ -12,8 +12,7 @@ import typer
 from groundsegment.console.output import command, err, out, print_json
 
 if TYPE_CHECKING:
-    from groundsegment.requantize.job import OnPhase
-    from groundsegment.requantize.options import Goal
+    from groundsegment.requantize.options import Goal, OnPhase
     from groundsegment.requantize.report import Report
 
 _UNITS = {"": 1, "b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
@@ -90,7 +89,7 @@ def requantize_model(
         num_threads=threads,
     )
     options = Options(goal=goal, calibration=calibration, held_out=held_out, effort=effort, force=force)
-    with _progress() as on_phase:
+    with phases() as on_phase:
         report = requantize(new, base, directory, options, on_phase)
     if curve is not None:
         save_curve(report, curve)
@@ -132,7 +131,7 @@ def _share(text: str) -> float:
 
 
 @contextmanager
-def _progress() -> "Iterator[OnPhase]":
+def phases() -> "Iterator[OnPhase]":
     """Show what is being done: a bar on a terminal, nothing in a log."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -151,6 +150,7 @@ def _tell(report: "Report", directory: Path) -> None:
     rows: list[tuple[str, Any]] = [
         ("nothing sent", report.nothing),
         ("rounded to nearest", report.naive),
+        ("GPTQ afresh", report.gptq),
         ("calibrated afresh", report.fresh),
         ("this release", report.chosen),
     ]

@@ -52,15 +52,16 @@ def save_curve(report: Report, path: Path) -> None:
 
 
 def _points(report: Report) -> Sequence[Point]:
-    return [report.nothing, report.naive, report.fresh, *report.curve]
+    return [report.nothing, report.naive, report.gptq, report.fresh, *report.curve]
 
 
 def _draw(axes: Any, report: Report, values: Sequence[float]) -> None:  # noqa: ANN401 - matplotlib has no types
     sizes = [point.delta_bytes / 1e6 for point in _points(report)]
-    axes.plot(sizes[:1] + sizes[3:], [*values[:1], *values[3:]], "o-", color=_BLUE, label="update-aware", markersize=4)
+    axes.plot(sizes[:1] + sizes[4:], [*values[:1], *values[4:]], "o-", color=_BLUE, label="update-aware", markersize=4)
     axes.plot(sizes[1], values[1], "s", color=_ORANGE, label="rounded to nearest")
-    axes.plot(sizes[2], values[2], "D", color=_GREEN, label="calibrated afresh")
-    axes.axhline(values[2], color=_GREEN, linestyle="--", linewidth=0.8)
+    axes.plot(sizes[2], values[2], "^", color=_GREY, label="GPTQ afresh")
+    axes.plot(sizes[3], values[3], "D", color=_GREEN, label="GPTQ afresh, polished")
+    axes.axhline(values[3], color=_GREEN, linestyle="--", linewidth=0.8)
     axes.set_xlabel("delta to what is on board, MB")
     axes.set_xlim(left=-0.02 * max(sizes))
     axes.grid(color="#E3E3E3", linewidth=0.8)

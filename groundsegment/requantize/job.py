@@ -4,7 +4,6 @@ Every stage is kept when it is done; a job that is begun again takes what is kep
 depend on whether it was.
 """
 
-from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -14,17 +13,15 @@ from numpy.typing import NDArray
 
 from groundsegment.errors import InputError
 from groundsegment.models.quantize import QuantizePlan
-from groundsegment.models.rounding import quantize_rows
-from groundsegment.requantize.grid import Grid
+from groundsegment.requantize.afresh import polished
+from groundsegment.requantize.candidate import Candidate
 from groundsegment.requantize.keeping import Keeper
 from groundsegment.requantize.language_model import Statistics
 from groundsegment.requantize.moving import calibrate
-from groundsegment.requantize.options import Goal, Options
+from groundsegment.requantize.options import Goal, OnPhase, Options
 from groundsegment.requantize.report import Point, Report
 from groundsegment.requantize.walking import Aim, Step, Walk
-from groundsegment.requantize.workpiece import Candidate, Text, Workpiece
-
-OnPhase = Callable[[str, int, int], None]
+from groundsegment.requantize.workpiece import Text, Workpiece
 
 # Where a loss is asked for: shares of the fresh model's delta at which it is looked for.
 _LADDER = (0.03, 0.06, 0.1, 0.15, 0.2, 0.27, 0.36, 0.48, 0.64, 0.85)
@@ -102,12 +99,21 @@ class Job:
             return float(kept[1]["new_perplexity"]), points
         text = self._held_out_text()
         new_perplexity, _ = self._work.show_new().evaluate(text.sequences, text.teacher)
-        naive = self._rounded()
-        points = {
-            "nothing": self._measure("nothing", self._work.base),
-            "naive": self._measure("naive", naive),
-            "fresh": self._measure("fresh", self._fresh(naive.grid, statistics)),
-        }
+        points = {"nothing": self._measure("nothing", self._work.base)}
+        model, others = self._work.floats, self._work.new_others
+        grid, codes = model.rounded()
+        points["naive"] = self._measure("naive", Candidate(grid=grid, codes=codes, others=others))
+        done = 0
+
+        def on_matrix(_name: str) -> None:
+            nonlocal done
+            done += 1
+            self._tell("calibrating afresh", done, 3 * len(codes))
+
+        codes = calibrate(grid, model.weight, statistics, on_matrix)
+        points["gptq"] = self._measure("gptq", Candidate(grid=grid, codes=codes, others=others))
+        codes = polished(model, grid, codes, statistics, on_matrix)
+        points["fresh"] = self._measure("fresh", Candidate(grid=grid, codes=codes, others=others))
         note = {"new_perplexity": new_perplexity, "points": {name: asdict(point) for name, point in points.items()}}
         self._keeper.save("references", {}, note)
         return new_perplexity, points
@@ -146,27 +152,6 @@ class Job:
         note |= {"walk_price": walk.price, "caution": walk.caution}
         self._keeper.save(f"step-{number}", self._work.arrays_of(step.candidate), note)
         return step, point
-
-    def _rounded(self) -> Candidate:
-        """Round to nearest, each group with a scale of its own, as `skyload model quantize` does."""
-        codes, scales = {}, {}
-        num_bits = self._work.base.grid.num_bits
-        for matrix in self._plan.matrices:
-            columns = self._plan.group_columns or matrix.shape[1]
-            block = quantize_rows(self._work.new_weight(matrix.name), num_bits=num_bits, group_columns=columns)
-            codes[matrix.name], scales[matrix.name] = block.codes, block.scales
-        return Candidate(grid=Grid(num_bits=num_bits, scales=scales), codes=codes, others=self._work.new_others)
-
-    def _fresh(self, grid: Grid, statistics: Statistics) -> Candidate:
-        done = 0
-
-        def on_matrix(_name: str) -> None:
-            nonlocal done
-            done += 1
-            self._tell("calibrating afresh", done, len(grid.scales))
-
-        codes = calibrate(grid, self._work.new_weight, statistics, on_matrix)
-        return Candidate(grid=grid, codes=codes, others=self._work.new_others)
 
     def _measure(self, name: str, candidate: Candidate, price: float = 0.0) -> Point:
         self._tell(f"measuring {name}", 0, 0)

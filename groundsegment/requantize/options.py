@@ -1,9 +1,12 @@
 """What is asked of a requantization. Pure data."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from groundsegment.errors import InputError
+
+OnPhase = Callable[[str, int, int], None]  # what is being done, how much of it is done, of how much
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

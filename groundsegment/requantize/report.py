@@ -44,7 +44,8 @@ class Report:
         new_perplexity: of the new model before it was quantized.
         nothing: the base's codes with the new model's other tensors: sending nothing for the matrices.
         naive: rounding to nearest, with scales of its own.
-        fresh: calibrated anew, with scales of its own.
+        gptq: calibrated anew by GPTQ, with scales of its own.
+        fresh: the same, then polished: as good as a fresh calibration gets here.
         curve: what was found on the way, from few bytes to many.
         chosen: what was written.
     """
@@ -58,6 +59,7 @@ class Report:
     new_perplexity: float
     nothing: Point
     naive: Point
+    gptq: Point
     fresh: Point
     curve: Sequence[Point]
     chosen: Point

@@ -16,9 +16,9 @@ from groundsegment.errors import InputError
 from groundsegment.models.output_directory import check_output
 from groundsegment.models.release import ReleaseSource, scan_release
 from groundsegment.requantize.grid import plan_on_grid, read_grid
-from groundsegment.requantize.job import Job, OnPhase
+from groundsegment.requantize.job import Job
 from groundsegment.requantize.keeping import Keeper
-from groundsegment.requantize.options import Effort, Goal, Options
+from groundsegment.requantize.options import Effort, Goal, OnPhase, Options
 from groundsegment.requantize.report import Report
 from groundsegment.requantize.text import read_sequences
 from groundsegment.requantize.workpiece import Workpiece

@@ -16,11 +16,12 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from groundsegment.requantize.candidate import Candidate
 from groundsegment.requantize.grid import Codes
 from groundsegment.requantize.language_model import OnTokens, Sequences, Statistics
 from groundsegment.requantize.moving import Situation, move_by_layer, move_by_model
 from groundsegment.requantize.rates import delta_bytes
-from groundsegment.requantize.workpiece import Candidate, Text, Workpiece
+from groundsegment.requantize.workpiece import Text, Workpiece
 
 _CAUTION_FIRST = 4.0  # all matrices move at once, and none knows of the others
 _CAUTION_MIN = 1.0
@@ -86,7 +87,7 @@ class Walk:
         self._last: Lean | None = None
         self.price = _PRICE_FIRST
         base = work.base
-        self._situation = Situation(grid=base.grid, base=base.codes, statistics=statistics, new=work.new_weight)
+        self._situation = Situation(grid=base.grid, base=base.codes, statistics=statistics, new=work.floats.weight)
 
     def start(self, aim: Aim) -> Step:
         """Step from the base by each layer's own error."""

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from groundsegment.models.quantize import QuantizePlan
 from groundsegment.models.release import ReleaseSource
+from groundsegment.requantize.afresh import FloatModel
+from groundsegment.requantize.candidate import Candidate
 from groundsegment.requantize.floats import keep_what_does_not_pay
 from groundsegment.requantize.grid import Codes, Grid, as_float32, read_tensor
 from groundsegment.requantize.language_model import LanguageModel, Sequences, Statistics
@@ -23,49 +25,28 @@ from groundsegment.requantize.report import Point
 _SAMPLED_ROWS = 16
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
-    """A release that could be sent.
-
-    Attributes:
-        grid: its scales.
-        codes: of each matrix.
-        others: stored values of all other tensors.
-    """
-
-    grid: Grid
-    codes: Mapping[str, Codes]
-    others: Mapping[str, NDArray[Any]]
-
-
 class Workpiece:
     """The new model, the base, and any candidate between them.
 
     Args:
         plan: the layout.
         base: the release on board.
-        start: the base's grid and codes.
-        scratch: a directory for files of some hundred megabytes.
+        start: its grid and codes.
     """
 
     def __init__(self, plan: QuantizePlan, base: ReleaseSource, start: tuple[Grid, dict[str, Codes]]) -> None:
         self.model = LanguageModel(plan.source.path, plan.matrices)
+        self.floats = FloatModel(plan)
         self._plan = plan
-        self._matrices = {matrix.name: matrix for matrix in plan.matrices}
         there = {tensor.name: tensor for tensor in base.tensors()}
-        self.new_others = {info.name: read_tensor(plan.source, info) for info in plan.others}
+        self.new_others = self.floats.others()
         old_others = {info.name: read_tensor(base, there[info.name]) for info in plan.others}
         self.base = Candidate(grid=start[0], codes=start[1], others=old_others)
 
-    def new_weight(self, name: str) -> NDArray[np.float32]:
-        """Return a matrix of the new model."""
-        info = self._matrices[name]
-        return as_float32(read_tensor(self._plan.source, info), info.dtype)
-
     def show_new(self) -> LanguageModel:
         """Return the model with the new model's weights."""
-        for name in self._matrices:
-            self.model.weight(name).copy_(torch.from_numpy(self.new_weight(name)))
+        for name in self.base.codes:
+            self.model.weight(name).copy_(torch.from_numpy(self.floats.weight(name)))
         self._show_others(self.new_others)
         return self.model
 

@@ -15,7 +15,7 @@ from groundsegment.models.output_directory import check_space, whole_directory
 from groundsegment.models.quantize import SHARD_BYTES, QuantizePlan, copy_other_files
 from groundsegment.models.rounding import pack_nibbles
 from groundsegment.models.safetensors_file import CheckpointWriter
-from groundsegment.requantize.workpiece import Candidate
+from groundsegment.requantize.candidate import Candidate
 
 REPORT_NAME = "requantize.json"
 

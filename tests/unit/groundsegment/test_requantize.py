@@ -253,3 +253,20 @@ def test_without_torch_the_command_says_what_to_install(shelf, tmp_path, monkeyp
     assert result.exit_code == 3
     assert "torch is not installed" in result.output
     assert "pip install 'skyload[requantize]'" in result.output
+
+
+def test_a_calibrated_release_errs_less_on_text_like_its_calibration(shelf, tmp_path):
+    words = ["model", "quantize", str(shelf / "new"), "--out", str(tmp_path / "out"), "--format", "int4"]
+    result = CliRunner().invoke(app, [*words, "--calibration", str(shelf / "text.txt"), "--calibration-tokens", "2048"])
+
+    assert result.exit_code == 0, result.output
+    quantize(plan_quantize(scan_release(shelf / "new"), format_name="int4"), tmp_path / "rounded")
+    assert divergence_of(shelf, tmp_path / "out", tmp_path) < 0.8 * divergence_of(shelf, tmp_path / "rounded", tmp_path)
+    assert list(scan_release(tmp_path / "out").tensors()) == list(scan_release(tmp_path / "rounded").tensors())
+
+
+def divergence_of(shelf: Path, release: Path, scratch: Path) -> float:
+    source = scan_release(release)
+    plan = plan_on_grid(scan_release(shelf / "new"), source)
+    work = Workpiece(plan, source, read_grid(plan, source))
+    return work.show(work.base).evaluate(*held_out_text(shelf, work, scratch))[1]
