@@ -7,6 +7,8 @@
     lora         an adapter of rank 16 on all linear layers of v1, as PEFT writes it
     v2-lora      v1 with the adapter merged
     *-int4       v1, v2 and v2-lora as int4, calibrated by GPTQ
+    *-int8       v1 and v2 as int8, rounded
+    *-aware      v2 on the grid of v1-int8 and v1-int4 (bench/codec/aware.py)
 
 `train.txt` and `held-out.txt` are the text, `models.json` holds perplexities on the held-out one.
 """
@@ -118,14 +120,16 @@ def main() -> None:
     """Make what is missing."""
     parser = argparse.ArgumentParser(prog="python -m bench.codec.data", description=__doc__)
     parser.add_argument("--directory", type=Path, default=DIRECTORY)
-    parser.add_argument("--only", choices=["quick", "trained", "calibrated"])
+    parser.add_argument("--only", choices=["quick", "trained", "calibrated", "aware"])
     arguments = parser.parse_args()
     make(arguments.directory, arguments.only)
 
 
 def make(directory: Path, only: str | None = None) -> None:
     """Make what is missing of one stage, or of all that the bench needs."""
-    stages: dict[str, Callable[[Path], None]] = {"trained": trained, "calibrated": calibrated_releases}
+    from bench.codec import aware
+
+    stages = {"trained": trained, "calibrated": calibrated_releases, "aware": aware.make}
     for name, stage in {"quick": quick, **stages}.items():
         if name == only or (only is None and name in stages):
             stage(directory)

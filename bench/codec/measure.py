@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.codec import checkpoints, data, noise, peers
+from bench.codec import aware, checkpoints, data, noise, peers
 from bench.codec.checkpoints import Weights
 from bench.codec.plot import draw
 from bench.codec.rows import Bench, Kept, Row, format_of
@@ -65,7 +65,7 @@ def measure(options: Sequence[str]) -> tuple[str, dict[str, Any]]:
     figures: dict[str, Any] = {
         "full": {row.key: row.figures() for row in full},
         "delta": {row.key: row.figures() for row in delta},
-        "aware": _aware(arguments.directory),
+        "aware": {} if arguments.quick else aware.figures(arguments.directory, bench.kept.get),
         "decode_mb_s": round(min(row.decode_mb_s for row in rows), 1),
         "encode_mb_s": round(min(row.encode_mb_s for row in rows), 1),
         **memory,
@@ -152,12 +152,6 @@ def _memory(models: Path, scratch: Path) -> dict[str, float]:
     }
 
 
-def _aware(directory: Path) -> dict[str, Any]:
-    path = directory / "aware.json"
-    known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    return {name: known[name] for name in ("int8", "int4") if name in known}
-
-
 def _text(full: Sequence[Row], delta: Sequence[Row], figures: dict[str, Any], missing: Sequence[str]) -> str:
     parts = [_table("full", full), _table("delta", delta)]
     ends = [
@@ -168,6 +162,8 @@ def _text(full: Sequence[Row], delta: Sequence[Row], figures: dict[str, Any], mi
         ends.append(["decoder, peak resident MB", figures["decode_rss_mb"], "under 150"])
         ends.append(["packer and its workers, peak resident MB", figures["packer_rss_mb"], "under 1000"])
     parts.append(markdown_table(["figure", "value", "bar"], ends))
+    if figures["aware"]:
+        parts.append(_aware_table(figures["aware"]))
     if full and full[0].peers:
         parts.append("All peers, in % of the raw bytes:\n\n" + _peers_table(full) + "\n\n" + _peers_table(delta))
     parts.append(NOTES)
@@ -197,6 +193,25 @@ def _table(name: str, rows: Sequence[Row]) -> str:
                 f"{row.decode_mb_s:.0f}",
             ]
             for row in rows
+        ],
+    )
+
+
+def _aware_table(found: dict[str, Any]) -> str:
+    head = ["update-aware", "MB", "fresh, lossless delta, MB", "share (at most 0.5)", "perplexity", "fresh", "loss"]
+    return markdown_table(
+        head,
+        [
+            [
+                form,
+                f"{entry['bytes'] / 1e6:.3f}",
+                f"{entry['lossless_bytes'] / 1e6:.3f}",
+                f"{entry['bytes'] / entry['lossless_bytes']:.3f}",
+                entry["ppl"],
+                entry["naive_ppl"],
+                f"{100 * (entry['ppl'] / entry['naive_ppl'] - 1):+.2f} %",
+            ]
+            for form, entry in found.items()
         ],
     )
 

@@ -27,6 +27,7 @@ from protocol.manifest import FileEntry
 from protocol.segment import ROW_SIZE, SegmentCipher, SegmentCodec, SegmentRow, expand
 
 LEVEL = 15  # what `skyload stage` uses unless told
+_REPORT_NAME = "requantize.json"  # stays on the ground
 _KEY, _DIGEST = bytes(32), bytes(32)
 
 
@@ -49,6 +50,11 @@ class Packed:
     transforms: Mapping[str, int]
     raw_bytes: int
     encode_s: float
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes on the link of all segments, their rows included."""
+        return sum(ROW_SIZE + row.stored_size for row, _ in self.segments)
 
     def size_of(self, name: str) -> float:
         """Return the bytes on the link of all parts whose names begin so."""
@@ -132,22 +138,19 @@ def _count(
     job: EncodeJob, segment: encoding.EncodedSegment, sizes: dict[str, float], transforms: dict[str, int]
 ) -> None:
     """Share a segment's bytes among its parts: each its pieces, all of them row, tag and payload's head alike."""
-    pieces = job.segment.job.pieces
-    is_tensor = segment.row.codec is SegmentCodec.TENSOR
-    outcomes = segment.pieces if is_tensor else segment.pieces * len(pieces)
-    spent = sum(outcome.coded_bytes for outcome in outcomes) if is_tensor else len(segment.payload)
-    shared = ROW_SIZE + segment.row.stored_size - spent
-    for piece, outcome in zip(pieces, outcomes, strict=True):
-        coded = outcome.coded_bytes if is_tensor else len(segment.payload) * piece.size_bytes / segment.row.raw_size
+    raw_size = segment.row.raw_size
+    shared = ROW_SIZE + segment.row.stored_size - sum(outcome.coded_bytes for outcome in segment.pieces)
+    for piece, outcome in zip(job.segment.job.pieces, segment.pieces, strict=True):
         for part in piece.parts:
-            size = (coded + shared * piece.size_bytes / segment.row.raw_size) / len(piece.parts)
+            size = (outcome.coded_bytes + shared * piece.size_bytes / raw_size) / len(piece.parts)
             sizes[part] = sizes.get(part, 0.0) + size
         name = outcome.transform.name if piece.kind is not PartKind.BYTES else f"{outcome.transform.name} (no tensor)"
         transforms[name] = transforms.get(name, 0) + piece.size_bytes
 
 
 def _files(directory: Path) -> dict[str, Path]:
-    return {path.name: path for path in sorted(directory.iterdir()) if path.is_file()}
+    found = sorted(path for path in directory.iterdir() if path.is_file() and path.name != _REPORT_NAME)
+    return {path.name: path for path in found}
 
 
 def _entries(files: Mapping[str, Path]) -> tuple[FileEntry, ...]:
