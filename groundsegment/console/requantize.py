@@ -35,7 +35,7 @@ def requantize_model(
     ] = None,
     max_loss: Annotated[
         str | None,
-        typer.Option("--max-loss", help="Fewest bytes with a perplexity at most this above a fresh calibration's."),
+        typer.Option("--max-loss", help="Fewest bytes with a perplexity at most this above the best quantized afresh."),
     ] = None,
     budget: Annotated[str | None, typer.Option("--budget", help="Best quality in a delta of at most so much.")] = None,
     price: Annotated[
@@ -155,7 +155,7 @@ def _tell(report: "Report", directory: Path) -> None:
         ("this release", report.chosen),
     ]
     out.print(
-        f"{directory}: {report.format}, {100 * report.share_of_fresh:.1f} % of a fresh calibration's delta, "
+        f"{directory}: {report.format}, {100 * report.share:.1f} % of the delta of quantizing afresh, "
         f"perplexity {100 * report.loss:+.2f} %",
         markup=False,
     )

@@ -23,7 +23,7 @@ from groundsegment.requantize.options import Effort, OnPhase
 from groundsegment.requantize.text import read_sequences
 from groundsegment.requantize.writing import write_release
 
-_PASSES = 2
+PASSES = 2
 
 
 class FloatModel:
@@ -63,10 +63,11 @@ def polished(
     codes: Mapping[str, Codes],
     statistics: Statistics,
     on_matrix: OnMatrix | None = None,
+    num_passes: int = PASSES,
 ) -> dict[str, Codes]:
     """Move single codes as long as a layer's output error falls."""
     situation = Situation(grid=grid, base=codes, statistics=statistics, new=model.weight)
-    for _ in range(_PASSES):
+    for _ in range(num_passes):
         codes = move_by_layer(situation, codes, 0.0, on_matrix)
     return dict(codes)
 
@@ -77,6 +78,7 @@ def quantize_calibrated(
     calibration: Path,
     *,
     effort: Effort | None = None,
+    num_passes: int = PASSES,
     force: bool = False,
     on_phase: OnPhase | None = None,
 ) -> None:
@@ -87,6 +89,7 @@ def quantize_calibrated(
         out: the directory that appears when all is done.
         calibration: text like what the model is for.
         effort: how much of it is looked at.
+        num_passes: of polishing; 0 is plain GPTQ.
         force: replace a model that is there already.
         on_phase: told what is being done, how much of it is done, of how much.
     """
@@ -109,9 +112,9 @@ def quantize_calibrated(
     )
     del network
     done, model = 0, FloatModel(plan)
-    passes = len(plan.matrices) * (1 + _PASSES)
+    passes = len(plan.matrices) * (1 + num_passes)
     grid, _ = model.rounded()
     codes = calibrate(grid, model.weight, statistics, lambda _name: count("choosing codes", passes, 1))
-    codes = polished(model, grid, codes, statistics, lambda _name: count("choosing codes", passes, 1))
+    codes = polished(model, grid, codes, statistics, lambda _name: count("choosing codes", passes, 1), num_passes)
     report = {"method": "calibrated", "num_calibration_tokens": int(sequences.size), "format": plan.format}
     write_release(plan, out, Candidate(grid=grid, codes=codes, others=model.others()), report=report, force=force)

@@ -19,11 +19,11 @@ from groundsegment.requantize.keeping import Keeper
 from groundsegment.requantize.language_model import Statistics
 from groundsegment.requantize.moving import calibrate
 from groundsegment.requantize.options import Goal, OnPhase, Options
-from groundsegment.requantize.report import Point, Report
+from groundsegment.requantize.report import Point, Report, cheapest_of_the_best
 from groundsegment.requantize.walking import Aim, Step, Walk
 from groundsegment.requantize.workpiece import Text, Workpiece
 
-# Where a loss is asked for: shares of the fresh model's delta at which it is looked for.
+# Where a loss is asked for: shares of the delta of what one would send without this, at which it is looked for.
 _LADDER = (0.03, 0.06, 0.1, 0.15, 0.2, 0.27, 0.36, 0.48, 0.64, 0.85)
 _PRICES_APART = 64.0  # between the first step's price and the last one's, where a price is asked for
 
@@ -61,7 +61,8 @@ class Job:
         """Do all of it but the writing."""
         statistics = self._statistics()
         new_perplexity, references = self._references(statistics)
-        curve, chosen = self._walk(statistics, references["fresh"])
+        rivals = [references[name] for name in ("naive", "gptq", "fresh")]
+        curve, chosen = self._walk(statistics, cheapest_of_the_best(rivals))
         report = Report(
             format=self._plan.format,
             group_columns=self._plan.group_columns,
@@ -118,21 +119,21 @@ class Job:
         self._keeper.save("references", {}, note)
         return new_perplexity, points
 
-    def _walk(self, statistics: Statistics, fresh: Point) -> tuple[list[Point], Candidate]:
+    def _walk(self, statistics: Statistics, reference: Point) -> tuple[list[Point], Candidate]:
         effort, goal = self._options.effort, self._options.goal
         walk = Walk(self._work, statistics, self._calibration, num_parts=effort.num_steps + 1, scratch=self._scratch)
         step: Step | None = None
         curve: list[Point] = []
-        targets = _targets(goal, effort.num_steps, fresh.delta_bytes)
+        targets = _targets(goal, effort.num_steps, reference.delta_bytes)
         for number, target in enumerate(targets):
             self._tell("moving codes", number, len(targets))
             step, point = self._step(walk, step, target, number)
             curve.append(point)
-            if goal.max_loss is not None and point.perplexity <= fresh.perplexity * (1 + goal.max_loss):
+            if goal.max_loss is not None and point.perplexity <= reference.perplexity * (1 + goal.max_loss):
                 break
         else:
             if goal.max_loss is not None:
-                raise _too_lossy(curve, fresh, goal.max_loss)
+                raise _too_lossy(curve, reference, goal.max_loss)
         assert step is not None
         return curve, step.candidate
 
@@ -165,21 +166,21 @@ class Job:
         return self._text
 
 
-def _targets(goal: Goal, num_steps: int, fresh_bytes: int) -> list[float]:
+def _targets(goal: Goal, num_steps: int, reference_bytes: int) -> list[float]:
     """Return what the steps aim at, sizes or prices, the last one what is asked for."""
     done = [(number + 1) / (num_steps + 1) for number in range(num_steps + 1)]
     if goal.price is not None:
         return [goal.price * _PRICES_APART ** (1 - share) for share in done]
     if goal.budget_bytes is not None:
         return [goal.budget_bytes * min(1.0, 0.4 + share) for share in done]
-    return [fresh_bytes * share for share in _LADDER[: num_steps + 1]]
+    return [reference_bytes * share for share in _LADDER[: num_steps + 1]]
 
 
-def _too_lossy(curve: list[Point], fresh: Point, max_loss: float) -> InputError:
+def _too_lossy(curve: list[Point], reference: Point, max_loss: float) -> InputError:
     best = min(curve, key=lambda point: point.perplexity)
-    loss = 100 * (best.perplexity / fresh.perplexity - 1)
+    loss = 100 * (best.perplexity / reference.perplexity - 1)
     return InputError(
-        f"nothing within {100 * max_loss:g} % was found; the best is {loss:.2f} % worse than a fresh calibration, "
+        f"nothing within {100 * max_loss:g} % was found; the best is {loss:.2f} % worse than quantizing afresh, "
         f"for {best.delta_bytes / 1e6:.2f} MB",
-        hint="allow more with --max-loss, give more --calibration text or --steps, or send a fresh calibration",
+        hint="allow more with --max-loss, give more --calibration text or --steps, or send it quantized afresh",
     )

@@ -30,6 +30,17 @@ class Point:
     price: float = 0.0
 
 
+_AS_GOOD = 0.002  # perplexities closer than this do not tell two quantizations apart
+
+
+def cheapest_of_the_best(points: Sequence[Point]) -> Point:
+    """Return the one of fewest bytes among those as good as the best: what one would send without this."""
+    best = min(point.perplexity for point in points)
+    return min(
+        (point for point in points if point.perplexity <= best * (1 + _AS_GOOD)), key=lambda point: point.delta_bytes
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """What `requantize` tells, and saves beside the release.
@@ -65,15 +76,20 @@ class Report:
     chosen: Point
 
     @property
-    def share_of_fresh(self) -> float:
-        """Return the chosen delta's bytes over those of the fresh model's."""
-        return self.chosen.delta_bytes / max(1, self.fresh.delta_bytes)
+    def reference(self) -> Point:
+        """Return what one would send without this: the cheapest of the best."""
+        return cheapest_of_the_best([self.naive, self.gptq, self.fresh])
+
+    @property
+    def share(self) -> float:
+        """Return the chosen delta's bytes over those of the reference."""
+        return self.chosen.delta_bytes / max(1, self.reference.delta_bytes)
 
     @property
     def loss(self) -> float:
-        """Return by how much the perplexity is above the fresh model's; below 0 where it is better."""
-        return self.chosen.perplexity / self.fresh.perplexity - 1
+        """Return by how much the perplexity is above the reference's; below 0 where it is better."""
+        return self.chosen.perplexity / self.reference.perplexity - 1
 
     def as_json(self) -> dict[str, Any]:
         """Return it for a JSON file."""
-        return {**asdict(self), "share_of_fresh": self.share_of_fresh, "loss": self.loss}
+        return {**asdict(self), "reference": asdict(self.reference), "share": self.share, "loss": self.loss}

@@ -224,7 +224,7 @@ def test_the_command_prints_json_and_draws(shelf, tmp_path):
     assert result.exit_code == 0, result.output
     facts = json.loads(result.stdout)
     assert facts["chosen"]["delta_bytes"] == facts["curve"][-1]["delta_bytes"]
-    assert facts["share_of_fresh"] == facts["chosen"]["delta_bytes"] / facts["fresh"]["delta_bytes"]
+    assert facts["share"] == facts["chosen"]["delta_bytes"] / facts["reference"]["delta_bytes"]
     assert picture.read_text().count("update-aware") > 0
 
 
