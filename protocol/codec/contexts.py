@@ -5,6 +5,7 @@ use floating point and may change between versions. It promises good choices, no
 whether a segment decodes. Costs some 10 ns a value.
 """
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -66,24 +67,28 @@ def choose_firsts(
         magnitudes: of the values, like differences with their sign folded in; small ones more frequent.
         num_classes: at most.
     """
+    step = 1 + magnitudes.size // _SAMPLE_SIZE
+    keys, magnitudes, scale = keys[::step], magnitudes[::step], float(step)
     # Quarters of octaves: exact up to 7, and what is within a bucket costs the same however keys are grouped.
     buckets = magnitudes.astype(np.float32).view(np.uint32) >> np.uint32(21)
     buckets = np.maximum(buckets, 507) - np.uint32(507)
     joint = np.bincount(keys.astype(np.uint32) << np.uint32(8) | buckets, minlength=KEYS * KEYS).reshape(KEYS, KEYS)
-    present = np.flatnonzero(joint.any(axis=1))
-    firsts, counts = present.tolist(), joint[present]
-    bits = _stream_bits(counts)
+    firsts = np.flatnonzero(joint.any(axis=1)).tolist()
+    table = joint[firsts][:, joint.any(axis=0)]
+    counts, bits = list(table), _stream_bits(table, scale).tolist()
+    merged = _stream_bits(table[:-1] + table[1:], scale).tolist()
     while len(firsts) > 1:
-        merged = _stream_bits(counts[:-1] + counts[1:])
-        gains = bits[:-1] + bits[1:] - merged
+        gains = [one + other - both for (one, other), both in zip(pairwise(bits), merged, strict=True)]
         at = int(np.argmax(gains))
         if gains[at] <= 0 and len(firsts) <= num_classes:
             break
-        counts[at] += counts[at + 1]
-        bits[at] = merged[at]
-        counts, bits = np.delete(counts, at + 1, axis=0), np.delete(bits, at + 1)
-        del firsts[at + 1]
-    return (0, *firsts[1:]), float(bits.sum()), float(_stream_bits(joint.sum(axis=0)))
+        counts[at : at + 2] = [counts[at] + counts[at + 1]]
+        bits[at : at + 2] = [merged[at]]
+        del firsts[at + 1], merged[at]
+        for near in (at - 1, at):
+            if 0 <= near < len(merged):
+                merged[near] = float(_stream_bits(counts[near] + counts[near + 1], scale))
+    return (0, *firsts[1:]), sum(bits), float(_stream_bits(joint.sum(axis=0), scale))
 
 
 def _make_grid(row_means: Floats, column_means: Floats, num_rows: int, num_columns: int) -> Grid:
