@@ -1,8 +1,8 @@
 """Which transform a piece gets: whatever a sample of it says is smallest; then the piece is encoded once.
 
-A piece that the base has unchanged costs its head (SAME). Otherwise the sample, a run of whole rows from the piece's
-middle, is tried as what it is (floats, codes with their scales, blocks), as the difference to the base where there is
-one, and as mere bytes both ways. Deterministic: the same bytes always get the same transform.
+A piece that the base has unchanged costs its head (SAME). Otherwise the sample, some runs of whole rows from all over
+the piece, is tried as what it is (floats, codes with their scales, blocks), as the difference to the base where there
+is one, and as mere bytes both ways. Deterministic: the same bytes always get the same transform.
 """
 
 import math
@@ -19,9 +19,12 @@ from protocol.limits import KIB
 
 _SAMPLE_SIZE = 128 * KIB
 _SAMPLE_PAYS = 4  # a piece of less than so many samples is tried whole
+_SAMPLE_RUNS = 4
 _ROWS_ALIGNMENT = 8  # packed zero points, and GPTQ's codes, hold eight rows in an int32
 _COLUMNS_ALIGNMENT = 256  # blocks of GGUF hold 32 or 256 values
 _STREAM_HEAD_SIZE = 9
+_BYTES_HANDICAP = 0.02
+_MERE_BYTES = {TransformKind.BYTES, TransformKind.BYTES_DELTA}
 
 
 def encode_piece(
@@ -50,12 +53,14 @@ def encode_piece(
 
 def _smallest(ways: tuple[Way, ...], news: Arrays, olds: Arrays | None, effort: Effort) -> tuple[TransformKind, Coded]:
     tried = [(way.transform, way.encode(news, olds if way.transform.needs_base else None, effort)) for way in ways]
-    return min(tried, key=lambda entry: _size(entry[1]))
+    return min(tried, key=lambda entry: _cost(*entry))
 
 
-def _size(coded: Coded) -> int:
+def _cost(transform: TransformKind, coded: Coded) -> float:
+    """Bytes, and a little more for mere bytes: contexts pay their tables only over a whole piece."""
     parameters, streams = coded
-    return len(parameters) + sum(_STREAM_HEAD_SIZE + len(stream.data) for stream in streams)
+    size = len(parameters) + sum(_STREAM_HEAD_SIZE + len(stream.data) for stream in streams)
+    return size * (1 + _BYTES_HANDICAP) if transform in _MERE_BYTES else size
 
 
 def _piece(piece: PieceJob, transform: TransformKind, coded: Coded, base_numbers: Mapping[str, int]) -> Piece:
@@ -76,16 +81,16 @@ def _piece(piece: PieceJob, transform: TransformKind, coded: Coded, base_numbers
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Sample:
-    """A run of rows, or of one row's columns, from the middle of a piece.
+    """Some runs of rows, or of one row's columns, from all over a piece.
 
     Attributes:
         job: the sample as a piece of its own.
-        first, last, total: it is the share first/total .. last/total of every extent.
+        runs: it is the shares first/total .. last/total of every extent, one after the other.
+        total: rows, or columns of the one row.
     """
 
     job: PieceJob
-    first: int
-    last: int
+    runs: tuple[tuple[int, int], ...]
     total: int
 
     @classmethod
@@ -94,28 +99,41 @@ class _Sample:
         if piece.size_bytes < _SAMPLE_PAYS * _SAMPLE_SIZE:
             return None
         by_rows = piece.rows > 1
+        if not by_rows and len(piece.extents) > 1:
+            return None
         total = piece.rows if by_rows else piece.columns
-        alignment = _alignment(piece) if by_rows else _COLUMNS_ALIGNMENT
-        wanted = math.ceil(_SAMPLE_SIZE * total / piece.size_bytes)
-        length = -(-wanted // alignment) * alignment
-        first = (total - length) // 2 // alignment * alignment
-        last = first + length
+        runs = _runs(total, _alignment(piece) if by_rows else _COLUMNS_ALIGNMENT, _SAMPLE_SIZE / piece.size_bytes)
         sizes = [extent.size_bytes for extent in piece.extents]
-        if first < 0 or (len(sizes) > 1 and not by_rows) or any(size * first % total for size in sizes):
+        if runs is None or any(size * cut % total for size in sizes for run in runs for cut in run):
             return None
-        if any(size * last % total for size in sizes):
-            return None
+        length = sum(last - first for first, last in runs)
         job = replace(
             piece,
             rows=length if by_rows else 1,
             columns=piece.columns if by_rows else length,
             extents=tuple(replace(extent, size_bytes=extent.size_bytes * length // total) for extent in piece.extents),
         )
-        return cls(job=job, first=first, last=last, total=total)
+        return cls(job=job, runs=runs, total=total)
 
     def cut(self, arrays: Arrays) -> Arrays:
         """Return the sample's bytes of each extent."""
-        return [array[array.size * self.first // self.total : array.size * self.last // self.total] for array in arrays]
+        return [
+            np.concatenate(
+                [array[array.size * first // self.total : array.size * last // self.total] for first, last in self.runs]
+            )
+            for array in arrays
+        ]
+
+
+def _runs(total: int, alignment: int, share: float) -> tuple[tuple[int, int], ...] | None:
+    """Return (first, last) of a few runs, evenly spread, about such a share together; None if they would be most."""
+    for count in range(_SAMPLE_RUNS, 0, -1):
+        length = -(-math.ceil(total * share / count) // alignment) * alignment
+        if 2 * count * length <= total:
+            middles = [(2 * i + 1) * total // (2 * count) for i in range(count)]
+            firsts = [(middle - length // 2) // alignment * alignment for middle in middles]
+            return tuple((first, first + length) for first in firsts)
+    return None
 
 
 def _alignment(piece: PieceJob) -> int:
