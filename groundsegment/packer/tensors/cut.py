@@ -1,26 +1,18 @@
 """The cut: parts to segment jobs of at most 4 MiB of output, at whole rows or groups.
 
-Large parts become even slabs; small ones are gathered, in order of the file, until a segment is full; what is left
-before a large part travels with its first slab rather than in a tiny segment of its own. Neighbours of a few bytes
-(shapes, padding, vectors that hardly changed) become one piece, since every piece costs some 50 bytes. All by
+Large parts become even slabs; small ones are gathered, in order of the file, until a segment is full (gathering.py);
+what is left before a large part travels with its first slab rather than in a tiny segment of its own. All by
 arithmetic, lazily: a tensor of 2**40 values costs no more memory than any other.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from itertools import groupby
 
+from groundsegment.packer.tensors.gathering import Gathered
 from groundsegment.packer.tensors.jobs import BaseRef, PieceExtent, PieceJob, SegmentJob
 from groundsegment.packer.tensors.matching import Match
-from groundsegment.packer.tensors.parts import Part, PartKind
-from protocol.codec.payload import PIECES_MAX
-from protocol.limits import KIB, MIB, SEGMENT_SIZE_MAX
-
-_SMALL_SEGMENT = MIB
-# Up to these sizes pieces are joined with their neighbours: bytes; numbers with a base, whose differences are alike;
-# others, whose streams would mix what has little in common (scales of a matrix and the next: 4 % more than apart).
-_SMALL_BYTES, _SMALL_DELTA, _SMALL_NUMBERS = 64 * KIB, 4 * KIB, 128
-_JOINED_MAX = 512
+from groundsegment.packer.tensors.parts import Part
+from protocol.limits import SEGMENT_SIZE_MAX
 
 
 def cut(
@@ -91,52 +83,13 @@ def _extent_of_rows(part: Part, first: int, end: int, size_bytes: int) -> tuple[
 def _cut_file(
     file: str, parts: Iterable[Part], matches: Mapping[Part, Match], segment_bytes: int
 ) -> Iterator[SegmentJob]:
-    waiting: list[PieceJob] = []
-    size = 0
+    gathered = Gathered()
     for part in parts:
-        room = segment_bytes - size if size < _SMALL_SEGMENT and part.size_bytes > segment_bytes else segment_bytes
+        is_large = part.size_bytes > segment_bytes
+        room = segment_bytes - gathered.size_bytes if is_large and gathered.is_small else segment_bytes
         for piece in pieces_of(part, matches.get(part), piece_bytes=room):
-            if waiting and (size + piece.size_bytes > segment_bytes or len(waiting) == PIECES_MAX):
-                yield SegmentJob(file=file, pieces=tuple(waiting))
-                waiting, size = [], 0
-            _append(waiting, piece)
-            size += piece.size_bytes
-    if waiting:
-        yield SegmentJob(file=file, pieces=tuple(waiting))
-
-
-def _append(waiting: list[PieceJob], piece: PieceJob) -> None:
-    """Add a piece to a segment, to its last piece if they are small neighbours of one kind."""
-    if not waiting or not _are_neighbours(waiting[-1], piece):
-        waiting.append(piece)
-        return
-    last = waiting[-1]
-    extent = replace(last.extents[0], size_bytes=last.size_bytes + piece.size_bytes)
-    waiting[-1] = replace(
-        last,
-        parts=last.parts + piece.parts,
-        rows=1,
-        columns=last.rows * last.columns + piece.rows * piece.columns,
-        extents=(extent,),
-    )
-
-
-def _small_size(piece: PieceJob) -> int:
-    if piece.kind is PartKind.BYTES:
-        return _SMALL_BYTES
-    return _SMALL_DELTA if piece.has_base else _SMALL_NUMBERS
-
-
-def _are_neighbours(last: PieceJob, piece: PieceJob) -> bool:
-    if (last.kind, last.dtype) != (piece.kind, piece.dtype) or last.packed or piece.packed:
-        return False
-    if last.kind is PartKind.GGUF or len(last.parts) >= _JOINED_MAX:
-        return False
-    if max(last.size_bytes // len(last.parts), piece.size_bytes) > _small_size(piece):
-        return False
-    before, after = last.extents[0], piece.extents[0]
-    if before.offset + before.size_bytes != after.offset:
-        return False
-    if before.base is None or after.base is None:
-        return before.base is after.base
-    return (before.base.file, before.base.offset + before.size_bytes) == (after.base.file, after.base.offset)
+            if not gathered.has_room(piece, segment_bytes):
+                yield SegmentJob(file=file, pieces=gathered.take())
+            gathered.add(piece, is_whole=piece.size_bytes == part.size_bytes)
+    if gathered.size_bytes:
+        yield SegmentJob(file=file, pieces=gathered.take())

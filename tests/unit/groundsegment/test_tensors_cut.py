@@ -8,6 +8,7 @@ import pytest
 from groundsegment.packer.tensors.catalogue import parts_of
 from groundsegment.packer.tensors.cut import cut, pieces_of
 from groundsegment.packer.tensors.jobs import BaseRef
+from groundsegment.packer.tensors.layouts import nibble_layout_of
 from groundsegment.packer.tensors.matching import Match
 from groundsegment.packer.tensors.parts import PartKind
 from protocol.codec.payload import PIECES_MAX
@@ -127,6 +128,43 @@ def test_neighbours_whose_old_values_are_elsewhere_stay_apart(tmp_path):
     assert [piece.parts for piece in job.pieces] == [("(header)",), ("a",), ("b",)]
     (job,) = cut(parts, matched(parts[:2]))
     assert [piece.has_base for piece in job.pieces] == [True, True, False]
+
+
+def test_matrices_of_codes_become_a_taller_one_if_there_is_a_base(tmp_path):
+    shapes = {}
+    for suffix, kind, columns in (("weight_packed", "I32", 8), ("weight_scale", "BF16", 2)):
+        shapes |= {f"{name}.{suffix}": (kind, (16 * rows, columns)) for rows, name in enumerate("abc", 1)}
+    parts = sparse(tmp_path, shapes)
+    (job,) = cut(parts, matched(parts))
+    assert [(piece.parts, piece.rows, piece.columns) for piece in job.pieces[1:]] == [
+        (("a.weight_packed", "b.weight_packed", "c.weight_packed"), 96, 64)
+    ]
+    assert nibble_layout_of(job.pieces[1]).sizes == [96 * 32, 96 * 4]
+    (job,) = cut(parts, {})
+    assert [len(piece.parts) for piece in job.pieces] == [1] * 4
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"b.weight_packed": ("I32", (16, 12)), "b.weight_scale": ("BF16", (16, 3))},  # wider
+        {"b.weight_scale": ("BF16", (16, 1))},  # other groups
+        {"a.more": ("BF16", (1,))},  # scales that do not follow each other
+    ],
+)
+def test_other_matrices_of_codes_stay_apart(tmp_path, change):
+    codes = {f"{name}.weight_packed": ("I32", (16, 8)) for name in "ab"}
+    more = {name: value for name, value in change.items() if name == "a.more"}
+    scales = {"a.weight_scale": ("BF16", (16, 2))} | more | {"b.weight_scale": ("BF16", (16, 2))}
+    parts = sparse(tmp_path, codes | scales | change)
+    (job,) = cut(parts, matched(parts))
+    assert [piece.parts for piece in job.pieces if piece.packed] == [("a.weight_packed",), ("b.weight_packed",)]
+
+
+def test_only_whole_parts_are_joined(tmp_path):
+    parts = sparse(tmp_path, {"a": ("I64", (40,)), "b": ("I64", (2,))})
+    pieces = [piece for job in cut(parts, {}, segment_bytes=150) for piece in job.pieces]
+    assert all(len(piece.parts) == 1 for piece in pieces)
 
 
 def test_a_segment_has_no_more_pieces_than_a_payload(tmp_path):

@@ -1,0 +1,103 @@
+"""Gathers pieces for a segment, and joins small neighbours of one kind: every piece costs 50 to 100 bytes.
+
+Neighbours are whole parts whose extents follow each other in the file, one by one, and in the base likewise:
+
+- bytes, and numbers of a few bytes: shapes, padding, scalars;
+- with a base, vectors, and matrices of one packing and width, which make a taller one: differences are alike where
+  values are not. (After a light fine-tune of SmolLM2, int4 and Q4_1 take 4 % less joined than apart, Q4_K 3 %; but
+  int8 1 % more, and scales without a base 4 % more.)
+"""
+
+from dataclasses import replace
+
+from groundsegment.packer.tensors.jobs import PieceExtent, PieceJob
+from groundsegment.packer.tensors.parts import PartKind
+from protocol.codec.payload import PIECES_MAX
+from protocol.limits import KIB, MIB
+
+_SMALL_SEGMENT = MIB
+_SMALL_BYTES, _SMALL_CODES, _SMALL_DELTA, _SMALL_NUMBERS = 64 * KIB, MIB, 4 * KIB, 128
+_STACKED = {PartKind.NIBBLES, PartKind.GGUF}
+_JOINED_MAX = 512
+
+
+class Gathered:
+    """The pieces of a segment so far."""
+
+    def __init__(self) -> None:
+        self.size_bytes = 0
+        self._pieces: list[PieceJob] = []
+        self._is_open = False  # whether the last piece is made of whole parts
+
+    @property
+    def is_small(self) -> bool:
+        """Whether it should not be a segment of its own."""
+        return self.size_bytes < _SMALL_SEGMENT
+
+    def has_room(self, piece: PieceJob, segment_bytes: int) -> bool:
+        """Tell whether a piece may come in; the first always may."""
+        fits = self.size_bytes + piece.size_bytes <= segment_bytes and len(self._pieces) < PIECES_MAX
+        return fits or not self._pieces
+
+    def add(self, piece: PieceJob, *, is_whole: bool) -> None:
+        """Add a piece, to the last one if they are neighbours.
+
+        Args:
+            piece: to be added.
+            is_whole: whether it is all of its part.
+        """
+        self.size_bytes += piece.size_bytes
+        if self._is_open and is_whole and _are_neighbours(self._pieces[-1], piece):
+            self._pieces[-1] = _joined(self._pieces[-1], piece)
+        else:
+            self._pieces.append(piece)
+        self._is_open = is_whole
+
+    def take(self) -> tuple[PieceJob, ...]:
+        """Return the pieces and start anew."""
+        pieces = tuple(self._pieces)
+        self.size_bytes, self._pieces, self._is_open = 0, [], False
+        return pieces
+
+
+def _joined(last: PieceJob, piece: PieceJob) -> PieceJob:
+    is_matrix = last.kind in _STACKED
+    return replace(
+        last,
+        parts=last.parts + piece.parts,
+        rows=last.rows + piece.rows if is_matrix else 1,
+        columns=last.columns if is_matrix else last.rows * last.columns + piece.rows * piece.columns,
+        extents=tuple(
+            replace(before, size_bytes=before.size_bytes + after.size_bytes)
+            for before, after in zip(last.extents, piece.extents, strict=True)
+        ),
+    )
+
+
+def _are_neighbours(last: PieceJob, piece: PieceJob) -> bool:
+    if (last.kind, last.dtype, last.packed) != (piece.kind, piece.dtype, piece.packed):
+        return False
+    if len(last.extents) != len(piece.extents) or len(last.parts) >= _JOINED_MAX:
+        return False
+    if last.kind in _STACKED and not (last.columns == piece.columns and piece.has_base):
+        return False
+    if max(last.size_bytes // len(last.parts), piece.size_bytes) > _small_size(piece):
+        return False
+    return all(_follows(before, after) for before, after in zip(last.extents, piece.extents, strict=True))
+
+
+def _small_size(piece: PieceJob) -> int:
+    if piece.kind is PartKind.BYTES:
+        return _SMALL_BYTES
+    if not piece.has_base:
+        return _SMALL_NUMBERS
+    return _SMALL_CODES if piece.kind in _STACKED else _SMALL_DELTA
+
+
+def _follows(before: PieceExtent, after: PieceExtent) -> bool:
+    """Whether one extent ends where the next begins, in the file and in the base."""
+    if before.offset + before.size_bytes != after.offset:
+        return False
+    if before.base is None or after.base is None:
+        return before.base is after.base
+    return (before.base.file, before.base.offset + before.size_bytes) == (after.base.file, after.base.offset)
