@@ -133,6 +133,15 @@ def test_bytes_are_little_endian_values():
         assert streams.decode(stream, np.uint32, 1).tolist() == [0x04030201]
 
 
+@pytest.mark.parametrize("size", [2, 4])
+def test_values_that_begin_anywhere_are_aligned(size):
+    raw = np.arange(41, dtype=np.uint8)
+    for start in range(size):
+        values = from_bytes([raw[start : start + 40]], size)
+        assert values.flags.aligned
+        assert values.tobytes() == raw[start : start + 40].tobytes()
+
+
 def test_decoding_takes_a_few_times_the_memory_of_what_it_makes():
     old = RNG.normal(0, 0.02, 2**18).astype(np.float32).view(np.uint32)
     old = (old >> 16).astype(np.uint16)
