@@ -19,7 +19,7 @@ def from_bytes(extents: list[Bytes], size: int) -> Values:
     raw = extents[0] if len(extents) == 1 else np.concatenate(extents)
     values: Values = np.ascontiguousarray(raw).view(f"<u{size}")
     # A tensor may begin anywhere in its file, but foreign code wants its arrays aligned.
-    return np.require(values, dtype=f"u{size}", requirements="CA")
+    return np.require(values, dtype=f"u{size}", requirements=("C", "A"))
 
 
 def to_bytes(values: Values, sizes: list[int]) -> list[Bytes]:

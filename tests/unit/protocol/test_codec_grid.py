@@ -135,7 +135,7 @@ def test_bytes_are_little_endian_values():
 
 @pytest.mark.parametrize("size", [2, 4])
 def test_values_that_begin_anywhere_are_aligned(size):
-    raw = np.arange(41, dtype=np.uint8)
+    raw = np.arange(44, dtype=np.uint8)
     for start in range(size):
         values = from_bytes([raw[start : start + 40]], size)
         assert values.flags.aligned
