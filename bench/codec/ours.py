@@ -85,8 +85,9 @@ def pack(release: Path, base: Path | None, *, level: int = LEVEL) -> Packed:
     cipher = SegmentCipher(_KEY, _DIGEST)
     sizes: dict[str, float] = {}
     transforms: dict[str, int] = {}
+    part_sizes = {part.name: part.size_bytes for part in plan.survey.parts}
     for job, segment in zip(jobs, encoded, strict=True):
-        _count(job, segment, sizes, transforms)
+        _count(job, segment, part_sizes, sizes, transforms)
     return Packed(
         segments=tuple(
             (each.row, b"" if each.row.codec is SegmentCodec.COPY else cipher.seal(each.row, each.payload))
@@ -135,15 +136,20 @@ def decode_segment(
 
 
 def _count(
-    job: EncodeJob, segment: encoding.EncodedSegment, sizes: dict[str, float], transforms: dict[str, int]
+    job: EncodeJob,
+    segment: encoding.EncodedSegment,
+    part_sizes: Mapping[str, int],
+    sizes: dict[str, float],
+    transforms: dict[str, int],
 ) -> None:
     """Share a segment's bytes among its parts: each its pieces, all of them row, tag and payload's head alike."""
     raw_size = segment.row.raw_size
     shared = ROW_SIZE + segment.row.stored_size - sum(outcome.coded_bytes for outcome in segment.pieces)
     for piece, outcome in zip(job.segment.job.pieces, segment.pieces, strict=True):
+        size = outcome.coded_bytes + shared * piece.size_bytes / raw_size
+        whole = sum(part_sizes[part] for part in piece.parts)  # of joined ones each is whole
         for part in piece.parts:
-            size = (outcome.coded_bytes + shared * piece.size_bytes / raw_size) / len(piece.parts)
-            sizes[part] = sizes.get(part, 0.0) + size
+            sizes[part] = sizes.get(part, 0.0) + size * part_sizes[part] / whole
         name = outcome.transform.name if piece.kind is not PartKind.BYTES else f"{outcome.transform.name} (no tensor)"
         transforms[name] = transforms.get(name, 0) + piece.size_bytes
 
