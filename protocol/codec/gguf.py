@@ -12,14 +12,15 @@ Pure. It does not know GGUF files, only blocks.
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.codec import coded_rows, grouped, logarithms, loudness
+from protocol.codec import coded_fields, coded_rows, grouped, logarithms, loudness
 from protocol.codec.affine import FRACTION_BITS, Float, Number, Shift
 from protocol.codec.carrying import Change
+from protocol.codec.coded_fields import Form
 from protocol.codec.gguf_blocks import FORMATS, BlockFormat, BlockType, Fields, join_blocks, split_blocks
 from protocol.codec.grouped import Classes, Cuts, StreamReader
 from protocol.codec.loudness import LEVELS, Loudness
@@ -47,8 +48,6 @@ class GgufLayout:
     block_type: BlockType
     columns: int = 0
 
-    SIZE: ClassVar[int] = _LAYOUT.size
-
     @property
     def format(self) -> BlockFormat:
         """The facts of the type."""
@@ -71,41 +70,46 @@ class GgufLayout:
         return _LAYOUT.pack(self.block_type, self.columns)
 
     @classmethod
-    def decode(cls, data: bytes) -> Self:
-        """Read a layout.
+    def decode(cls, data: bytes) -> tuple[Self, bytes]:
+        """Read a layout from the front; return it and the rest.
 
         Raises:
             DecodeError: the type is not known.
         """
-        number, columns = _LAYOUT.unpack(data)
+        if len(data) < _LAYOUT.size:
+            raise DecodeError(f"gguf: a layout of {len(data)} bytes")
+        number, columns = _LAYOUT.unpack_from(data)
         try:
-            return cls(block_type=BlockType(number), columns=columns)
+            return cls(block_type=BlockType(number), columns=columns), data[_LAYOUT.size :]
         except ValueError as error:
             raise DecodeError(f"gguf: {error}") from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Parameters:
-    """What a piece says besides its streams: the layout, and how the classes of each field are cut."""
+    """What a piece says besides its streams: the layout, and how each field is coded. All types have all forms."""
 
     layout: GgufLayout
     thresholds: Loudness
-    cuts: tuple[Cuts, ...]
+    forms: tuple[Form, ...]
+    code_cuts: Cuts
 
     def encode(self) -> bytes:
-        cuts = b"".join(grouped.pack_cuts(each) for each in self.cuts)
-        return self.layout.encode() + self.thresholds.encode() + cuts
+        forms = b"".join(form.encode() for form in self.forms)
+        return self.layout.encode() + self.thresholds.encode() + forms + grouped.pack_cuts(self.code_cuts)
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        if len(data) < GgufLayout.SIZE:
-            raise DecodeError(f"gguf: {len(data)} bytes of parameters")
-        thresholds, rest = Loudness.decode(data[GgufLayout.SIZE :])
-        return cls(
-            layout=GgufLayout.decode(data[: GgufLayout.SIZE]),
-            thresholds=thresholds,
-            cuts=tuple(grouped.read_cuts(rest, len(_FIELDS) + 1)),
-        )
+        layout, rest = GgufLayout.decode(data)
+        thresholds, rest = Loudness.decode(rest)
+        forms = []
+        for _ in _FIELDS:
+            form, rest = Form.decode(rest)
+            forms.append(form)
+        code_cuts, rest = grouped.read_cuts(rest)
+        if rest:
+            raise DecodeError(f"gguf: {len(rest)} bytes of parameters too many")
+        return cls(layout=layout, thresholds=thresholds, forms=tuple(forms), code_cuts=code_cuts)
 
 
 def encode(
@@ -125,21 +129,21 @@ def encode(
     old = None if olds is None else split_blocks(olds[0], layout.block_type)
     measured = _measure(layout, new)
     thresholds = Loudness.of(measured)
-    cuts: list[Cuts] = []
-    made: list[Stream] = []
+    forms, made = [], []
     for field in _FIELDS:
-        if not field.is_in(facts):
-            cuts.append(())
-            continue
-        values, base = getattr(new, field.name), None if old is None else getattr(old, field.name)
-        field_cuts, field_streams = grouped.encode_field(values, base, field.classes(facts, new, old), level=level)
-        cuts.append(field_cuts)
-        made += field_streams
+        form = Form()
+        if field.is_in(facts):
+            values, base = getattr(new, field.name), None if old is None else getattr(old, field.name)
+            form, field_streams = coded_fields.encode(values, base, field.classes(facts, new, old), level=level)
+            made += field_streams
+        forms.append(form)
     classes, predicted = _foresee(layout, new, old, thresholds.levels(measured))
-    code_cuts, code_streams = coded_rows.encode(
+    cuts, code_streams = coded_rows.encode(
         new.rows, predicted, classes, code_max=facts.code_max, is_packed=facts.is_packed, level=level
     )
-    parameters = _Parameters(layout=layout, thresholds=thresholds, cuts=(*cuts, code_cuts))
+    if not any(cut % LEVELS for cut in cuts):
+        thresholds = Loudness()
+    parameters = _Parameters(layout=layout, thresholds=thresholds, forms=tuple(forms), code_cuts=cuts)
     return parameters.encode(), (*made, *code_streams)
 
 
@@ -167,7 +171,7 @@ def decode(parameters: bytes, streams: tuple[Stream, ...], sizes: list[int], old
         source,
         predicted,
         classes,
-        said.cuts[-1],
+        said.code_cuts,
         width=facts.width,
         code_max=facts.code_max,
         is_packed=facts.is_packed,
@@ -180,10 +184,10 @@ def _decode_fields(source: StreamReader, said: _Parameters, old: Fields | None, 
     """Return all fields but the codes."""
     facts = said.layout.format
     fields = Fields.of_none(num_blocks)
-    for field, cuts in zip(_FIELDS, said.cuts[:-1], strict=True):
+    for field, form in zip(_FIELDS, said.forms, strict=True):
         if field.is_in(facts):
             base = None if old is None else getattr(old, field.name)
-            values = grouped.decode_field(source, base, field.classes(facts, fields, old), cuts, field.size)
+            values = coded_fields.decode(source, base, field.classes(facts, fields, old), form, field.size)
             if values.max() > field.highest(facts):
                 raise DecodeError(f"gguf: {values.max()} among {field.name}")
             fields = replace(fields, **{field.name: values})  # type: ignore[arg-type]

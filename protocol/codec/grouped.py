@@ -11,7 +11,7 @@ Pure. It knows nothing of formats; `nibbles` and `gguf` cut theirs into groups.
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,15 +21,13 @@ from protocol.codec.payload import Stream
 from protocol.errors import DecodeError
 
 CLASSES_MAX = 256
-BUCKETS_MAX = 96  # of one field: a piece has some ten fields and 255 streams
-_DTYPES: dict[int, Any] = {1: np.uint8, 2: np.uint16, 4: np.uint32}
+BUCKETS_MAX = 48  # of one field: a piece has at most five fields and 255 streams
 _LEVEL_MIN = 12  # as many bins as pcodec makes: with fewer, rare codes share one. Costs no time
 _STREAM_BITS = 8 * 40  # of a stream that holds next to nothing: its entry, pcodec's headers
 _SYMBOL_BITS = 14  # that a table says about one symbol
 
 _T = TypeVar("_T", np.uint8, np.uint16, np.uint32)
 Bytes = NDArray[np.uint8]
-Values = NDArray[Any]  # unsigned
 Index = NDArray[np.intp] | slice
 Classes = NDArray[np.uint8]
 Cuts = tuple[int, ...]
@@ -140,25 +138,6 @@ def decode_values(source: StreamReader, classes: Classes, cuts: Cuts, dtype: typ
     return values
 
 
-def encode_field(new: Values, old: Values | None, classes: Classes, *, level: int) -> tuple[Cuts, list[Stream]]:
-    """Code a field: one value for each group, or its difference to the base. No values make no stream."""
-    if not new.size:
-        return (), []
-    values = new if old is None else new - old
-    cuts = choose_cuts(_outline(values, is_delta=old is not None)[:, None], classes)
-    return cuts, encode_values(values, classes, cuts, level=level)
-
-
-def decode_field(source: StreamReader, old: Values | None, classes: Classes, cuts: Cuts, size: int) -> Values:
-    """Undo `encode_field`; `size` is that of a value in bytes.
-
-    Raises:
-        DecodeError: the streams are not those of such groups.
-    """
-    values: Values = decode_values(source, classes, cuts, _DTYPES[size])
-    return values if old is None else values + old
-
-
 def take_rows(rows: Bytes, groups: Index) -> Bytes:
     """Return some rows; a view if `groups` is a slice. Rows are moved whole: 25 times as fast as by their bytes."""
     if isinstance(groups, slice):
@@ -184,25 +163,17 @@ def pack_cuts(cuts: Cuts) -> bytes:
     return bytes((len(cuts), *cuts))
 
 
-def read_cuts(data: bytes, num_fields: int) -> list[Cuts]:
-    """Return the cuts of some fields; undoes `pack_cuts` of each, and nothing may follow.
+def read_cuts(data: bytes) -> tuple[Cuts, bytes]:
+    """Return cuts from the front, and the rest; undoes `pack_cuts`.
 
     Raises:
-        DecodeError: they do not rise, are too many, or do not fill the data.
+        DecodeError: they do not rise, are too many, or cut off.
     """
-    fields, at = [], 0
-    for _ in range(num_fields):
-        if at >= len(data):
-            raise DecodeError("cuts of the classes are missing")
-        end = at + 1 + data[at]
-        cuts = data[at + 1 : end]
-        if end > len(data) or len(cuts) >= BUCKETS_MAX or any(cut <= before for before, cut in pairwise(b"\0" + cuts)):
-            raise DecodeError(f"{len(cuts)} cuts of the classes do not rise")
-        fields.append(tuple(cuts))
-        at = end
-    if at != len(data):
-        raise DecodeError(f"{len(data) - at} bytes after the cuts of the classes")
-    return fields
+    end = 1 + data[0] if data else 1
+    cuts = data[1:end]
+    if end > len(data) or len(cuts) >= BUCKETS_MAX or any(cut <= before for before, cut in pairwise(b"\0" + cuts)):
+        raise DecodeError(f"{len(cuts)} cuts of the classes do not rise")
+    return tuple(cuts), data[end:]
 
 
 def _sort(classes: Classes, cuts: Sequence[int]) -> tuple[NDArray[np.intp] | None, list[tuple[int, int]]]:
@@ -216,16 +187,6 @@ def _sort(classes: Classes, cuts: Sequence[int]) -> tuple[NDArray[np.intp] | Non
 
 def _part(order: NDArray[np.intp] | None, start: int, end: int) -> Index:
     return slice(start, end) if order is None else order[start:end]
-
-
-def _outline(values: Values, *, is_delta: bool) -> Bytes:
-    """Return what the packer looks at to cut classes of values that may be wider than a byte."""
-    if is_delta:
-        values = np.minimum(values, ~values + values.dtype.type(1)).clip(max=255)
-    elif values.itemsize > 1:
-        values = values >> (8 * values.itemsize - 8)
-    outline: Bytes = values.astype(np.uint8)
-    return outline
 
 
 def _count(rows: Bytes, is_packed: bool) -> NDArray[np.float64]:

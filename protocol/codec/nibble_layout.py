@@ -6,12 +6,12 @@ Pure.
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import ClassVar, Self
+from typing import Self
 
 from protocol.codec.affine import Float
 from protocol.errors import DecodeError
 
-_LAYOUT = struct.Struct(">BBBxIII")
+_LAYOUT = struct.Struct(">BIII")
 
 
 class Packing(IntEnum):
@@ -50,8 +50,6 @@ class NibbleLayout:
     group: int
     scales: Float | None = None
     zeros: Zeros = Zeros.NONE
-
-    SIZE: ClassVar[int] = _LAYOUT.size
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -106,27 +104,31 @@ class NibbleLayout:
 
     def encode(self) -> bytes:
         """Return the bytes of the layout."""
-        return _LAYOUT.pack(self.packing, self.scales or 0, self.zeros, self.rows, self.columns, self.group)
+        kinds = self.packing | (self.scales or 0) << 2 | self.zeros << 4
+        return _LAYOUT.pack(kinds, self.rows, self.columns, self.group)
 
     @classmethod
-    def decode(cls, data: bytes) -> Self:
-        """Read a layout.
+    def decode(cls, data: bytes) -> tuple[Self, bytes]:
+        """Read a layout from the front; return it and the rest.
 
         Raises:
             DecodeError: there is no such slab.
         """
-        packing, scales, zeros, rows, columns, group = _LAYOUT.unpack(data)
+        if len(data) < _LAYOUT.size:
+            raise DecodeError(f"nibbles: a layout of {len(data)} bytes")
+        kinds, rows, columns, group = _LAYOUT.unpack_from(data)
+        scales = kinds >> 2 & 3
         try:
             layout = cls(
-                packing=Packing(packing),
+                packing=Packing(kinds & 3),
                 rows=rows,
                 columns=columns,
                 group=group,
                 scales=Float(scales) if scales else None,
-                zeros=Zeros(zeros),
+                zeros=Zeros(kinds >> 4),
             )
         except ValueError as error:
             raise DecodeError(f"nibbles: {error}") from None
         if not layout.is_possible:
             raise DecodeError(f"nibbles: no slab is {layout}")
-        return layout
+        return layout, data[_LAYOUT.size :]

@@ -19,9 +19,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.codec import coded_rows, grouped, loudness
+from protocol.codec import coded_fields, coded_rows, grouped, loudness
 from protocol.codec.affine import FRACTION_BITS, Number, Shift
 from protocol.codec.carrying import Change
+from protocol.codec.coded_fields import Form
 from protocol.codec.grouped import Classes, Cuts, StreamReader
 from protocol.codec.loudness import LEVELS, Loudness
 from protocol.codec.nibble_layout import NibbleLayout, Packing, Zeros
@@ -42,26 +43,25 @@ class _Parameters:
 
     layout: NibbleLayout
     thresholds: Loudness
-    scale_cuts: Cuts = ()
-    zero_cuts: Cuts = ()
-    code_cuts: Cuts = ()
+    scale_form: Form
+    zero_form: Form
+    code_cuts: Cuts
 
     def encode(self) -> bytes:
-        cuts = (self.scale_cuts, self.zero_cuts, self.code_cuts)
-        return self.layout.encode() + self.thresholds.encode() + b"".join(grouped.pack_cuts(each) for each in cuts)
+        forms = self.scale_form.encode() + self.zero_form.encode()
+        return self.layout.encode() + self.thresholds.encode() + forms + grouped.pack_cuts(self.code_cuts)
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        if len(data) < NibbleLayout.SIZE:
-            raise DecodeError(f"nibbles: {len(data)} bytes of parameters")
-        thresholds, rest = Loudness.decode(data[NibbleLayout.SIZE :])
-        scale_cuts, zero_cuts, code_cuts = grouped.read_cuts(rest, 3)
+        layout, rest = NibbleLayout.decode(data)
+        thresholds, rest = Loudness.decode(rest)
+        scale_form, rest = Form.decode(rest)
+        zero_form, rest = Form.decode(rest)
+        code_cuts, rest = grouped.read_cuts(rest)
+        if rest:
+            raise DecodeError(f"nibbles: {len(rest)} bytes of parameters too many")
         return cls(
-            layout=NibbleLayout.decode(data[: NibbleLayout.SIZE]),
-            thresholds=thresholds,
-            scale_cuts=scale_cuts,
-            zero_cuts=zero_cuts,
-            code_cuts=code_cuts,
+            layout=layout, thresholds=thresholds, scale_form=scale_form, zero_form=zero_form, code_cuts=code_cuts
         )
 
 
@@ -88,12 +88,14 @@ def encode(
     thresholds = Loudness.of(measured)
     levels = thresholds.levels(measured)
     old_scales, old_zeros = (None, None) if base is None else (base.scales, base.zeros)
-    scales = grouped.encode_field(fields.scales, old_scales, _scale_classes(layout, base), level=level)
-    zeros = grouped.encode_field(fields.zeros, old_zeros, _zero_classes(fields, base, levels), level=level)
+    scales = coded_fields.encode(fields.scales, old_scales, _scale_classes(layout, base), level=level)
+    zeros = coded_fields.encode(fields.zeros, old_zeros, _zero_classes(fields, base, levels), level=level)
     classes = _code_classes(layout, fields, change, levels)
     codes = coded_rows.encode(table, predicted, classes, code_max=CODE_MAX, is_packed=True, level=level)
+    if not _uses_levels(zeros[0], codes[0]):
+        thresholds = Loudness()
     parameters = _Parameters(
-        layout=layout, thresholds=thresholds, scale_cuts=scales[0], zero_cuts=zeros[0], code_cuts=codes[0]
+        layout=layout, thresholds=thresholds, scale_form=scales[0], zero_form=zeros[0], code_cuts=codes[0]
     )
     return parameters.encode(), (*scales[1], *zeros[1], *codes[1])
 
@@ -134,13 +136,13 @@ def _decode_fields(source: StreamReader, said: _Parameters, base: Fields | None)
     layout, nothing = said.layout, np.empty(0, np.uint8)
     old_scales, old_zeros = (None, None) if base is None else (base.scales, base.zeros)
     classes = _scale_classes(layout, base)
-    scales = grouped.decode_field(source, old_scales, classes, said.scale_cuts, layout.scale_size)
+    scales = coded_fields.decode(source, old_scales, classes, said.scale_form, layout.scale_size)
     fields = Fields(scales, nothing)
     levels = said.thresholds.levels(_measure(layout, fields))
     if layout.zeros is Zeros.NONE:
         return fields, levels
     classes = _zero_classes(fields, base, levels)
-    zeros = grouped.decode_field(source, old_zeros, classes, said.zero_cuts, layout.zero_size)
+    zeros = coded_fields.decode(source, old_zeros, classes, said.zero_form, layout.zero_size)
     if layout.zeros is Zeros.PACKED and zeros.max() > CODE_MAX:
         raise DecodeError(f"nibbles: a zero point of {zeros.max()}")
     return Fields(scales, zeros), levels
@@ -196,9 +198,15 @@ def _scale_classes(layout: NibbleLayout, base: Fields | None) -> Classes:
 
 def _zero_classes(fields: Fields, base: Fields | None, levels: Classes) -> Classes:
     """By level; in a delta, only where the scale changed."""
-    if base is None or not fields.scales.size:
-        return levels
-    return np.where(fields.scales != base.scales, levels + 1, 0).astype(np.uint8)
+    classes: Classes = levels + np.uint8(1)
+    if base is not None and fields.scales.size:
+        classes[fields.scales == base.scales] = 0
+    return classes
+
+
+def _uses_levels(zero_form: Form, code_cuts: Cuts) -> bool:
+    """Tell whether any two levels are in different buckets."""
+    return any(cut > 1 for cut in zero_form.cuts) or any(cut % LEVELS for cut in code_cuts)
 
 
 def _code_classes(layout: NibbleLayout, fields: Fields, change: Change | None, levels: Classes) -> Classes:

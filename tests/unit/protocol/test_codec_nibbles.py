@@ -143,7 +143,7 @@ def test_damage_is_a_decode_error_or_other_bytes(data: st.DataObject, packing: P
 def test_a_slab_of_another_size_is_refused() -> None:
     extents, layout = Quantized.of(weights(16, 128, 1), 16).pack(Packing.ROW)
     parameters, streams = nibbles.encode(extents, None, layout, level=LEVEL)
-    huge = replace(layout, rows=2**32 - 8).encode() + parameters[NibbleLayout.SIZE :]
+    huge = replace(layout, rows=2**32 - 8).encode() + parameters[len(layout.encode()) :]
     for wrong, sizes in ((parameters, [2 * size for size in layout.sizes]), (huge, layout.sizes), (b"", layout.sizes)):
         with pytest.raises(DecodeError):
             nibbles.decode(wrong, streams, sizes, None)
