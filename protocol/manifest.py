@@ -14,6 +14,12 @@ One msgpack map, at most 64 kB. Its bytes are a TUF target: they are hashed as t
     engine     {format: "huggingface" | "gguf", memory_bytes: int}
     canary     {max_tokens: int, timeout_s: int, agreement_permille: int,
                 prompts: [[text: str, expected: [int]], ...]}
+    adapter    {how: "merge" | "beside", rule: int, files: [[name: str, size: int, sha256: bin32], ...]}
+                            only there if what flies is an adapter of the base, which must be named then
+
+Segments count files as the release lists them; those of an adapter to be merged (`adapters.merge`) as `adapter.files`
+does, and `release.files` are then what the rule makes of it and the base. One that is served beside its base is a
+release of its own, with a file that names the base (`adapters.base_note`), and `adapter.files` is empty.
 
 The digest of a release is the SHA-256 over its file list in the form `sha256sum` prints it, sorted by name:
 anybody can check it with `sha256sum * | sha256sum`.
@@ -22,8 +28,10 @@ anybody can check it with `sha256sum * | sha256sum`.
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, Self
 
+from protocol.adapters.names import CONFIG_NAME, NOTE_NAME, RULE, WEIGHTS_NAME
 from protocol.errors import DecodeError
 from protocol.limits import (
     BUNDLES_MAX,
@@ -105,6 +113,26 @@ class Canary:
     agreement_permille: int = 1000
 
 
+class AdapterUse(StrEnum):
+    """What becomes of an adapter on board."""
+
+    MERGE = "merge"  # a release with the files of its base, changed by the rule
+    BESIDE = "beside"  # a release of its own, served with its base, which stays on board
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterEntry:
+    """That the bundles bring an adapter.
+
+    Attributes:
+        use: what becomes of it.
+        files: its files, rising by name, where they are not the release's own.
+    """
+
+    use: AdapterUse
+    files: tuple[FileEntry, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """A decoded manifest, its fields as in the layout above. Decoded is not trusted: see `trust.TrustedUpdate`."""
@@ -122,6 +150,17 @@ class Manifest:
     engine_format: str = "huggingface"
     memory_bytes: int = 0
     canary: Canary = field(default_factory=Canary)
+    adapter: AdapterEntry | None = None
+
+    @property
+    def carried_files(self) -> tuple[FileEntry, ...]:
+        """What the bundles turn into: the release's files, or those of an adapter that is merged."""
+        return self.files if self.adapter is None or not self.is_merged else self.adapter.files
+
+    @property
+    def is_merged(self) -> bool:
+        """Whether the release is made of its base and an adapter."""
+        return self.adapter is not None and self.adapter.use is AdapterUse.MERGE
 
     @property
     def installed_bytes(self) -> int:
@@ -170,6 +209,7 @@ class Manifest:
                     "agreement_permille": self.canary.agreement_permille,
                     "prompts": [[prompt.text, list(prompt.expected)] for prompt in self.canary.prompts],
                 },
+                **({} if self.adapter is None else {"adapter": _adapter_map(self.adapter)}),
             }
         )
         self.decode(data)  # what we make must pass our own gate
@@ -204,11 +244,14 @@ class Manifest:
             engine_format=engine_format,
             memory_bytes=engine.integer("memory_bytes"),
             canary=_decode_canary(fields.mapping("canary")),
+            adapter=_decode_adapter(fields.mapping("adapter")) if fields.has("adapter") else None,
         )
         engine.finish()
         fields.finish()
         if manifest.floor > manifest.sequence:
             raise DecodeError(f"{_UNIT}: floor {manifest.floor} is above its own sequence {manifest.sequence}")
+        if manifest.adapter is not None:
+            _check_adapter(manifest, manifest.adapter)
         return manifest
 
 
@@ -232,6 +275,32 @@ def _decode_release(value: dict[str, Any]) -> tuple[str, bytes, tuple[FileEntry,
     if release_digest(files) != digest:
         raise DecodeError(f"{_UNIT}: the release digest does not go with its files")
     return name, digest, files
+
+
+def _adapter_map(adapter: AdapterEntry) -> dict[str, Any]:
+    files = [[entry.name, entry.size_bytes, entry.sha256] for entry in adapter.files]
+    return {"how": str(adapter.use), "rule": RULE, "files": files}
+
+
+def _decode_adapter(value: dict[str, Any]) -> AdapterEntry:
+    fields = Fields(value, unit=f"{_UNIT} adapter")
+    use = fields.choice("how", AdapterUse)
+    fields.integer("rule", lowest=RULE, highest=RULE)
+    files = tuple(_decode_file(item) for item in fields.items("files", length_max=FILES_MAX))
+    fields.finish()
+    return AdapterEntry(use=use, files=files)
+
+
+def _check_adapter(manifest: Manifest, adapter: AdapterEntry) -> None:
+    if manifest.base is None or manifest.engine_format != "huggingface":
+        raise DecodeError(f"{_UNIT}: an adapter without a base in Hugging Face layout")
+    brought, released = ([entry.name for entry in files] for files in (adapter.files, manifest.files))
+    if manifest.is_merged:
+        is_right = brought == [CONFIG_NAME, WEIGHTS_NAME]
+    else:
+        is_right = not brought and released == [CONFIG_NAME, WEIGHTS_NAME, NOTE_NAME]
+    if not is_right:
+        raise DecodeError(f"{_UNIT}: its files are not those of an adapter to {adapter.use}")
 
 
 def _decode_file(item: object) -> FileEntry:

@@ -128,6 +128,10 @@ class Fields:
             return True
         return False
 
+    def has(self, name: str) -> bool:
+        """Whether the field is there; takes nothing."""
+        return name in self._left
+
     def finish(self) -> None:
         """Refuse whatever nobody took."""
         if self._left:

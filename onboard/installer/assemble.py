@@ -7,6 +7,7 @@ the ground rehearsed is what happens on board. Blocking; call it in a thread. zs
                        signed again goes on where it was
     .part/NAME         files of the release, at full size from the start: their space is reserved before the first
                        byte, so a full disk is met at once and not hours later
+    .part/.adapter_*    an adapter that `verify` merges into its base (`adapter`); let go by `seal`
     .part/.metadata.skm, .sha256sums    written by `seal`, before the rename
 
 Promises: memory is bounded by a few segments and one bundle's table; a bundle counts as installed only once its
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from onboard.errors import InstallError, StoreError, StoreFullError
+from onboard.installer.adapter import AdapterStep, carried_files, laid_out_files
 from onboard.installer.progress import IDENTITY_SIZE, PROGRESS_NAME, Progress
 from onboard.installer.release import (
     METADATA_NAME,
@@ -83,7 +85,9 @@ class Assembly:
             disk,
             num_bundles=len(plan.manifest.bundles),
             num_base_files=len(plan.base.files) if plan.base else 0,
+            num_merged_files=len(plan.manifest.files) if plan.manifest.is_merged else 0,
         )
+        self._carried = carried_files(plan.manifest)
         self.installed = self._progress.installed
         self._cipher = SegmentCipher(plan.release_key, plan.manifest.release_digest)
 
@@ -121,16 +125,18 @@ class Assembly:
             header = self._read_header(source, number)
             at = header.size_bytes
             for index, rows in groupby(header.rows, key=lambda row: row.file):
-                at = self._install_rows(source, at, self.plan.manifest.files[index], list(rows))
+                at = self._install_rows(source, at, self._carried[index], list(rows))
             self._progress.note_installed(number)
 
     def verify(self) -> None:
-        """Read all files back and compare their digests with the manifest.
+        """Do what an adapter needs (`adapter`), then read all files back and compare their digests with the manifest.
 
         Raises:
-            InstallError: DIGEST_MISMATCH (final), DISK_FAILED.
+            InstallError: DIGEST_MISMATCH (final), DISK_FAILED; of an adapter also BASE_DAMAGED, BUNDLE_DAMAGED (final).
         """
         with _disk_reasons():
+            if self.plan.manifest.adapter is not None:
+                self._adapter_step().run()
             for entry in self.plan.manifest.files:
                 if hash_written(self._disk, self.part / entry.name) != (entry.size_bytes, entry.sha256):
                     raise InstallError(
@@ -156,6 +162,9 @@ class Assembly:
             self._disk.sync_directory(target.parent)
             # Only now: without it a cut before the rename would have to begin all over again.
             self._disk.unlink(target / PROGRESS_NAME)
+            if self.plan.manifest.is_merged:
+                for entry in self._carried:
+                    self._disk.unlink(target / entry.name)
 
     def discard(self) -> None:
         """Delete what was rebuilt."""
@@ -168,7 +177,7 @@ class Assembly:
         delete_tree(self.part, self._disk)
         try:
             self._disk.make_directory(self.part)
-            for entry in self.plan.manifest.files:
+            for entry in laid_out_files(self.plan.manifest):
                 handle = self._disk.open(self.part / entry.name, create=True)
                 try:
                     if entry.size_bytes:
@@ -184,7 +193,7 @@ class Assembly:
             raise
 
     def _has_all_files(self) -> bool:
-        return all(self._size_of(entry.name) == entry.size_bytes for entry in self.plan.manifest.files)
+        return all(self._size_of(entry.name) == entry.size_bytes for entry in laid_out_files(self.plan.manifest))
 
     def _size_of(self, name: str) -> int | None:
         try:
@@ -211,7 +220,7 @@ class Assembly:
         if len(header.rows) != expected or header.rows[0].number != manifest.first_segment(number):
             raise _damaged(number, f"expected {expected} segments from {manifest.first_segment(number)} on")
         for row in header.rows:
-            if row.file >= len(manifest.files) or _first_end(row) > manifest.files[row.file].size_bytes:
+            if row.file >= len(self._carried) or _first_end(row) > self._carried[row.file].size_bytes:
                 raise _damaged(number, f"segment {row.number} lies outside its file")
         return header
 
@@ -260,6 +269,25 @@ class Assembly:
         path = base.directory / base.files[file].name
         with _base_reasons(path.name), path.open("rb") as source:
             return _read_exactly(source, offset, size)
+
+    def _adapter_step(self) -> AdapterStep:
+        base = self.plan.base
+        if base is None:
+            raise InstallError("the release it builds on is not on board", reason=Reason.BASE_MISSING)
+
+        def read(file: int, offset: int, size: int) -> bytes:
+            with _base_reasons(base.files[file].name), (base.directory / base.files[file].name).open("rb") as source:
+                return _read_exactly(source, offset, size)
+
+        return AdapterStep(
+            part=self.part,
+            manifest=self.plan.manifest,
+            base=base,
+            disk=self._disk,
+            progress=self._progress,
+            verify_base=partial(self._verify_base, base),
+            read_base=read,
+        )
 
     def _verify_base(self, base: ReleaseDirectory, index: int) -> None:
         if index in self._progress.verified_base:

@@ -4,7 +4,7 @@
     0       4     magic "SKP1"
     4       16    identity: of what is built of what (`assemble.Plan`); the log of anything else is not ours
 
-    entry:  0     1     kind      1 = bundle installed, 2 = base file verified
+    entry:  0     1     kind      1 = bundle installed, 2 = base file verified, 3 = file merged
             1     3     zero
             4     4     number    big-endian
             8     4     CRC-32    of the header and bytes 0 .. 8
@@ -25,7 +25,7 @@ IDENTITY_SIZE = 16
 _MAGIC = b"SKP1"
 _ENTRY = struct.Struct(">B3xI")
 _ENTRY_SIZE = _ENTRY.size + 4
-_INSTALLED, _BASE_VERIFIED = 1, 2
+_INSTALLED, _BASE_VERIFIED, _MERGED = 1, 2, 3
 
 
 class Progress:
@@ -37,15 +37,27 @@ class Progress:
         disk: where it lies.
         num_bundles: of the update.
         num_base_files: of the release it builds on.
+        num_merged_files: of the release, if it is made of its base and an adapter.
     """
 
-    def __init__(self, part: Path, identity: bytes, disk: Disk, *, num_bundles: int, num_base_files: int) -> None:
+    def __init__(
+        self,
+        part: Path,
+        identity: bytes,
+        disk: Disk,
+        *,
+        num_bundles: int,
+        num_base_files: int,
+        num_merged_files: int = 0,
+    ) -> None:
         self._path, self._header, self._disk = part / PROGRESS_NAME, _MAGIC + identity, disk
-        self._highest = {_INSTALLED: num_bundles, _BASE_VERIFIED: num_base_files}
+        self._highest = {_INSTALLED: num_bundles, _BASE_VERIFIED: num_base_files, _MERGED: num_merged_files}
         self.installed = RangeSet()
         """Bundles in place."""
         self.verified_base: set[int] = set()
         """Files of the base whose digest was right."""
+        self.merged: set[int] = set()
+        """Files of the release that were made of base and adapter."""
 
     def begin(self) -> None:
         """Make an empty log; its name is for the caller to sync."""
@@ -72,6 +84,11 @@ class Progress:
         self._append(_BASE_VERIFIED, number)
         self.verified_base.add(number)
 
+    def note_merged(self, number: int) -> None:
+        """A file of the release was made, durably."""
+        self._append(_MERGED, number)
+        self.merged.add(number)
+
     def _replay_from(self, handle: int) -> bool:
         data = self._disk.read(handle, self._disk.size(handle), 0)
         if data[: len(self._header)] != self._header:
@@ -82,7 +99,7 @@ class Progress:
             if kind == _INSTALLED:
                 self.installed.add(number)
             else:
-                self.verified_base.add(number)
+                (self.verified_base if kind == _BASE_VERIFIED else self.merged).add(number)
             at += _ENTRY_SIZE
         if at != len(data):  # torn by a power cut: whatever comes next must not follow rubbish
             self._disk.truncate(handle, at)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from protocol.adapters.errors import AdapterError
+from protocol.adapters.names import CONFIG_NAME
 
 RANK_MAX = 256
-CONFIG_NAME = "adapter_config.json"
 CONFIG_SIZE_MAX = 256 * 1024
 _ALPHA_RANGE = 1e-6, 1e6
 _PLAIN_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")

@@ -22,6 +22,7 @@ import numpy as np
 from protocol.adapters.config import LoraConfig
 from protocol.adapters.errors import AdapterError
 from protocol.adapters.header import Source, Tensor, read_tensors
+from protocol.adapters.names import WEIGHTS_NAME
 from protocol.adapters.rule import (
     FLOATS,
     Doubles,
@@ -34,7 +35,6 @@ from protocol.adapters.rule import (
     widen,
 )
 
-WEIGHTS_NAME = "adapter_model.safetensors"
 RIGHT_VALUES_MAX = 4 << 20
 _BLOCK_VALUES = 256 * 1024
 _COPY_SIZE = 1 << 20

@@ -1,4 +1,4 @@
-"""The merge rule, version 1: what W + scale * B A is, to the bit, on every machine. Pure arithmetic on arrays.
+"""The merge rule, version 1 (`names.RULE`): what W + scale * B A is, to the bit, on every machine. Pure, on arrays.
 
     b[i,k] = rint(B[i,k] * 2^(22 - e_i))    e_i: smallest with |B[i,k]| < 2^e_i for all k     |b| <= 2^22
     a[k,j] = rint(A[k,j] * 2^(22 - f_j))    f_j: smallest with |A[k,j]| < 2^f_j for all k     |a| <= 2^22
@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from protocol.adapters.config import RANK_MAX
 from protocol.adapters.errors import AdapterError
 
-RULE = 1
 _BITS = 22
 assert RANK_MAX << (2 * _BITS) <= 1 << 52
 

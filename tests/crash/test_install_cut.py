@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 
 from onboard.installer.assemble import Assembly, Plan
-from protocol.manifest import Canary, CanaryPrompt
+from onboard.installer.release import copy_release
+from protocol.manifest import AdapterUse, Canary, CanaryPrompt
 from protocol.objects import ObjectKind, object_handle
 from protocol.report import UpdateState
+from tests.fakes.adapters import make_adapter_update, smallest_adapter, smallest_release
 from tests.fakes.onboard import Board, Cutter, PowerCutError
 from tests.fakes.serving import answer_of
 from tests.fakes.sim_disk import NoDirectorySync, NoFileSync, PowerCut, SimDisk
-from tests.fakes.updates import FakeGround, digest_of
+from tests.fakes.updates import FakeGround, digest_of, write_files
 
 OLD = {"config.json": b'{"old": 1}', "model.bin": bytes(range(256)) * 64}
 NEW = {"config.json": b'{"new": 2}', "model.bin": bytes(range(256)) * 48 + bytes(4096)}
@@ -24,12 +26,20 @@ PART, TARGET = RELEASES / "new.part", RELEASES / "new"
 
 
 class TinyUpdate:
-    """A release of two files in a few bundles, on real files for the bundles, as the inbox has them."""
+    """A release of two files in a few bundles, on real files for the bundles, as the inbox has them.
 
-    def __init__(self, directory, *, tensors=False):
-        ground = FakeGround()
-        bundle_size = 256 if tensors else 64
-        self.update = ground.make_update(TINY, segment_size=16, bundle_size=bundle_size, tensors=tensors)
+    Made of `tensors`, or, with `use`, of an adapter.
+    """
+
+    def __init__(self, directory, *, tensors=False, use=None):
+        ground, self.base = FakeGround(), None
+        if use is None:
+            bundle_size = 256 if tensors else 64
+            self.update = ground.make_update(TINY, segment_size=16, bundle_size=bundle_size, tensors=tensors)
+        else:
+            base = smallest_release()
+            self.base = copy_release(write_files(directory / "base", base), directory)
+            self.update = make_adapter_update(ground, smallest_adapter(), base, use, bundle_size=256)
         self.key = ground._secret("release key 1 1")
         self.bundles = []
         for number, data in enumerate(self.update.bundles):
@@ -40,8 +50,7 @@ class TinyUpdate:
         """What the installer does, from wherever it was."""
         if disk.has(TARGET):
             return
-        plan = Plan(manifest=self.update.manifest, release_key=self.key)
-        assembly = Assembly.open(PART, plan, disk=disk)
+        assembly = Assembly.open(PART, self.plan, disk=disk)
         for number, path in enumerate(self.bundles):
             assembly.install(path, number)
             if finished is not None:
@@ -51,8 +60,12 @@ class TinyUpdate:
         if finished is not None:
             finished.append("sealed")
 
+    @property
+    def plan(self):
+        return Plan(manifest=self.update.manifest, release_key=self.key, base=self.base)
+
     def is_whole(self, disk):
-        return all(disk.content(TARGET / name) == data for name, data in TINY.items())
+        return all(disk.content(TARGET / name) == data for name, data in self.update.files.items())
 
 
 def broken(tiny, kind, *, at_most=12):
@@ -69,8 +82,7 @@ def broken(tiny, kind, *, at_most=12):
             if "sealed" in finished and not image.has(TARGET):
                 yield cut_at, "a sealed release is gone"
             if not image.has(TARGET):
-                plan = Plan(manifest=tiny.update.manifest, release_key=tiny.key)
-                known = Assembly.open(PART, plan, disk=image).installed
+                known = Assembly.open(PART, tiny.plan, disk=image).installed
                 if any(number not in known for number in finished if number != "sealed"):
                     yield cut_at, "an installed bundle is forgotten"
             try:
@@ -92,6 +104,16 @@ def _disk(kind, cut_at):
 @pytest.mark.parametrize("tensors", [False, True])
 def test_a_power_cut_anywhere_in_a_rebuild_leaves_nothing_half_and_forgets_no_bundle(tmp_path, tensors):
     assert list(broken(TinyUpdate(tmp_path, tensors=tensors), SimDisk)) == []
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("use", list(AdapterUse))
+def test_a_power_cut_anywhere_while_an_adapter_is_installed_leaves_nothing_half(tmp_path, use):
+    assert list(broken(TinyUpdate(tmp_path, use=use), SimDisk)) == []
+
+
+def test_the_sweep_sees_a_merged_file_that_is_not_synced(tmp_path):
+    assert next(broken(TinyUpdate(tmp_path, use=AdapterUse.MERGE), NoFileSync), None) is not None
 
 
 @pytest.mark.parametrize("kind", [NoFileSync, NoDirectorySync])

@@ -1,14 +1,21 @@
 """Small random LoRA adapters in PEFT's layout, made without torch; the same bytes for the same arguments."""
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from groundsegment.models.safetensors_file import read_header
+from protocol.adapters import base_note
 from protocol.adapters.header import Source
-from tests.fakes.models import to_bf16_bytes, write_json, write_safetensors
+from protocol.adapters.merge import Adapter, Merge
+from protocol.adapters.names import NOTE_NAME
+from protocol.manifest import AdapterEntry, AdapterUse
+from tests.fakes.models import safetensors_header, to_bf16_bytes, write_json, write_safetensors
+from tests.fakes.updates import FakeGround, FakeUpdate, digest_of, file_entries
 
 CONFIG: Mapping[str, Any] = {
     "alpha_pattern": {},
@@ -107,3 +114,48 @@ def bytes_source(data: bytes) -> Source:
         return data[offset : offset + size]
 
     return Source(size_bytes=len(data), read=read)
+
+
+def smallest_release() -> dict[str, bytes]:
+    """Return a base of one layer in some hundred bytes, which no engine loads."""
+    weight, scale = np.arange(-16, 16, dtype="<f4") / 8, b"\0\0\x80\x3f" * 2
+    tensors = {
+        "l.weight": ("BF16", (8, 4), to_bf16_bytes(weight.reshape(8, 4))),
+        "n.weight": ("F32", (2,), scale),
+    }
+    header = safetensors_header({name: (dtype, shape) for name, (dtype, shape, _) in tensors.items()})
+    weights = header + b"".join(raw for _, _, raw in tensors.values())
+    return {"config.json": b'{"model_type": "tiny"}', "model.safetensors": weights}
+
+
+def smallest_adapter(gain: float = 1.0) -> dict[str, bytes]:
+    """Return an adapter of `smallest_release`, rank 1."""
+    factors = {
+        "base_model.model.l.lora_A.weight": ("F32", (1, 4), np.array([1, -2, 0, 0.5], "<f4") * np.float32(gain)),
+        "base_model.model.l.lora_B.weight": ("F32", (8, 1), np.linspace(-1, 1, 8).astype("<f4")),
+    }
+    header = safetensors_header({name: (dtype, shape) for name, (dtype, shape, _) in factors.items()})
+    weights = header + b"".join(value.tobytes() for _, _, value in factors.values())
+    config = {"peft_type": "LORA", "r": 1, "lora_alpha": 2}
+    return {"adapter_config.json": json.dumps(config).encode(), "adapter_model.safetensors": weights}
+
+
+def merged_files(adapter: Mapping[str, bytes], base: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return the files of a base with an adapter merged into them."""
+    parsed = Adapter.read(adapter["adapter_config.json"], bytes_source(adapter["adapter_model.safetensors"]))
+    merge = Merge.plan(parsed, {name: bytes_source(data) for name, data in base.items()})
+    return {name: b"".join(merge.blocks(name)) for name in base}
+
+
+def make_adapter_update(
+    ground: FakeGround, adapter: Mapping[str, bytes], base: dict[str, bytes], use: AdapterUse, **options: Any
+) -> FakeUpdate:
+    """Cut, sign and wrap an adapter; its `files` are what is to be in the release's directory."""
+    if use is AdapterUse.MERGE:
+        files, entry = merged_files(adapter, base), AdapterEntry(use=use, files=file_entries(dict(adapter)))
+        update = ground.make_update(dict(adapter), signed_files=files, **options)
+    else:
+        files = {**adapter, NOTE_NAME: base_note.encode(digest_of(base))}
+        update, entry = ground.make_update(files, **options), AdapterEntry(use=use)
+    signed = ground.sign_again(update, base=digest_of(base), adapter=entry)
+    return replace(signed, files=files)
