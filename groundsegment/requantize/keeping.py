@@ -23,15 +23,15 @@ class Keeper:
 
     Args:
         out: the output directory; the record lies beside it.
-        key: what decides the results; anything JSON can say.
+        key: what decides the results.
     """
 
-    def __init__(self, out: Path, key: Mapping[str, Any]) -> None:
+    def __init__(self, out: Path, key: str) -> None:
         self.directory = out.absolute().with_name(f".{out.absolute().name}.requantize")
-        self._key = json.dumps(key, sort_keys=True, default=str)
+        self._key = key
 
     def __enter__(self) -> Self:
-        saved = self.directory / "key.json"
+        saved = self.directory / "key"
         if not saved.is_file() or saved.read_text(encoding="utf-8") != self._key:
             shutil.rmtree(self.directory, ignore_errors=True)
             self.directory.mkdir(parents=True)

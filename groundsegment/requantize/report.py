@@ -4,9 +4,9 @@ Sizes are the entropy of the differences given the old values, within 1-3 % of w
 and divergence are those of the codes as written, on text that nothing was fitted to.
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,3 +93,15 @@ class Report:
     def as_json(self) -> dict[str, Any]:
         """Return it for a JSON file."""
         return {**asdict(self), "reference": asdict(self.reference), "share": self.share, "loss": self.loss}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Undo `as_json`.
+
+        Raises:
+            KeyError, TypeError: it is none.
+        """
+        known = {field.name: value[field.name] for field in fields(cls)}
+        for name in ("nothing", "naive", "gptq", "fresh", "chosen"):
+            known[name] = Point(**known[name])
+        return cls(**known | {"curve": [Point(**entry) for entry in known["curve"]]})

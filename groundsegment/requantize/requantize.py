@@ -5,6 +5,8 @@ requantize` and by staging, which asks for what fits into the passes there are (
 on after the last stage that it finished.
 """
 
+import hashlib
+import json
 import tempfile
 from pathlib import Path
 
@@ -22,12 +24,14 @@ from groundsegment.requantize.options import Effort, Goal, OnPhase, Options
 from groundsegment.requantize.report import Report
 from groundsegment.requantize.text import read_sequences
 from groundsegment.requantize.workpiece import Workpiece
-from groundsegment.requantize.writing import write_release
+from groundsegment.requantize.writing import REPORT_NAME, write_release
 
 _KEPT_OUT = 8  # one sequence in so many of the calibration text, where there is no other
 
 
-def requantize(new: Path, base: Path, out: Path, options: Options, on_phase: OnPhase | None = None) -> Report:
+def requantize(
+    new: Path, base: Path, out: Path, options: Options, on_phase: OnPhase | None = None, *, reuse: bool = False
+) -> Report:
     """Write a release of the new model on the base's grid.
 
     Args:
@@ -36,23 +40,26 @@ def requantize(new: Path, base: Path, out: Path, options: Options, on_phase: OnP
         out: the directory that appears when all is done.
         options: what is asked for.
         on_phase: told what is being done, how much of it is done, of how much.
+        reuse: take what is there already, if just this was asked for.
 
     Raises:
         InputError: what was given does not fit together, or nothing within the goal was found.
     """
-    check_output(out, force=options.force)
     new_source, base_source = scan_release(new), scan_release(base)
+    key = _key(new_source, base_source, options)
+    there = _report_of(out, key) if reuse else None
+    if there is not None:
+        return there
+    check_output(out, force=options.force)
     plan = plan_on_grid(new_source, base_source)
     calibration, held_out = _read_texts(new, options)
     if options.effort.num_threads:
         torch.set_num_threads(options.effort.num_threads)
-    key = {"options": options, "new": _stamp(new_source), "base": _stamp(base_source)}
-    key |= {"texts": [_stamp_file(path) for path in (options.calibration, options.held_out) if path]}
     with Keeper(out, key) as keeper, tempfile.TemporaryDirectory(dir=keeper.directory) as scratch:
         work = Workpiece(plan, base_source, read_grid(plan, base_source))
         job = Job(work, plan, options, (calibration, held_out), keeper, Path(scratch), on_phase)
         report, chosen = job.run(base=str(base), new=str(new))
-        write_release(plan, out, chosen, report=report.as_json(), force=options.force)
+        write_release(plan, out, chosen, report=report.as_json() | {"key": key}, force=options.force)
     return report
 
 
@@ -68,6 +75,8 @@ def fit(
     on_phase: OnPhase | None = None,
 ) -> Report:
     """Write the best release of the new model whose delta to the base takes at most so many bytes.
+
+    Asked for the same again, it takes what is there.
 
     Args:
         new: a float model's directory.
@@ -85,7 +94,7 @@ def fit(
     options = Options(
         goal=Goal(budget_bytes=budget_bytes), calibration=calibration, held_out=held_out, effort=effort or Effort()
     )
-    return requantize(new, base, out, options, on_phase)
+    return requantize(new, base, out, options, on_phase, reuse=True)
 
 
 def _read_texts(new: Path, options: Options) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -101,6 +110,21 @@ def _read_texts(new: Path, options: Options) -> tuple[NDArray[np.int64], NDArray
         raise InputError(f"{options.calibration}: too short to keep some of it out", hint="give --held-out text too")
     kept = np.arange(len(calibration)) % _KEPT_OUT == 1
     return calibration[~kept], calibration[kept]
+
+
+def _key(new: ReleaseSource, base: ReleaseSource, options: Options) -> str:
+    """Return what decides the result, as hexadecimal digits."""
+    texts = [_stamp_file(path) for path in (options.calibration, options.held_out) if path]
+    facts = [repr(options.goal), repr(options.effort), _stamp(new), _stamp(base), texts]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _report_of(out: Path, key: str) -> Report | None:
+    try:
+        saved = json.loads((out / REPORT_NAME).read_bytes())
+        return Report.from_json(saved) if saved["key"] == key else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _stamp(source: ReleaseSource) -> list[tuple[str, int, int]]:

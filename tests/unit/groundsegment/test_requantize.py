@@ -155,11 +155,26 @@ def digest(directory: Path) -> str:
     return release_digest(digest_files(scan_release(directory)))
 
 
-def test_fit_is_what_staging_calls(shelf, tmp_path):
-    report = fit(shelf / "new", shelf / "int8", tmp_path / "out", 600, calibration=shelf / "text.txt", effort=EFFORT)
+def test_fit_is_what_staging_calls_and_calls_again(shelf, tmp_path, monkeypatch):
+    def fitted(budget_bytes):
+        return fit(
+            shelf / "new",
+            shelf / "int8",
+            tmp_path / "out",
+            budget_bytes,
+            calibration=shelf / "text.txt",
+            effort=EFFORT,
+        )
 
+    report = fitted(600)
     assert report.chosen.delta_bytes <= 600
-    assert scan_release(tmp_path / "out").files
+    before = digest(tmp_path / "out")
+
+    monkeypatch.setattr(job_module.Job, "run", lambda self, **_: pytest.fail("it was there"))
+    assert fitted(600) == report
+    assert digest(tmp_path / "out") == before
+    with pytest.raises(InputError, match="exists already"):
+        fitted(700)
 
 
 def test_a_loss_that_cannot_be_had_is_said_with_figures(shelf, tmp_path, monkeypatch):

@@ -201,7 +201,7 @@ def test_a_record_is_for_one_command_and_goes_when_it_succeeds(tmp_path):
     out = tmp_path / "out"
 
     def interrupted(stage):
-        with Keeper(out, {"x": 1}) as keeper:
+        with Keeper(out, "one") as keeper:
             stage(keeper)
             raise KeyboardInterrupt
 
@@ -214,6 +214,6 @@ def test_a_record_is_for_one_command_and_goes_when_it_succeeds(tmp_path):
     assert note == {"price": 1.5}
     assert kept["a"].tolist() == [0, 1, 2]
     assert str(kept["b"]) == "name"
-    with Keeper(out, {"x": 2}) as keeper:  # another command
+    with Keeper(out, "other") as keeper:  # another command
         assert keeper.load("stage") is None
     assert list(tmp_path.iterdir()) == []
