@@ -11,7 +11,7 @@ is the key of a `partition`, or where whole rows and columns changed more than o
 Parameters:
 
     0       1     format    `FloatFormat`
-    1       ...   context   `contextual`; the key, of a delta only, is the old exponent
+    1       ...   context   `contextual`, of a delta with `still_rows`; the key, of a delta only, is the old exponent
 
 Integers only; NaN payloads, denormals and zeros of both signs are bits like all others. Pure.
 """
@@ -22,7 +22,7 @@ from enum import IntEnum
 
 import numpy as np
 
-from protocol.codec import contextual, streams
+from protocol.codec import contextual, still_rows, streams
 from protocol.codec.contexts import choose_firsts, choose_grid
 from protocol.codec.grid import Grid
 from protocol.codec.partition import CHUNK_SIZE
@@ -82,11 +82,7 @@ def encode(
     if olds is None:
         parameters, coded = contextual.encode(rotate_left(new), _choose_grid(new, layout), level)
     else:
-        old = from_bytes(olds, layout.format.size)
-        folded = fold(to_rising(new) - to_rising(old))
-        keys = _exponents(old, layout.format)
-        firsts, _, _ = choose_firsts(keys, folded)
-        parameters, coded = contextual.encode_by_key(folded, keys, firsts, level)
+        parameters, coded = _encode_delta(new, from_bytes(olds, layout.format.size), layout, level)
     return bytes([layout.format]) + parameters, coded
 
 
@@ -103,10 +99,8 @@ def decode(parameters: bytes, coded: tuple[Stream, ...], sizes: list[int], olds:
     count = sum(sizes) // kind.size
     if olds is None:
         values = rotate_right(contextual.decode(rest, coded, kind.size, count))
-    elif contextual.is_by_key(rest):
-        values = _decode_by_exponent(rest, coded, from_bytes(olds, kind.size), kind)
     else:
-        values = add(from_bytes(olds, kind.size), contextual.decode(rest, coded, kind.size, count))
+        values = _decode_delta(rest, coded, from_bytes(olds, kind.size), kind)
     return to_bytes(values, sizes)
 
 
@@ -134,6 +128,29 @@ def add(old: Values, folded: Values) -> Values:
     values = to_rising(old)
     values += unfold(folded)
     return to_rising(values)
+
+
+def _encode_delta(new: Values, old: Values, layout: FloatLayout, level: int) -> tuple[bytes, tuple[Stream, ...]]:
+    folded = fold(to_rising(new) - to_rising(old))
+    moved = still_rows.find(folded, layout.columns)
+    if moved is not None:
+        folded, old = still_rows.take(folded, moved), still_rows.take(old, moved)
+    keys = _exponents(old, layout.format)
+    firsts, _, _ = choose_firsts(keys, folded)
+    parameters, coded = contextual.encode_by_key(folded, keys, firsts, level)
+    if moved is not None:
+        return still_rows.encode(moved, layout.columns, parameters, coded, level)
+    return parameters, coded
+
+
+def _decode_delta(parameters: bytes, coded: tuple[Stream, ...], old: Values, kind: FloatFormat) -> Values:
+    moved, parameters, coded = still_rows.decode(parameters, coded, old.size)
+    if moved is not None:
+        values = _decode_delta(parameters, coded, still_rows.take(old, moved), kind)
+        return still_rows.put(old, values, moved)
+    if contextual.is_by_key(parameters):
+        return _decode_by_exponent(parameters, coded, old, kind)
+    return add(old, contextual.decode(parameters, coded, kind.size, old.size))
 
 
 def _decode_by_exponent(parameters: bytes, coded: tuple[Stream, ...], old: Values, kind: FloatFormat) -> Values:

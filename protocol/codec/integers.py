@@ -7,7 +7,8 @@ columns (`grid`) and far from the centre (magnitude as key) more of them do.
 Parameters:
 
     0       1     bits of an item   8, 16 or 32; 0x80 on top: signed
-    1       ...   context           `contextual`; the key, of a delta of 8 bits only, is the old code's magnitude
+    1       ...   context           `contextual`, of a delta with `still_rows`; the key is the old code's magnitude, and
+                                    only of a delta of 8 bits
 
 The magnitude of an unsigned code is its distance to 128. Scales and zero points that are integers come here as well.
 Pure, integers only.
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from protocol.codec import contextual, streams
+from protocol.codec import contextual, still_rows, streams
 from protocol.codec.contexts import choose_firsts, choose_grid
 from protocol.codec.partition import CHUNK_SIZE
 from protocol.codec.payload import Stream
@@ -79,14 +80,7 @@ def decode(parameters: bytes, coded: tuple[Stream, ...], sizes: list[int], olds:
     size, count = bits // 8, 8 * sum(sizes) // bits
     if olds is None:
         return to_bytes(_rising(contextual.decode(parameters[1:], coded, size, count), is_signed), sizes)
-    old = from_bytes(olds, size)
-    if not contextual.is_by_key(parameters[1:]):
-        values = unfold(contextual.decode(parameters[1:], coded, size, count))
-        values += old
-        return to_bytes(values, sizes)
-    if bits != 8:
-        raise DecodeError(f"integers of {bits} bits have no magnitudes")
-    return to_bytes(_decode_by_magnitude(parameters[1:], coded, old, is_signed), sizes)
+    return to_bytes(_decode_delta(parameters[1:], coded, from_bytes(olds, size), is_signed), sizes)
 
 
 def _encode_whole(new: Values, layout: IntegerLayout, level: int) -> tuple[bytes, tuple[Stream, ...]]:
@@ -102,17 +96,39 @@ def _encode_whole(new: Values, layout: IntegerLayout, level: int) -> tuple[bytes
 
 def _encode_delta(new: Values, old: Values, layout: IntegerLayout, level: int) -> tuple[bytes, tuple[Stream, ...]]:
     folded = fold(new - old)
+    moved = still_rows.find(folded, layout.columns)
+    if moved is None:
+        return _encode_moved(folded, old, layout, level)
+    coded = _encode_moved(still_rows.take(folded, moved), still_rows.take(old, moved), layout, level)
+    return still_rows.encode(moved, layout.columns, *coded, level)
+
+
+def _encode_moved(folded: Values, old: Values, layout: IntegerLayout, level: int) -> tuple[bytes, tuple[Stream, ...]]:
     if layout.bits != 8:
         return contextual.encode(folded, None, level)
     keys = _magnitudes(old, layout.is_signed)
     firsts, key_bits, best_bits = choose_firsts(keys, folded, _MAGNITUDES_MAX)
     grid = None
-    if _is_matrix(new, layout):
+    if _is_matrix(folded, layout):
         shape = (-1, layout.columns)
         grid, best_bits = choose_grid(folded.reshape(shape), np.minimum(folded, 3).reshape(shape))
     if key_bits < (1 - _MAGNITUDES_WORTH) * best_bits:
         return contextual.encode_by_key(folded, keys, firsts, level)
     return contextual.encode(folded, grid, level)
+
+
+def _decode_delta(parameters: bytes, coded: tuple[Stream, ...], old: Values, is_signed: bool) -> Values:
+    moved, parameters, coded = still_rows.decode(parameters, coded, old.size)
+    if moved is not None:
+        values = _decode_delta(parameters, coded, still_rows.take(old, moved), is_signed)
+        return still_rows.put(old, values, moved)
+    if not contextual.is_by_key(parameters):
+        values = unfold(contextual.decode(parameters, coded, old.itemsize, old.size))
+        values += old
+        return values
+    if old.itemsize != 1:
+        raise DecodeError(f"integers of {8 * old.itemsize} bits have no magnitudes")
+    return _decode_by_magnitude(parameters, coded, old, is_signed)
 
 
 def _decode_by_magnitude(parameters: bytes, coded: tuple[Stream, ...], old: Values, is_signed: bool) -> Values:

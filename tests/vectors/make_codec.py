@@ -156,6 +156,20 @@ def float_delta_segment(kind: FloatFormat) -> GoldenSegment:
     return golden(TransformKind.FLOATS_DELTA, (bytes([kind]) + parameters, coded), [as_bytes(new)], [as_bytes(old)])
 
 
+def still_segment(transform: TransformKind) -> GoldenSegment:
+    """Return a delta of which only every third row moved."""
+    is_float = transform is TransformKind.FLOATS_DELTA
+    old = as_bytes(float_bits(FloatFormat.BF16, ROWS * COLUMNS, 16))
+    new = old.copy()
+    matrix = new.reshape(ROWS, -1)
+    matrix[::3] += (noise(matrix[::3].size, 17) % 2).astype(np.uint8).reshape(matrix[::3].shape)
+    if is_float:
+        coded = floats.encode([new], [old], FloatLayout(format=FloatFormat.BF16, columns=COLUMNS))
+    else:
+        coded = integers.encode([new], [old], IntegerLayout(bits=16, is_signed=False, columns=COLUMNS))
+    return golden(transform, coded, [new], [old])
+
+
 def integer_segment(bits: int, is_signed: bool) -> GoldenSegment:
     """Return integers, as the encoder codes them."""
     new = as_bytes(bell(ROWS * COLUMNS, 9).astype(f"<i{bits // 8}"))
@@ -212,6 +226,8 @@ SEGMENTS: dict[str, Callable[[], GoldenSegment]] = {
     "bytes delta": partial(bytes_segment, with_base=True),
     "same": same_segment,
     "floats BF16 grid": float_grid_segment,
+    "floats BF16 delta still rows": partial(still_segment, TransformKind.FLOATS_DELTA),
+    "integers delta still rows": partial(still_segment, TransformKind.INTEGERS_DELTA),
 }
 for _kind in FloatFormat:
     SEGMENTS[f"floats {_kind.name}"] = partial(float_segment, _kind)

@@ -44,7 +44,7 @@ def through(format_, new, old=None, columns=0):
     parameters, coded = floats.encode(news, olds, FloatLayout(format=format_, columns=columns))
     back = floats.decode(parameters, coded, [news[0].size], olds)
     assert back[0].tobytes() == news[0].tobytes()
-    return Context(parameters[1]), len(parameters) + sum(len(stream.data) + 9 for stream in coded)
+    return Context(parameters[1] & 0x7F), len(parameters) + sum(len(stream.data) + 9 for stream in coded)
 
 
 @pytest.mark.parametrize("format_", FloatFormat)
@@ -101,6 +101,45 @@ def test_a_delta_is_told_apart_by_the_old_exponent(format_):
     context, size = through(format_, new, old)
     assert context is Context.KEY
     assert size < through(format_, new)[1] * 0.8
+
+
+@pytest.mark.parametrize("format_", FloatFormat)
+def test_rows_that_did_not_change_cost_a_bit(format_):
+    old = weights(format_, 256, 512)
+    new = old.copy()
+    new[100:164] = stepped(format_, old[100:164])
+    assert through(format_, new, old, 512)[1] < through(format_, new[100:164], old[100:164], 512)[1] + 60
+
+
+@pytest.mark.parametrize("moved", [0, 1])
+def test_all_rows_or_none_may_be_still(moved):
+    old = weights(FloatFormat.BF16)
+    through(FloatFormat.BF16, old + np.uint16(moved), old, 160)
+    new = old.copy()
+    new[95, 159] += 1
+    assert through(FloatFormat.BF16, new, old, 160)[1] < 100
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda parameters, coded: (parameters[:5], coded),
+        lambda parameters, coded: (parameters[:2] + b"\0\0\0\0" + parameters[6:], coded),
+        lambda parameters, coded: (parameters[:2] + b"\0\0\0\7" + parameters[6:], coded),
+        lambda parameters, coded: (parameters[:1] + b"\x80" + parameters[2:], coded),
+        lambda parameters, coded: (parameters, coded[1:]),
+        lambda parameters, coded: (parameters, ()),
+    ],
+)
+def test_odd_words_about_still_rows_are_refused(spoil):
+    old = weights(FloatFormat.BF16, 256, 512)
+    new = old.copy()
+    new[100:164] = stepped(FloatFormat.BF16, old[100:164])
+    layout = FloatLayout(format=FloatFormat.BF16, columns=512)
+    parameters, coded = floats.encode([as_bytes(new)], [as_bytes(old)], layout)
+    assert parameters[1] == 0x80 | Context.KEY
+    with pytest.raises(DecodeError):
+        floats.decode(*spoil(parameters, coded), [old.nbytes], [as_bytes(old)])
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 17])

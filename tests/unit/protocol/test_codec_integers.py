@@ -33,7 +33,7 @@ def through(new, old=None, layout=INT8):
     parameters, coded = integers.encode(news, olds, layout)
     back = integers.decode(parameters, coded, [news[0].size], olds)
     assert back[0].tobytes() == news[0].tobytes()
-    return Context(parameters[1]), len(parameters) + sum(len(stream.data) + 9 for stream in coded)
+    return Context(parameters[1] & 0x7F), len(parameters) + sum(len(stream.data) + 9 for stream in coded)
 
 
 @pytest.mark.parametrize("is_signed", [False, True])
@@ -74,11 +74,20 @@ def test_codes_that_stay_where_they_are_large_are_told_apart(is_signed):
     assert size < 0.97 * through(new.view(np.uint8) - old.view(np.uint8))[1]
 
 
-def test_rows_that_changed_alone_make_a_grid():
+def test_rows_that_change_more_than_others_make_a_grid():
     old = codes()
-    new = old.copy()
+    new = stepped(old, 0.02)
     new[::3] = stepped(old[::3], 1)
     assert through(new, old, IntegerLayout(bits=8, is_signed=True, columns=512))[0] is Context.GRID
+
+
+def test_rows_that_did_not_change_cost_a_bit():
+    old = codes()
+    new = old.copy()
+    new[:64] = stepped(old[:64], 0.5)
+    layout = IntegerLayout(bits=8, is_signed=True, columns=512)
+    assert through(new, old, layout)[1] < through(new[:64], old[:64], layout)[1] + 60
+    assert through(new, old)[1] > through(new[:64], old[:64])[1] * 1.05
 
 
 def test_a_few_changes_cost_a_few_bytes():
