@@ -15,8 +15,10 @@ from groundsegment.depot import tables
 from groundsegment.depot.journal import Journal
 from groundsegment.depot.records import Bundle, FlightState, Update
 from groundsegment.errors import InputError, UnknownError
+from protocol.report import Reason
 
 _SEQUENCE = "sequence"
+BASE_TROUBLES = (Reason.BASE_MISSING.name, Reason.BASE_DAMAGED.name)  # as reports say them
 
 
 class Shelf:
@@ -90,7 +92,15 @@ class Shelf:
         return found[0]
 
     def set_update_state(self, handle: bytes, state: FlightState, *, reason: str = "") -> Update:
-        """Record where an update stands; returns it as it is now."""
+        """Record where an update stands; returns it as it is now.
+
+        One that ends unconfirmed goes on saying that its base was missing or damaged: whoever stages next must know.
+        """
+        if not state.is_open and state is not FlightState.CONFIRMED:
+            before = self.update(handle).reason
+            for trouble in BASE_TROUBLES:
+                if trouble in before and trouble not in reason:
+                    reason = f"{reason} ({trouble})" if reason else trouble
         return self._set_update(handle, state=str(state), reason=reason)
 
     def set_update_share(self, handle: bytes, *, priority: int, weight: float) -> Update:

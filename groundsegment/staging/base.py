@@ -154,7 +154,8 @@ def _troubles(depot: Depot, satellite: str, report: Report) -> Mapping[bytes, st
     for update in updates:
         status = report.status_of(update.handle)
         reason = status.reason.name if status and status.state is UpdateState.BLOCKED else update.reason
-        if update.base_digest is None or reason not in _BASE_TROUBLES:
+        words = next((words for trouble, words in _BASE_TROUBLES.items() if trouble in reason), None)
+        if update.base_digest is None or words is None:
             continue
         is_mended = any(
             other.release_digest == update.base_digest
@@ -163,7 +164,7 @@ def _troubles(depot: Depot, satellite: str, report: Report) -> Mapping[bytes, st
             for other in updates
         )
         if not is_mended:
-            troubles[update.base_digest] = f"{_BASE_TROUBLES[reason]}, as update {update.handle.hex()} found"
+            troubles[update.base_digest] = f"{words}, as update {update.handle.hex()} found"
     return troubles
 
 

@@ -107,7 +107,7 @@ class UpdateFlight:
     @property
     def is_cancelled_here(self) -> bool:
         """Whether the operator ended it, so that no receipt need come."""
-        return self.update.state is FlightState.CANCELLED and self.update.reason == CANCELLED_HERE
+        return self.update.state is FlightState.CANCELLED and self.update.reason.startswith(CANCELLED_HERE)
 
     @property
     def is_stuck(self) -> bool:

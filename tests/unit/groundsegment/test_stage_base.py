@@ -85,6 +85,16 @@ def test_a_base_that_was_found_damaged_is_not_used_again_and_that_is_told(digest
     assert words in err
 
 
+@pytest.mark.parametrize("end", [FlightState.CANCELLED, FlightState.REJECTED, FlightState.EXPIRED])
+def test_how_the_update_that_found_it_ended_does_not_make_a_base_whole(digests, end):
+    first = run_json("v3", "--no-canary")
+    set_state(first, FlightState.FLYING, Reason.BASE_DAMAGED.name)
+    set_state(first, end, "for another reason")
+    staged = run_json("v3", *LATER)
+    assert staged["base_digest"] == digests["v1"]
+    assert "is damaged on board" in staged["base_reason"]
+
+
 def test_without_any_base_left_a_full_update_is_told_or_forbidden(digests, ground):
     for name in ("v3", "v4"):
         staged = run_json(name, "--no-canary")
