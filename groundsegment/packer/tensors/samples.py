@@ -5,6 +5,8 @@ alike by their correlation: near 1 for a tensor and its fine-tuned successor, ne
 blocks are compared nibble by nibble, or as small integers; constants are alike if they are equal.
 """
 
+import zlib
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -89,6 +91,6 @@ def _normed(values: Sample) -> Sample:
         # A constant: a direction of its own for each value, so that only equal ones are alike.
         direction = np.zeros(clean.size)
         if clean.size:
-            direction[hash(float(clean[0])) % clean.size] = 1
+            direction[zlib.crc32(np.float32(clean[0]).tobytes()) % clean.size] = 1
         return direction.astype(np.float32)
     return (centred / length).astype(np.float32)
