@@ -138,6 +138,14 @@ def test_neighbouring_keys_may_share_a_class():
     assert unpartition(parts, keys, [0, 5, 9]).tolist() == values.tolist()
 
 
+def test_values_are_sorted_by_key_in_chunks_of_32_ki_which_every_decoder_must_know():
+    places = np.arange(70_000, dtype=np.uint32)
+    keys = (places % 2).astype(np.uint8)
+    (part,) = partition(places, keys, [0])
+    chunks = [range(0, 32768), range(32768, 65536), range(65536, 70_000)]
+    assert part.tolist() == [place for chunk in chunks for key in (0, 1) for place in chunk if place % 2 == key]
+
+
 def test_parts_that_do_not_fit_their_classes_are_refused():
     classes = np.array([0, 1, 1], np.uint8)
     one, two = np.zeros(1, np.uint8), np.zeros(2, np.uint8)
