@@ -15,7 +15,7 @@ Bytes = NDArray[np.uint8]
 
 
 def encode(
-    rows: Bytes, predicted: Bytes | None, classes: Classes, *, code_max: int, is_packed: bool, level: int
+    rows: Bytes, predicted: Bytes | None, classes: Classes, *, code_max: int, is_packed: bool, levels: int, level: int
 ) -> tuple[Cuts, list[Stream]]:
     """Return the cuts and streams of the rows.
 
@@ -25,11 +25,12 @@ def encode(
         classes: one for each group.
         code_max: 2**bits - 1; differences are modulo 2**bits.
         is_packed: whether a byte holds two codes, of four bits.
+        levels: see `grouped.choose_cuts`.
         level: see `grouped.encode_rows`.
     """
     if predicted is not None:
         rows = cells.subtract(rows, predicted) if is_packed else (rows - predicted) & np.uint8(code_max)
-    cuts = grouped.choose_cuts(rows, classes, is_packed=is_packed)
+    cuts = grouped.choose_cuts(rows, classes, is_packed=is_packed, levels=levels)
     return cuts, grouped.encode_rows(rows, classes, cuts, is_packed=is_packed, level=level)
 
 

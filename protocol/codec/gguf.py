@@ -127,8 +127,7 @@ def encode(
     assert layout.fits(news[0].size)
     new, facts = split_blocks(news[0], layout.block_type), layout.format
     old = None if olds is None else split_blocks(olds[0], layout.block_type)
-    measured = _measure(layout, new)
-    thresholds = Loudness.of(measured)
+    thresholds, levels = Loudness.of(_measure(layout, new))
     forms, made = [], []
     for field in _FIELDS:
         form = Form()
@@ -137,9 +136,15 @@ def encode(
             form, field_streams = coded_fields.encode(values, base, field.classes(facts, new, old), level=level)
             made += field_streams
         forms.append(form)
-    classes, predicted = _foresee(layout, new, old, thresholds.levels(measured))
+    classes, predicted = _foresee(layout, new, old, levels)
     cuts, code_streams = coded_rows.encode(
-        new.rows, predicted, classes, code_max=facts.code_max, is_packed=facts.is_packed, level=level
+        new.rows,
+        predicted,
+        classes,
+        code_max=facts.code_max,
+        is_packed=facts.is_packed,
+        levels=LEVELS,
+        level=level,
     )
     if not any(cut % LEVELS for cut in cuts):
         thresholds = Loudness()
@@ -165,7 +170,8 @@ def decode(parameters: bytes, streams: tuple[Stream, ...], sizes: list[int], old
         raise DecodeError(f"gguf: extents of {sizes} bytes are not blocks of {layout}")
     old = None if olds is None else split_blocks(olds[0], layout.block_type)
     fields = _decode_fields(source, said, old, sizes[0] // facts.size)
-    levels = said.thresholds.levels(_measure(layout, fields))
+    num_groups = fields.num_blocks * facts.num_groups
+    levels = said.thresholds.levels(num_groups, lambda: _measure(layout, fields))
     classes, predicted = _foresee(layout, fields, old, levels)
     rows = coded_rows.decode(
         source,

@@ -23,6 +23,7 @@ from protocol.errors import DecodeError
 CLASSES_MAX = 256
 BUCKETS_MAX = 48  # of one field: a piece has at most five fields and 255 streams
 _LEVEL_MIN = 12  # as many bins as pcodec makes: with fewer, rare codes share one. Costs no time
+_LEVELS_GAIN_MIN = 0.002  # of the bits; telling levels apart takes a tenth of the decoder's time
 _STREAM_BITS = 8 * 40  # of a stream that holds next to nothing: its entry, pcodec's headers
 _SYMBOL_BITS = 14  # that a table says about one symbol
 
@@ -60,7 +61,7 @@ class StreamReader:
             raise DecodeError(f"{len(self._source)} streams where {self._at} belong")
 
 
-def choose_cuts(rows: Bytes, classes: Classes, *, is_packed: bool = False) -> Cuts:
+def choose_cuts(rows: Bytes, classes: Classes, *, is_packed: bool = False, levels: int = 1) -> Cuts:
     """Return where to cut the classes into buckets so that streams and their tables take the fewest bytes.
 
     Neighbours are joined, always the pair that saves the most, until joining saves nothing.
@@ -69,11 +70,17 @@ def choose_cuts(rows: Bytes, classes: Classes, *, is_packed: bool = False) -> Cu
         rows: one for each group, of codes.
         classes: one for each group.
         is_packed: whether a byte of the rows holds two codes.
+        levels: classes that are one but for their level; cut only if that saves enough to be worth their time.
     """
-    order, bounds = _sort(classes, range(1, CLASSES_MAX))
-    filled = [(first, *bound) for first, bound in enumerate(bounds) if bound[0] < bound[1]]
-    tables = [_count(take_rows(rows, _part(order, start, end)), is_packed) for _, start, end in filled]
-    return _join([first for first, _, _ in filled], tables)
+    order, ends = _sort(classes, tuple(range(1, CLASSES_MAX)))
+    filled = [(first, *bound) for first, bound in enumerate(pairwise(ends)) if bound[0] < bound[1]]
+    tables = {first: _count(take_rows(rows, _part(order, start, end)), is_packed) for first, start, end in filled}
+    cuts, bits = _join(tables)
+    whole: dict[int, NDArray[np.float64]] = {}
+    for first, table in tables.items():
+        whole[first - first % levels] = whole.get(first - first % levels, 0) + table
+    coarse_cuts, coarse_bits = _join(whole)
+    return coarse_cuts if coarse_bits <= bits * (1 + _LEVELS_GAIN_MIN) else cuts
 
 
 def encode_rows(rows: Bytes, classes: Classes, cuts: Cuts, *, is_packed: bool, level: int) -> list[Stream]:
@@ -86,8 +93,8 @@ def encode_rows(rows: Bytes, classes: Classes, cuts: Cuts, *, is_packed: bool, l
         is_packed: whether a byte of the rows holds two codes: then the stream has all low ones first.
         level: see `streams.encode`; rare codes need a high one.
     """
-    order, bounds = _sort(classes, cuts)
-    parts = (take_rows(rows, _part(order, start, end)).reshape(-1) for start, end in bounds if start < end)
+    order, ends = _sort(classes, cuts)
+    parts = (take_rows(rows, _part(order, start, end)).reshape(-1) for start, end in pairwise(ends) if start < end)
     return [streams.encode(cells.split(part) if is_packed else part, level=max(level, _LEVEL_MIN)) for part in parts]
 
 
@@ -106,8 +113,8 @@ def decode_rows(
     Raises:
         DecodeError: the streams are not those of such groups.
     """
-    order, bounds = _sort(classes, cuts)
-    for start, end in bounds:
+    order, ends = _sort(classes, cuts)
+    for start, end in pairwise(ends):
         if start < end:
             values = streams.decode(source.take(), np.uint8, (end - start) * width * (1 + is_packed))
             rows = cells.join(values) if is_packed else values
@@ -116,10 +123,10 @@ def decode_rows(
 
 def encode_values(values: NDArray[_T], classes: Classes, cuts: Cuts, *, level: int) -> list[Stream]:
     """Code one value for each group; as `encode_rows`."""
-    order, bounds = _sort(classes, cuts)
+    order, ends = _sort(classes, cuts)
     return [
         streams.encode(values[_part(order, start, end)], level=max(level, _LEVEL_MIN))
-        for start, end in bounds
+        for start, end in pairwise(ends)
         if start < end
     ]
 
@@ -130,9 +137,9 @@ def decode_values(source: StreamReader, classes: Classes, cuts: Cuts, dtype: typ
     Raises:
         DecodeError: the streams are not those of such groups.
     """
-    order, bounds = _sort(classes, cuts)
+    order, ends = _sort(classes, cuts)
     values = np.empty(classes.size, dtype)
-    for start, end in bounds:
+    for start, end in pairwise(ends):
         if start < end:
             values[_part(order, start, end)] = streams.decode(source.take(), dtype, end - start)
     return values
@@ -176,13 +183,16 @@ def read_cuts(data: bytes) -> tuple[Cuts, bytes]:
     return tuple(cuts), data[end:]
 
 
-def _sort(classes: Classes, cuts: Sequence[int]) -> tuple[NDArray[np.intp] | None, list[tuple[int, int]]]:
-    """Return the groups in the order of their buckets (None: as they are), and where in it each bucket lies."""
+def _sort(classes: Classes, cuts: Cuts) -> tuple[NDArray[np.intp] | None, list[int]]:
+    """Return the groups in the order of their buckets (None: as they are), and where in it the buckets end."""
     if not cuts:
-        return None, [(0, classes.size)]
-    buckets = np.searchsorted(np.array(cuts), np.arange(CLASSES_MAX), side="right").astype(np.uint8)[classes]
-    ends = [0, *np.cumsum(np.bincount(buckets, minlength=len(cuts) + 1)).tolist()]
-    return np.argsort(buckets, kind="stable"), list(pairwise(ends))
+        return None, [0, classes.size]
+    table = np.zeros(CLASSES_MAX, np.uint8)
+    for bucket, cut in enumerate(cuts, 1):
+        table[cut:] = bucket
+    buckets = np.take(table, classes)
+    ends = np.cumsum(np.bincount(buckets, minlength=len(cuts) + 1))
+    return np.argsort(buckets, kind="stable"), [0, *ends.tolist()]
 
 
 def _part(order: NDArray[np.intp] | None, start: int, end: int) -> Index:
@@ -198,8 +208,9 @@ def _count(rows: Bytes, is_packed: bool) -> NDArray[np.float64]:
     return table
 
 
-def _join(firsts: list[int], tables: list[NDArray[np.float64]]) -> Cuts:
-    """Return the cuts that are left after joining neighbours while that saves bits."""
+def _join(counts: dict[int, NDArray[np.float64]]) -> tuple[Cuts, float]:
+    """Return the cuts that are left after joining neighbours while that saves bits, and the bits then."""
+    firsts, tables = list(counts), list(counts.values())
     costs = [_cost(table) for table in tables]
     savings = [_saving(tables, costs, at) for at in range(len(tables) - 1)]
     while savings and (max(savings) > 0 or len(tables) > BUCKETS_MAX):
@@ -209,7 +220,7 @@ def _join(firsts: list[int], tables: list[NDArray[np.float64]]) -> Cuts:
         del costs[at + 1], firsts[at + 1], savings[at]
         for beside in range(max(at - 1, 0), min(at + 1, len(savings))):
             savings[beside] = _saving(tables, costs, beside)
-    return tuple(firsts[1:])
+    return tuple(firsts[1:]), sum(costs)
 
 
 def _saving(tables: list[NDArray[np.float64]], costs: list[float], at: int) -> float:

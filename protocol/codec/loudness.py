@@ -8,6 +8,7 @@ Pure.
 """
 
 import struct
+from collections.abc import Callable
 from typing import Self
 
 import numpy as np
@@ -17,6 +18,7 @@ from protocol.codec.affine import Float
 from protocol.errors import DecodeError
 
 LEVELS = 8
+_NARROW_MAX = 2**12
 _THRESHOLD = struct.Struct(">i")
 
 
@@ -27,10 +29,11 @@ class Loudness:
         self.thresholds = thresholds
 
     @classmethod
-    def of(cls, measured: NDArray[np.int32]) -> Self:
-        """Choose thresholds so that as many groups are of each level, as nearly as may be."""
+    def of(cls, measured: NDArray[np.int32]) -> tuple[Self, NDArray[np.uint8]]:
+        """Choose thresholds so that as many groups are of each level, as nearly as may be; return the levels, too."""
         ranks = np.arange(1, LEVELS) * measured.size // LEVELS
-        return cls(tuple(int(value) for value in np.sort(measured)[ranks]))
+        chosen = cls(tuple(int(value) for value in np.sort(measured)[ranks]))
+        return chosen, chosen.levels(measured.size, lambda: measured)
 
     @classmethod
     def decode(cls, data: bytes) -> tuple[Self, bytes]:
@@ -52,11 +55,13 @@ class Loudness:
         """Return the bytes of the thresholds: how many, then each."""
         return bytes([len(self.thresholds)]) + b"".join(_THRESHOLD.pack(value) for value in self.thresholds)
 
-    def levels(self, measured: NDArray[np.int32]) -> NDArray[np.uint8]:
-        """Return the level of each group, 0 .. LEVELS - 1."""
-        levels = np.zeros(measured.size, np.uint8)
-        for threshold in self.thresholds:
-            levels += measured >= threshold
+    def levels(self, num_groups: int, measured: Callable[[], NDArray[np.int32]]) -> NDArray[np.uint8]:
+        """Return the level of each group, 0 .. LEVELS - 1; they are measured only if there are thresholds."""
+        levels = np.zeros(num_groups, np.uint8)
+        if self.thresholds:
+            loud = measured()
+            for threshold in self.thresholds:
+                levels += loud >= threshold
         return levels
 
 
@@ -80,8 +85,9 @@ def stand_out(magnitude: NDArray[np.int32] | NDArray[np.int16], grid: tuple[int,
         grid: rows and columns.
     """
     table = magnitude.astype(np.int32).reshape(grid)
-    rows = table.sum(axis=1, dtype=np.int64) // grid[1]
-    columns = table.sum(axis=0, dtype=np.int64) // grid[0]
+    wide = np.int32 if max(grid) <= _NARROW_MAX else np.int64  # the same sums, in half the time
+    rows = table.sum(axis=1, dtype=wide) // grid[1]
+    columns = table.sum(axis=0, dtype=wide) // grid[0]
     beside: NDArray[np.int32] = table - rows.astype(np.int32)[:, None]
     beside -= columns.astype(np.int32)
     return beside.reshape(-1)

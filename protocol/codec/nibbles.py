@@ -84,14 +84,12 @@ def encode(
         base = read_fields(olds, layout)
         change = _compare(layout, fields, base)
         predicted = _predict(olds[0], layout, change)
-    measured = _measure(layout, fields)
-    thresholds = Loudness.of(measured)
-    levels = thresholds.levels(measured)
+    thresholds, levels = Loudness.of(_measure(layout, fields))
     old_scales, old_zeros = (None, None) if base is None else (base.scales, base.zeros)
     scales = coded_fields.encode(fields.scales, old_scales, _scale_classes(layout, base), level=level)
     zeros = coded_fields.encode(fields.zeros, old_zeros, _zero_classes(fields, base, levels), level=level)
     classes = _code_classes(layout, fields, change, levels)
-    codes = coded_rows.encode(table, predicted, classes, code_max=CODE_MAX, is_packed=True, level=level)
+    codes = coded_rows.encode(table, predicted, classes, code_max=CODE_MAX, is_packed=True, levels=LEVELS, level=level)
     if not _uses_levels(zeros[0], codes[0]):
         thresholds = Loudness()
     parameters = _Parameters(
@@ -138,7 +136,7 @@ def _decode_fields(source: StreamReader, said: _Parameters, base: Fields | None)
     classes = _scale_classes(layout, base)
     scales = coded_fields.decode(source, old_scales, classes, said.scale_form, layout.scale_size)
     fields = Fields(scales, nothing)
-    levels = said.thresholds.levels(_measure(layout, fields))
+    levels = said.thresholds.levels(layout.num_groups, lambda: _measure(layout, fields))
     if layout.zeros is Zeros.NONE:
         return fields, levels
     classes = _zero_classes(fields, base, levels)

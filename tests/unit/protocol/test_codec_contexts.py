@@ -159,8 +159,8 @@ def test_levels_are_about_as_full_and_loud_groups_stand_out() -> None:
     bits = scales.astype(np.float16).view(np.uint16).reshape(-1)
     measured = loudness.measure(bits, Float.F16, (64, 16))
     assert measured.argmax() == 7 * 16 + 5
-    chosen = Loudness.of(measured)
-    counts = np.bincount(chosen.levels(measured), minlength=LEVELS)
+    chosen, levels = Loudness.of(measured)
+    counts = np.bincount(levels, minlength=LEVELS)
     assert counts.min() > 0.8 * counts.max()
     read, rest = Loudness.decode(chosen.encode() + b"rest")
     assert (read.thresholds, rest) == (chosen.thresholds, b"rest")
@@ -176,6 +176,6 @@ def test_a_code_above_the_highest_is_refused() -> None:
     classes = np.zeros(4, np.uint8)
     rows = np.full((4, 8), 32, np.uint8)
     rows[0, 0] = 31
-    cuts, streams = coded_rows.encode(rows, None, classes, code_max=255, is_packed=False, level=8)
+    cuts, streams = coded_rows.encode(rows, None, classes, code_max=255, is_packed=False, levels=1, level=8)
     with pytest.raises(DecodeError):
         coded_rows.decode(StreamReader(streams), None, classes, cuts, width=8, code_max=31, is_packed=False)
