@@ -18,6 +18,7 @@ from onboard.config import read_key
 from onboard.errors import ConfigError, InstallError, StoreCorruptError
 from onboard.installer.assemble import Assembly, Plan
 from onboard.installer.release import SUMS_NAME, ReleaseDirectory, hash_file, list_model_files
+from onboard.store.bases import base_directory_of
 from protocol.errors import ProtocolError
 from protocol.limits import MANIFEST_SIZE_MAX
 from protocol.manifest import FileEntry, Manifest, release_digest
@@ -98,6 +99,9 @@ def _rebuild(task: RehearsalTask, manifest: Manifest, tell: Callable[[str], None
     tell("comparing digests")
     assembly.verify()
     assembly.seal(target, b"")
+    if base is not None and (beside := base_directory_of(target)) is not None:
+        beside.unlink(missing_ok=True)
+        beside.symlink_to(base.directory.resolve())  # as on board, where one release lies beside the other
     return target
 
 

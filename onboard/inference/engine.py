@@ -2,10 +2,11 @@
 
 One worker process serves one release. It is started as
 
-    ENGINE_COMMAND --release-dir DIR --socket PATH [--threads N]
+    ENGINE_COMMAND --release-dir DIR --socket PATH [--base-dir DIR] [--threads N]
 
 connects to the Unix socket PATH at once, and from then on both sides speak JSON lines (UTF-8, one object a
-line, at most MAX_LINE_BYTES). When the socket closes, the worker ends itself.
+line, at most MAX_LINE_BYTES). When the socket closes, the worker ends itself. `--base-dir` is given for a release
+that is a LoRA adapter (adapter_config.json, adapter_model.safetensors): the model that it is served with.
 
     worker says       ready    {engine, context_tokens}      loaded; sent once, before any answer
                       failed   {reason}                      cannot be loaded; the worker then exits
@@ -14,7 +15,7 @@ line, at most MAX_LINE_BYTES). When the socket closes, the worker ends itself.
                       error    {id, kind, message}           this request cannot be answered
                       health   {id, state, num_active, stalled_s}    state: loading, ready
 
-    worker is told    generate {id, messages | prompt | tokens, max_tokens, temperature, top_p, seed, stop}
+    worker is told    generate {id, messages | prompt | tokens, max_tokens, temperature, top_p, seed, stop, is_plain}
                       cancel   {id}                          answered by done, finish_reason "cancelled"
                       health   {id}                          answered even while the engine computes
 
@@ -22,6 +23,7 @@ Every message carries its name in "type". `tokens` of a delta may come before th
 is whole UTF-8 and cannot be the beginning of a stop string. The token that ends an answer is in `tokens` and
 counted; its text is not in `text`. `stalled_s` says how long the engine made no progress though it has work.
 
+`is_plain` asks the base without its adapter; it means nothing to a release that is none, and may be left out.
 A request with temperature 0 is greedy and depends on nothing but release, prompt and max_tokens; one with a
 seed depends on these and the seed. The supervisor and the canary rely on it.
 """
@@ -64,6 +66,7 @@ class Sampling:
         top_p: smallest probability mass to draw from, above 0 and at most 1.
         seed: what the drawing starts from; without meaning for greedy requests.
         stop: texts that end the answer; they are not part of it.
+        is_plain: by the base alone, if the release is an adapter.
     """
 
     max_tokens: int
@@ -71,6 +74,7 @@ class Sampling:
     top_p: float = 1.0
     seed: int = 0
     stop: tuple[str, ...] = ()
+    is_plain: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,6 +188,7 @@ def generate_fields(request_id: str, prompt: Prompt, sampling: Sampling) -> dict
         "top_p": sampling.top_p,
         "seed": sampling.seed,
         "stop": list(sampling.stop),
+        **({"is_plain": True} if sampling.is_plain else {}),
     }
 
 
@@ -200,6 +205,7 @@ def sampling_from(message: Mapping[str, Any]) -> Sampling:
             top_p=float(message.get("top_p", 1.0)),
             seed=int(message.get("seed", 0)),
             stop=tuple(str(text) for text in message.get("stop") or ()),
+            is_plain=message.get("is_plain") is True,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise RequestError(f"sampling fields: {error!r}") from None
@@ -216,8 +222,8 @@ class Engine(Protocol):
     def context_tokens(self) -> int:
         """Most tokens of prompt and answer together."""
 
-    def load(self, directory: Path) -> None:
-        """Load the release in `directory`; raises whatever stops it, with a message for people."""
+    def load(self, directory: Path, base: Path | None = None) -> None:
+        """Load the release in `directory`, an adapter of `base` if that is given; raises what stops it, with words."""
 
     def encode(self, prompt: Prompt) -> Sequence[int]:
         """Return the prompt's token ids; raises RequestError."""

@@ -70,11 +70,11 @@ class Worker:
         self._state = "loading"
         self._progress_at = time.monotonic()
 
-    def run(self, directory: Path) -> None:
+    def run(self, directory: Path, base: Path | None = None) -> None:
         """Load the release, say so, and answer. Returns only when the release cannot be loaded."""
         threading.Thread(target=self._read, daemon=True).start()
         try:
-            self._engine.load(directory)
+            self._engine.load(directory, base)
         except Exception as error:  # noqa: BLE001 - whatever a release does to a loader is the release's failure
             traceback.print_exc()
             self._say("failed", reason=f"{type(error).__name__}: {error}"[:2000])
@@ -183,6 +183,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line that engine.py describes, and the embedded engine's own options."""
     parser = argparse.ArgumentParser(prog="onboard.inference.worker", description="One engine, one release.")
     parser.add_argument("--release-dir", type=Path, required=True)
+    parser.add_argument("--base-dir", type=Path, help="the model that the release is an adapter of")
     parser.add_argument("--socket", required=True, help="Unix socket of the supervisor, to connect to")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the engine")
     parser.add_argument("--parallel", type=int, default=4, help="answers stepped in turn")
@@ -221,7 +222,7 @@ def main() -> None:
         num_parallel=arguments.parallel,
         max_prompt_tokens=arguments.max_prompt_tokens,
     )
-    worker.run(arguments.release_dir)
+    worker.run(arguments.release_dir, arguments.base_dir)
     sys.exit(1)
 
 

@@ -31,6 +31,7 @@ from onboard.inference.engine import (
     generate_fields,
 )
 from onboard.inference.errors import ServingError, WorkerLostError
+from onboard.store.bases import base_directory_of
 
 _Connection: TypeAlias = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 _Greeting: TypeAlias = tuple[asyncio.StreamReader, asyncio.StreamWriter, Ready]
@@ -297,6 +298,9 @@ def _item_from(message: dict[str, Any]) -> Delta | Done | ServingError:
 
 async def _start_process(spec: WorkerSpec, path: str) -> Child:
     argv = [*spec.command, "--release-dir", str(spec.directory), "--socket", path]
+    base = base_directory_of(spec.directory)
+    if base is not None:
+        argv += ["--base-dir", str(base)]
     try:
         return await start_child(
             [*argv, "--threads", str(spec.num_threads)],

@@ -1,11 +1,12 @@
 """The confirmed releases on board: which serves, which to go back to, which may go.
 
 Every change is linked and recorded before the release it replaces is drained, and a release is forgotten by the
-record before its files are deleted. What pending updates make or build on stays, as the record names it.
+record before its files are deleted. What pending updates make or build on stays, as the record names it, and so does
+the base of an adapter that is on board.
 """
 
 import contextlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 
 from onboard import telemetry as events
@@ -16,6 +17,7 @@ from onboard.installer.release import METADATA_NAME, delete_tree
 from onboard.installer.serving import Serving, ServingProblem
 from onboard.installer.threads import KeyedLocks, in_thread
 from onboard.installer.trial import Candidate
+from onboard.store.bases import base_of
 from onboard.store.disk import RealDisk
 from onboard.store.layout import StateLayout
 from onboard.store.record import KnownRelease, OnboardRecord, RecordStore
@@ -125,10 +127,16 @@ class Shelf:
         return releases_to_delete(
             _on_board(record),
             serving=record.current,
-            needed={self.serving.release, *made, *self.bases()},
+            needed={self.serving.release, *made, *self.bases(), *self._bases_of_adapters()},
             keep=self.keep_releases,
             floor=record.floor,
         )
+
+    def _bases_of_adapters(self) -> Iterator[bytes]:
+        for release in self.store.record.releases:
+            base = base_of(self.layout.release(release.digest))
+            if base is not None:
+                yield base
 
     async def clear_away(self, digest: bytes) -> None:
         """Delete what was built of a release, unless the record knows it or a pending update makes it."""

@@ -103,11 +103,16 @@ class StateLayout:
 
     def release(self, digest: bytes) -> Path:
         """The directory of a sealed release."""
-        return self.releases / digest.hex()[:_DIGEST_CHARACTERS]
+        return self.releases / directory_name(digest)
 
     def release_part(self, digest: bytes) -> Path:
         """The directory in which a release is being rebuilt."""
-        return self.releases / f"{digest.hex()[:_DIGEST_CHARACTERS]}.part"
+        return self.releases / f"{directory_name(digest)}.part"
+
+
+def directory_name(digest: bytes) -> str:
+    """What the directory of a release with that digest is called."""
+    return digest.hex()[:_DIGEST_CHARACTERS]
 
 
 def make_state_directories(layout: StateLayout, disk: Disk) -> None:

@@ -1,10 +1,11 @@
 """The embedded default engine: Hugging Face transformers on torch, on the CPU unless told otherwise.
 
-Loads a directory in Hugging Face layout (safetensors in any shards; compressed-tensors int8 and int4) or one
-with a single GGUF file. It never runs code of the release and never unpickles: `trust_remote_code` is off,
-safetensors only, no network. Each answer keeps its own key-value cache and is computed with batch size one,
-so greedy tokens depend on release and prompt alone (and on CPU and dtype: ground twin and satellite should
-use the same; the default is the dtype the release names, see docs/serving.md for measurements).
+Loads a directory in Hugging Face layout (safetensors in any shards; compressed-tensors int8 and int4), one with
+a single GGUF file, or a LoRA adapter with its base (`lora`). It never runs code of the release and never
+unpickles: `trust_remote_code` is off, safetensors only, no network. Each answer keeps its own key-value cache
+and is computed with batch size one, so greedy tokens depend on release and prompt alone (and on CPU and dtype:
+ground twin and satellite should use the same; the default is the dtype the release names, see docs/serving.md
+for measurements).
 
 It does not know stop strings, text streaming or HTTP.
 """
@@ -21,6 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, Gene
 
 from onboard.inference.engine import Prompt, RequestError, Sampling
 from onboard.inference.engines.int8 import keep_int8
+from onboard.inference.engines.lora import AdapterSwitch, load_adapter
 
 _PREFILL_CHUNK_TOKENS = 256
 """A long prompt is read in steps, so that other answers move on and memory stays small."""
@@ -35,6 +37,7 @@ class TransformersEngine:
         transformers.utils.logging.disable_progress_bar()
         self._dtype = dtype
         self._num_int8 = 0
+        self._adapter: AdapterSwitch | None = None
         self._device = device
         self._max_context_tokens = max_context_tokens
         self._model: Any = None
@@ -47,15 +50,21 @@ class TransformersEngine:
     def name(self) -> str:
         """Engine and versions, for people."""
         kind = f"{self._num_int8} int8 layers" if self._num_int8 else self._dtype
-        return f"transformers {transformers.__version__}, torch {torch.__version__}, {kind}"
+        adapted = f", {self._adapter.num_layers} adapted" if self._adapter is not None else ""
+        return f"transformers {transformers.__version__}, torch {torch.__version__}, {kind}{adapted}"
 
     @property
     def context_tokens(self) -> int:
         """Most tokens of prompt and answer together."""
         return self._context_tokens
 
-    def load(self, directory: Path) -> None:
-        """Load tokenizer and weights; raises what the loader raises."""
+    def load(self, directory: Path, base: Path | None = None) -> None:
+        """Load tokenizer and weights, with a base the adapter in `directory`; raises what the loader raises."""
+        self._load_model(base or directory)
+        if base is not None:
+            self._adapter = load_adapter(self._model, directory, base)
+
+    def _load_model(self, directory: Path) -> None:
         common: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         dtype = "auto" if self._dtype == "auto" else getattr(torch, self._dtype)
         if (gguf_file := _lone_gguf(directory)) is not None:
@@ -119,17 +128,19 @@ class TransformersEngine:
         cache = DynamicCache(config=self._model.config)
         chunks = [prompt[at : at + _PREFILL_CHUNK_TOKENS] for at in range(0, len(prompt), _PREFILL_CHUNK_TOKENS)]
         for chunk in chunks[:-1]:
-            self._forward(chunk, cache)
+            self._forward(chunk, cache, sampling)
             yield None
         choose = _Chooser(sampling)
         tokens: Sequence[int] = chunks[-1]
         while True:
-            token = choose(self._forward(tokens, cache))
+            token = choose(self._forward(tokens, cache, sampling))
             yield token
             tokens = [token]
 
-    def _forward(self, tokens: Sequence[int], cache: DynamicCache) -> torch.Tensor:
+    def _forward(self, tokens: Sequence[int], cache: DynamicCache, sampling: Sampling) -> torch.Tensor:
         """Read `tokens` into the cache; return the logits after the last."""
+        if self._adapter is not None:  # answers are stepped in turn: each step says whose it is
+            self._adapter.is_on = not sampling.is_plain
         # Entered per step, not around the generator: a generator would leave it on for its caller.
         with torch.inference_mode():
             ids = torch.tensor([tokens], device=self._device)

@@ -18,7 +18,7 @@ class ByteEngine:
     name = "bytes"
     context_tokens = 64
 
-    def load(self, directory):
+    def load(self, directory, base=None):
         if directory is None:
             raise ValueError("there is nothing to load")
 
