@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocol.codec import cells, grouped
-from protocol.codec.grouped import Classes, Cuts, StreamReader
+from protocol.codec.buckets import Cuts
+from protocol.codec.grouped import Classes, StreamReader
 from protocol.codec.payload import Stream
 from protocol.errors import DecodeError
 

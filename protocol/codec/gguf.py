@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 
 from protocol.codec import coded_fields, coded_rows, grouped, logarithms, loudness
 from protocol.codec.affine import FRACTION_BITS, Float, Number, Shift
+from protocol.codec.buckets import Cuts
 from protocol.codec.carrying import Change
 from protocol.codec.coded_fields import Form
 from protocol.codec.gguf_blocks import FORMATS, BlockFormat, BlockType, Fields, join_blocks, split_blocks
-from protocol.codec.grouped import Classes, Cuts, StreamReader
+from protocol.codec.grouped import Classes, StreamReader
 from protocol.codec.loudness import LEVELS, Loudness
 from protocol.codec.payload import Stream
 from protocol.errors import DecodeError

@@ -16,22 +16,20 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.codec import cells, streams
+from protocol.codec import buckets, cells, streams
+from protocol.codec.buckets import BUCKETS_MAX, Cuts
 from protocol.codec.payload import Stream
 from protocol.errors import DecodeError
 
 CLASSES_MAX = 256
-BUCKETS_MAX = 48  # of one field: a piece has at most five fields and 255 streams
 _LEVEL_MIN = 12  # as many bins as pcodec makes: with fewer, rare codes share one. Costs no time
-_LEVELS_GAIN_MIN = 0.002  # of the bits; telling levels apart takes a tenth of the decoder's time
-_STREAM_BITS = 8 * 40  # of a stream that holds next to nothing: its entry, pcodec's headers
-_SYMBOL_BITS = 14  # that a table says about one symbol
+_FEW_CODES = 4096  # below, a class shares a stream with its neighbour
+_FEW_VALUES = 512
 
 _T = TypeVar("_T", np.uint8, np.uint16, np.uint32)
 Bytes = NDArray[np.uint8]
 Index = NDArray[np.intp] | slice
 Classes = NDArray[np.uint8]
-Cuts = tuple[int, ...]
 
 
 class StreamReader:
@@ -64,8 +62,6 @@ class StreamReader:
 def choose_cuts(rows: Bytes, classes: Classes, *, is_packed: bool = False, levels: int = 1) -> Cuts:
     """Return where to cut the classes into buckets so that streams and their tables take the fewest bytes.
 
-    Neighbours are joined, always the pair that saves the most, until joining saves nothing.
-
     Args:
         rows: one for each group, of codes.
         classes: one for each group.
@@ -75,12 +71,7 @@ def choose_cuts(rows: Bytes, classes: Classes, *, is_packed: bool = False, level
     order, ends = _sort(classes, tuple(range(1, CLASSES_MAX)))
     filled = [(first, *bound) for first, bound in enumerate(pairwise(ends)) if bound[0] < bound[1]]
     tables = {first: _count(take_rows(rows, _part(order, start, end)), is_packed) for first, start, end in filled}
-    cuts, bits = _join(tables)
-    whole: dict[int, NDArray[np.float64]] = {}
-    for first, table in tables.items():
-        whole[first - first % levels] = whole.get(first - first % levels, 0) + table
-    coarse_cuts, coarse_bits = _join(whole)
-    return coarse_cuts if coarse_bits <= bits * (1 + _LEVELS_GAIN_MIN) else cuts
+    return buckets.choose(tables, least=_FEW_CODES if rows.shape[1] > 1 else _FEW_VALUES, levels=levels)
 
 
 def encode_rows(rows: Bytes, classes: Classes, cuts: Cuts, *, is_packed: bool, level: int) -> list[Stream]:
@@ -190,9 +181,9 @@ def _sort(classes: Classes, cuts: Cuts) -> tuple[NDArray[np.intp] | None, list[i
     table = np.zeros(CLASSES_MAX, np.uint8)
     for bucket, cut in enumerate(cuts, 1):
         table[cut:] = bucket
-    buckets = np.take(table, classes)
-    ends = np.cumsum(np.bincount(buckets, minlength=len(cuts) + 1))
-    return np.argsort(buckets, kind="stable"), [0, *ends.tolist()]
+    bucket_of = np.take(table, classes)
+    ends = np.cumsum(np.bincount(bucket_of, minlength=len(cuts) + 1))
+    return np.argsort(bucket_of, kind="stable"), [0, *ends.tolist()]
 
 
 def _part(order: NDArray[np.intp] | None, start: int, end: int) -> Index:
@@ -206,29 +197,3 @@ def _count(rows: Bytes, is_packed: bool) -> NDArray[np.float64]:
         pairs = table.reshape(16, 16)
         table = pairs.sum(axis=0) + pairs.sum(axis=1)
     return table
-
-
-def _join(counts: dict[int, NDArray[np.float64]]) -> tuple[Cuts, float]:
-    """Return the cuts that are left after joining neighbours while that saves bits, and the bits then."""
-    firsts, tables = list(counts), list(counts.values())
-    costs = [_cost(table) for table in tables]
-    savings = [_saving(tables, costs, at) for at in range(len(tables) - 1)]
-    while savings and (max(savings) > 0 or len(tables) > BUCKETS_MAX):
-        at = int(np.argmax(savings))
-        tables[at] = tables[at] + tables.pop(at + 1)
-        costs[at] = _cost(tables[at])
-        del costs[at + 1], firsts[at + 1], savings[at]
-        for beside in range(max(at - 1, 0), min(at + 1, len(savings))):
-            savings[beside] = _saving(tables, costs, beside)
-    return tuple(firsts[1:]), sum(costs)
-
-
-def _saving(tables: list[NDArray[np.float64]], costs: list[float], at: int) -> float:
-    return costs[at] + costs[at + 1] - _cost(tables[at] + tables[at + 1])
-
-
-def _cost(table: NDArray[np.float64]) -> float:
-    """Bits of a stream with these symbols. The packer's estimate only: nothing depends on its last digit."""
-    seen = table[table > 0]
-    total = float(seen.sum())
-    return total * float(np.log2(total)) - float((seen * np.log2(seen)).sum()) + _STREAM_BITS + _SYMBOL_BITS * seen.size

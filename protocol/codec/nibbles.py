@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 
 from protocol.codec import coded_fields, coded_rows, grouped, loudness
 from protocol.codec.affine import FRACTION_BITS, Number, Shift
+from protocol.codec.buckets import Cuts
 from protocol.codec.carrying import Change
 from protocol.codec.coded_fields import Form
-from protocol.codec.grouped import Classes, Cuts, StreamReader
+from protocol.codec.grouped import Classes, StreamReader
 from protocol.codec.loudness import LEVELS, Loudness
 from protocol.codec.nibble_layout import NibbleLayout, Packing, Zeros
 from protocol.codec.nibble_slab import Bytes, Fields, read_cells, read_fields, write_cells, write_fields
