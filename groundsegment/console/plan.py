@@ -64,7 +64,7 @@ def plan(
     from groundsegment.planner.quantities import parse_share, parse_utc
 
     now_s = datetime.now(tz=UTC).timestamp()
-    chosen = _contacts(contacts, profile, epoch, rate, per_day, duration, now_s)
+    chosen = chosen_plan(contacts, profile, epoch, rate, per_day, duration, now_s)
     if next(chosen.from_time(now_s), None) is None:
         raise InputError("no contact of this plan is in the future", hint="give a later plan, or another --epoch")
     with Depot.open(depot) as opened:
@@ -90,7 +90,7 @@ def plan(
     print_plan(values, result, deadline)
 
 
-def _contacts(
+def chosen_plan(
     contacts: Path | None,
     profile: str | None,
     epoch: float | None,
@@ -99,6 +99,7 @@ def _contacts(
     duration: str,
     now_s: float,
 ) -> "ContactPlan":
+    """The contact plan that the options mean; without any, passes as they usually are."""
     from groundsegment.console.uplink import chosen_contacts
     from groundsegment.errors import InputError
     from groundsegment.planner.contact_plan import periodic

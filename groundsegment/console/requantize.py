@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 _UNITS = {"": 1, "b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
 _SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*")
-_SHARE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(%?)\s*")
 _MAX_LOSS_DEFAULT = "1%"
 
 
@@ -100,34 +99,27 @@ def requantize_model(
 
 
 def _goal(max_loss: str | None, budget: str | None, price: float | None) -> "Goal":
+    from groundsegment.planner.quantities import parse_share
     from groundsegment.requantize.options import Goal
 
     if max_loss is None and budget is None and price is None:
         max_loss = _MAX_LOSS_DEFAULT
     return Goal(
-        budget_bytes=None if budget is None else _size(budget),
-        max_loss=None if max_loss is None else _share(max_loss),
+        budget_bytes=None if budget is None else parse_size(budget, option="--budget"),
+        max_loss=None if max_loss is None else parse_share(max_loss, option="--max-loss"),
         price=price,
     )
 
 
-def _size(text: str) -> int:
+def parse_size(text: str, *, option: str) -> int:
+    """Read a number of bytes: 5MB, 800kB, 1MiB."""
     from groundsegment.errors import InputError
 
     match = _SIZE.fullmatch(text)
     unit = _UNITS.get(match[2].lower()) if match else None
     if match is None or unit is None:
-        raise InputError(f"--budget: {text!r} is not a size", hint="write 5MB or 800kB")
+        raise InputError(f"{option}: {text!r} is not a size", hint="write 5MB or 800kB")
     return int(float(match[1]) * unit)
-
-
-def _share(text: str) -> float:
-    from groundsegment.errors import InputError
-
-    match = _SHARE.fullmatch(text)
-    if match is None:
-        raise InputError(f"--max-loss: {text!r} is not a share", hint="write 1% or 0.01")
-    return float(match[1]) / (100 if match[2] else 1)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from groundsegment.console.output import command, err
+from groundsegment.console.stage_fit import Fit, fitted_release
 from groundsegment.console.stage_words import Explaining, tell_choice, tell_estimate, tell_staged
 
 if TYPE_CHECKING:
@@ -86,6 +87,23 @@ def stage(
     explain_plot: Annotated[
         Path | None, typer.Option("--explain-plot", help="Draw that by layer and use: a file .png or .svg.")
     ] = None,
+    fit: Annotated[
+        str | None,
+        typer.Option(
+            "--fit",
+            help="Lossy: quantize the model on --base's grid, to fit into 3-passes or 5MB; see `model requantize`.",
+        ),
+    ] = None,
+    calibration: Annotated[
+        Path | None, typer.Option("--calibration", help="--fit: text like what the model is for.")
+    ] = None,
+    held_out: Annotated[Path | None, typer.Option("--held-out", help="--fit: text that its figures are from.")] = None,
+    fit_out: Annotated[
+        Path | None, typer.Option("--fit-out", help="--fit: directory of the release; beside the model if left out.")
+    ] = None,
+    contacts: Annotated[Path | None, typer.Option("--contacts", help="--fit: contact plan of the passes.")] = None,
+    profile: Annotated[str | None, typer.Option("--profile", help="--fit: emulator profile of the passes.")] = None,
+    rate: Annotated[str | None, typer.Option("--rate", help="--fit: rate of the link, as 2Mbit/s.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print sizes from a sample; write nothing.")] = False,
     depot: Annotated[Path, typer.Option("--depot", envvar="SKYLOAD_DEPOT", help="The depot directory.")] = Path(
         "depot"
@@ -106,6 +124,7 @@ def stage(
     skyload stage models/v2 --for SAT-1 --base models/v1 --canary questions.json
     skyload stage models/adapter --for SAT-1 --priority 10 --beside
     skyload stage model.gguf --for SAT-1 --no-canary --bundle-size 8MiB
+    skyload stage models/v2 --for SAT-1 --base models/v1-int4 --fit 3-passes --calibration manuals.txt
     skyload stage models/500GB --for SAT-1 --forbid-full-fallback --executor tcp://scheduler:8786
     ```
     """
@@ -126,6 +145,17 @@ def stage(
         from groundsegment.packer.explain_plot import check_plot
 
         check_plot(explain_plot)
+    fitting = Fit(
+        wanted=fit or "",
+        calibration=calibration,
+        held_out=held_out,
+        out=fit_out,
+        contacts=contacts,
+        profile=profile,
+        rate=rate,
+    )
+    if fit is None and fitting != Fit(wanted=""):
+        raise InputError("--calibration, --held-out, --fit-out and passes belong to --fit", hint="add --fit 3-passes")
     wanted = Explaining(is_printed=explain, plot=explain_plot)
     options = StageOptions(
         satellite=satellite,
@@ -146,6 +176,8 @@ def stage(
     )
     with ExitStack() as stack:
         opened = stack.enter_context(Depot.open(depot))
+        if fit is not None:
+            model = fitted_release(opened, satellite, model, base, fitting)
         if executor is not None:
             from groundsegment.packer.cluster import cluster_workers
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 _BLOCK_COLUMNS = 64
-_MOVES_MAX = 2 * _BLOCK_COLUMNS  # of a row in a block, in one pass
+_MOVES_MAX = 24  # of a row in a block, in one pass; what is left waits for the next
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
