@@ -17,7 +17,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.codec import coded_fields, coded_rows, grouped, logarithms, loudness
+from protocol.codec import coded_fields, coded_rows, grouped, logarithms, loudness, still_units
 from protocol.codec.affine import FRACTION_BITS, Float, Number, Shift
 from protocol.codec.buckets import Cuts
 from protocol.codec.carrying import Change
@@ -60,6 +60,10 @@ class GgufLayout:
         if self.columns % self.format.num_values or rest or not blocks:
             return False
         return not self.columns or blocks % (self.columns // self.format.num_values) == 0
+
+    def num_rows(self, size: int) -> int:
+        """Return the rows in this many bytes; 1 if rows are not known."""
+        return self.grid(size // self.format.size)[0] // self.format.outer
 
     def grid(self, num_blocks: int) -> tuple[int, int]:
         """Return rows and columns of groups, in the order in which blocks are taken apart."""
@@ -126,6 +130,15 @@ def encode(
     """
     assert len(news) == 1
     assert layout.fits(news[0].size)
+    moved = None if olds is None else still_units.find(news, olds, layout.num_rows(news[0].size))
+    if olds is None or moved is None:
+        return _encode(news, olds, layout, level)
+    return still_units.encode(moved, news, olds, lambda new, old: _encode(new, old, layout, level), level)
+
+
+def _encode(
+    news: list[Bytes], olds: list[Bytes] | None, layout: GgufLayout, level: int
+) -> tuple[bytes, tuple[Stream, ...]]:
     new, facts = split_blocks(news[0], layout.block_type), layout.format
     old = None if olds is None else split_blocks(olds[0], layout.block_type)
     thresholds, levels = Loudness.of(_measure(layout, new))
@@ -165,6 +178,12 @@ def decode(parameters: bytes, streams: tuple[Stream, ...], sizes: list[int], old
     Raises:
         DecodeError: they do not make such an extent.
     """
+    if olds is None:
+        return _decode(parameters, streams, sizes, None)
+    return still_units.decode(parameters, streams, sizes, olds, _decode)
+
+
+def _decode(parameters: bytes, streams: tuple[Stream, ...], sizes: list[int], olds: list[Bytes] | None) -> list[Bytes]:
     said = _Parameters.decode(parameters)
     layout, facts, source = said.layout, said.layout.format, StreamReader(streams)
     if len(sizes) != 1 or not layout.fits(sizes[0]):

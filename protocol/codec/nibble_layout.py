@@ -59,6 +59,13 @@ class NibbleLayout:
         return self.rows // self.group, self.columns
 
     @property
+    def num_units(self) -> int:
+        """Runs of rows at which all extents can be cut; 1 where groups run down the columns."""
+        if self.packing is not Packing.ROW:
+            return 1
+        return self.rows // 8 if self.zeros is Zeros.PACKED else self.rows
+
+    @property
     def num_groups(self) -> int:
         """Groups of the slab."""
         rows, columns = self.grid

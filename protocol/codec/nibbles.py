@@ -13,13 +13,13 @@ Any bytes come back as they were: what is no sensible scale only predicts badly.
 Pure. It does not know tensors or files.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.codec import coded_fields, coded_rows, grouped, loudness
+from protocol.codec import coded_fields, coded_rows, grouped, loudness, still_units
 from protocol.codec.affine import FRACTION_BITS, Number, Shift
 from protocol.codec.buckets import Cuts
 from protocol.codec.carrying import Change
@@ -79,6 +79,17 @@ def encode(
     """
     assert layout.is_possible
     assert [new.size for new in news] == layout.sizes
+    moved = None if olds is None else still_units.find(news, olds, layout.num_units)
+    if olds is None or moved is None:
+        return _encode(news, olds, layout, level)
+    rows = layout.rows // layout.num_units * int(np.count_nonzero(moved))
+    inner = replace(layout, rows=rows)
+    return still_units.encode(moved, news, olds, lambda new, old: _encode(new, old, inner, level), level)
+
+
+def _encode(
+    news: list[Bytes], olds: list[Bytes] | None, layout: NibbleLayout, level: int
+) -> tuple[bytes, tuple[Stream, ...]]:
     fields, table = read_fields(news, layout), read_cells(news[0], layout)
     base = change = predicted = None
     if olds is not None:
@@ -111,6 +122,12 @@ def decode(parameters: bytes, streams: tuple[Stream, ...], sizes: list[int], old
     Raises:
         DecodeError: they do not make such extents.
     """
+    if olds is None:
+        return _decode(parameters, streams, sizes, None)
+    return still_units.decode(parameters, streams, sizes, olds, _decode)
+
+
+def _decode(parameters: bytes, streams: tuple[Stream, ...], sizes: list[int], olds: list[Bytes] | None) -> list[Bytes]:
     said = _Parameters.decode(parameters)
     layout = said.layout
     if layout.sizes != sizes:

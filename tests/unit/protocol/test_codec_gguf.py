@@ -150,11 +150,13 @@ def test_inputs_are_left_alone(block_type: BlockType) -> None:
     assert (old.tobytes(), new.tobytes()) == kept
 
 
-@given(data=st.data(), block_type=st.sampled_from(BlockType), is_delta=st.booleans())
+@given(data=st.data(), block_type=st.sampled_from(BlockType), base=st.sampled_from(["none", "other", "much the same"]))
 @settings(max_examples=80, deadline=None)
-def test_damage_is_a_decode_error_or_other_bytes(data: st.DataObject, block_type: BlockType, is_delta: bool) -> None:
+def test_damage_is_a_decode_error_or_other_bytes(data: st.DataObject, block_type: BlockType, base: str) -> None:
     old, new = (quantize(weights(8, 256, seed), block_type) for seed in (1, 2))
-    olds = [old] if is_delta else None
+    if base == "much the same":
+        old = np.concatenate([old[: old.size // 2], new[new.size // 2 :]])
+    olds = None if base == "none" else [old]
     layout = GgufLayout(block_type=block_type, columns=256)
     damaged = damage(data, *gguf.encode([new], olds, layout, level=LEVEL))
     try:
@@ -173,3 +175,29 @@ def test_runs_that_are_no_whole_rows_are_refused() -> None:
     for sizes in ([18], [36, 36], [72]):
         with pytest.raises(DecodeError):
             gguf.decode(parameters, streams, sizes, None)
+
+
+@given(
+    block_type=st.sampled_from(BlockType), share=st.sampled_from([0.0, 0.1, 0.9, 1.0]), seed=st.integers(0, 2**32 - 1)
+)
+@settings(max_examples=40, deadline=None)
+def test_rows_that_did_not_change_are_left_out_whichever_they_are(
+    block_type: BlockType, share: float, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    facts = FORMATS[block_type]
+    old = random_blocks(block_type, 40, rng)
+    rows = np.where(
+        rng.random((20, 1)) < share, random_blocks(block_type, 40, rng).reshape(20, -1), old.reshape(20, -1)
+    )
+    come_back(
+        np.ascontiguousarray(rows).reshape(-1), old, GgufLayout(block_type=block_type, columns=2 * facts.num_values)
+    )
+
+
+def test_rows_that_did_not_change_cost_a_bit_each() -> None:
+    old = quantize(weights(2048, 64, 1), BlockType.Q8_0).reshape(2048, -1)
+    new = old.copy()
+    new[::50] = quantize(weights(41, 64, 2), BlockType.Q8_0).reshape(41, -1)
+    layout = GgufLayout(block_type=BlockType.Q8_0, columns=64)
+    assert come_back(new.reshape(-1), old.reshape(-1), layout) < new[::50].size + 2048 // 8

@@ -127,14 +127,15 @@ def test_inputs_are_left_alone() -> None:
         assert [each.tobytes() for each in (*olds, *news)] == kept
 
 
-@given(data=st.data(), packing=st.sampled_from(Packing), is_delta=st.booleans())
+@given(data=st.data(), packing=st.sampled_from(Packing), base=st.sampled_from(["none", "other", "much the same"]))
 @settings(max_examples=80, deadline=None)
-def test_damage_is_a_decode_error_or_other_bytes(data: st.DataObject, packing: Packing, is_delta: bool) -> None:
-    (olds, layout), (news, _) = (Quantized.of(weights(16, 128, seed), 16).pack(packing) for seed in (1, 2))
-    base = olds if is_delta else None
-    damaged = damage(data, *nibbles.encode(news, base, layout, level=LEVEL))
+def test_damage_is_a_decode_error_or_other_bytes(data: st.DataObject, packing: Packing, base: str) -> None:
+    (others, layout), (news, _) = (Quantized.of(weights(16, 128, seed), 16).pack(packing) for seed in (1, 2))
+    same = [np.concatenate([a[: a.size // 2], b[a.size // 2 :]]) for a, b in zip(others, news, strict=True)]
+    olds = {"none": None, "other": others, "much the same": same}[base]
+    damaged = damage(data, *nibbles.encode(news, olds, layout, level=LEVEL))
     try:
-        rebuilt = nibbles.decode(*damaged, layout.sizes, base)
+        rebuilt = nibbles.decode(*damaged, layout.sizes, olds)
     except DecodeError:
         return
     assert [part.nbytes for part in rebuilt] == layout.sizes
@@ -147,3 +148,28 @@ def test_a_slab_of_another_size_is_refused() -> None:
     for wrong, sizes in ((parameters, [2 * size for size in layout.sizes]), (huge, layout.sizes), (b"", layout.sizes)):
         with pytest.raises(DecodeError):
             nibbles.decode(wrong, streams, sizes, None)
+
+
+@given(layout=layouts(), share=st.sampled_from([0.0, 0.2, 0.9]), seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=60, deadline=None)
+def test_rows_that_did_not_change_are_left_out_whichever_they_are(
+    layout: NibbleLayout, share: float, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    olds, others = random_extents(layout, rng), random_extents(layout, rng)
+    moved = rng.random((layout.num_units, 1)) < share
+    news = [
+        np.where(moved, other.reshape(moved.size, -1), old.reshape(moved.size, -1)).reshape(-1)
+        for old, other in zip(olds, others, strict=True)
+    ]
+    come_back(news, olds, layout)
+
+
+def test_rows_that_did_not_change_cost_a_bit_each() -> None:
+    (olds, layout), (others, _) = (Quantized.of(weights(2048, 64, seed), 32).pack(Packing.ROW) for seed in (1, 2))
+    moved = np.arange(layout.num_units)[:, None] % 16 == 0
+    news = [
+        np.where(moved, other.reshape(moved.size, -1), old.reshape(moved.size, -1)).reshape(-1)
+        for old, other in zip(olds, others, strict=True)
+    ]
+    assert come_back(news, olds, layout) < 1.05 * sum(new.size for new in news) / 16 + 100
