@@ -24,7 +24,7 @@ _SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*")
 
 @command
 def stage(
-    model: Annotated[Path, typer.Argument(help="A Hugging Face model directory, or one GGUF file.")],
+    model: Annotated[Path, typer.Argument(help="A Hugging Face model directory, one GGUF file, or a LoRA adapter's.")],
     satellite: Annotated[str, typer.Option("--for", help="The satellite's name.")],
     base: Annotated[
         str,
@@ -34,6 +34,14 @@ def stage(
             "the satellite reported serving, or an error), none, or the directory of a release that is on board.",
         ),
     ] = "auto",
+    adapter: Annotated[
+        str | None,
+        typer.Option(
+            "--adapter",
+            help="What becomes of a LoRA adapter on board: beside (served with its base, which stays; the default) or "
+            "merge (into a copy of its base).",
+        ),
+    ] = None,
     name: Annotated[str | None, typer.Option("--name", help="The release's name; the directory's if left out.")] = None,
     canary: Annotated[
         Path | None, typer.Option("--canary", help="A JSON file with a list of questions for the trial on board.")
@@ -122,7 +130,8 @@ def stage(
     skyload stage models/v2 --for SAT-1 --dry-run --explain --explain-plot update.png
     skyload stage models/v2 --for SAT-1
     skyload stage models/v2 --for SAT-1 --base models/v1 --canary questions.json
-    skyload stage models/adapter --for SAT-1 --priority 10 --beside
+    skyload stage adapters/flood --for SAT-1 --priority 10 --beside
+    skyload stage adapters/flood --for SAT-1 --base models/v1 --adapter merge
     skyload stage model.gguf --for SAT-1 --no-canary --bundle-size 8MiB
     skyload stage models/v2 --for SAT-1 --base models/v1-int4 --fit 3-passes --calibration manuals.txt
     skyload stage models/500GB --for SAT-1 --forbid-full-fallback --executor tcp://scheduler:8786
@@ -173,6 +182,7 @@ def stage(
         floor=floor,
         workers=Workers(count=workers or os.cpu_count() or 1),
         forbid_full_fallback=forbid_full_fallback,
+        adapter=None if adapter is None else _parse_adapter_use(adapter),
     )
     with ExitStack() as stack:
         opened = stack.enter_context(Depot.open(depot))
@@ -211,6 +221,16 @@ def _parse_bundle_size(text: str) -> int:
     if not 64 * KIB <= size <= OBJECT_SIZE_MAX:
         raise InputError(f"--bundle-size: {text!r} is not a size from 64KiB to 64MiB", hint="write 20MB or 500kB")
     return size
+
+
+def _parse_adapter_use(text: str) -> Any:  # noqa: ANN401 - AdapterUse, imported late
+    from groundsegment.errors import InputError
+    from protocol.manifest import AdapterUse
+
+    try:
+        return AdapterUse(text)
+    except ValueError:
+        raise InputError(f"--adapter: {text!r} is neither beside nor merge", hint="write --adapter merge") from None
 
 
 @contextmanager

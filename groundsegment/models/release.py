@@ -184,7 +184,7 @@ def _scan_directory(path: Path) -> ReleaseSource:
     return ReleaseSource(
         path=path,
         kind="huggingface",
-        release_name=_release_name(path),
+        release_name=release_name(path),
         files=files,
         skipped=tuple(sorted(skipped, key=lambda item: item.name)),
     )
@@ -307,14 +307,15 @@ def _no_config_hint(path: Path) -> str:
     if ggufs:
         return f"give the GGUF file itself: {ggufs[0]}"
     if (path / "adapter_config.json").exists():
-        return "this is an adapter; merge it into its base model and save that"
+        return "this is an adapter: `skyload stage` takes it, with the model that it was trained on as --base"
     snapshots = sorted((path / "snapshots").glob("*/config.json"))
     if snapshots:
         return f"this is a hub cache; give one of its snapshots: {snapshots[-1].parent}"
     return "give the directory that holds config.json, the tokenizer and *.safetensors"
 
 
-def _release_name(path: Path) -> str:
+def release_name(path: Path) -> str:
+    """Return a safe name made of the path's."""
     resolved = path.resolve()
     name = resolved.name
     if resolved.parent.name == "snapshots":  # a hub cache: models--owner--name/snapshots/REVISION

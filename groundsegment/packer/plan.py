@@ -23,7 +23,7 @@ from groundsegment.packer.tensors.matching import Match, match, removed, why_unm
 from groundsegment.packer.tensors.parts import Part
 from protocol.codec.payload import VERSION as CODEC_VERSION
 from protocol.limits import KIB, OBJECT_SIZE_MAX, SEGMENT_SIZE_MAX
-from protocol.manifest import FileEntry
+from protocol.manifest import FileEntry, release_digest
 from protocol.packing import pack_map
 
 _SEGMENT_SIZE_MIN = 64 * KIB  # tables cost some hundred bytes a segment
@@ -153,6 +153,7 @@ class PackPlan:
             **coder_versions(),
             "satellite": self.satellite,
             "release": self.release_digest,
+            "files": release_digest(self.files),  # of an adapter that is merged they are not the release's
             "base": self.base_digest,
             "bundle_size": self.bundle_size_bytes,
             "level": self.level,

@@ -71,7 +71,15 @@ def hash_release(path: Path, on_bytes: Callable[[int], None]) -> HashedRelease:
     Raises:
         InputError: it cannot fly, or changed meanwhile.
     """
-    source = scan_release(path)
+    return hash_source(scan_release(path), on_bytes)
+
+
+def hash_source(source: ReleaseSource, on_bytes: Callable[[int], None]) -> HashedRelease:
+    """Hash all files of a release that was checked.
+
+    Raises:
+        InputError: one changed meanwhile.
+    """
     stamps = _stamps(source)
     listed = digest_files(source, on_bytes)
     files = tuple(FileEntry(name=name, size_bytes=size, sha256=bytes.fromhex(sha256)) for name, size, sha256 in listed)

@@ -1,6 +1,7 @@
 """What goes into staging and what comes out of it: frozen records."""
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from groundsegment.depot.records import Satellite, Update
 from groundsegment.packer.packing import Packed, Sources
@@ -9,7 +10,10 @@ from groundsegment.packer.transforms import LEVEL_DEFAULT
 from groundsegment.packer.workers import Workers
 from groundsegment.staging.base import AUTO, ChosenBase, HashedRelease
 from groundsegment.twin import TwinAnswer
-from protocol.manifest import Manifest
+from protocol.manifest import AdapterUse, Manifest
+
+if TYPE_CHECKING:
+    from groundsegment.staging.adapters import AdapterChoice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +36,7 @@ class StageOptions:
         floor: no release with a smaller sequence may serve once this one is confirmed.
         workers: who encodes.
         forbid_full_fallback: no base to be had is an error, not a full update.
+        adapter: what becomes of a LoRA adapter on board; None: it is served beside its base.
     """
 
     satellite: str
@@ -49,11 +54,12 @@ class StageOptions:
     floor: int = 0
     workers: Workers = field(default_factory=Workers)
     forbid_full_fallback: bool = False
+    adapter: AdapterUse | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """What is to be staged, read and checked."""
+    """What is to be staged, read and checked; with `adapter`, what flies is an adapter of the base."""
 
     satellite: Satellite
     name: str
@@ -64,6 +70,14 @@ class Prepared:
     symbol_size: int
     accepted: int
     warnings: tuple[str, ...] = ()
+    adapter: "AdapterChoice | None" = None
+
+    @property
+    def memory_bytes(self) -> int:
+        """What an engine loads: the release, and its base if it is served beside one."""
+        is_beside = self.adapter is not None and self.adapter.entry.use is AdapterUse.BESIDE
+        base = self.base.release.size_bytes if is_beside and self.base.release else 0
+        return self.release.size_bytes + base
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,12 +11,14 @@ from datetime import datetime
 from pathlib import Path
 
 from groundsegment.depot.depot import Depot
-from groundsegment.depot.records import FlightState, RegisteredRelease, Update
+from groundsegment.depot.records import FlightState, RegisteredRelease, Satellite, Update
 from groundsegment.errors import InputError
+from groundsegment.models.adapter import is_adapter
 from groundsegment.packer.packing import Packed, fitting_bundle_size, pack
 from groundsegment.signer.key_store import KeyStore
 from groundsegment.signer.signing import check_signers, expiry, sign_update
-from groundsegment.staging.base import hash_release
+from groundsegment.staging.adapters import choose_adapter
+from groundsegment.staging.base import ChosenBase, hash_release
 from groundsegment.staging.checks import (
     check_room,
     open_updates_to,
@@ -40,7 +42,7 @@ OnProgress = Callable[[str, int, int], None]
 
 
 def prepare(depot: Depot, path: Path, options: StageOptions, on_progress: OnProgress) -> Prepared:
-    """Read a release and its base, and check that it makes sense to stage it. Writes nothing.
+    """Read a release and its base, and check that it makes sense to stage it. Writes nothing but an adapter's release.
 
     Raises:
         UnknownError: no such satellite.
@@ -52,6 +54,10 @@ def prepare(depot: Depot, path: Path, options: StageOptions, on_progress: OnProg
             f"{options.name!r} cannot be a release's name", hint="use letters, digits, dot, dash, underscore"
         )
     counter = _Counter("reading", on_progress)
+    if is_adapter(path):
+        return _prepare_adapter(depot, satellite, path, options, counter)
+    if options.adapter is not None:
+        raise InputError(f"{path}: no adapter, so there is nothing to {options.adapter}", hint="leave out --adapter")
     release = hash_release(path, counter.add)
     refuse_known(depot, satellite.name, release)
     bundle_size_bytes = options.bundle_size_bytes or fitting_bundle_size(release.size_bytes)
@@ -78,6 +84,31 @@ def prepare(depot: Depot, path: Path, options: StageOptions, on_progress: OnProg
     )
 
 
+def _prepare_adapter(
+    depot: Depot, satellite: Satellite, path: Path, options: StageOptions, counter: "_Counter"
+) -> Prepared:
+    choice = choose_adapter(depot, path, options, counter.add)
+    counter.finish()
+    refuse_known(depot, satellite.name, choice.release)
+    report = depot.journal.last_report(satellite.name)
+    return Prepared(
+        satellite=satellite,
+        name=options.name or choice.source.release_name,
+        release=choice.release,
+        base=choice.base,
+        plan=choice.plan,
+        sources=choice.sources,
+        symbol_size=symbol_size_of(options, satellite, choice.plan.bundle_size_bytes),
+        accepted=report.report.accepted if report else 0,
+        warnings=(
+            *choice.warnings,
+            *warnings_of(depot, satellite.name, choice.release, ChosenBase(release=None, reason="")),
+            *overtaken(depot, satellite.name, options),
+        ),
+        adapter=choice,
+    )
+
+
 def stage(depot: Depot, prepared: Prepared, options: StageOptions, *, utc: datetime, on_progress: OnProgress) -> Staged:
     """Pack, rehearse, sign and register what was prepared. The caller holds the depot's `stage` lock.
 
@@ -101,6 +132,8 @@ def stage(depot: Depot, prepared: Prepared, options: StageOptions, *, utc: datet
     for release in (prepared.release, prepared.base.release):
         if release is not None:
             release.check_unchanged()
+    if prepared.adapter is not None:
+        prepared.adapter.lay_out(_Counter("merging", on_progress).add)
     manifest = _manifest(depot, prepared, options, packed, workplace)
     answers: tuple[TwinAnswer, ...] = ()
     if twin is not None:
@@ -137,13 +170,14 @@ def _manifest(
         release_name=prepared.name,
         release_digest=digest,
         files=prepared.release.files,
-        base=prepared.plan.base_digest,
+        base=prepared.base.release.digest if prepared.base.release else None,
         bundles=packed.bundles,
         keys={satellite.name: wrapped},
         floor=options.floor,
         beside=options.beside,
         engine_format=prepared.release.source.kind,
-        memory_bytes=prepared.release.size_bytes,
+        memory_bytes=prepared.memory_bytes,
+        adapter=prepared.adapter.entry if prepared.adapter else None,
     )
 
 

@@ -188,6 +188,7 @@ class Worker:
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--release-dir", required=True)
+    parser.add_argument("--base-dir")
     parser.add_argument("--socket", required=True)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--mode", default="{}")

@@ -1,0 +1,252 @@
+"""Staging a LoRA adapter: what flies is the adapter, what is signed is the release that comes of it on board.
+
+- beside (the default): the release is the adapter and a note that names its base; it is served with the base, which
+  stays on board as long as it does.
+- merge: the release is the base with the adapter merged in. Its digests are worked out here by the code that makes it
+  there, the twin makes it once more, and it is kept in the depot so that later updates can build on it:
+
+    adapters/DIGEST16/     the release, as the satellite has it; it may be thrown away if nothing is to build on it
+
+An adapter needs its base on board: without one there is nothing to stage, and no full update in its place.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from groundsegment.depot.depot import Depot
+from groundsegment.errors import GroundError, InputError
+from groundsegment.models.adapter import AdapterSource, Merging, check_fits, lay_beside, scan_adapter
+from groundsegment.models.release import ReleaseFile, ReleaseSource
+from groundsegment.packer.packing import Sources, fitting_bundle_size
+from groundsegment.packer.plan import PackPlan, survey
+from groundsegment.staging.base import (
+    AUTO,
+    CURRENT,
+    NONE,
+    Candidate,
+    ChosenBase,
+    HashedRelease,
+    candidates,
+    hash_release,
+    hash_source,
+    open_candidate,
+    why_no_candidates,
+)
+from groundsegment.staging.records import StageOptions
+from protocol.adapters import base_note
+from protocol.adapters.errors import AdapterError
+from protocol.adapters.names import NOTE_NAME
+from protocol.manifest import AdapterEntry, AdapterUse, FileEntry, release_digest
+
+OnBytes = Callable[[int], None]
+_DIRECTORY, _NAME_LENGTH = "adapters", 16
+_READ_SIZE = 1 << 20
+_BASE_HINT = "--base DIR names the model that it was trained on, which must be on board"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterChoice:
+    """An adapter, its base, and what is made of them.
+
+    Attributes:
+        source: the adapter.
+        base: what it builds on; there is one.
+        release: what is to be on board.
+        entry: what the manifest says of it.
+        plan: to pack the adapter.
+        sources: where its files are.
+        merging: how to make the release; None if it is made.
+        is_base_known: whether the satellite should have the base.
+    """
+
+    source: AdapterSource
+    base: ChosenBase
+    release: HashedRelease
+    entry: AdapterEntry
+    plan: PackPlan
+    sources: Sources
+    merging: Merging | None
+    is_base_known: bool = True
+
+    @property
+    def warnings(self) -> Iterator[str]:
+        """What the operator may not expect."""
+        for file in self.source.skipped:
+            yield f"{file.name} does not fly: {file.reason}"
+        if not self.is_base_known:
+            yield "the satellite last reported serving another release than the base: is the base on board?"
+
+    def lay_out(self, on_bytes: OnBytes) -> None:
+        """Have the release in the depot, if it is not there.
+
+        Raises:
+            InputError: base or adapter changed meanwhile.
+            DiskError: there is no room.
+        """
+        path = self.release.source.path
+        if self.merging is not None and not _is_whole(path, self.release.digest):
+            self.merging.write(self.release.files, path, on_bytes)
+
+
+def choose_adapter(depot: Depot, path: Path, options: StageOptions, on_bytes: OnBytes) -> AdapterChoice:
+    """Check an adapter, find its base, and plan to pack it. One that is to be served beside its base is laid out.
+
+    Raises:
+        InputError: it is not plain LoRA, its base is not to be had, or they do not go together.
+    """
+    source = scan_adapter(path)
+    base = _choose_base(depot, source, options, on_bytes)
+    assert base.release is not None
+    known = [_model_of(depot, candidate).digest_start for candidate in candidates(depot, options.satellite)]
+    make = _merged if options.adapter is AdapterUse.MERGE else _beside
+    choice = make(depot, source, base, base.release, options, on_bytes)
+    is_known = not known or any(base.release.digest.startswith(digest_start) for digest_start in known)
+    return replace(choice, is_base_known=is_known)
+
+
+def _merged(
+    depot: Depot,
+    source: AdapterSource,
+    base: ChosenBase,
+    old: HashedRelease,
+    options: StageOptions,
+    on_bytes: OnBytes,
+) -> AdapterChoice:
+    merging = Merging(source, old.paths)
+    files = merging.entries(old.files, on_bytes)
+    digest = release_digest(files)
+    # The files are not there yet; what must not change meanwhile is the base that they are made of.
+    release = replace(
+        old, files=files, digest=digest, source=replace(old.source, path=_directory(depot, digest), skipped=())
+    )
+    carried = tuple(_entry(file.path, on_bytes) for file in source.files)
+    plan, sources = _plan(digest, carried, tuple(file.path for file in source.files), options)
+    return AdapterChoice(
+        source=source,
+        base=base,
+        release=release,
+        entry=AdapterEntry(use=AdapterUse.MERGE, files=carried),
+        plan=plan,
+        sources=sources,
+        merging=merging,
+    )
+
+
+def _beside(
+    depot: Depot,
+    source: AdapterSource,
+    base: ChosenBase,
+    old: HashedRelease,
+    options: StageOptions,
+    on_bytes: OnBytes,
+) -> AdapterChoice:
+    note = base_note.encode(old.digest)
+    entries = [_entry(file.path, on_bytes) for file in source.files]
+    entries.append(FileEntry(name=NOTE_NAME, size_bytes=len(note), sha256=hashlib.sha256(note).digest()))
+    digest = release_digest(entries)
+    directory = _directory(depot, digest)
+    if not _is_whole(directory, digest):
+        lay_beside(source, old.digest, directory)
+    release = hash_source(_listed(directory, source.release_name), on_bytes)
+    plan, sources = _plan(digest, release.files, tuple(file.path for file in release.source.files), options)
+    return AdapterChoice(
+        source=source,
+        base=base,
+        release=release,
+        entry=AdapterEntry(use=AdapterUse.BESIDE),
+        plan=plan,
+        sources=sources,
+        merging=None,
+    )
+
+
+def _choose_base(depot: Depot, source: AdapterSource, options: StageOptions, on_bytes: OnBytes) -> ChosenBase:
+    if options.base == NONE:
+        raise InputError(f"{source.path}: an adapter, which cannot fly without a base", hint=_BASE_HINT)
+    if options.base not in {AUTO, CURRENT}:
+        release = hash_release(Path(options.base), on_bytes)
+        return _fitting(source, ChosenBase(release=release, reason=f"base {release.source.release_name}, as asked"))
+    known = candidates(depot, options.satellite)
+    refused: list[str] = []
+    for candidate in known if options.base == AUTO else known[:1]:
+        base = open_candidate(depot, _model_of(depot, candidate), on_bytes)
+        if base.release is None:
+            refused.append(base.reason)
+            continue
+        try:
+            return _fitting(source, base)
+        except InputError as error:
+            refused.append(f"{base.reason}: {error}")
+    reason = "; ".join(refused) or why_no_candidates(depot, options.satellite)
+    raise InputError(f"no base for {source.path}: {reason}", hint=_BASE_HINT)
+
+
+def _fitting(source: AdapterSource, base: ChosenBase) -> ChosenBase:
+    assert base.release is not None
+    if base.release.source.kind != "huggingface":
+        hint = f"fly it as a model directory first: skyload model import {base.release.source.path} --out DIR"
+        raise InputError(f"{base.release.source.path}: a GGUF file, which takes no adapter", hint=hint)
+    check_fits(source, base.release.paths)
+    return base
+
+
+def _model_of(depot: Depot, candidate: Candidate) -> Candidate:
+    """Return the base of a release that is itself an adapter served beside one: it is on board with it."""
+    known = depot.find_release(candidate.digest_start)
+    if known is None:
+        return candidate
+    try:
+        digest = base_note.decode((known.path / NOTE_NAME).read_bytes())
+    except (OSError, AdapterError):
+        return candidate
+    return replace(candidate, digest_start=digest, known_by=f"the base of {known.name}, {candidate.known_by}")
+
+
+def _directory(depot: Depot, digest: bytes) -> Path:
+    return (depot.path / _DIRECTORY / digest.hex()[:_NAME_LENGTH]).resolve()
+
+
+def _listed(directory: Path, name: str) -> ReleaseSource:
+    files = tuple(
+        ReleaseFile(name=path.name, path=path, size_bytes=path.stat().st_size) for path in sorted(directory.iterdir())
+    )
+    return ReleaseSource(path=directory, kind="huggingface", release_name=name, files=files)
+
+
+def _is_whole(directory: Path, digest: bytes) -> bool:
+    if not directory.is_dir():
+        return False
+    try:
+        return hash_source(_listed(directory, ""), lambda _: None).digest == digest
+    except (GroundError, OSError):
+        return False
+
+
+def _entry(path: Path, on_bytes: OnBytes) -> FileEntry:
+    size, digest = 0, hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_READ_SIZE):
+            digest.update(block)
+            size += len(block)
+            on_bytes(len(block))
+    return FileEntry(name=path.name, size_bytes=size, sha256=digest.digest())
+
+
+def _plan(
+    digest: bytes, files: tuple[FileEntry, ...], paths: tuple[Path, ...], options: StageOptions
+) -> tuple[PackPlan, Sources]:
+    """Plan to pack an adapter whole: some MB of which no base knows anything."""
+    bundle_size = options.bundle_size_bytes or fitting_bundle_size(sum(entry.size_bytes for entry in files))
+    plan = PackPlan(
+        satellite=options.satellite,
+        release_digest=digest,
+        files=files,
+        base_digest=None,
+        base_files=(),
+        bundle_size_bytes=bundle_size,
+        level=options.level,
+        survey=survey({path.name: path for path in paths}, {}, bundle_size_bytes=bundle_size),
+    )
+    return plan, Sources(files=tuple(path.resolve() for path in paths), base_files=())
