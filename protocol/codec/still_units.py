@@ -15,22 +15,26 @@ from protocol.codec import still_rows
 from protocol.codec.payload import Stream
 from protocol.errors import DecodeError
 
+_SHARE_MIN = 1 / 64
 Bytes = NDArray[np.uint8]
 Extents = list[Bytes]
 Coded = tuple[bytes, tuple[Stream, ...]]
 
 
 def find(news: Extents, olds: Extents, num_units: int) -> Bytes | None:
-    """Return 1 for each unit that moved and 0 for each that did not; None if it is not worth it, or none moved."""
-    if num_units < 2:
-        return None
-    moved = np.zeros(num_units, np.uint8)
+    """Return 1 for each unit that moved and 0 for each that did not; None if too few are still, or none moved.
+
+    Where changes are few and scattered, some units are still by chance: saying so would cost more than it saves.
+    """
+    moved = np.zeros(num_units, np.bool_)
+    num_changes = 0
     for new, old in zip(news, olds, strict=True):
-        found = still_rows.find(new ^ old, new.size // num_units)
-        if found is None and new is news[0]:
-            return None
-        moved |= np.any((new != old).reshape(num_units, -1), axis=1) if found is None else found
-    return moved if 0 < np.count_nonzero(moved) < moved.size else None
+        changes = new != old
+        num_changes += int(np.count_nonzero(changes))
+        moved |= np.any(changes.reshape(num_units, -1), axis=1)
+    still = 1 - np.count_nonzero(moved) / num_units
+    by_chance = float(np.exp(-num_changes / num_units))
+    return moved.astype(np.uint8) if _SHARE_MIN + 2 * by_chance < still < 1 else None
 
 
 def encode(moved: Bytes, news: Extents, olds: Extents, inner: Callable[[Extents, Extents], Coded], level: int) -> Coded:
