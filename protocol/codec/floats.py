@@ -31,6 +31,9 @@ from protocol.codec.values import Bytes, Values, fold, from_bytes, to_bytes, unf
 from protocol.errors import DecodeError
 
 
+_EXPONENT_CLASSES_MAX = 9  # twelve would save 0.1 % of a delta and cost the decoder 4 % of its time
+
+
 class FloatFormat(IntEnum):
     """How the bits of a number are laid out: sign, exponent, mantissa from the top."""
 
@@ -136,7 +139,7 @@ def _encode_delta(new: Values, old: Values, layout: FloatLayout, level: int) -> 
     if moved is not None:
         folded, old = still_rows.take(folded, moved), still_rows.take(old, moved)
     keys = _exponents(old, layout.format)
-    firsts, _, _ = choose_firsts(keys, folded)
+    firsts, _, _ = choose_firsts(keys, folded, _EXPONENT_CLASSES_MAX)
     parameters, coded = contextual.encode_by_key(folded, keys, firsts, level)
     if moved is not None:
         return still_rows.encode(moved, layout.columns, parameters, coded, level)

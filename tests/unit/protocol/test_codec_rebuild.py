@@ -138,11 +138,11 @@ def test_neighbouring_keys_may_share_a_class():
     assert unpartition(parts, keys, [0, 5, 9]).tolist() == values.tolist()
 
 
-def test_values_are_sorted_by_key_in_chunks_of_32_ki_which_every_decoder_must_know():
-    places = np.arange(70_000, dtype=np.uint32)
+def test_values_are_sorted_by_key_in_chunks_of_64_ki_which_every_decoder_must_know():
+    places = np.arange(140_000, dtype=np.uint32)
     keys = (places % 2).astype(np.uint8)
     (part,) = partition(places, keys, [0])
-    chunks = [range(0, 32768), range(32768, 65536), range(65536, 70_000)]
+    chunks = [range(0, 65536), range(65536, 131072), range(131072, 140_000)]
     assert part.tolist() == [place for chunk in chunks for key in (0, 1) for place in chunk if place % 2 == key]
 
 
