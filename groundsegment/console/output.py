@@ -56,8 +56,9 @@ def command(function: Callable[P, R]) -> Callable[P, R]:
             wrapped = _from_os_error(error)
             report_error(wrapped)
             raise typer.Exit(wrapped.exit_code) from error
-        except KeyboardInterrupt:
-            err.print("interrupted: what was done is kept; run the same command again to go on")
+        except KeyboardInterrupt as interrupt:
+            words = str(interrupt) or "interrupted: what was done is kept; run the same command again to go on"
+            err.print(words, markup=False)
             raise typer.Exit(130) from None
 
     return run

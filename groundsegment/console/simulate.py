@@ -1,5 +1,7 @@
 """`skyload simulate`: days of contacts in seconds, with the cores that fly, real bytes and an emulated sky."""
 
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -73,6 +75,9 @@ def simulate(
         print_list(as_json=as_json)
         return
     if missions:
+        _check_alone(
+            scenario=bool(scenario), plan=plan, profile=profile, plot=plot, update=update, size=size, loss=loss
+        )
         _fly_missions(missions, seed, jobs, satellite_command, as_json=as_json, quiet=quiet)
         return
     from groundsegment.console.simulate_words import Table, as_json_of, print_head, print_summary, tell_nothing
@@ -83,17 +88,18 @@ def simulate(
         check_plots()
     chosen = _scenario(scenario, plan, profile, seed=seed, full=full, scale=scale, size=size)
     chosen = _changed(chosen, rate=rate, loss=loss, symbol_size=symbol_size)
-    bundles = _bundles(depot, update, satellite)
+    chosen, bundles = _with_bundles(chosen, depot, update, satellite)
     is_compared = chosen.is_compared if compare is None else compare
     if not as_json and not quiet:
         print_head(chosen, is_compared=is_compared)
-    comparison = fly_scenario(
-        chosen,
-        bundles=bundles,
-        is_compared=is_compared,
-        satellite_command=satellite_command,
-        on_contact=tell_nothing if quiet or as_json else Table().row,
-    )
+    with _interrupted(lambda: "nothing of a simulation is kept; the same command flies it from the start"):
+        comparison = fly_scenario(
+            chosen,
+            bundles=bundles,
+            is_compared=is_compared,
+            satellite_command=satellite_command,
+            on_contact=tell_nothing if quiet or as_json else Table().row,
+        )
     paths = [] if plot is None else save_plots(chosen, comparison, plot)
     if as_json:
         print_json(as_json_of(chosen, comparison, paths))
@@ -155,9 +161,14 @@ def _changed(scenario: "Scenario", *, rate: str | None, loss: str | None, symbol
     return replace(scenario, links=tuple(links), symbol_size=size)
 
 
-def _bundles(depot: Path, update: str | None, satellite: str | None) -> list[Path]:
+def _with_bundles(
+    scenario: "Scenario", depot: Path, update: str | None, satellite: str | None
+) -> "tuple[Scenario, list[Path]]":
+    """The scenario with a staged update, if one is asked for, and the files of its bundles."""
     if update is None and satellite is None:
-        return []
+        return scenario, []
+    from dataclasses import replace
+
     from groundsegment.depot.depot import Depot
     from groundsegment.depot.records import FlightState
     from groundsegment.errors import UnknownError
@@ -171,7 +182,18 @@ def _bundles(depot: Path, update: str | None, satellite: str | None) -> list[Pat
             if not waiting:
                 raise UnknownError(f"nothing is staged for {satellite}", hint="stage an update first, or give --size")
             found = waiting[-1]
-        return [bundle.path for bundle in opened.bundles(found.handle)]
+        bundles = opened.bundles(found.handle)
+    flown = replace(scenario.updates[0], name=found.release_name, size_bytes=sum(one.size_bytes for one in bundles))
+    return replace(scenario, updates=(flown, *scenario.updates[1:])), [bundle.path for bundle in bundles]
+
+
+def _check_alone(**given: object) -> None:
+    """Random missions have plans, payloads and losses of their own."""
+    from groundsegment.errors import InputError
+
+    names = [name if name == "scenario" else f"--{name}" for name, value in given.items() if value]
+    if names:
+        raise InputError(f"--missions has no use for {', '.join(names)}", hint="leave it out, or leave out --missions")
 
 
 def _fly_missions(
@@ -189,7 +211,11 @@ def _fly_missions(
         if not quiet and len(done) % max(1, count // 20) == 0:
             err.print(f"{len(done)} of {count} missions flown", markup=False)
 
-    reports = fly_missions(count, seed=1 if seed is None else seed, jobs=jobs, command=satellite_command, tell=tell)
+    def standing() -> str:
+        return f"{len(done)} of {count} missions were flown, {sum(bool(one.problems) for one in done)} failed"
+
+    with _interrupted(standing):
+        reports = fly_missions(count, seed=1 if seed is None else seed, jobs=jobs, command=satellite_command, tell=tell)
     summary = summarize(reports)
     if as_json:
         print_json(summary)
@@ -198,6 +224,15 @@ def _fly_missions(
             out.print(f"{name:<28} {value}", markup=False)
     if any(report.problems for report in reports):
         raise typer.Exit(1)
+
+
+@contextlib.contextmanager
+def _interrupted(words: Callable[[], str]) -> Iterator[None]:
+    """Say what ctrl-C means here: a simulation does not go on where it was."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"interrupted: {words()}") from None
 
 
 def _finish(mission: "MissionResult") -> None:

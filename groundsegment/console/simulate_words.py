@@ -76,7 +76,7 @@ def _clock(seconds: float) -> str:
 
 def print_summary(comparison: "Comparison", paths: list[Path]) -> None:
     """Say what came of it."""
-    from groundsegment.planner.quantities import format_bytes, format_duration
+    from groundsegment.planner.quantities import format_bytes, format_count, format_duration
 
     mission = comparison.mission
     totals = mission.totals
@@ -85,7 +85,8 @@ def print_summary(comparison: "Comparison", paths: list[Path]) -> None:
         known = "" if update.is_known or update.on_board_s is None else "; the ground does not know"
         out.print(f"{update.name}: {format_bytes(update.payload_bytes)}, {when}{known}", markup=False)
     if mission.complete_s is not None:
-        out.print(f"complete in {mission.num_contacts} contacts, {format_duration(mission.complete_s)}", markup=False)
+        contacts = format_count(mission.num_contacts, "contact")
+        out.print(f"complete in {contacts}, {format_duration(mission.complete_s)}", markup=False)
     out.print(
         f"{format_bytes(totals.bytes_sent)} on the link: {mission.link_ratio:.4f} x payload / (1 - loss), all headers;"
         f" symbols {mission.symbol_ratio:.4f} x their limit",

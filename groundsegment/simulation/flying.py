@@ -1,8 +1,10 @@
 """From a scenario to a mission that is flown: bytes, stations, kills, and the schemes it is compared with."""
 
+import contextlib
 import math
+import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from groundsegment.simulation.weather import make_weather
 from groundsegment.uplink.loss import LossEstimate
 from protocol.frame import HEADER_SIZE, TAG_SIZE
 
+_ABANDONED_S = 2.0  # for a mission that nobody waits for any more to clear up behind it
 _PATIENCE = 12  # times the limit: what has not finished by then is said not to finish
 INSTALL_S = 20.0
 
@@ -61,20 +64,43 @@ def fly_scenario(
     """
     is_one_way = all(link.is_one_way for link in scenario.links)
 
-    def fly(chosen: Scenario, tell: Callable[[ContactRow], None]) -> MissionResult:
+    def fly(chosen: Scenario, process: SatelliteProcess, tell: Callable[[ContactRow], None]) -> MissionResult:
         plan = mission_plan(chosen)
-        with PayloadStore(chosen.symbol_size) as store, SatelliteProcess(satellite_command) as satellite:
+        with PayloadStore(chosen.symbol_size) as store, process as satellite:
             updates = _make_updates(chosen, store, bundles)
             return Mission(plan, updates, store, satellite, on_contact=tell).fly()
 
-    if not is_compared:
-        return Comparison(mission=fly(scenario, on_contact))
-    with ThreadPoolExecutor(max_workers=1) as pool:
+    if not is_compared or is_one_way:
+        mission, one_way = fly(scenario, SatelliteProcess(satellite_command), on_contact), None
+    else:
         silent = replace(scenario, links=tuple(replace(link, down=None) for link in scenario.links), silences=())
-        beside = None if is_one_way else pool.submit(fly, silent, lambda _: None)
-        mission = fly(scenario, on_contact)
-        one_way = None if beside is None else beside.result()
+        other = SatelliteProcess(satellite_command)
+        beside = _in_thread(lambda: fly(silent, other, lambda _: None))
+        try:
+            mission = fly(scenario, SatelliteProcess(satellite_command), on_contact)
+            one_way = beside.result()
+        except BaseException:  # ctrl-C, too, which must not wait for the other mission
+            other.abandon()
+            with contextlib.suppress(Exception):
+                beside.exception(_ABANDONED_S)
+            raise
+    if not is_compared:
+        return Comparison(mission=mission)
     return Comparison(mission=mission, one_way=one_way, schemes=tuple(_schemes(scenario, mission, one_way)))
+
+
+def _in_thread(fly: Callable[[], MissionResult]) -> "Future[MissionResult]":
+    """Fly beside. The thread is a daemon: the program may end without it."""
+    result: Future[MissionResult] = Future()
+
+    def run() -> None:
+        try:
+            result.set_result(fly())
+        except BaseException as error:  # noqa: BLE001 - whoever asks for the result gets it
+            result.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return result
 
 
 def mission_plan(scenario: Scenario) -> MissionPlan:

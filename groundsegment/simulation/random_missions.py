@@ -6,19 +6,18 @@ link's real losses set. Symbols are small (64 B), so that a mission takes a seco
 to 30,000: with fewer, chance alone (one standard deviation of arrivals) would be a good part of the bar.
 """
 
-import contextlib
 import math
 import multiprocessing
 import os
-import signal
 import threading
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from groundsegment.interrupts import ctrl_c_held
 from groundsegment.simulation.mission import Mission
 from groundsegment.simulation.payload import PayloadStore
 from groundsegment.simulation.random_plan import SYMBOL_SIZE, make_update, random_mission
@@ -58,7 +57,10 @@ def fly_mission(seed: int, satellite: SatelliteProcess) -> MissionReport:
     chosen = random_mission(seed)
     with PayloadStore(SYMBOL_SIZE) as store:
         updates = [make_update(store, entry, chosen.bundle_symbols, seed) for entry in chosen.updates]
-        result = Mission(chosen.plan, updates, store, satellite).fly()
+        try:
+            result = Mission(chosen.plan, updates, store, satellite).fly()
+        finally:
+            satellite.clear()
     return MissionReport(
         seed=seed,
         has_return_path=chosen.has_return_path,
@@ -75,6 +77,8 @@ def fly_missions(
     count: int, *, seed: int, jobs: int, command: str | None, tell: Callable[[MissionReport], None]
 ) -> list[MissionReport]:
     """Fly the missions of `count` seeds from `seed` on, several at once; a mission that breaks down is a problem, too.
+
+    Interrupted, it ends at once, and so do its processes.
 
     Args:
         count: how many.
@@ -93,13 +97,19 @@ def fly_missions(
                 tell(reports[-1])
         return reports
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=num_jobs, mp_context=context, initializer=_end_with_parent) as pool:
-        tasks = [pool.submit(_fly_some, list(seeds)[at::count], command) for at in range(count)]
-        reports = []
-        for task in as_completed(tasks):
-            for report in task.result():
-                reports.append(report)
-                tell(report)
+    stop, until = context.Pipe(duplex=False)
+    with until, stop, ProcessPoolExecutor(num_jobs, context, initializer=_end_with_parent, initargs=(stop,)) as pool:
+        try:
+            with ctrl_c_held():
+                tasks = [pool.submit(_fly_one, one, command) for one in seeds]
+            reports = []
+            for task in as_completed(tasks):
+                reports.append(task.result())
+                tell(reports[-1])
+        except BaseException:  # ctrl-C, too, which must not wait for missions that are under way
+            until.close()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     return sorted(reports, key=lambda report: report.seed)
 
 
@@ -138,37 +148,41 @@ def _problems(result: MissionResult, *, has_return_path: bool) -> list[str]:
     return found
 
 
-def _end_with_parent() -> None:
-    """A pool's workers outlive a parent that was killed; and ctrl-C is for the parent, which ends us."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+_satellite: SatelliteProcess | None = None
+_is_stopped = threading.Event()
+
+
+def _end_with_parent(stop: Connection) -> None:
+    """A pool's workers outlive a parent that was killed; and one that is interrupted closes its end of `stop`."""
     parent = multiprocessing.parent_process()
     if parent is not None:
-        threading.Thread(target=_wait_and_end, args=(parent.sentinel,), daemon=True).start()
+        threading.Thread(target=_wait_and_end, args=(parent.sentinel, stop), daemon=True).start()
 
 
-def _wait_and_end(sentinel: int) -> None:
-    with contextlib.suppress(OSError):
-        wait([sentinel])
+def _wait_and_end(parent: int, stop: Connection) -> None:
+    if wait([parent, stop]) == [stop]:
+        _is_stopped.set()
+        if _satellite is not None:
+            _satellite.abandon()
+        wait([parent])
     os._exit(0)
 
 
-_satellite: SatelliteProcess | None = None
-
-
-def _fly_some(seeds: Sequence[int], command: str | None) -> list[MissionReport]:
+def _fly_one(seed: int, command: str | None) -> MissionReport:
     """In a worker process: one satellite serves all its missions, and ends with it."""
     global _satellite  # noqa: PLW0603 - one for each process
-    reports = []
-    for seed in seeds:
-        try:
-            if _satellite is None:
-                _satellite = SatelliteProcess(command)
-                _satellite.__enter__()
-            reports.append(fly_mission(seed, _satellite))
-        except Exception:  # noqa: BLE001 - it is a finding, and the others go on
-            _satellite = None
-            reports.append(_broken(seed, traceback.format_exc()))
-    return reports
+    try:
+        if _is_stopped.is_set():
+            return _broken(seed, "nobody waits for it any more")
+        if _satellite is None:
+            _satellite = SatelliteProcess(command)
+            if _is_stopped.is_set():
+                _satellite.abandon()
+            _satellite.__enter__()
+        return fly_mission(seed, _satellite)
+    except Exception:  # noqa: BLE001 - it is a finding, and the others go on
+        _satellite = None
+        return _broken(seed, traceback.format_exc())
 
 
 def _broken(seed: int, text: str) -> MissionReport:

@@ -83,11 +83,14 @@ class SatelliteProcess:
         """`command` replaces `skyloadd simulate`."""
         self._command = find_satellite(command)
         self._process: subprocess.Popen[bytes] | None = None
+        self._is_abandoned = False
         self._directory: Path | None = None
 
     def __enter__(self) -> Self:
         # It ends when its input does, so it cannot outlive us.
         self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        if self._is_abandoned:
+            self._process.kill()
         return self
 
     def __exit__(
@@ -98,11 +101,23 @@ class SatelliteProcess:
             self._process.kill()
         with contextlib.suppress(BrokenPipeError):
             self._process.communicate()
-        self._remove()
+        self.clear()
+
+    def abandon(self) -> None:
+        """End it at once, from any thread, begun or not: whoever flies it has a TwinError at the next request."""
+        self._is_abandoned = True
+        if self._process is not None:
+            self._process.kill()
+
+    def clear(self) -> None:
+        """The mission is over: what the satellite has on its disk may go."""
+        if self._directory is not None:
+            shutil.rmtree(self._directory, ignore_errors=True)
+            self._directory = None
 
     def begin(self, link_key: bytes, options: Mapping[str, Any]) -> None:
         """See `Satellite`."""
-        self._remove()
+        self.clear()
         self._directory = Path(tempfile.mkdtemp(prefix="skyload-simulated-"))
         self._ask(["begin", str(self._directory), link_key, dict(options)])
 
@@ -138,17 +153,16 @@ class SatelliteProcess:
             raise TwinError("the simulated satellite died", hint=_HINT) from None
 
     def _hear(self) -> Any:  # noqa: ANN401 - msgpack
+        (size,) = _LENGTH.unpack(self._read(_LENGTH.size))
+        return msgpack.unpackb(self._read(size), strict_map_key=False)
+
+    def _read(self, size: int) -> bytes:
         assert self._process is not None
         assert self._process.stdout is not None
-        head = self._process.stdout.read(_LENGTH.size)
-        if len(head) < _LENGTH.size:
+        data = self._process.stdout.read(size)
+        if len(data) < size:
             raise TwinError("the simulated satellite died", hint=_HINT)
-        return msgpack.unpackb(self._process.stdout.read(_LENGTH.unpack(head)[0]), strict_map_key=False)
-
-    def _remove(self) -> None:
-        if self._directory is not None:
-            shutil.rmtree(self._directory, ignore_errors=True)
-            self._directory = None
+        return data
 
 
 def view_of(answer: Mapping[str, Any]) -> SatelliteView:

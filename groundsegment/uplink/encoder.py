@@ -6,7 +6,6 @@ Whoever waits for a batch of a process that died asks again: the bytes of a symb
 import contextlib
 import multiprocessing
 import os
-import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
@@ -14,6 +13,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+from groundsegment.interrupts import ctrl_c_held
 from groundsegment.uplink.lane import Lane
 from protocol.blocks import BlockLayout
 from protocol.fec import BlockEncoder
@@ -68,12 +68,12 @@ class EncoderProcess(Executor):
 def _pool() -> ProcessPoolExecutor:
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(max_workers=1, mp_context=context, initializer=_prepare_worker)
-    pool.submit(abs, 0)  # start it now, not when the first repair symbol is due
+    with ctrl_c_held():  # the parent decides when it ends
+        pool.submit(abs, 0)  # start it now, not when the first repair symbol is due
     return pool
 
 
 def _prepare_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C goes to the whole group; the parent decides when we end
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()

@@ -1,8 +1,12 @@
 """`skyload simulate` as a person runs it: two processes, a table or JSON, pictures, meaningful exit codes."""
 
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -98,6 +102,9 @@ def test_a_staged_update_is_flown_with_its_own_bytes(tmp_path):
     assert done.returncode == 0, done.stderr
 
     assert json.loads(done.stdout)["mission"]["payload_bytes"] == sum(map(len, staged.bundles))
+    words = simulate(*options[:-1], cwd=tmp_path)
+    assert "clear: 350.0 kB in 1 update" in words.stderr
+    assert f"{staged.update.release_name}: 350.0 kB, on board" in words.stdout
 
 
 @pytest.mark.slow
@@ -114,11 +121,82 @@ def test_contacts_of_a_plan_are_flown(tmp_path):
     assert {row["station"] for row in rows} == {"a", "b"}
 
 
+def test_random_missions_do_not_pass_over_what_else_was_asked_for(tmp_path):
+    done = simulate("one-way", "--missions", "3", "--plot", "pictures", cwd=tmp_path)
+    assert done.returncode == 3
+    assert "--missions has no use for scenario, --plot" in done.stderr
+
+
 def test_shipped_scenarios_are_listed(tmp_path):
     done = simulate("--list", cwd=tmp_path)
 
     assert done.returncode == 0
     assert "adaspace" in done.stdout
+
+
+@contextlib.contextmanager
+def begun(*words, cwd):
+    """A simulation in a terminal of its own, where ctrl-C reaches all processes; its traces are in cwd/tmp."""
+    (cwd / "tmp").mkdir()
+    process = subprocess.Popen(
+        [SKYLOAD, "simulate", *words],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd,
+        env={**os.environ, "TMPDIR": str(cwd / "tmp")}, start_new_session=True,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def wait_for(condition):
+    deadline_s = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+
+
+def ctrl_c(process):
+    """What it says, and whether it ends in time for a person."""
+    began_s = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert time.monotonic() - began_s < 5, "nobody waits so long"
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    return errors
+
+
+def is_flying(cwd, num):
+    return len([path for path in (cwd / "tmp").glob("skyload-simulated-*") if path.is_dir()]) >= num
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_scenario_and_the_one_beside_it(scenario, tmp_path):
+    scenario.write_text(SCENARIO.replace("300kB", "30MB"))  # minutes, if nobody stopped it
+    with begun(scenario, cwd=tmp_path) as process:
+        wait_for(lambda: is_flying(tmp_path, 2))
+        errors = ctrl_c(process)
+
+    assert "nothing of a simulation is kept" in errors
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["starting", "flying"])
+def test_ctrl_c_ends_random_missions(tmp_path, moment):
+    with begun("--missions", "40", "--jobs", "2", cwd=tmp_path) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        if moment == "starting" and children.exists():
+            wait_for(lambda: len(children.read_text().split()) >= 2)
+        else:
+            wait_for(lambda: is_flying(tmp_path, 2))
+        errors = ctrl_c(process)
+
+    assert "of 40 missions were flown, 0 failed" in errors
+    assert list((tmp_path / "tmp").iterdir()) == []
 
 
 @pytest.mark.slow
