@@ -30,7 +30,6 @@ from protocol.codec.payload import Stream
 from protocol.codec.values import Bytes, Values, fold, from_bytes, to_bytes, unfold
 from protocol.errors import DecodeError
 
-
 _EXPONENT_CLASSES_MAX = 9  # twelve would save 0.1 % of a delta and cost the decoder 4 % of its time
 
 
