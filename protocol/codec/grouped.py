@@ -23,6 +23,7 @@ from protocol.errors import DecodeError
 
 CLASSES_MAX = 256
 _LEVEL_MIN = 12  # as many bins as pcodec makes: with fewer, rare codes share one. Costs no time
+_SCANS_MAX = 10  # buckets: a sort takes as long as that many scans
 _FEW_CODES = 4096  # below, a class shares a stream with its neighbour
 _FEW_VALUES = 512
 
@@ -68,9 +69,11 @@ def choose_cuts(rows: Bytes, classes: Classes, *, is_packed: bool = False, level
         is_packed: whether a byte of the rows holds two codes.
         levels: classes that are one but for their level; cut only if that saves enough to be worth their time.
     """
-    order, ends = _sort(classes, tuple(range(1, CLASSES_MAX)))
-    filled = [(first, *bound) for first, bound in enumerate(pairwise(ends)) if bound[0] < bound[1]]
-    tables = {first: _count(take_rows(rows, _part(order, start, end)), is_packed) for first, start, end in filled}
+    firsts = np.flatnonzero(np.bincount(classes, minlength=1))
+    members = _members(classes, tuple(range(1, CLASSES_MAX)))
+    tables = {
+        int(first): _count(take_rows(rows, groups), is_packed) for first, groups in zip(firsts, members, strict=True)
+    }
     return buckets.choose(tables, least=_FEW_CODES if rows.shape[1] > 1 else _FEW_VALUES, levels=levels)
 
 
@@ -84,8 +87,7 @@ def encode_rows(rows: Bytes, classes: Classes, cuts: Cuts, *, is_packed: bool, l
         is_packed: whether a byte of the rows holds two codes: then the stream has all low ones first.
         level: see `streams.encode`; rare codes need a high one.
     """
-    order, ends = _sort(classes, cuts)
-    parts = (take_rows(rows, _part(order, start, end)).reshape(-1) for start, end in pairwise(ends) if start < end)
+    parts = (take_rows(rows, groups).reshape(-1) for groups in _members(classes, cuts))
     return [streams.encode(cells.split(part) if is_packed else part, level=max(level, _LEVEL_MIN)) for part in parts]
 
 
@@ -104,22 +106,14 @@ def decode_rows(
     Raises:
         DecodeError: the streams are not those of such groups.
     """
-    order, ends = _sort(classes, cuts)
-    for start, end in pairwise(ends):
-        if start < end:
-            values = streams.decode(source.take(), np.uint8, (end - start) * width * (1 + is_packed))
-            rows = cells.join(values) if is_packed else values
-            yield _part(order, start, end), rows.reshape(end - start, width)
+    for groups in _members(classes, cuts):
+        values = streams.decode(source.take(), np.uint8, _count_of(groups) * width * (1 + is_packed))
+        yield groups, (cells.join(values) if is_packed else values).reshape(-1, width)
 
 
 def encode_values(values: NDArray[_T], classes: Classes, cuts: Cuts, *, level: int) -> list[Stream]:
     """Code one value for each group; as `encode_rows`."""
-    order, ends = _sort(classes, cuts)
-    return [
-        streams.encode(values[_part(order, start, end)], level=max(level, _LEVEL_MIN))
-        for start, end in pairwise(ends)
-        if start < end
-    ]
+    return [streams.encode(values[groups], level=max(level, _LEVEL_MIN)) for groups in _members(classes, cuts)]
 
 
 def decode_values(source: StreamReader, classes: Classes, cuts: Cuts, dtype: type[_T]) -> NDArray[_T]:
@@ -128,11 +122,9 @@ def decode_values(source: StreamReader, classes: Classes, cuts: Cuts, dtype: typ
     Raises:
         DecodeError: the streams are not those of such groups.
     """
-    order, ends = _sort(classes, cuts)
     values = np.empty(classes.size, dtype)
-    for start, end in pairwise(ends):
-        if start < end:
-            values[_part(order, start, end)] = streams.decode(source.take(), dtype, end - start)
+    for groups in _members(classes, cuts):
+        values[groups] = streams.decode(source.take(), dtype, _count_of(groups))
     return values
 
 
@@ -174,20 +166,34 @@ def read_cuts(data: bytes) -> tuple[Cuts, bytes]:
     return tuple(cuts), data[end:]
 
 
-def _sort(classes: Classes, cuts: Cuts) -> tuple[NDArray[np.intp] | None, list[int]]:
-    """Return the groups in the order of their buckets (None: as they are), and where in it the buckets end."""
+def _members(classes: Classes, cuts: Cuts) -> list[Index]:
+    """Return the groups of each bucket, in their order; only of buckets that are not empty."""
     if not cuts:
-        return None, [0, classes.size]
-    table = np.zeros(CLASSES_MAX, np.uint8)
-    for bucket, cut in enumerate(cuts, 1):
-        table[cut:] = bucket
-    bucket_of = np.take(table, classes)
-    ends = np.cumsum(np.bincount(bucket_of, minlength=len(cuts) + 1))
-    return np.argsort(bucket_of, kind="stable"), [0, *ends.tolist()]
+        return [slice(0, classes.size)] if classes.size else []
+    if len(cuts) < _SCANS_MAX:
+        found = [np.flatnonzero(inside) for inside in _each_inside(classes, cuts)]
+    else:
+        table = np.zeros(CLASSES_MAX, np.uint8)
+        for cut in cuts:
+            table[cut:] += 1
+        bucket_of = np.take(table, classes)
+        ends = np.cumsum(np.bincount(bucket_of, minlength=len(cuts) + 1))
+        found = np.split(np.argsort(bucket_of, kind="stable"), ends[:-1])
+    return [groups for groups in found if groups.size]
 
 
-def _part(order: NDArray[np.intp] | None, start: int, end: int) -> Index:
-    return slice(start, end) if order is None else order[start:end]
+def _each_inside(classes: Classes, cuts: Cuts) -> Iterator[NDArray[np.bool_]]:
+    """Tell for each bucket which groups are in it."""
+    above = np.ones(classes.size, np.bool_)
+    for cut in cuts:
+        beyond = classes >= cut
+        yield above & ~beyond
+        above = beyond
+    yield above
+
+
+def _count_of(groups: Index) -> int:
+    return groups.stop - groups.start if isinstance(groups, slice) else groups.size
 
 
 def _count(rows: Bytes, is_packed: bool) -> NDArray[np.float64]:
