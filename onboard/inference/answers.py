@@ -10,6 +10,9 @@ from onboard.inference.engine import Delta, Done, Prompt, Sampling
 from onboard.inference.errors import WorkerLostError
 from onboard.inference.workers import EngineWorker, Generation
 
+BASE_SUFFIX = "/base"
+"""What follows an adapter's name where its base without the adapter is meant; no release's name holds a slash."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started:

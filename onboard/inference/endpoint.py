@@ -75,17 +75,20 @@ class _Room:
         return await self._answer(request, is_chat=False)
 
     async def models(self) -> Response:
-        """GET /v1/models: the release that serves."""
-        serving = self.supervisor.serving
-        data = [] if serving is None else [model_object(serving.name, serving.release, self.started_s)]
+        """GET /v1/models: the release that serves, and its base if it is an adapter."""
+        data = [model_object(voice.name, voice.release, self.started_s) for voice in self._voices()]
         return JSONResponse({"object": "list", "data": data})
 
     async def model(self, name: str) -> Response:
         """GET /v1/models/NAME."""
+        for voice in self._voices():
+            if voice.name == name:
+                return JSONResponse(model_object(voice.name, voice.release, self.started_s))
+        raise ApiError(f"the model {name!r} does not serve", status=404, code="model_not_found", param="model")
+
+    def _voices(self) -> tuple[Started, ...]:
         serving = self.supervisor.serving
-        if serving is None or serving.name != name:
-            raise ApiError(f"the model {name!r} does not serve", status=404, code="model_not_found", param="model")
-        return JSONResponse(model_object(serving.name, serving.release, self.started_s))
+        return () if serving is None else serving.voices
 
     async def health(self) -> Response:
         """GET /health: 200 while a model would answer now, else 503."""

@@ -4,7 +4,8 @@ Accepted fields are those this endpoint honours. A field it knows but cannot hon
 value that means "off" (`n` 1, penalties 0, no tools, ...); anything else is refused with a 400 that names it,
 so that nobody gets an answer made in another way than asked. Two deliberate differences: without
 `temperature` the answer is greedy, and `model` may be any name, because a swap must not fail the requests of
-a client that knows the old one; the answer says which model it came from.
+a client that knows the old one; the answer says which model it came from. Only NAME/base has a meaning, whatever
+NAME is: an adapter's base without the adapter.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from onboard.inference.answers import BASE_SUFFIX
 from onboard.inference.engine import Prompt, Sampling
 from onboard.inference.errors import ServingError
 
@@ -110,6 +112,7 @@ def parse_ask(body: bytes, *, is_chat: bool, limits: ApiLimits) -> Ask:
             top_p=float(fields.get("top_p", 1.0)),
             seed=fields.get("seed", 0),
             stop=_stops(fields.get("stop", [])),
+            is_plain=fields.get("model", "").endswith(BASE_SUFFIX),
         ),
         has_seed="seed" in fields,
         stream=stream,

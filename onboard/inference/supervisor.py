@@ -25,12 +25,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from onboard.inference.answers import AnswerProgress, Probe, Started, greedy_answer
+from onboard.inference.answers import BASE_SUFFIX, AnswerProgress, Probe, Started, greedy_answer
 from onboard.inference.children import set_oom_score
 from onboard.inference.engine import Delta, Done, Prompt, Sampling
 from onboard.inference.errors import ServingError, WorkerLostError
 from onboard.inference.limits import Limits
 from onboard.inference.workers import SERVING_OOM_SCORE, TRIAL_OOM_SCORE, EngineWorker, Generation, WorkerSpec
+from onboard.store.bases import base_of
 
 
 class ModelState(enum.StrEnum):
@@ -49,6 +50,8 @@ class Model:
     release: str
     name: str
     spec: WorkerSpec
+    base: str | None = None
+    """Digest of the release that it is an adapter of: its worker answers for both."""
     state: ModelState = ModelState.LOADING
     worker: EngineWorker | None = None
     num_restarts: int = 0
@@ -60,6 +63,16 @@ class Model:
     def num_active(self) -> int:
         """Answers in the making."""
         return self.worker.num_active if self.worker is not None else 0
+
+    @property
+    def voices(self) -> tuple[Started, ...]:
+        """Who may be asked: the release, and its base if it is an adapter."""
+        own = Started(release=self.release, name=self.name)
+        return (own,) if self.base is None else (own, Started(release=self.base, name=self.name + BASE_SUFFIX))
+
+    def voice(self, sampling: Sampling) -> Started:
+        """Who answers a request."""
+        return self.voices[-1] if sampling.is_plain else self.voices[0]
 
 
 @dataclass(slots=True, eq=False)
@@ -143,7 +156,8 @@ class Supervisor:
             num_threads=self._num_threads,
             load_timeout_s=timeout_s,
         )
-        model = Model(release=release, name=name, spec=spec)
+        base = base_of(directory)
+        model = Model(release=release, name=name, spec=spec, base=None if base is None else base.hex())
         self._models[release] = model
         try:
             worker = await self._start_worker(spec)
@@ -352,7 +366,7 @@ class Supervisor:
         waiting = self._admit(prompt, sampling)
         while True:
             model, generation = await self._handed(waiting)
-            started = Started(release=model.release, name=model.name)
+            started = model.voice(sampling)
             try:
                 async with contextlib.aclosing(progress.follow(started, generation, deadline)) as items:
                     async for item in items:

@@ -20,6 +20,7 @@ from onboard.inference.children import rss_bytes
 from onboard.inference.control import ServingControl, ServingProcess
 from onboard.inference.errors import ServingError
 from onboard.inference.serving import parse_arguments, serve
+from protocol.adapters import base_note
 from tests.fakes.engine import answer_tokens, engine_command, release_digest, text_of
 
 HELLO = [{"role": "user", "content": "hello"}]
@@ -115,6 +116,46 @@ def test_the_openai_client_works_unchanged(tmp_path):
             assert "".join([chunk.choices[0].text async for chunk in stream]) == plain.choices[0].text
             stopped = await client.chat.completions.create(model=model.id, messages=HELLO, stop=text.split()[4])
             assert stopped.choices[0].message.content == "".join(f" {word}" for word in text.split()[:4])
+
+    asyncio.run(scenario())
+
+
+def test_an_adapter_and_its_base_are_two_models_of_one_worker(tmp_path):
+    base_digest = bytes(range(32))
+    base = make_release(tmp_path / base_digest.hex()[:16], b"base", num_tokens=12)
+    adapter = make_release(tmp_path / "adapter", b"adapter", num_tokens=12)
+    (adapter / "skyload_adapter.json").write_bytes(base_note.encode(base_digest))
+
+    async def scenario():
+        async with satellite(tmp_path) as there:
+            await there.serve_release(adapter)
+            models = [model async for model in there.openai.models.list()]
+            assert [(model.id, model.digest) for model in models] == [
+                ("model-a", "a"),
+                ("model-a/base", base_digest.hex()),
+            ]
+            assert (await there.openai.models.retrieve("model-a/base")).digest == base_digest.hex()
+            for name, directory in [("model-a", adapter), ("model-a/base", base), ("any", adapter)]:
+                answer = await there.openai.chat.completions.create(model=name, messages=HELLO)
+                assert answer.choices[0].message.content == expected_text(directory, HELLO, num_tokens=12)
+                assert answer.model == ("model-a/base" if directory is base else "model-a")
+            assert len((await there.control.status()).workers) == 1
+            await there.serve_release(base, release="b")
+            answer = await there.openai.chat.completions.create(model="model-a/base", messages=HELLO)
+            assert answer.model == "model-b", "a client that knows the adapter does not fail in a swap"
+
+    asyncio.run(scenario())
+
+
+def test_an_adapter_without_its_base_does_not_load(tmp_path):
+    adapter = make_release(tmp_path / "adapter", b"adapter")
+    (adapter / "skyload_adapter.json").write_bytes(base_note.encode(bytes(32)))
+
+    async def scenario():
+        async with satellite(tmp_path) as there:
+            with pytest.raises(ServingError, match="the base is not there") as caught:
+                await there.serve_release(adapter)
+            assert caught.value.kind == "load_failed"
 
     asyncio.run(scenario())
 

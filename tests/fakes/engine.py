@@ -1,6 +1,6 @@
 """An engine worker without a model: stdlib only, starts in milliseconds, speaks the seam of a real one.
 
-    python -S -E tests/fakes/engine.py --release-dir DIR --socket PATH [--threads N] [--mode JSON]
+    python -S -E tests/fakes/engine.py --release-dir DIR --socket PATH [--base-dir DIR] [--threads N] [--mode JSON]
 
 Its answers are words drawn from the digest of the release's files and the prompt, so two releases answer
 differently, the same one always alike, and a single wrong byte shows. It misbehaves on demand: by a file
@@ -86,15 +86,16 @@ def num_prompt_tokens(request):
 
 
 class Worker:
-    def __init__(self, directory, connection, mode):
+    def __init__(self, directory, connection, mode, base=None):
         self.directory = directory
+        self.base = base
         self.connection = connection
         self.base_mode = mode
         self.lock = threading.Lock()
         self.state = "loading"
         self.num_requests = 0
         self.active = {}
-        self.digest = ""
+        self.digest = self.base_digest = ""
 
     def mode(self):
         merged = dict(self.base_mode)
@@ -124,6 +125,11 @@ class Worker:
             os._exit(0)
         if mode.get("load") == "hang":
             return
+        if self.base is not None:
+            if not pathlib.Path(self.base).is_dir():
+                self.say("failed", reason="the base is not there")
+                os._exit(0)
+            self.base_digest = release_digest(self.base)
         self.digest = release_digest(self.directory)
         self.state = "ready"
         self.say("ready", engine="fake 1", context_tokens=CONTEXT_TOKENS)
@@ -161,7 +167,8 @@ class Worker:
             del self.active[request["id"]]
             self.say("error", id=request["id"], kind="too_long", message=f"{prompt_tokens} tokens do not fit")
             return
-        digest = self.digest[::-1] if mode.get("wrong_answers") else self.digest
+        digest = self.base_digest if request.get("is_plain") and self.base is not None else self.digest
+        digest = digest[::-1] if mode.get("wrong_answers") else digest
         sent, finish_reason = [], "length"
         for token in answer_tokens(digest, request, mode.get("num_tokens")):
             if mode.get("token_s"):
@@ -195,7 +202,7 @@ def main():
     args = parser.parse_args()
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(args.socket)
-    worker = Worker(args.release_dir, connection, json.loads(args.mode))
+    worker = Worker(args.release_dir, connection, json.loads(args.mode), args.base_dir)
     threading.Thread(target=worker.load, daemon=True).start()
     worker.serve()
 
