@@ -27,11 +27,11 @@ from groundsegment.models.gguf_import import import_gguf, plan_import
 
 DIRECTORY = Path(__file__).resolve().parent.parent.parent / ".cache" / "codec"
 SEED = 2026
-HEAL_STEPS, HEAL_RATE = 50, 2e-5
+HEAL_STEPS, HEAL_RATE = 30, 2e-5
 TUNE_STEPS, TUNE_RATE = 200, 1e-5
-LORA_STEPS, LORA_RATE, LORA_RANK, LORA_ALPHA = 80, 2e-4, 16, 32
+LORA_STEPS, LORA_RATE, LORA_RANK, LORA_ALPHA = 60, 2e-4, 16, 32
 HELD_OUT_SEQUENCES = 24
-_TRAIN_SEQUENCES = 600
+_TRAIN_SEQUENCES, _TRAIN_TOKENS = 1200, 128
 
 
 def start(directory: Path) -> Path:
@@ -138,7 +138,9 @@ def make(directory: Path, only: str | None = None) -> None:
 def _sequences(directory: Path) -> Any:
     from bench.codec import training
 
-    return training.encode(start(directory), corpus(directory).train, num_sequences=_TRAIN_SEQUENCES)
+    return training.encode(
+        start(directory), corpus(directory).train, num_sequences=_TRAIN_SEQUENCES, length=_TRAIN_TOKENS
+    )
 
 
 def _once(directory: Path, name: str, make_model: Callable[[], Any]) -> None:

@@ -1,6 +1,6 @@
 """Short, seeded trainings of a small causal model on one CPU core, each resumable from its last snapshot.
 
-Sequences of `TOKENS`, one a step, AdamW, a short warm-up and then a constant rate. Products run in bfloat16 under
+One sequence a step, AdamW, a short warm-up and then a constant rate. Products run in bfloat16 under
 autocast; weights and optimizer stay float32. Floating point sums differ between machines and torch versions, so
 models differ in their last bits from one machine to another: a seed repeats a run on the same machine.
 """
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-TOKENS = 256
+EVALUATION_TOKENS = 256
 _WARM_UP_STEPS = 10
 _SNAPSHOT_STEPS = 40
 _CLIP_NORM = 1.0
@@ -42,17 +42,19 @@ def load_model(directory: Path) -> nn.Module:
     return model
 
 
-def encode(directory: Path, paragraphs: Sequence[str], *, num_sequences: int) -> Tensor:
-    """Return int64 (N, TOKENS): paragraphs one after another, an end token between them."""
+def encode(
+    directory: Path, paragraphs: Sequence[str], *, num_sequences: int, length: int = EVALUATION_TOKENS
+) -> Tensor:
+    """Return int64 (N, length): paragraphs one after another, an end token between them."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(directory)
-    wanted = num_sequences * TOKENS
+    wanted = num_sequences * length
     ids: list[int] = []
     for paragraph in paragraphs:
         ids += [*tokenizer(paragraph, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
         if len(ids) >= wanted:
-            return torch.tensor(ids[:wanted]).view(num_sequences, TOKENS)
+            return torch.tensor(ids[:wanted]).view(num_sequences, length)
     raise ValueError(f"the corpus has {len(ids)} tokens, {wanted} are wanted")
 
 
@@ -83,12 +85,8 @@ def distillation_loss(teacher: nn.Module) -> Callable[[nn.Module, Tensor], Tenso
 
 @torch.no_grad()
 def perplexity(model: nn.Module, ids: Tensor) -> float:
-    """Return exp of the mean loss over all sequences, in full float32."""
-    losses = []
-    for sequence in ids.split(1):
-        logits = model(input_ids=sequence, use_cache=False).logits[:, :-1]
-        losses.append(functional.cross_entropy(logits.flatten(0, 1), sequence[:, 1:].flatten()).item())
-    return float(np.exp(np.mean(losses)))
+    """Return exp of the mean loss over all sequences."""
+    return float(np.exp(np.mean([next_token_loss(model, sequence).item() for sequence in ids.split(1)])))
 
 
 def train(
