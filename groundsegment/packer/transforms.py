@@ -63,8 +63,7 @@ class Way:
 
 def ways_of(piece: PieceJob) -> tuple[Way, ...]:
     """Return the ways that fit a piece, the most promising first; differences only if it has a base."""
-    found: list[tuple[TransformKind, TransformKind, Encode]]
-    found = [(TransformKind.BYTES, TransformKind.BYTES_DELTA, _encode_bytes)]
+    found: list[tuple[TransformKind, TransformKind, Encode]] = []
     if (floats_layout := layouts.float_layout(piece)) is not None:
         found.append((TransformKind.FLOATS, TransformKind.FLOATS_DELTA, _encoder(floats.encode, floats_layout)))
     if (integers_layout := layouts.integer_layout(piece)) is not None:
@@ -73,6 +72,8 @@ def ways_of(piece: PieceJob) -> tuple[Way, ...]:
         found.append((TransformKind.NIBBLES, TransformKind.NIBBLES_DELTA, _encoder(nibbles.encode, nibbles_layout)))
     if (blocks_layout := layouts.gguf_layout(piece)) is not None:
         found.append((TransformKind.GGUF, TransformKind.GGUF_DELTA, _encoder(gguf.encode, blocks_layout)))
+    # Where the values are understood, bytes are worth a try for their matches only.
+    found.insert(0, (TransformKind.BYTES, TransformKind.BYTES_DELTA, _encode_matches if found else _encode_bytes))
     return tuple(
         Way(transform=transform, encode=encode)
         for whole, delta, encode in reversed(found)
@@ -82,11 +83,17 @@ def ways_of(piece: PieceJob) -> tuple[Way, ...]:
 
 def encode_bytes(values: NDArray[np.uint8], effort: Effort) -> Stream:
     """Code bytes of unknown meaning: zstd if they repeat, pcodec if only their frequencies help."""
+    best = encode_matches(values, effort)
+    if len(best.data) >= _WORTH_EFFORT * values.size:
+        return min(best, streams.encode(values, level=effort.pcodec_level), key=_size)
+    return best
+
+
+def encode_matches(values: NDArray[np.uint8], effort: Effort) -> Stream:
+    """Code bytes with zstd, at its higher levels only where there is something to be found."""
     data = values.tobytes()
     best = streams.encode_bytes(data, level=LEVEL_MIN)
-    if len(best.data) >= _WORTH_EFFORT * len(data):
-        return min(best, streams.encode(values, level=effort.pcodec_level), key=_size)
-    if effort.zstd_level > LEVEL_MIN:
+    if len(best.data) < _WORTH_EFFORT * len(data) and effort.zstd_level > LEVEL_MIN:
         best = min(best, streams.encode_bytes(data, level=effort.zstd_level), key=_size)
     return best
 
@@ -99,10 +106,18 @@ def _encoder(encode: Callable[..., Coded], layout: object) -> Encode:
 
 
 def _encode_bytes(news: Arrays, olds: Arrays | None, effort: Effort) -> Coded:
+    return b"", (encode_bytes(_bytes_of(news, olds), effort),)
+
+
+def _encode_matches(news: Arrays, olds: Arrays | None, effort: Effort) -> Coded:
+    return b"", (encode_matches(_bytes_of(news, olds), effort),)
+
+
+def _bytes_of(news: Arrays, olds: Arrays | None) -> NDArray[np.uint8]:
     values = np.concatenate(news)
     if olds is not None:
         values -= np.concatenate(olds)
-    return b"", (encode_bytes(values, effort),)
+    return values
 
 
 def _size(stream: Stream) -> int:
