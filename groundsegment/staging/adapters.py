@@ -13,9 +13,11 @@ An adapter needs its base on board: without one there is nothing to stage, and n
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 
 from groundsegment.depot.depot import Depot
+from groundsegment.depot.records import RegisteredRelease
 from groundsegment.errors import GroundError, InputError
 from groundsegment.models.adapter import AdapterSource, Merging, check_fits, lay_beside, scan_adapter
 from groundsegment.models.release import ReleaseFile, ReleaseSource
@@ -88,6 +90,20 @@ class AdapterChoice:
         path = self.release.source.path
         if self.merging is not None and not _is_whole(path, self.release.digest):
             self.merging.write(self.release.files, path, on_bytes)
+
+    def register_base(self, depot: Depot, utc: datetime) -> None:
+        """Have the depot know the base: the next adapter is of the same one, though nobody staged it, perhaps."""
+        base = self.base.release
+        if base is not None and depot.find_release(base.digest) is None:
+            depot.register_release(
+                RegisteredRelease(
+                    digest=base.digest,
+                    name=base.source.release_name,
+                    path=base.source.path.resolve(),
+                    size_bytes=base.size_bytes,
+                    registered_utc=utc,
+                )
+            )
 
 
 def choose_adapter(depot: Depot, path: Path, options: StageOptions, on_bytes: OnBytes) -> AdapterChoice:

@@ -228,6 +228,8 @@ def _register(
         directory=depot.updates_path / handle.hex(),
         created_utc=utc,
     )
+    if prepared.adapter is not None:
+        prepared.adapter.register_base(depot, utc)
     registered = workplace.register(update, encoded, metadata, release)
     for old in open_updates_to(depot, update.satellite, update.release_digest):
         if old.handle != update.handle:  # `_refuse_known` let it pass, for its files are damaged

@@ -96,6 +96,13 @@ def test_an_adapter_after_an_adapter_has_the_same_base(ground):
     assert staged["release_digest"] != first["release_digest"]
 
 
+def test_a_base_that_nobody_staged_is_known_after_its_first_adapter(ground):
+    first = run_json("lora", "--base", "v1", "--no-canary")
+    report_serving(first["release_digest"], accepted=1)
+    make_tiny_adapter(ground / "lora", ground / "v1", seed=3)
+    assert run_json("lora", "--no-canary")["base_digest"] == first["base_digest"]
+
+
 def test_an_int8_base_is_merged_on_its_grid(ground):
     quantize(plan_quantize(scan_release(ground / "v1"), format_name="int8"), ground / "int8")
     staged = run_json("lora", "--base", "int8", "--adapter", "merge", "--no-canary")
