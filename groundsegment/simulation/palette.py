@@ -8,7 +8,7 @@ PURPLE, SKY, BLACK = "#CC79A7", "#56B4E9", "#222222"
 
 def percent(value: float, _: object = None) -> str:
     """A tick of an axis, in whole percent."""
-    return f"{value:.0%}"
+    return f"{value * 100:.0f} %"
 
 
 def percent_fine(value: float, _: object = None) -> str:

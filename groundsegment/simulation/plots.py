@@ -84,7 +84,7 @@ def save_plots(scenario: Scenario, comparison: Comparison, directory: Path) -> l
 
 def _draw_contacts(axes: Any, scenario: Scenario, mission: MissionResult) -> None:  # noqa: ANN401 - matplotlib
     rows = [row for row in mission.contacts if row.symbols_sent]
-    at = range(1, len(rows) + 1)
+    at = [row.number for row in rows]
     unit = 1e6 / scenario.symbol_size
     useful, lost, surplus = (
         [getattr(row, name) / unit for row in rows] for name in ("symbols_useful", "symbols_lost", "symbols_surplus")
@@ -95,7 +95,7 @@ def _draw_contacts(axes: Any, scenario: Scenario, mission: MissionResult) -> Non
     axes.bar(at, surplus, 0.82, bottom=stacked, color=BLACK, label="surplus")
     axes.set_xlabel("contact")
     axes.set_ylabel("sent in the contact, MB of symbols")
-    axes.set_xlim(0.3, len(rows) + 0.7)
+    axes.set_xlim(0.3, (at[-1] if at else 0) + 0.7)
     axes.set_ylim(0, 1.08 * max((a + b for a, b in zip(stacked, surplus, strict=True)), default=1.0))
     _whole_ticks(axes)
     share = axes.twinx()
@@ -108,6 +108,7 @@ def _draw_contacts(axes: Any, scenario: Scenario, mission: MissionResult) -> Non
     share.spines["right"].set_color(GREEN)
     share.tick_params(axis="y", colors=GREEN)
     share.grid(visible=False)
+    _mark_updates(share, rows, mission)
     line = share.lines[0]
     line.set_label("on board (right axis)")
     handles, labels = axes.get_legend_handles_labels()
@@ -120,16 +121,37 @@ def _draw_contacts(axes: Any, scenario: Scenario, mission: MissionResult) -> Non
     )
 
 
+def _mark_updates(share: Any, rows: Sequence[ContactRow], mission: MissionResult) -> None:  # noqa: ANN401
+    """Where there are several updates: in which contact each of them was whole."""
+    ended = [(row.start_s + row.duration_s, row.number + 0.41, row.share_done) for row in rows]
+    for update in mission.updates if len(mission.updates) > 1 else ():
+        when = update.on_board_s
+        if when is None or not ended:
+            continue
+        place = next(((x, y) for end_s, x, y in ended if end_s >= when), ended[-1][1:])
+        share.plot(*place, marker="o", markersize=7, color=GREEN, markeredgecolor="white", zorder=5, clip_on=False)
+        words = share.annotate(
+            f"{update.name} is on board",
+            place,
+            xytext=(-8, 5),
+            textcoords="offset points",
+            ha="right",
+            color=GREEN,
+            fontweight="bold",
+        )
+        words.set_path_effects(_outlined())
+
+
 def _draw_loss(axes: Any, scenario: Scenario, mission: MissionResult) -> None:  # noqa: ANN401
     names = list(dict.fromkeys(row.station for row in mission.contacts))
     rows = [row for row in mission.contacts if row.loss_true is not None and row.frames_sent > _FRAMES_MIN]
     colours = (BLUE, ORANGE, GREEN, PURPLE)
     for number, name in enumerate(names):
-        own = [(at, row) for at, row in enumerate(rows, start=1) if row.station == name]
+        own = [row for row in rows if row.station == name]
         _draw_station(axes, own, name if len(names) > 1 else "", colours[number % len(colours)])
     top = max((max(row.loss_true or 0.0, row.loss_estimated + 2 * row.loss_deviation) for row in rows), default=0.1)
     axes.set_ylim(0, top * 1.15)
-    axes.set_xlim(0.3, len(rows) + 0.7)
+    axes.set_xlim(0.3, max((row.number for row in rows), default=0) + 0.7)
     axes.set_xlabel("contact")
     axes.set_ylabel("frames lost")
     axes.yaxis.set_major_formatter(percent_fine)
@@ -143,12 +165,12 @@ def _draw_loss(axes: Any, scenario: Scenario, mission: MissionResult) -> None:  
     axes.set_title(title, pad=30 if len(names) == 1 else 44)
 
 
-def _draw_station(axes: Any, own: Sequence[tuple[int, ContactRow]], name: str, colour: str) -> None:  # noqa: ANN401
-    at = [number for number, _ in own]
+def _draw_station(axes: Any, own: Sequence[ContactRow], name: str, colour: str) -> None:  # noqa: ANN401
+    at = [row.number for row in own]  # as the table and the other picture have it
     axes.errorbar(
         at,
-        [row.loss_estimated for _, row in own],
-        yerr=[2 * row.loss_deviation for _, row in own],
+        [row.loss_estimated for row in own],
+        yerr=[2 * row.loss_deviation for row in own],
         fmt="o",
         markersize=4.5,
         color=colour,
@@ -158,7 +180,7 @@ def _draw_station(axes: Any, own: Sequence[tuple[int, ContactRow]], name: str, c
     )
     axes.plot(
         at,
-        [row.loss_true for _, row in own],
+        [row.loss_true for row in own],
         linestyle="none",
         marker="_",
         markersize=11,

@@ -66,6 +66,17 @@ def test_a_scenario_of_ones_own_is_flown_compared_and_drawn(scenario, tmp_path):
 
 
 @pytest.mark.slow
+def test_the_picture_of_contacts_says_when_each_of_several_updates_is_on_board(scenario, tmp_path):
+    urgent = "  - {name: adapter, size: 20kB, priority: 5}\n"
+    scenario.write_text(SCENARIO.replace("link:", f"{urgent}link:").replace("compare: true", ""))
+    assert simulate(scenario, "--plot", "pictures", cwd=tmp_path).returncode == 0
+
+    drawn = (tmp_path / "pictures/mine-contacts.svg").read_text()  # its letters are shapes, with the words beside them
+    assert "<!-- one is on board -->" in drawn
+    assert "<!-- adapter is on board -->" in drawn
+
+
+@pytest.mark.slow
 def test_the_same_seed_prints_the_same_table(scenario, tmp_path):
     first, again = (simulate(scenario, "--no-compare", "--quiet", "--json", cwd=tmp_path) for _ in range(2))
     first, again = (json.loads(done.stdout)["mission"] for done in (first, again))
