@@ -62,8 +62,8 @@ class Nibbles:
             ]
             if rest.zeros is not None:
                 members.append(_member(rest.zeros, Role.ZEROS, 1))
-            fits = sum(member.unit_bytes for member in members) <= SEGMENT_SIZE_MAX
-            if fits and len({member.num_units for member in members}) == 1:
+            assert len({member.num_units for member in members}) == 1, members
+            if sum(member.unit_bytes for member in members) <= SEGMENT_SIZE_MAX:
                 return self._part(tuple(members), _packed(self.packing, rest), rest.unit_rows)
         stored_rows = 1 if self.info.size_bytes // num_rows(self.info.shape) <= SEGMENT_SIZE_MAX else 0
         unit_rows = stored_rows * (_GPTQ_ROWS if self.packing is Packing.GPTQ else 1)

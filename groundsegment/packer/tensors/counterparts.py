@@ -189,17 +189,12 @@ class TensorMatcher:
         olds = [old]
         for member in part.members[1:]:
             name = _renamed_member(member.name, part.members[0].name, old.member.name)
-            companion = next((x for x in old.part.members[1:] if x.role is member.role), None)
-            candidate = self._by_name.get(name)
-            if companion is not None:
-                olds.append(_Old(old.part, companion, old.rank))
-            elif candidate is not None:
-                olds.append(candidate)
-            else:
+            if name not in self._by_name:
                 return None
+            olds.append(self._by_name[name])
         pairs = list(zip(part.members, olds, strict=True))
         num_units = min(_num_units(part, member, x.member) for member, x in pairs)
-        old_units = {-(-x.member.size_bytes // member.unit_bytes) for member, x in pairs}
+        old_units = {x.member.size_bytes / member.unit_bytes for member, x in pairs}
         if not num_units or len(old_units) > 1:
             return None  # other types, or other groups: as many codes, but not as many scales
         where = "" if old.part.file == part.file else f", in {old.part.file}"

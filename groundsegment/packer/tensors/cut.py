@@ -55,7 +55,7 @@ def _slab(part: Part, first: int, end: int, match: Match | None) -> PieceJob:
     extents = []
     for index, member in enumerate(part.members):
         start = first * member.unit_bytes
-        size = min(end * member.unit_bytes, member.size_bytes) - start
+        size = end * member.unit_bytes - start
         base = None
         if match is not None:
             ref = match.refs[index]
@@ -75,7 +75,7 @@ def _slab(part: Part, first: int, end: int, match: Match | None) -> PieceJob:
 
 def _extent_of_rows(part: Part, first: int, end: int, size_bytes: int) -> tuple[int, int]:
     if part.unit_rows:
-        return min(end * part.unit_rows, part.rows) - first * part.unit_rows, part.columns
+        return (end - first) * part.unit_rows, part.columns
     # Rows are cut: the values in so many bytes, in the proportion of the whole.
     return 1, part.rows * part.columns * size_bytes // part.members[0].size_bytes
 

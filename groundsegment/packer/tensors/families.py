@@ -141,10 +141,9 @@ def _bits_by_shape(info: TensorInfo, sources: Sources, name: str) -> int:
     shape = sources.tensors.get(name)
     if shape is None or shape.dtype != "I64" or shape.size_bytes != _SHAPE_BYTES:
         return 0
-    raw = sources.read(shape)
-    rows, columns = (int.from_bytes(raw[i : i + 8], "little", signed=True) for i in (0, 8))
+    columns = int.from_bytes(sources.read(shape)[8:], "little", signed=True)
     fitting = [bits for bits in _CODE_BITS if -(-columns * bits // _WORD_BITS) == info.shape[-1]]
-    return fitting[0] if rows == info.shape[0] and fitting else 0
+    return fitting[0] if fitting else 0
 
 
 def _row_scales(codes: Nibbles, sources: Sources, scale_name: str, zero_name: str) -> Scales | None:

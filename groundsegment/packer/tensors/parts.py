@@ -70,7 +70,7 @@ class Member:
         shape: outermost axis first; (size,) for bytes of no tensor.
         offset: in the file.
         size_bytes: at least 1.
-        unit_bytes: size of one unit; the last unit may be shorter.
+        unit_bytes: size of one unit; a member is whole units.
     """
 
     name: str
@@ -84,7 +84,7 @@ class Member:
     @property
     def num_units(self) -> int:
         """Places to cut at, ends included, less one."""
-        return -(-self.size_bytes // self.unit_bytes)
+        return self.size_bytes // self.unit_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -160,6 +160,13 @@ def test_other_matrices_of_codes_stay_apart(tmp_path, change):
     assert [piece.parts for piece in job.pieces if piece.packed] == [("a.weight_packed",), ("b.weight_packed",)]
 
 
+def test_neighbours_with_a_family_s_scales_between_them_stay_apart(tmp_path):
+    shapes = {"a.weight_packed": ("I32", (16, 8)), "s1": ("I64", (2,)), "a.weight_scale": ("BF16", (16, 2))}
+    parts = sparse(tmp_path, shapes | {"s2": ("I64", (2,))})
+    (job,) = cut(parts, {})
+    assert [piece.parts for piece in job.pieces] == [("(header)",), ("a.weight_packed",), ("s1",), ("s2",)]
+
+
 def test_only_whole_parts_are_joined(tmp_path):
     parts = sparse(tmp_path, {"a": ("I64", (40,)), "b": ("I64", (2,))})
     pieces = [piece for job in cut(parts, {}, segment_bytes=150) for piece in job.pieces]

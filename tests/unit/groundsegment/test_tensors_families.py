@@ -147,6 +147,15 @@ def test_a_group_that_no_segment_holds_makes_no_family(tmp_path):
     assert (len(part.members), part.num_units) == (1, 4096)
 
 
+def test_codes_alone_are_cut_too_and_say_their_rows(tmp_path):
+    part, _ = family_of(tmp_path, {"a.qweight": words((64, 32), 1)})
+    assert (part.rows, part.columns, part.packed.scale_dtype) == (512, 32, "")
+    pieces = list(cut.pieces_of(part, None, piece_bytes=1000))
+    assert len(pieces) > 2
+    assert sum(piece.rows for piece in pieces) == 512
+    assert all(piece.rows * piece.columns == 2 * piece.size_bytes for piece in pieces)
+
+
 def test_scales_in_another_shard_leave_the_codes_alone(tmp_path):
     tensors = gptq("a", inputs=256, outputs=64, group=32, seed=1)
     codes = {"a.qweight": tensors.pop("a.qweight")}
