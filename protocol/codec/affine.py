@@ -68,6 +68,10 @@ class Number:
         negative = (wide >> (8 * kind.size - 1)) & 1
         return cls(mantissa * (1 - 2 * negative), np.maximum(field, 1) - _EXPONENT_ZERO[kind])
 
+    def take(self, places: NDArray[np.intp]) -> "Number":
+        """Return those at some places."""
+        return Number(self.mantissa[places], self.exponent[places])
+
     def times(self, factor: Integers) -> "Number":
         """Multiply by small integers."""
         return Number(self.mantissa * factor, self.exponent)

@@ -251,17 +251,19 @@ def _shift(facts: BlockFormat, new: Fields, old: Fields, groups: NDArray[np.intp
 
 def _scale(facts: BlockFormat, fields: Fields, groups: NDArray[np.intp]) -> Number:
     """Return by what the codes of some groups are multiplied."""
-    scale = Number.of(fields.scales[facts.block_of(groups, fields.scales.size)], Float.F16)
     if not facts.has_factors:
-        return scale
+        return Number.of(fields.scales[groups], Float.F16)
     factors = fields.factors[groups]
-    return scale.times((factors if facts.has_minima else factors.view(np.int8)).astype(np.int64))
+    signed = (factors if facts.has_minima else factors.view(np.int8)).astype(np.int64)
+    return Number.of(fields.scales, Float.F16).take(facts.block_of(groups, fields.num_blocks)).times(signed)
 
 
 def _offset(facts: BlockFormat, fields: Fields, groups: NDArray[np.intp]) -> Number:
     """Return what is added to them."""
-    minimum = Number.of(fields.minima[facts.block_of(groups, fields.scales.size)], Float.F16)
-    return minimum.times(-fields.min_factors[groups].astype(np.int64)) if facts.has_min_factors else minimum
+    if not facts.has_min_factors:
+        return Number.of(fields.minima[groups], Float.F16)
+    factors = -fields.min_factors[groups].astype(np.int64)
+    return Number.of(fields.minima, Float.F16).take(facts.block_of(groups, fields.num_blocks)).times(factors)
 
 
 def _measure(layout: GgufLayout, fields: Fields) -> NDArray[np.int32]:
