@@ -1,4 +1,4 @@
-"""Decodes spoiled streams under a limit of memory; the program behind test_codec_fuzz.py.
+"""Decodes spoiled streams and golden segments under a limit of memory; the program behind test_codec_fuzz.py.
 
 python -m tests.property.codec_fuzz SEED COUNT
 """
@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,10 @@ import numpy as np
 from protocol.codec import streams
 from protocol.codec.kinds import Coder
 from protocol.codec.payload import Stream
+from protocol.codec.rebuild import rebuild
 from protocol.errors import DecodeError
 from protocol.limits import MIB
+from tests.vectors import make_codec
 
 ADDRESS_SPACE = 512 * MIB  # above what is mapped at the start
 GROWTH_MAX = 48 * MIB
@@ -31,23 +34,29 @@ def main() -> None:
     good = [
         sample(rng, dtype, size) for dtype in DTYPES for size in (1, 2, 255, 256, 257, 3000, 20_000) for _ in range(3)
     ]
+    golden = list(make_codec.read((Path(make_codec.__file__).parent / "codec.json").read_text()).values())
     for stream, dtype in good:
         streams.decode(stream, dtype, stream.count)
     limit = mapped_bytes() + ADDRESS_SPACE
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     before, outcomes, slowest_s = peak_bytes(), Counter(), 0.0
-    for _ in range(count):
-        stream, dtype = good[rng.integers(len(good))]
-        stream = spoil(rng, stream) if rng.random() < 0.8 else made_up(rng)
+    for number in range(count):
+        if number % 4 == 0:
+            decode = spoiled_segment(rng, golden[rng.integers(len(golden))])
+        else:
+            stream, dtype = good[rng.integers(len(good))]
+            stream = spoil(rng, stream) if rng.random() < 0.8 else made_up(rng)
+            decode = partial(streams.decode, stream, dtype, stream.count)
         started = time.process_time()
         try:
-            streams.decode(stream, dtype, stream.count)
+            decode()
             outcomes["decoded"] += 1
         except DecodeError:
             outcomes["refused"] += 1
         slowest_s = max(slowest_s, time.process_time() - started)
     growth = peak_bytes() - before
-    print(f"{count} streams, {growth / MIB:.1f} MiB more, slowest {slowest_s * 1000:.0f} ms: {dict(outcomes)}")
+    took = f"{growth / MIB:.1f} MiB more, slowest {slowest_s * 1000:.0f} ms"
+    print(f"{count} streams and segments, {took}: {dict(outcomes)}")
     assert growth < GROWTH_MAX
     assert slowest_s < TIME_MAX_S
 
@@ -75,6 +84,15 @@ def spoil(rng, stream):
         data += rng.bytes(rng.integers(1, 30))
     count = stream.count if rng.random() < 0.8 else int(rng.choice([0, 1, 256, 4 * MIB, rng.integers(1, 10_000)]))
     return replace(stream, data=bytes(data), count=count)
+
+
+def spoiled_segment(rng, segment):
+    """Return what decodes a golden segment with some bytes changed."""
+    data = bytearray(segment.payload)
+    for _ in range(rng.integers(1, 4)):
+        data[rng.integers(min(len(data), int(rng.choice([40, 120, len(data)]))))] ^= int(rng.integers(1, 256))
+    raw_size = sum(len(run) for _, run in segment.runs)
+    return partial(rebuild, bytes(data), raw_size, lambda file, offset, size: segment.base[offset : offset + size])
 
 
 def made_up(rng):

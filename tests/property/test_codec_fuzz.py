@@ -30,4 +30,4 @@ def test_spoiled_streams_end_no_process_and_take_no_memory():
     found = fuzz(seed=1, count=20_000)
 
     assert found.returncode == 0, found.stderr[-2000:]
-    assert "20000 streams" in found.stdout
+    assert "20000 streams and segments" in found.stdout
