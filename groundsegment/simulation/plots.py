@@ -138,6 +138,7 @@ def _mark_updates(share: Any, rows: Sequence[ContactRow], mission: MissionResult
             ha="right",
             color=GREEN,
             fontweight="bold",
+            gid=f"on-board-{update.name}",  # in an SVG outlined letters are shapes, and nothing says what they mean
         )
         words.set_path_effects(_outlined())
 

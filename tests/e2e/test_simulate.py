@@ -71,9 +71,9 @@ def test_the_picture_of_contacts_says_when_each_of_several_updates_is_on_board(s
     scenario.write_text(SCENARIO.replace("link:", f"{urgent}link:").replace("compare: true", ""))
     assert simulate(scenario, "--plot", "pictures", cwd=tmp_path).returncode == 0
 
-    drawn = (tmp_path / "pictures/mine-contacts.svg").read_text()  # its letters are shapes, with the words beside them
-    assert "<!-- one is on board -->" in drawn
-    assert "<!-- adapter is on board -->" in drawn
+    drawn = (tmp_path / "pictures/mine-contacts.svg").read_text()
+    assert 'id="on-board-one"' in drawn
+    assert 'id="on-board-adapter"' in drawn
 
 
 @pytest.mark.slow
