@@ -13,7 +13,7 @@ from groundsegment.packer.tensors.catalogue import GGUF_TYPES, catalogue, parts_
 from groundsegment.packer.tensors.cut import cut
 from groundsegment.packer.tensors.layouts import gguf_layout
 from groundsegment.packer.tensors.parts import PartKind
-from groundsegment.packer.tensors.quantization import Quantization, quantization_of
+from groundsegment.packer.tensors.quantization import Quantization, parse, quantization_of
 from tests.fakes.tensor_files import bf16, int8, sparse_safetensors, write_safetensors
 
 
@@ -106,6 +106,12 @@ def test_long_metadata_are_parts_of_their_own(tmp_path):
     assert raw[types.offset :][: types.size_bytes] == np.arange(2000, dtype="<i4").tobytes()
     tokens = parts["(tokenizer.ggml.tokens)"]
     assert raw[tokens.offset + 8 :][:7] == b"token-0"
+
+
+def test_short_metadata_stay_together(tmp_path):
+    path = write_gguf(tmp_path / "x.gguf", num_tokens=20)
+    parts = parts_of(path, path.name)
+    assert [part.name for part in parts[:2]] == ["(header)", "output_norm.weight"]
 
 
 def test_types_that_the_codec_does_not_know_are_bytes(tmp_path):
@@ -201,6 +207,11 @@ def test_configs_of_all_spellings_are_hints(tmp_path, config, expected):
     path.write_text(json.dumps(config))
     found = quantization_of({"config.json": path})
     assert (found.num_bits, found.group_size) == expected
+
+
+@pytest.mark.parametrize(("value", "expected"), [(True, True), (False, False), (None, False), ("yes", False)])
+def test_groups_out_of_order_are_said_by_desc_act(value, expected):
+    assert parse({"quant_method": "gptq", "desc_act": value}).is_reordered is expected
 
 
 def test_a_config_that_is_not_json_is_no_hint(tmp_path):
