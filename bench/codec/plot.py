@@ -1,6 +1,7 @@
 """The picture of the codec's result: how far each is above the bound, row by row."""
 
 from collections.abc import Sequence
+from math import nan
 from pathlib import Path
 
 from bench.codec.rows import Row
@@ -22,10 +23,10 @@ def draw(full: Sequence[Row], delta: Sequence[Row], path: Path) -> None:
     for axes, rows, title in ((left, full, "Whole"), (right, delta, "Delta to the model on board")):
         places = range(len(rows))
         for place, row in zip(places, rows, strict=True):
-            sizes = [size / row.raw * 100 for size in (row.bound, row.ours, row.best)]
+            sizes = [size / row.raw * 100 for size in (row.bound, row.ours, row.best) if size]
             axes.plot([min(sizes), max(sizes)], [place, place], color="#cccccc", linewidth=2, zorder=1)
         for name, colour, marker, values in (
-            ("best peer", _PEER, "s", [row.best / row.raw * 100 for row in rows]),
+            ("best peer", _PEER, "s", [row.best / row.raw * 100 if row.best else nan for row in rows]),
             ("Skyload", _OURS, "o", [row.ours / row.raw * 100 for row in rows]),
             ("bound", _BOUND, "|", [row.bound / row.raw * 100 for row in rows]),
         ):
@@ -42,7 +43,7 @@ def draw(full: Sequence[Row], delta: Sequence[Row], path: Path) -> None:
     right.set_xscale("log")
     right.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     right.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if str(value).strip("0.")[:1] in "25" else "")
-    left.legend(loc="lower left", frameon=False)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
     figure.savefig(path.with_suffix(".png"), dpi=110, metadata={"Software": None})
     pyplot.close(figure)
