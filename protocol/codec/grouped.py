@@ -24,6 +24,7 @@ from protocol.errors import DecodeError
 CLASSES_MAX = 256
 _LEVEL_MIN = 12  # as many bins as pcodec makes: with fewer, rare codes share one. Costs no time
 _SCANS_MAX = 10  # buckets: a sort takes as long as that many scans
+_SMALL_ITEM = 16
 _FEW_CODES = 4096  # below, a class shares a stream with its neighbour
 _FEW_VALUES = 512
 
@@ -132,15 +133,18 @@ def take_rows(rows: Bytes, groups: Index) -> Bytes:
     """Return some rows; a view if `groups` is a slice. Rows are moved whole: 25 times as fast as by their bytes."""
     if isinstance(groups, slice):
         return rows[groups]
-    return _as_items(rows)[groups].view(np.uint8).reshape(groups.size, rows.shape[1])
+    taken: Bytes = np.take(_as_items(rows), groups).view(np.uint8)
+    return taken.reshape(groups.size, rows.shape[1])
 
 
 def put_rows(rows: Bytes, groups: Index, new: Bytes) -> None:
-    """Overwrite some rows."""
+    """Overwrite some rows. Which of numpy's ways is fast depends on the size of an item: by a factor of up to 6."""
     if isinstance(groups, slice):
         rows[groups] = new
-    else:
+    elif rows.shape[1] <= _SMALL_ITEM:
         _as_items(rows)[groups] = _as_items(new)
+    else:
+        np.put(_as_items(rows), groups, _as_items(new))
 
 
 def _as_items(rows: Bytes) -> NDArray[np.void]:

@@ -51,11 +51,11 @@ _OF_BYTE = _log2_or_lowest(np.arange(256, dtype=np.int64))
 
 def of_float16(bits: NDArray[np.uint16]) -> Logarithms:
     """Return 256 * log2 |x|, rounded down; very low for zero."""
-    logarithms: Logarithms = _OF_FLOAT16[bits & np.uint16(0x7FFF)]
+    logarithms: Logarithms = np.take(_OF_FLOAT16, bits & np.uint16(0x7FFF))
     return logarithms
 
 
 def of_byte(values: NDArray[np.uint8]) -> Logarithms:
     """Return 256 * log2 x, rounded down; very low for zero."""
-    logarithms: Logarithms = _OF_BYTE[values]
+    logarithms: Logarithms = np.take(_OF_BYTE, values)
     return logarithms
