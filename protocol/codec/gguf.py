@@ -11,8 +11,8 @@ Parameters, big-endian:
     0       1     ggml's number of the type; bit 7: `still_rows` in front
     1       4     weights in a row, 0 if rows are not known
     5       1+4n  number of thresholds between levels of loudness (0 or 7), and each
-    ...     1+n   four times, for scales, minima, factors and factors of minima: number of cuts, 0x80 on top if there is a
-                  dictionary; first class of each bucket but the first. Types that lack a field say 0
+    ...     1+n   four times, for scales, minima, factors and factors of minima: number of cuts, 0x80 on top if there is
+                  a dictionary; first class of each bucket but the first. Types that lack a field say 0
     ...     1+n   codes, likewise; no dictionary
 
 Streams: the fields in this order, then the codes; of each the dictionary if there is one, then one for each bucket that
