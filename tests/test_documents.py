@@ -48,9 +48,9 @@ def test_a_decision_says_its_number_its_status_and_what_would_change_it(decision
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_make_targets_named_in_documents_exist(document):
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
-    code = re.findall(r"`make ([a-z-]+)", document.read_text(encoding="utf-8"))
-    code += re.findall(r"^\s*make ([a-z-]+)", document.read_text(encoding="utf-8"), re.MULTILINE)
+    targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    code = re.findall(r"`make ([a-z0-9-]+)", document.read_text(encoding="utf-8"))
+    code += re.findall(r"^\s*make ([a-z0-9-]+)", document.read_text(encoding="utf-8"), re.MULTILINE)
 
     assert set(code) <= targets
 
