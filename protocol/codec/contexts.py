@@ -17,7 +17,7 @@ from protocol.codec.partition import KEYS
 NUM_CONTEXTS = 8  # of a grid: 6 and 12 differ by 0.02 % of the size
 STREAM_BITS = 8 * 60  # head and tables of one more stream
 SYMBOL_BITS = 14  # of one more symbol in a stream's table
-_SAMPLE_SIZE = 2**18  # values that an estimate looks at: some 0.2 % off at most
+_SAMPLE_SIZE = 2**17  # values that an estimate looks at: some 0.3 % off at most
 _SHAPES = ((16, 16), (16, 1), (1, 16), (4, 1))  # classes of rows and columns that are tried
 
 Floats = NDArray[np.float64]
@@ -25,10 +25,10 @@ Floats = NDArray[np.float64]
 
 def entropy_bits(counts: NDArray[np.int64]) -> Floats:
     """Return the bits that symbols of these counts take at order 0, along the last axis."""
-    weights = counts.astype(np.float64)
-    totals = weights.sum(axis=-1)
-    logs = weights * np.log2(weights, out=np.zeros_like(weights), where=weights > 0)
-    return np.asarray(totals * np.log2(np.maximum(totals, 1)) - logs.sum(axis=-1))
+    weights = np.maximum(counts, 1).astype(np.float64)
+    totals = np.maximum(counts.sum(axis=-1), 1)
+    # One of a count that is 0 adds 1 * log2(1).
+    return np.asarray(totals * np.log2(totals) - (weights * np.log2(weights)).sum(axis=-1))
 
 
 def choose_grid(symbols: NDArray[np.uint8], loudness: NDArray[Any]) -> tuple[Grid | None, float]:
@@ -79,7 +79,7 @@ def choose_firsts(
     merged = _stream_bits(table[:-1] + table[1:], scale).tolist()
     while len(firsts) > 1:
         gains = [one + other - both for (one, other), both in zip(pairwise(bits), merged, strict=True)]
-        at = int(np.argmax(gains))
+        at = max(range(len(gains)), key=gains.__getitem__)
         if gains[at] <= 0 and len(firsts) <= num_classes:
             break
         counts[at : at + 2] = [counts[at] + counts[at + 1]]
@@ -129,5 +129,5 @@ def _table_bits(grid: Grid) -> float:
 
 def _stream_bits(counts: NDArray[np.int64], scale: float = 1.0) -> Floats:
     """Return the bits of streams, along the last axis; counts stand for `scale` times as many."""
-    tables = STREAM_BITS + SYMBOL_BITS * np.count_nonzero(counts, axis=-1)
+    tables = STREAM_BITS + SYMBOL_BITS * (counts > 0).sum(axis=-1)
     return np.asarray(scale * entropy_bits(counts) + tables)

@@ -107,7 +107,9 @@ def _encode_moved(folded: Values, old: Values, layout: IntegerLayout, level: int
     if layout.bits != 8:
         return contextual.encode(folded, None, level)
     keys = _magnitudes(old, layout.is_signed)
-    firsts, key_bits, best_bits = choose_firsts(keys, folded, _MAGNITUDES_MAX)
+    # Classes may begin at multiples of four: finer ones gain nothing, and take long to choose among.
+    fours, key_bits, best_bits = choose_firsts(keys >> np.uint8(2), folded, _MAGNITUDES_MAX)
+    firsts = tuple(4 * first for first in fours)
     grid = None
     if _is_matrix(folded, layout):
         shape = (-1, layout.columns)
