@@ -70,7 +70,7 @@ def measure(options: Sequence[str]) -> tuple[str, dict[str, Any]]:
         "encode_mb_s": round(min(row.encode_mb_s for row in rows), 1),
         **memory,
     }
-    return _text(full, delta, figures, missing), figures
+    return _text(full, delta, figures, arguments, missing), figures
 
 
 def illustrate(_: dict[str, Any]) -> str:
@@ -152,7 +152,13 @@ def _memory(models: Path, scratch: Path) -> dict[str, float]:
     }
 
 
-def _text(full: Sequence[Row], delta: Sequence[Row], figures: dict[str, Any], missing: Sequence[str]) -> str:
+def _text(
+    full: Sequence[Row],
+    delta: Sequence[Row],
+    figures: dict[str, Any],
+    arguments: argparse.Namespace,
+    missing: Sequence[str],
+) -> str:
     parts = [_table("full", full), _table("delta", delta)]
     ends = [
         ["decode, slowest format, MB/s a core", figures["decode_mb_s"], "at least 200"],
@@ -167,6 +173,11 @@ def _text(full: Sequence[Row], delta: Sequence[Row], figures: dict[str, Any], mi
     if full and full[0].peers:
         parts.append("All peers, in % of the raw bytes:\n\n" + _peers_table(full) + "\n\n" + _peers_table(delta))
     parts.append(NOTES)
+    judged = arguments.directory / "models.json"
+    if not arguments.quick and judged.exists():
+        found = json.loads(judged.read_text())
+        shown = ", ".join(f"{name} {value:.2f}" for name, value in found["perplexity"].items())
+        parts.append(f"Perplexity on {found['held_out_tokens']} tokens held out: {shown}.")
     if full and full[0].peers:
         left_out = f" Not here, so not measured: {', '.join(missing)}." if missing else ""
         parts.append(f"Peers: {peers.versions()}.{left_out}")

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 EVALUATION_TOKENS = 256
 _WARM_UP_STEPS = 10
-_SNAPSHOT_STEPS = 40
+_SNAPSHOT_STEPS = 20
 _CLIP_NORM = 1.0
 
 
@@ -107,7 +107,7 @@ def train(
         snapshot: file of the last state, removed by the caller when its result is safe.
     """
     named = {name: value for name, value in model.named_parameters() if value.requires_grad}
-    optimizer = torch.optim.AdamW(named.values(), lr=schedule.rate, betas=(0.9, 0.95), weight_decay=0.0)
+    optimizer = torch.optim.AdamW(named.values(), lr=schedule.rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
     step = _resume(snapshot, named, optimizer)
     order = np.random.default_rng(schedule.seed).integers(0, len(ids), schedule.steps)
     began = time.monotonic()
