@@ -26,7 +26,6 @@ from protocol.adapters.names import WEIGHTS_NAME
 from protocol.adapters.rule import (
     FLOATS,
     Doubles,
-    Exponents,
     change,
     fixed_columns,
     fixed_rows,
@@ -163,14 +162,14 @@ class Merge:
             else:
                 yield merge_codes(raw, self._scales(target.scale, first, count), t)
 
-    def _right(self, pair: Pair) -> tuple[Doubles, Exponents]:
+    def _right(self, pair: Pair) -> Doubles:
         # Row by row: the doubles are all that is ever whole.
         values = np.empty(pair.a.shape, np.float64)
         for number in range(len(values)):
             values[number] = self._values(pair.a, number, 1)
         return fixed_columns(values)
 
-    def _left(self, pair: Pair, first: int, count: int) -> tuple[Doubles, Exponents]:
+    def _left(self, pair: Pair, first: int, count: int) -> Doubles:
         return fixed_rows(self._values(pair.b, first, count).reshape(count, -1))
 
     def _values(self, factor: Tensor, first: int, count: int) -> Doubles:

@@ -1,16 +1,15 @@
 """The merge rule, version 1 (`names.RULE`): what W + scale * B A is, to the bit, on every machine. Pure, on arrays.
 
-    b[i,k] = rint(B[i,k] * 2^(22 - e_i))    e_i: smallest with |B[i,k]| < 2^e_i for all k     |b| <= 2^22
-    a[k,j] = rint(A[k,j] * 2^(22 - f_j))    f_j: smallest with |A[k,j]| < 2^f_j for all k     |a| <= 2^22
-    s[i,j] = sum over k of b[i,k] * a[k,j]                                                    |s| <= 2^52
-    t[i,j] = scale * (s[i,j] * 2^(e_i + f_j - 44))
+    b[i,k] = rint(B[i,k] * 2^(22 - e_i)) * 2^(e_i - 22)    e_i: smallest with |B[i,k]| < 2^e_i for all k
+    a[k,j] = rint(A[k,j] * 2^(22 - f_j)) * 2^(f_j - 22)    f_j: smallest with |A[k,j]| < 2^f_j for all k
+    t[i,j] = scale * (sum over k of b[i,k] * a[k,j])
     floats W'[i,j] = round(W[i,j] + t[i,j])            int8 q'[i,j] = clip(rint(q[i,j] + t[i,j] / scale_i), -128, 127)
 
-Everything is IEEE 754 double, rounded to nearest even. The sum is of integers with at most 256 terms, so it and all
-its partial sums are exact: the order of summation, fused operations and the matrix library do not matter, and it may
-be computed by any of them. All else is one operation an element: product with the scale, division, sum. `round` goes
-to the weight's own type in one rounding, also into its subnormal numbers. Where t is zero, and where W is not finite,
-the bits stay what they were. What would become infinite is refused.
+Everything is IEEE 754 double, rounded to nearest even. In units of 2^(e_i + f_j - 44) the sum is one of integers below
+2^44, at most 256 of them: it and all its partial sums are exact. So the order of summation, fused operations and the
+matrix library do not matter, and it may be computed by any of them. All else is one operation an element: product with
+the scale, division, sum. `round` goes to the weight's own type in one rounding, also into its subnormal numbers. Where
+t is zero, and where W is not finite, the bits stay what they were. What would become infinite is refused.
 
 Against exact arithmetic a factor is off by at most 2^-23 of the largest in its row of B or column of A: far below what
 bfloat16 can hold.
@@ -24,12 +23,14 @@ from protocol.adapters.errors import AdapterError
 
 _BITS = 22
 assert RANK_MAX << (2 * _BITS) <= 1 << 52
+_PRODUCT_SIZE = 1 << 18  # multiplications at once: OpenBLAS wakes threads for more, which here cost more than they give
 
 Doubles = NDArray[np.float64]
-Exponents = NDArray[np.int32]
+_Bits = NDArray[np.unsignedinteger]
 
 FLOATS = {"BF16": "<u2", "F16": "<u2", "F32": "<u4"}
 """Types of weights, factors and scales, with how their bits are read."""
+_EXPONENTS = {"BF16": 0x7F80, "F16": 0x7C00, "F32": 0x7F800000}
 
 
 def widen(raw: bytes, dtype: str) -> Doubles:
@@ -39,8 +40,8 @@ def widen(raw: bytes, dtype: str) -> Doubles:
     return np.frombuffer(raw, "<f2" if dtype == "F16" else "<f4").astype(np.float64)
 
 
-def fixed_rows(values: Doubles) -> tuple[Doubles, Exponents]:
-    """Make integers b (as doubles, in the same array) of a block of B; returns them with e: a row shares one.
+def fixed_rows(values: Doubles) -> Doubles:
+    """Make b of a block of B, in the same array.
 
     Raises:
         AdapterError: a value is not finite.
@@ -48,39 +49,46 @@ def fixed_rows(values: Doubles) -> tuple[Doubles, Exponents]:
     top = np.abs(values).max(axis=1, initial=0.0)
     if not np.isfinite(top).all():
         raise AdapterError("the adapter holds values that are not finite", hint="its training has failed")
-    exponents = np.frexp(top)[1].astype(np.int32)
-    np.ldexp(values, np.int32(_BITS) - exponents[:, None], out=values)
-    return np.rint(values, out=values), exponents
+    exponents = np.frexp(top)[1].astype(np.int32)[:, None] - np.int32(_BITS)
+    np.ldexp(values, -exponents, out=values)
+    np.rint(values, out=values)
+    np.ldexp(values, exponents, out=values)
+    return values
 
 
-def fixed_columns(values: Doubles) -> tuple[Doubles, Exponents]:
-    """Make integers a (as doubles, in the same array) of A; returns them with f: a column shares one."""
-    codes, exponents = fixed_rows(values.T)
-    return codes.T, exponents
+def fixed_columns(values: Doubles) -> Doubles:
+    """Make a of A, in the same array. See `fixed_rows`."""
+    return fixed_rows(values.T).T
 
 
-def change(left: tuple[Doubles, Exponents], right: tuple[Doubles, Exponents], scale: float) -> Doubles:
-    """Return t for rows of B, as `fixed_rows` made them, and A, as `fixed_columns` did."""
-    sums = left[0] @ right[0]
-    exponents = left[1][:, None] + right[1][None, :] - np.int32(2 * _BITS)
-    return np.asarray(np.ldexp(sums, exponents) * scale)
+def change(left: Doubles, right: Doubles, scale: float) -> Doubles:
+    """Return t for b, as `fixed_rows` made it, and a, as `fixed_columns` did."""
+    rows, columns, rank = len(left), right.shape[1], right.shape[0]
+    t = np.empty((rows, columns))
+    width = min(columns, max(1, _PRODUCT_SIZE // (2 * rank)))
+    height = max(2, _PRODUCT_SIZE // (rank * width))
+    for i in range(0, rows, height):
+        for j in range(0, columns, width):
+            np.matmul(left[i : i + height], right[:, j : j + width], out=t[i : i + height, j : j + width])
+    return np.multiply(t, scale, out=t)
 
 
 def merge_floats(raw: bytes, dtype: str, t: Doubles) -> bytes:
-    """Return the bytes of W' for those of W, little-endian floats in t's order.
+    """Return the bytes of W' for those of W, little-endian floats in t's order; t is used up.
 
     Raises:
         AdapterError: a weight would become infinite.
     """
-    old = np.frombuffer(raw, FLOATS[dtype])
-    weights = widen(raw, dtype)
-    is_kept = (t.reshape(-1) == 0) | ~np.isfinite(weights)
+    old, sums = np.frombuffer(raw, FLOATS[dtype]), t.reshape(-1)
+    is_kept = sums == 0
+    is_kept |= ~_are_finite(old, dtype)
     with np.errstate(all="ignore"):
-        sums = np.where(is_kept, 0.0, weights + t.reshape(-1))
+        sums += widen(raw, dtype)
         new = _rounded(sums, dtype)
-    if not np.isfinite(widen(new.tobytes(), dtype)).all():
+    np.copyto(new, old, where=is_kept)
+    if not (_are_finite(new, dtype) | is_kept).all():
         raise AdapterError("a merged weight would be infinite", hint="the adapter is not of this base")
-    return np.where(is_kept, old, new).astype(FLOATS[dtype]).tobytes()
+    return new.tobytes()
 
 
 def merge_codes(raw: bytes, scales: Doubles, t: Doubles) -> bytes:
@@ -96,14 +104,26 @@ def merge_codes(raw: bytes, scales: Doubles, t: Doubles) -> bytes:
     return np.where(t == 0, old, new).tobytes()
 
 
-def _rounded(values: Doubles, dtype: str) -> NDArray[np.unsignedinteger]:
+def _are_finite(bits: _Bits, dtype: str) -> NDArray[np.bool_]:
+    exponent = bits.dtype.type(_EXPONENTS[dtype])
+    return np.asarray((bits & exponent) != exponent)
+
+
+def _rounded(values: Doubles, dtype: str) -> _Bits:
     """Round doubles to the nearest float of a type, ties to even; returns its bits."""
     if dtype == "F32":
         return values.astype("<f4").view("<u4")
-    odd = _to_odd(values)
     if dtype == "F16":
-        return odd.view(np.float32).astype("<f2").view("<u2")
-    return ((odd + np.uint32(0x7FFF) + ((odd >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)).astype("<u2")
+        return _to_odd(values).view(np.float32).astype("<f2").view("<u2")
+    single = values.astype(np.float32).view(np.uint32)
+    # Rounding twice differs from rounding once only where the first one ended right between two results.
+    ties = np.flatnonzero((single & np.uint32(0xFFFF)) == np.uint32(0x8000))
+    single[ties] = _to_odd(values[ties])
+    odd_bit = (single >> np.uint32(16)) & np.uint32(1)
+    single += odd_bit
+    single += np.uint32(0x7FFF)
+    single >>= np.uint32(16)
+    return single.astype("<u2")
 
 
 def _to_odd(values: Doubles) -> NDArray[np.uint32]:

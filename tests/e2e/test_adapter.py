@@ -43,7 +43,7 @@ class Mission:
         )
         profile = str(self.rehearsal.directory / "profile.yaml")
         words = self.rehearsal.uplink_command("--profile", profile, "--json")[1:]
-        flown = json.loads(self.rehearsal.skyload(*words, timeout_s=120))
+        flown = json.loads(self.rehearsal.skyload(*words, timeout_s=400))
         assert flown["state"] == "confirmed"
         return staged
 
@@ -64,7 +64,7 @@ def read(directory):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("is_real", [False, True])
 def test_an_adapter_flies_serves_and_is_merged(tmp_path, is_real):
     mission = Mission(tmp_path, is_real=is_real)
