@@ -218,7 +218,7 @@ class GroundStation:
         item = self._store.item(run.handle)
         self.sent.symbols += run.count
         if item.bundle is not None:
-            self._note_used(run)  # metadata is so small that it goes round: its lane starts over
+            self._note_used(run, item.layout.symbols_of(run.block))  # metadata is so small that it goes round
         first = Frame(
             kind=best_kind(),
             handle=run.handle,
@@ -232,10 +232,16 @@ class GroundStation:
             self._send(data, now)
             self._pacer.spend(len(data))
 
-    def _note_used(self, run: SymbolRun) -> None:
-        """ESIs of a station only rise: one that is lower than an earlier one was used before."""
+    def _note_used(self, run: SymbolRun, num_source: int) -> None:
+        """ESIs of a station only rise: one that is lower than an earlier one was used before.
+
+        Unless all of the lane was: whom nobody answers for contacts on end starts over, the receiver lacking it or not.
+        """
+        lane = Lane(index=self.number, count=self._lanes)
         key = run.handle, run.block
         used = self._used.get(key, 0)
+        if lane.at_or_after(used) >= lane.end_esi(num_source):
+            used = self._used[key] = 0
         if run.first_esi < used:
             self.sent.repeated += min(used, run.first_esi + run.count) - run.first_esi
         self._used[key] = max(used, run.first_esi + run.count)

@@ -3,9 +3,9 @@
 ESIs are cut into stripes of 64. With n lanes, lane i owns every stripe whose number is i modulo n: lanes are disjoint,
 together they are all ESIs, and one lane alone is all of them in order.
 
-Making a repair symbol costs time and memory that rise with its ESI, so a lane ends where each has three times the
-block to itself, enough for a link that loses two in three; then it starts over: a repeated symbol helps a receiver
-that lacks it.
+Making a repair symbol costs time and memory that rise with its ESI, so lanes end: where each has three times the block
+to itself, enough for a link that loses two in three, or where one lane alone would end, whichever is later, since a
+station that nobody answers goes on for contacts. Then it starts over: a repeated symbol helps a receiver that lacks it.
 """
 
 from dataclasses import dataclass
@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from protocol.limits import ESI_MAX, STATIONS_MAX
 
 STRIPE = 64
-_SPARE_ALONE = 60_000  # repair symbols of a lane that has no neighbours: 75 MB, made in a quarter of a second
+_SPARE_ALONE = 60_000  # repair symbols of all lanes together: 75 MB, made in a quarter of a second
 _BLOCKS_PER_LANE = 3
-_STRIPES_MIN = 16  # small objects, such as metadata, are repeated often
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +41,8 @@ class Lane:
         """Where the lanes of a block of so many source symbols end: ESIs are below."""
         if self.count == 1:
             return min(num_source + _SPARE_ALONE, ESI_MAX + 1)
-        stripes = max(_STRIPES_MIN, -(-_BLOCKS_PER_LANE * num_source // STRIPE))
         turn = self.count * STRIPE
+        stripes = max(-(-_BLOCKS_PER_LANE * num_source // STRIPE), (num_source + _SPARE_ALONE) // turn)
         return min(stripes * turn, (ESI_MAX + 1) // turn * turn)
 
     def owns(self, esi: int) -> bool:

@@ -232,6 +232,14 @@ def test_stations_that_begin_at_once_far_from_their_reports_do_not_all_send_the_
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_station_that_nobody_answers_for_contacts_sends_no_symbol_twice_before_its_lane_ends(tmp_path):
+    done = simulate("--missions", "1", "--seed", "124", "--json", cwd=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
 def test_a_mission_that_fails_says_how_to_repeat_it(tmp_path):
     broken = tmp_path / "broken.py"
     broken.write_text("import sys; sys.exit(3)")

@@ -56,6 +56,7 @@ def test_a_lane_holds_a_block_three_times_before_it_starts_over(lane, num_source
     end = lane.end_esi(num_source)
 
     assert lane.num_below(end) >= 3 * num_source
+    assert end > num_source + 60_000 - lane.count * STRIPE  # stations are not worse off than one alone, all together
     assert end <= ESI_MAX + 1
     assert end <= max(num_source + 60_000, lane.count * max(3 * num_source + STRIPE, 1024))
 
