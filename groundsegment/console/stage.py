@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from groundsegment.staging.staging import OnProgress
 
 _UNITS = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "kb": 1000, "mb": 1000**2}
+_WORKERS_MAX = 8  # unless asked for: with them the packer stays below 1 GB
 _SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*")
 
 
@@ -78,7 +79,9 @@ def stage(
             "--floor", min=0, max=2**53, help="Once confirmed, no release of a smaller sequence may serve again."
         ),
     ] = 0,
-    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Packing processes; one per CPU.")] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Packing processes, 0.1 GB each; one per CPU, at most 8.")
+    ] = None,
     executor: Annotated[
         str | None,
         typer.Option(
@@ -180,7 +183,7 @@ def stage(
         beside=beside,
         symbol_size=symbol_size,
         floor=floor,
-        workers=Workers(count=workers or os.cpu_count() or 1),
+        workers=Workers(count=workers or min(os.cpu_count() or 1, _WORKERS_MAX)),
         forbid_full_fallback=forbid_full_fallback,
         adapter=None if adapter is None else _parse_adapter_use(adapter),
     )
