@@ -122,7 +122,7 @@ class Shift:
         half = 1 << (FRACTION_BITS - 1)
         return (self.factor[:, None] * codes + (self.offset + half)[:, None]) >> FRACTION_BITS
 
-    def take(self, groups: NDArray[np.intp]) -> "Shift":
+    def take(self, groups: NDArray[np.intp] | slice) -> "Shift":
         """Return those of some groups."""
         return Shift(self.factor[groups], self.offset[groups])
 

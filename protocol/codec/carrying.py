@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from protocol.codec import cells, grouped
 from protocol.codec.affine import Shift
 
-KINDS = 3
+_CHUNK_GROUPS = 2048  # codes are 64 bits wide while they move: a whole segment of them would take 60 MB at a time
 Bytes = NDArray[np.uint8]
 
 
@@ -55,12 +55,16 @@ class Change:
             code_max: highest code.
             is_packed: whether a byte of the rows holds two codes.
         """
-        if not self.moving.size:
-            return
-        moving = grouped.take_rows(rows, self.moving)
-        if is_packed:
-            low, high = cells.split(moving.reshape(-1)).reshape(2, *moving.shape)
-            landed = np.stack([self.shift.apply(low, code_max), self.shift.apply(high, code_max)])
-            grouped.put_rows(rows, self.moving, cells.join(landed.reshape(-1)).reshape(moving.shape))
-        else:
-            grouped.put_rows(rows, self.moving, self.shift.apply(moving, code_max))
+        for start in range(0, self.moving.size, _CHUNK_GROUPS):
+            chunk = slice(start, start + _CHUNK_GROUPS)
+            _carry(rows, self.moving[chunk], self.shift.take(chunk), code_max, is_packed)
+
+
+def _carry(rows: Bytes, groups: NDArray[np.intp], shift: Shift, code_max: int, is_packed: bool) -> None:
+    moving = grouped.take_rows(rows, groups)
+    if is_packed:
+        low, high = cells.split(moving.reshape(-1)).reshape(2, *moving.shape)
+        landed = np.stack([shift.apply(low, code_max), shift.apply(high, code_max)])
+        grouped.put_rows(rows, groups, cells.join(landed.reshape(-1)).reshape(moving.shape))
+    else:
+        grouped.put_rows(rows, groups, shift.apply(moving, code_max))

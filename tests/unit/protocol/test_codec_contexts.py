@@ -30,7 +30,7 @@ def number_of(bits: int, kind: Float) -> Number:
 
 
 @given(kind=st.sampled_from(Float), data=st.data())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_finite_floats_are_taken_apart_exactly(kind: Float, data: st.DataObject) -> None:
     bits = data.draw(st.integers(0, 256**kind.size - 1))
     exponent = bits >> kind.mantissa_bits & (0x1F if kind is Float.F16 else 0xFF)
@@ -40,7 +40,7 @@ def test_finite_floats_are_taken_apart_exactly(kind: Float, data: st.DataObject)
 
 
 @given(first=st.integers(0x0400, 0x7BFF), second=st.integers(0x0400, 0x7BFF))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_ratios_are_exact_to_the_last_bit(first: int, second: int) -> None:
     ratio = int(number_of(first, Float.F16).over(number_of(second, Float.F16))[0])
     exact = math.floor(value_of(first, Float.F16) / value_of(second, Float.F16) * 2**FRACTION_BITS)
@@ -48,7 +48,7 @@ def test_ratios_are_exact_to_the_last_bit(first: int, second: int) -> None:
 
 
 @given(kind=st.sampled_from(Float), data=st.data())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_any_bits_give_a_bounded_ratio(kind: Float, data: st.DataObject) -> None:
     first, second, third = (number_of(data.draw(st.integers(0, 256**kind.size - 1)), kind) for _ in range(3))
     assert abs(int(first.over(second)[0])) <= 2**24
@@ -56,7 +56,7 @@ def test_any_bits_give_a_bounded_ratio(kind: Float, data: st.DataObject) -> None
 
 
 @given(first=st.integers(0, 0x7BFF), second=st.integers(0, 0x7BFF))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_differences_of_like_numbers_are_exact(first: int, second: int) -> None:
     difference = number_of(first, Float.F16).minus(number_of(second, Float.F16))
     if abs((first >> 10) - (second >> 10)) < 12:
@@ -67,7 +67,7 @@ def test_differences_of_like_numbers_are_exact(first: int, second: int) -> None:
 @given(
     factor=st.integers(-(2**24), 2**24), offset=st.integers(-(2**32), 2**32), code_max=st.sampled_from([15, 63, 255])
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_groups_that_do_not_move_are_told_by_their_ends(factor: int, offset: int, code_max: int) -> None:
     shift = Shift(np.array([factor]), np.array([offset]))
     codes = np.arange(code_max + 1, dtype=np.uint8)[None]
@@ -91,7 +91,7 @@ def test_logarithms_are_right_for_every_float16_and_byte() -> None:
 
 
 @given(data=st.binary(min_size=2, max_size=64))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_nibbles_add_and_subtract_modulo_sixteen(data: bytes) -> None:
     first, second = np.frombuffer(data, np.uint8), np.frombuffer(data[::-1], np.uint8)
     total = cells.add(first, second)
@@ -111,7 +111,7 @@ def test_a_code_above_fifteen_is_not_joined() -> None:
 
 
 @given(seed=st.integers(0, 2**32 - 1), num_classes=st.integers(1, 40), width=st.integers(1, 9), is_packed=st.booleans())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_rows_of_any_classes_come_back(seed: int, num_classes: int, width: int, is_packed: bool) -> None:
     rng = np.random.default_rng(seed)
     classes = rng.integers(0, num_classes, 50, np.uint8)

@@ -46,13 +46,13 @@ def layouts(draw: st.DrawFn) -> NibbleLayout:
 
 
 @given(layout=layouts(), seed=st.integers(0, 2**32 - 1))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_any_bytes_of_any_packing_come_back(layout: NibbleLayout, seed: int) -> None:
     come_back(random_extents(layout, np.random.default_rng(seed)), None, layout)
 
 
 @given(layout=layouts(), seed=st.integers(0, 2**32 - 1), share=st.sampled_from([0.0, 0.01, 1.0]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_any_bytes_come_back_from_any_base(layout: NibbleLayout, seed: int, share: float) -> None:
     rng = np.random.default_rng(seed)
     olds = random_extents(layout, rng)
@@ -128,7 +128,7 @@ def test_inputs_are_left_alone() -> None:
 
 
 @given(data=st.data(), packing=st.sampled_from(Packing), base=st.sampled_from(["none", "other", "much the same"]))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_damage_is_a_decode_error_or_other_bytes(data: st.DataObject, packing: Packing, base: str) -> None:
     (others, layout), (news, _) = (Quantized.of(weights(16, 128, seed), 16).pack(packing) for seed in (1, 2))
     same = [np.concatenate([a[: a.size // 2], b[a.size // 2 :]]) for a, b in zip(others, news, strict=True)]
@@ -151,7 +151,7 @@ def test_a_slab_of_another_size_is_refused() -> None:
 
 
 @given(layout=layouts(), share=st.sampled_from([0.0, 0.2, 0.9]), seed=st.integers(0, 2**32 - 1))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_rows_that_did_not_change_are_left_out_whichever_they_are(
     layout: NibbleLayout, share: float, seed: int
 ) -> None:
