@@ -68,7 +68,7 @@ def polished(
     """Move single codes as long as a layer's output error falls."""
     situation = Situation(grid=grid, base=codes, statistics=statistics, new=model.weight)
     for _ in range(num_passes):
-        codes = move_by_layer(situation, codes, 0.0, on_matrix)
+        codes = move_by_layer(situation, codes, 0.0, on_matrix=on_matrix)
     return dict(codes)
 
 

@@ -29,6 +29,7 @@ class Terms:
         hessian: curvature along a row, (C, C), damped.
         price: of a bit in units of each row's loss, (R,).
         bits: of every difference to the base, from -reach to reach.
+        places: bits more for any change, by column and row, (C, R).
         low: smallest code.
         high: largest code.
     """
@@ -38,6 +39,7 @@ class Terms:
     hessian: Tensor
     price: Tensor
     bits: Tensor
+    places: Tensor
     low: int
     high: int
 
@@ -70,15 +72,14 @@ def _settle(codes: Tensor, gradient: Tensor, block: slice, terms: Terms) -> int:
     """Move the codes of some columns, each row its best move first, until none pays; return how many moves."""
     hessian = terms.hessian[block, block]
     rows = torch.arange(codes.shape[1])
-    steps, base, price = terms.steps[block], terms.base[block], terms.price
+    steps, base, places, price = terms.steps[block], terms.base[block], terms.places[block], terms.price
     num_moves = 0
     for _ in range(_MOVES_MAX):
         if len(rows) == codes.shape[1]:
-            move, gain = _best_moves(codes, gradient, steps, base, price, hessian, terms)
+            move, gain = _best_moves(codes, gradient, steps, base, places, price, hessian, terms)
         else:
-            move, gain = _best_moves(
-                codes[:, rows], gradient[:, rows], steps[:, rows], base[:, rows], price[rows], hessian, terms
-            )
+            here = codes[:, rows], gradient[:, rows], steps[:, rows], base[:, rows], places[:, rows]
+            move, gain = _best_moves(here[0], here[1], here[2], here[3], here[4], price[rows], hessian, terms)
         most, column = gain.max(dim=0)
         pays = most > 0
         if not bool(pays.any()):
@@ -92,18 +93,29 @@ def _settle(codes: Tensor, gradient: Tensor, block: slice, terms: Terms) -> int:
 
 
 def _best_moves(
-    codes: Tensor, gradient: Tensor, steps: Tensor, base: Tensor, price: Tensor, hessian: Tensor, terms: Terms
+    codes: Tensor,
+    gradient: Tensor,
+    steps: Tensor,
+    base: Tensor,
+    places: Tensor,
+    price: Tensor,
+    hessian: Tensor,
+    terms: Terms,
 ) -> tuple[Tensor, Tensor]:
     """Return every code's best move and what it gains."""
     reach = (len(terms.bits) - 1) // 2
     slope = gradient * steps
     curve = torch.diagonal(hessian)[:, None] * steps * steps
     there = codes - base
-    now = price * terms.bits[(there + reach).long()]
+
+    def cost(difference: Tensor) -> Tensor:
+        return price * (terms.bits[(difference + reach).long()] + torch.where(difference == 0, 0.0, places))
+
+    now = cost(there)
     best, most = torch.zeros_like(codes), torch.zeros_like(codes)
     for wanted in (torch.round(-slope / curve), -torch.sign(slope), -there):
         move = torch.clamp(codes + wanted, terms.low, terms.high) - codes
-        gain = now - slope * move - 0.5 * curve * move * move - price * terms.bits[(there + move + reach).long()]
+        gain = now - slope * move - 0.5 * curve * move * move - cost(there + move)
         # A gain must be more than rounding could feign, or two codes could swap for ever.
         better = gain > torch.maximum(most, 1e-6 * (slope * move).abs())
         best, most = torch.where(better, move, best), torch.where(better, gain, most)

@@ -17,7 +17,7 @@ from groundsegment.requantize.descent import Terms, descend
 from groundsegment.requantize.feedback import damped, feed_forward
 from groundsegment.requantize.grid import Codes, Grid
 from groundsegment.requantize.language_model import Statistics
-from groundsegment.requantize.rates import Prices
+from groundsegment.requantize.rates import Prices, Tariff
 
 Weights = Callable[[str], NDArray[np.float32]]
 OnMatrix = Callable[[str], None]
@@ -59,16 +59,31 @@ def calibrate(grid: Grid, new: Weights, statistics: Statistics, on_matrix: OnMat
 
 
 def move_by_layer(
-    situation: Situation, codes: Mapping[str, Codes], price: float, on_matrix: OnMatrix | None = None
+    situation: Situation,
+    codes: Mapping[str, Codes],
+    price: float,
+    *,
+    like: Mapping[str, Codes] | None = None,
+    on_matrix: OnMatrix | None = None,
 ) -> dict[str, Codes]:
-    """Make one pass by each layer's own error: what its outputs lose against the new weights."""
+    """Make one pass by each layer's own error: what its outputs lose against the new weights.
+
+    Args:
+        situation: what stays.
+        codes: to begin with.
+        price: nats a token for a bit.
+        like: codes that say what bits cost; those to begin with if left out.
+        on_matrix: told after each matrix.
+    """
     moved = {}
     for name, prices in _each(situation, codes):
         steps = _across(situation.grid.steps(name, codes[name].shape[1]))
         hessian = damped(situation.statistics.inputs[name])
         start = _across(codes[name])
         gradient = hessian @ (start * steps - _across(situation.new(name)))
-        moved[name] = _pass(situation, name, codes[name], (start, steps, hessian, gradient), prices, price, 1.0)
+        tariff = prices.tariff((like or codes)[name], situation.base[name])
+        moved[name] = _pass(situation, name, (start, steps, hessian, gradient), tariff, price)
+        prices.learn(moved[name], situation.base[name])
         if on_matrix:
             on_matrix(name)
     return moved
@@ -81,6 +96,7 @@ def move_by_model(
     price: float,
     *,
     caution: float,
+    like: Mapping[str, Codes] | None = None,
     on_matrix: OnMatrix | None = None,
 ) -> dict[str, Codes]:
     """Make one pass by the whole model's gradient.
@@ -90,6 +106,7 @@ def move_by_model(
         codes: what the gradients were taken at.
         gradients: of the divergence by the weights, (R, C).
         price: nats a token for a bit.
+        like: codes that say what bits cost; those the gradients were taken at if left out.
         caution: curvature is taken this much larger: all matrices move at once, on gradients of few tokens.
         on_matrix: told after each matrix.
     """
@@ -100,7 +117,9 @@ def move_by_model(
         rows = caution * _sensitivity(situation.statistics, name)
         gradient = (gradients[name] / rows[:, None]).T.contiguous()
         parts = (_across(codes[name]), steps, hessian, gradient)
-        moved[name] = _pass(situation, name, codes[name], parts, prices, price, caution)
+        tariff = prices.tariff((like or codes)[name], situation.base[name])
+        moved[name] = _pass(situation, name, parts, tariff, price / caution)
+        prices.learn(moved[name], situation.base[name])
         if on_matrix:
             on_matrix(name)
     return moved
@@ -113,29 +132,22 @@ def _each(situation: Situation, codes: Mapping[str, Codes]) -> Iterator[tuple[st
 
 
 def _pass(
-    situation: Situation,
-    name: str,
-    codes: Codes,
-    parts: tuple[Tensor, Tensor, Tensor, Tensor],
-    prices: Prices,
-    price: float,
-    caution: float,
+    situation: Situation, name: str, parts: tuple[Tensor, Tensor, Tensor, Tensor], tariff: Tariff, price: float
 ) -> Codes:
     start, steps, hessian, gradient = parts
-    base = situation.base[name]
+    places = torch.from_numpy(tariff.columns)[:, None] + torch.from_numpy(tariff.rows)
     terms = Terms(
-        base=_across(base),
+        base=_across(situation.base[name]),
         steps=steps,
         hessian=hessian,
-        price=price / (caution * _sensitivity(situation.statistics, name)),
-        bits=torch.from_numpy(prices.table(codes, base)),
+        price=price / _sensitivity(situation.statistics, name),
+        bits=torch.from_numpy(tariff.bits),
+        places=places,
         low=situation.grid.low,
         high=situation.grid.high,
     )
     descend(start, gradient, terms)
-    moved = _codes(start)
-    prices.learn(moved, base)
-    return moved
+    return _codes(start)
 
 
 def _sensitivity(statistics: Statistics, name: str) -> Tensor:

@@ -127,9 +127,15 @@ class Walk:
         gradients, divergence = model.lean(list(at.codes), text.sequences, text.teacher, on_tokens=on_tokens)
         return Lean(at=at, gradients=gradients, divergence=divergence)
 
-    def at_price(self, lean: Lean, *, price: float) -> Step:
-        """Move what pays at a price; a higher price than before takes moves back."""
-        codes = self._move(lean, lean.at.codes, price)
+    def at_price(self, lean: Lean, *, price: float, like: Step | None = None) -> Step:
+        """Move what pays at a price; a higher price than before takes moves back.
+
+        Args:
+            lean: what moves gain.
+            price: of a bit.
+            like: a step whose changes say what bits cost; where the gradient is from if left out.
+        """
+        codes = self._move(lean, lean.at.codes, price, like.candidate.codes if like else None)
         candidate = Candidate(grid=lean.at.grid, codes=codes, others=self._work.others_worth(self._statistics, price))
         self.price = price
         return Step(candidate=candidate, price=price, size_bytes=self._work.size_bytes(candidate))
@@ -139,9 +145,9 @@ class Walk:
         if not size_bytes:
             return self._nothing()
         price = self._guess(lean, size_bytes)
-        fitting = None
+        fitting, step = None, None
         for _ in range(_TRIES):
-            step = self.at_price(lean, price=price)
+            step = self.at_price(lean, price=price, like=step)
             if step.size_bytes <= size_bytes:
                 if fitting is None or step.size_bytes > fitting.size_bytes:
                     fitting = step
@@ -173,10 +179,12 @@ class Walk:
             price *= factor if is_above else 1 / factor
         return price
 
-    def _move(self, lean: Lean, codes: Mapping[str, Codes], price: float) -> dict[str, Codes]:
+    def _move(
+        self, lean: Lean, codes: Mapping[str, Codes], price: float, like: Mapping[str, Codes] | None = None
+    ) -> dict[str, Codes]:
         if lean.gradients is None:
-            return move_by_layer(self._situation, codes, price)
-        return move_by_model(self._situation, codes, lean.gradients, price, caution=self.caution)
+            return move_by_layer(self._situation, codes, price, like=like)
+        return move_by_model(self._situation, codes, lean.gradients, price, caution=self.caution, like=like)
 
 
 def _correction(size: float, wanted: float) -> float:

@@ -40,10 +40,18 @@ def output_error(codes, steps, weights, hessian):
     return float((error * (hessian @ error)).sum())
 
 
-def terms(base, steps, hessian, price=0.0, bits=None):
-    bits = Prices(4).table(np.zeros((2, 2), np.int8), np.zeros((2, 2), np.int8)) if bits is None else bits
-    price = torch.full((base.shape[1],), price)
-    return Terms(base=base, steps=steps, hessian=hessian, price=price, bits=torch.from_numpy(bits), low=LOW, high=HIGH)
+def terms(base, steps, hessian, price=0.0):
+    nothing = np.zeros((2, 2), np.int8)
+    return Terms(
+        base=base,
+        steps=steps,
+        hessian=hessian,
+        price=torch.full((base.shape[1],), price),
+        bits=torch.from_numpy(Prices(4).tariff(nothing, nothing).bits),
+        places=torch.zeros_like(base),
+        low=LOW,
+        high=HIGH,
+    )
 
 
 def test_feedback_over_independent_inputs_is_rounding_to_nearest():
@@ -147,11 +155,26 @@ def test_the_estimate_is_what_the_coder_makes_of_it(share):
     assert 0.93 < delta_bytes({"w": new}, {"w": old}) / len(coded.data) < 1.02
 
 
+def test_changes_that_keep_to_busy_rows_and_columns_cost_less():
+    rng = np.random.default_rng(0)
+    old = np.zeros((512, 512), np.int8)
+    anywhere, gathered = old.copy(), old.copy()
+    anywhere.ravel()[rng.choice(old.size, 4000, replace=False)] = 1
+    places = rng.choice(64 * 128, 4000, replace=False)
+    gathered[8 * (places // 128), 4 * (places % 128)] = 1
+
+    tariff = Prices(4).tariff(gathered, old)
+
+    assert tariff.rows[0] < -2 < 1 < tariff.rows[1]
+    assert tariff.columns[0] < -1 < 1 < tariff.columns[1]
+    assert delta_bytes({"w": gathered}, {"w": old}) < 0.6 * delta_bytes({"w": anywhere}, {"w": old})
+
+
 def test_a_rare_difference_costs_more_and_no_difference_is_free():
     old = np.zeros((64, 64), np.int8)
     new = old.copy()
     new[0, :8], new[1, 0] = 1, 3
-    bits = Prices(4).table(new, old)
+    bits = Prices(4).tariff(new, old).bits
 
     assert delta_bytes({"w": old}, {"w": old}) == 0
     assert bits[15] < 0.1 < bits[16] < bits[18] < bits[15 - 3]
