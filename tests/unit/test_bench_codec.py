@@ -155,6 +155,7 @@ def test_no_paragraph_is_both_trained_on_and_held_out(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)  # importing torch alone may take long on a busy machine
 def test_a_training_that_was_interrupted_ends_as_if_it_had_not_been(tmp_path):
     torch = pytest.importorskip("torch")
     from bench.codec import training
