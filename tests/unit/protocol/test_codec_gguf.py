@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol.codec import gguf
+from protocol.codec.carrying import Change
 from protocol.codec.gguf import BlockType, GgufLayout
 from protocol.codec.gguf_blocks import FORMATS, Fields, join_blocks, split_blocks
 from protocol.errors import DecodeError
@@ -87,8 +88,11 @@ def test_fields_mean_what_ggml_says(block_type: BlockType) -> None:
     np.testing.assert_allclose(meant, said.reshape(-1), rtol=1e-5, atol=1e-5)
 
 
-def quantize(matrix: np.ndarray, block_type: BlockType) -> np.ndarray:
-    """Round a matrix to blocks: grids from the smallest to the largest weight of each group, factors by their share."""
+def quantize(matrix: np.ndarray, block_type: BlockType, stretch: float = 1.0) -> np.ndarray:
+    """Round a matrix to blocks: grids from the smallest to the largest weight of each group, factors by their share.
+
+    Stretched, the grid is wider than it need be.
+    """
     facts = FORMATS[block_type]
     groups = matrix.reshape(-1, facts.num_groups, facts.num_values // facts.num_groups)
     if facts.has_minima:
@@ -96,6 +100,7 @@ def quantize(matrix: np.ndarray, block_type: BlockType) -> np.ndarray:
         minima = groups.min(axis=2) if facts.num_groups == 1 else -groups.min(axis=2)
     else:
         steps, minima = np.abs(groups).max(axis=2) / (facts.middle - 1), np.zeros(groups.shape[:2])
+    steps, minima = steps * stretch, minima * stretch
     factor_max = 63 if facts.has_minima else 127
     scales = (steps.max(axis=1) / (factor_max if facts.has_factors else 1)).astype(np.float16)
     floors = (minima.max(axis=1) / (63 if facts.has_min_factors else 1)).astype(np.float16)
@@ -201,8 +206,20 @@ def test_rows_that_did_not_change_cost_a_bit_each() -> None:
     old = quantize(weights(2048, 64, 1), BlockType.Q8_0).reshape(2048, -1)
     new = old.copy()
     new[::50] = quantize(weights(41, 64, 2), BlockType.Q8_0).reshape(41, -1)
-    layout = GgufLayout(block_type=BlockType.Q8_0, columns=64)
-    assert come_back(new.reshape(-1), old.reshape(-1), layout) < new[::50].size + 2048 // 8
+    size = come_back(new.reshape(-1), old.reshape(-1), GgufLayout(block_type=BlockType.Q8_0, columns=64))
+    assert size < new[::50].size + 2048 // 8
+    assert size < come_back(new.reshape(-1), old.reshape(-1), GgufLayout(block_type=BlockType.Q8_0))
+
+
+@pytest.mark.parametrize("block_type", BlockType)
+def test_codes_land_where_new_scales_put_them(block_type: BlockType) -> None:
+    matrix = weights(64, 1024, 1)
+    old, new = quantize(matrix, block_type), quantize(matrix, block_type, 1.4)
+    layout = GgufLayout(block_type=block_type, columns=1024)
+    size = come_back(new, old, layout)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Change, "carry", lambda *_, **__: None)
+        assert size < 0.7 * come_back(new, old, layout)
 
 
 @pytest.mark.parametrize("block_type", BlockType)
