@@ -219,7 +219,8 @@ def test_codes_land_where_new_scales_put_them(block_type: BlockType) -> None:
     size = come_back(new, old, layout)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Change, "carry", lambda *_, **__: None)
-        assert size < 0.7 * come_back(new, old, layout)
+        # Carried by the factor alone, without the offset: 0.499, 0.39, 0.218 and 0.2 at best.
+        assert size < {4: 0.49, 5: 0.37, 6: 0.214, 8: 0.185}[FORMATS[block_type].bits] * come_back(new, old, layout)
 
 
 @pytest.mark.parametrize("block_type", BlockType)
