@@ -27,7 +27,6 @@ from groundsegment.staging.base import (
     AUTO,
     CURRENT,
     NONE,
-    Candidate,
     ChosenBase,
     HashedRelease,
     candidates,
@@ -38,7 +37,6 @@ from groundsegment.staging.base import (
 )
 from groundsegment.staging.records import StageOptions
 from protocol.adapters import base_note
-from protocol.adapters.errors import AdapterError
 from protocol.adapters.names import NOTE_NAME
 from protocol.manifest import AdapterEntry, AdapterUse, FileEntry, release_digest
 
@@ -115,7 +113,7 @@ def choose_adapter(depot: Depot, path: Path, options: StageOptions, on_bytes: On
     source = scan_adapter(path)
     base = _choose_base(depot, source, options, on_bytes)
     assert base.release is not None
-    known = [_model_of(depot, candidate).digest_start for candidate in candidates(depot, options.satellite)]
+    known = [candidate.digest_start for candidate in candidates(depot, options.satellite)]
     make = _merged if options.adapter is AdapterUse.MERGE else _beside
     choice = make(depot, source, base, base.release, options, on_bytes)
     is_known = not known or any(base.release.digest.startswith(digest_start) for digest_start in known)
@@ -187,7 +185,7 @@ def _choose_base(depot: Depot, source: AdapterSource, options: StageOptions, on_
     known = candidates(depot, options.satellite)
     refused: list[str] = []
     for candidate in known if options.base == AUTO else known[:1]:
-        base = open_candidate(depot, _model_of(depot, candidate), on_bytes)
+        base = open_candidate(depot, candidate, on_bytes)
         if base.release is None:
             refused.append(base.reason)
             continue
@@ -206,18 +204,6 @@ def _fitting(source: AdapterSource, base: ChosenBase) -> ChosenBase:
         raise InputError(f"{base.release.source.path}: a GGUF file, which takes no adapter", hint=hint)
     check_fits(source, base.release.paths)
     return base
-
-
-def _model_of(depot: Depot, candidate: Candidate) -> Candidate:
-    """Return the base of a release that is itself an adapter served beside one: it is on board with it."""
-    known = depot.find_release(candidate.digest_start)
-    if known is None:
-        return candidate
-    try:
-        digest = base_note.decode((known.path / NOTE_NAME).read_bytes())
-    except (OSError, AdapterError):
-        return candidate
-    return replace(candidate, digest_start=digest, known_by=f"the base of {known.name}, {candidate.known_by}")
 
 
 def _directory(depot: Depot, digest: bytes) -> Path:

@@ -11,7 +11,11 @@ from groundsegment.depot.depot import Depot
 from groundsegment.depot.records import FlightState, Update
 from groundsegment.errors import GroundError, InputError
 from groundsegment.models.release import ReleaseSource, digest_files, scan_release
+from protocol.adapters import base_note
+from protocol.adapters.errors import AdapterError
+from protocol.adapters.names import NOTE_NAME
 from protocol.errors import DecodeError
+from protocol.frame import HANDLE_SIZE
 from protocol.manifest import FileEntry, Manifest, release_digest
 from protocol.report import NO_HANDLE, Reason, Report, UpdateState
 
@@ -105,7 +109,8 @@ def candidates(depot: Depot, satellite: str) -> tuple[Candidate, ...]:
     """Releases that a satellite should have, the one that serves first; none before its first report.
 
     Besides the serving one that is the one confirmed last before it: a satellite keeps it to go back to, unless a
-    floor forbids it. What an update found missing or damaged is of no use until another update brought it again.
+    floor forbids it. In an adapter's place comes the base that it is served with. What an update found missing or
+    damaged is of no use until another update brought it again.
     """
     received = depot.journal.last_report(satellite)
     if received is None or received.report.serving == NO_HANDLE:
@@ -123,10 +128,13 @@ def candidates(depot: Depot, satellite: str) -> tuple[Candidate, ...]:
         Candidate(digest_start=update.release_digest, known_by=f"which {satellite} confirmed before and keeps")
         for update in others[:1]
     ]
+    models: dict[bytes, Candidate] = {}
+    for candidate in (_model_of(depot, candidate) for candidate in found):
+        models.setdefault(candidate.digest_start[:HANDLE_SIZE], candidate)
     troubles = _troubles(depot, satellite, received.report)
     return tuple(
         replace(candidate, trouble=words) if (words := _trouble_of(candidate, troubles)) else candidate
-        for candidate in found
+        for candidate in models.values()
     )
 
 
@@ -146,6 +154,18 @@ def open_candidate(depot: Depot, candidate: Candidate, on_bytes: Callable[[int],
     if release.digest != known.digest:
         return ChosenBase(release=None, reason=f"{what}: its files have changed since")
     return ChosenBase(release=release, reason=f"base {what}")
+
+
+def _model_of(depot: Depot, candidate: Candidate) -> Candidate:
+    """Return the base of a release that is itself an adapter served beside one: it is on board with it."""
+    known = depot.find_release(candidate.digest_start)
+    if known is None:
+        return candidate
+    try:
+        digest = base_note.decode((known.path / NOTE_NAME).read_bytes())
+    except (OSError, AdapterError):
+        return candidate
+    return replace(candidate, digest_start=digest, known_by=f"the base of {known.name}, {candidate.known_by}")
 
 
 def why_no_candidates(depot: Depot, satellite: str) -> str:

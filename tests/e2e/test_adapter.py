@@ -30,7 +30,7 @@ class Mission:
         self.rehearsal.provision(self.base, "base")
         write_json(self.rehearsal.directory / "profile.yaml", PROFILE)
         write_json(self.rehearsal.directory / "questions.json", [QUESTION])
-        self.rehearsal.start_satellite(wait_for_model=True)
+        self.rehearsal.start_satellite(wait_for_model=True, timeout_s=400)
         self.rehearsal.start_link(str(self.rehearsal.directory / "profile.yaml"), seed=1)
 
     def fly(self, *words):

@@ -103,6 +103,17 @@ def test_a_base_that_nobody_staged_is_known_after_its_first_adapter(ground):
     assert run_json("lora", "--no-canary")["base_digest"] == first["base_digest"]
 
 
+def test_a_model_after_an_adapter_builds_on_the_base_of_that(ground):
+    first = run_json("lora", "--base", "v1", "--no-canary")
+    report_serving(first["release_digest"], accepted=1)
+    make_tiny_qwen2(ground / "v2", seed=1, nudge=0.001)
+    staged = run_json("v2", "--no-canary", "--base", "current")
+    assert staged["base_digest"] == first["base_digest"]
+    assert "the base of lora" in staged["base_reason"]
+    make_tiny_qwen2(ground / "v3", seed=1, nudge=0.002)
+    assert not [words for words in run_json("v3", "--base", "v1", "--dry-run")["warnings"] if "on board" in words]
+
+
 def test_an_int8_base_is_merged_on_its_grid(ground):
     quantize(plan_quantize(scan_release(ground / "v1"), format_name="int8"), ground / "int8")
     staged = run_json("lora", "--base", "int8", "--adapter", "merge", "--no-canary")

@@ -1,5 +1,6 @@
 """A merged release is what the rule says, file by file, from any base that has a rule; others are refused."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -11,7 +12,15 @@ from protocol.adapters import rule
 from protocol.adapters.errors import AdapterError
 from protocol.adapters.header import read_tensors
 from protocol.adapters.merge import Adapter, Merge, find_targets
-from tests.fakes.adapters import bytes_source, file_source, make_tiny_adapter
+from protocol.adapters.names import RULE
+from tests.fakes.adapters import (
+    bytes_source,
+    file_source,
+    make_tiny_adapter,
+    merged_files,
+    smallest_adapter,
+    smallest_release,
+)
 from tests.fakes.models import make_tiny_qwen2, write_json, write_safetensors
 
 
@@ -74,6 +83,16 @@ def test_weights_of_the_layers_are_merged_and_every_other_byte_stays(tmp_path, b
         got = rule.widen(new[name][1], "BF16")
         assert (np.abs(got - exact) <= np.abs(exact) * 2.0**-8 + 1e-9).all(), name
         assert (got != rule.widen(raw, "BF16")).mean() > 0.5, name
+
+
+def test_the_rule_is_pinned():
+    """A difference here is another rule: it needs another number, and what flies under this one must not change."""
+    files = merged_files(smallest_adapter(), smallest_release())
+    assert RULE == 1
+    assert (
+        hashlib.sha256(files["model.safetensors"]).hexdigest()
+        == "7db134b91a6e3e0bd04a476d239fe92f7cfcd7534933db24168bf0a3433f40f9"
+    )
 
 
 def test_the_size_of_a_block_does_not_matter(tmp_path, base, monkeypatch):
