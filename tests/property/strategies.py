@@ -2,11 +2,21 @@
 
 from hypothesis import strategies as st
 
+from protocol.adapters.names import CONFIG_NAME, NOTE_NAME, WEIGHTS_NAME
 from protocol.bundle import BundleHeader
 from protocol.command import Command, Operation
 from protocol.frame import HANDLE_SIZE, SEQUENCE_MAX, Frame, FrameKind
 from protocol.limits import BLOCKS_MAX, ESI_MAX, STATIONS_MAX, SYMBOLS_MAX
-from protocol.manifest import BundleEntry, Canary, CanaryPrompt, FileEntry, Manifest, release_digest
+from protocol.manifest import (
+    AdapterEntry,
+    AdapterUse,
+    BundleEntry,
+    Canary,
+    CanaryPrompt,
+    FileEntry,
+    Manifest,
+    release_digest,
+)
 from protocol.message import Message, MessageKind
 from protocol.metadata import MetadataBundle
 from protocol.report import SOLVED, UPDATES_MAX, OpenBlock, Reason, Report, UpdateState, UpdateStatus
@@ -91,10 +101,15 @@ canaries = st.builds(
 
 @st.composite
 def manifests(draw) -> Manifest:
-    files = tuple(
-        FileEntry(name=name, size_bytes=draw(st.integers(0, 2**40)), sha256=draw(digests))
-        for name in sorted(draw(st.sets(names, min_size=1, max_size=4)))
-    )
+    def entries(names_of_files) -> tuple[FileEntry, ...]:
+        return tuple(
+            FileEntry(name=name, size_bytes=draw(st.integers(0, 2**40)), sha256=draw(digests))
+            for name in sorted(names_of_files)
+        )
+
+    use = draw(st.none() | st.sampled_from(AdapterUse))
+    brought = (CONFIG_NAME, WEIGHTS_NAME)
+    files = entries((*brought, NOTE_NAME) if use is AdapterUse.BESIDE else draw(st.sets(names, min_size=1, max_size=4)))
     satellites = tuple(sorted(draw(st.sets(names, min_size=1, max_size=3))))
     sequence = draw(st.integers(1, 2**32 - 1))
     return Manifest(
@@ -103,7 +118,7 @@ def manifests(draw) -> Manifest:
         release_name=draw(names),
         release_digest=release_digest(files),
         files=files,
-        base=draw(st.none() | digests),
+        base=draw(digests if use else st.none() | digests),
         bundles=tuple(
             draw(
                 st.lists(
@@ -120,9 +135,10 @@ def manifests(draw) -> Manifest:
         keys={name: draw(st.binary(max_size=90)) for name in satellites if draw(st.booleans())},
         floor=draw(st.integers(0, sequence)),
         beside=draw(st.booleans()),
-        engine_format=draw(st.sampled_from(["huggingface", "gguf"])),
+        engine_format="huggingface" if use else draw(st.sampled_from(["huggingface", "gguf"])),
         memory_bytes=draw(st.integers(0, 2**50)),
         canary=draw(canaries),
+        adapter=AdapterEntry(use=use, files=entries(brought if use is AdapterUse.MERGE else ())) if use else None,
     )
 
 
