@@ -15,6 +15,12 @@ RNG = np.random.default_rng(7)
 ROWS, COLUMNS = 2048, 512  # a MiB of int8: tried by a sample
 EFFORT = Effort.of_level(3)
 CODES = RNG.normal(0, 30, (ROWS, COLUMNS)).round().clip(-127, 127).astype(np.int8).view(np.uint8).reshape(-1)
+STATE = RNG.bit_generator.state
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers_in_any_order():
+    RNG.bit_generator.state = STATE
 
 
 def job(rows=ROWS, columns=COLUMNS, *, kind=PartKind.INTEGERS, dtype="I8", has_base=True):
