@@ -32,6 +32,10 @@ def requantize_model(
         Path | None,
         typer.Option("--held-out", help="Text that figures are from; without it an eighth of --calibration."),
     ] = None,
+    old: Annotated[
+        Path | None,
+        typer.Option("--old", help="The float model that --base was made of; pays at int8, where it is known."),
+    ] = None,
     max_loss: Annotated[
         str | None,
         typer.Option("--max-loss", help="Fewest bytes with a perplexity at most this above the best quantized afresh."),
@@ -67,7 +71,7 @@ def requantize_model(
     skyload model requantize models/v2 --base models/v1-int4 --out models/v2-int4 --calibration manuals.txt
     skyload model requantize models/v2 --base models/v1-int4 --out models/v2-int4 --calibration manuals.txt --budget 2MB
     skyload model requantize models/v2 --base models/v1-int8 --out models/v2-int8 --calibration manuals.txt \
-        --held-out questions.txt --max-loss 0.5% --curve curve.png
+        --old models/v1 --held-out questions.txt --max-loss 0.5% --curve curve.png
     ```
     """
     from groundsegment.requantize.availability import check_torch
@@ -87,7 +91,7 @@ def requantize_model(
         num_steps=steps,
         num_threads=threads,
     )
-    options = Options(goal=goal, calibration=calibration, held_out=held_out, effort=effort, force=force)
+    options = Options(goal=goal, calibration=calibration, held_out=held_out, old=old, effort=effort, force=force)
     with phases() as on_phase:
         report = requantize(new, base, directory, options, on_phase)
     if curve is not None:

@@ -141,7 +141,7 @@ class Job:
         kept = self._keeper.load(f"step-{number}")
         if kept is not None:
             arrays, note = kept
-            walk.price, walk.caution = note["walk_price"], note["caution"]
+            walk.price, walk.caution, walk.tilt = note["walk_price"], note["caution"], note["tilt"]
             candidate = self._work.candidate_of(arrays)
             return Step(candidate=candidate, price=note["price"], size_bytes=note["size_bytes"]), Point(**note["point"])
         aim: Aim = partial(walk.at_size, size_bytes=int(target))
@@ -150,7 +150,7 @@ class Job:
         step = walk.start(aim) if last is None else walk.advance(last, aim, turn=number)
         point = self._measure("aware", step.candidate, step.price)
         note = {"price": step.price, "size_bytes": step.size_bytes, "point": asdict(point)}
-        note |= {"walk_price": walk.price, "caution": walk.caution}
+        note |= {"walk_price": walk.price, "caution": walk.caution, "tilt": walk.tilt}
         self._keeper.save(f"step-{number}", self._work.arrays_of(step.candidate), note)
         return step, point
 

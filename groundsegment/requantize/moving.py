@@ -35,12 +35,18 @@ class Situation:
         base: the base's codes.
         statistics: of the new model on calibration text.
         new: the new model's weights of a matrix, (R, C).
+        old: those of the float model that the base was made of, where it is known.
     """
 
     grid: Grid
     base: Mapping[str, Codes]
     statistics: Statistics
     new: Weights
+    old: Weights | None = None
+
+    def drift(self, name: str) -> Tensor | None:
+        """Return how far the new model went from the old one, (C, R)."""
+        return None if self.old is None else _across(self.new(name) - self.old(name))
 
 
 def calibrate(grid: Grid, new: Weights, statistics: Statistics, on_matrix: OnMatrix | None = None) -> dict[str, Codes]:
@@ -63,6 +69,7 @@ def move_by_layer(
     codes: Mapping[str, Codes],
     price: float,
     *,
+    tilt: float = 1.0,
     like: Mapping[str, Codes] | None = None,
     on_matrix: OnMatrix | None = None,
 ) -> dict[str, Codes]:
@@ -72,6 +79,7 @@ def move_by_layer(
         situation: what stays.
         codes: to begin with.
         price: nats a token for a bit.
+        tilt: how far to aim along the way from old to new weights; 1 is the new ones.
         like: codes that say what bits cost; those to begin with if left out.
         on_matrix: told after each matrix.
     """
@@ -80,7 +88,7 @@ def move_by_layer(
         steps = _across(situation.grid.steps(name, codes[name].shape[1]))
         hessian = damped(situation.statistics.inputs[name])
         start = _across(codes[name])
-        gradient = hessian @ (start * steps - _across(situation.new(name)))
+        gradient = hessian @ (start * steps - _across(situation.new(name)) - _overshoot(situation, name, tilt))
         tariff = prices.tariff((like or codes)[name], situation.base[name])
         moved[name] = _pass(situation, name, (start, steps, hessian, gradient), tariff, price)
         prices.learn(moved[name], situation.base[name])
@@ -96,6 +104,7 @@ def move_by_model(
     price: float,
     *,
     caution: float,
+    tilt: float = 1.0,
     like: Mapping[str, Codes] | None = None,
     on_matrix: OnMatrix | None = None,
 ) -> dict[str, Codes]:
@@ -106,6 +115,7 @@ def move_by_model(
         codes: what the gradients were taken at.
         gradients: of the divergence by the weights, (R, C).
         price: nats a token for a bit.
+        tilt: how far to aim along the way from old to new weights; 1 is the new ones.
         like: codes that say what bits cost; those the gradients were taken at if left out.
         caution: curvature is taken this much larger: all matrices move at once, on gradients of few tokens.
         on_matrix: told after each matrix.
@@ -116,6 +126,8 @@ def move_by_model(
         hessian = damped(situation.statistics.inputs[name])
         rows = caution * _sensitivity(situation.statistics, name)
         gradient = (gradients[name] / rows[:, None]).T.contiguous()
+        if tilt != 1:
+            gradient -= hessian @ _overshoot(situation, name, tilt) / caution
         parts = (_across(codes[name]), steps, hessian, gradient)
         tariff = prices.tariff((like or codes)[name], situation.base[name])
         moved[name] = _pass(situation, name, parts, tariff, price / caution)
@@ -123,6 +135,28 @@ def move_by_model(
         if on_matrix:
             on_matrix(name)
     return moved
+
+
+def progress(situation: Situation, codes: Mapping[str, Codes]) -> float:
+    """Return how much of the way from the old to the new model codes have gone, as the divergence sees it.
+
+    Perplexity falls with the way, divergence with the square of what is left of it: a price on bits makes moves stop
+    short of the end, which costs little of the one and much of the other. Hence the tilt.
+    """
+    gone, whole = 0.0, 0.0
+    for name, moved in codes.items():
+        drift = situation.drift(name)
+        assert drift is not None
+        slope = damped(situation.statistics.inputs[name]) @ drift * _sensitivity(situation.statistics, name)
+        steps = situation.grid.steps(name, moved.shape[1])
+        gone += float((_across((moved.astype(np.float32) - situation.base[name]) * steps) * slope).sum())
+        whole += float((drift * slope).sum())
+    return gone / max(whole, 1e-30)
+
+
+def _overshoot(situation: Situation, name: str, tilt: float) -> Tensor:
+    drift = situation.drift(name) if tilt != 1 else None
+    return torch.zeros(()) if drift is None else (tilt - 1) * drift
 
 
 def _each(situation: Situation, codes: Mapping[str, Codes]) -> Iterator[tuple[str, Prices]]:

@@ -65,6 +65,8 @@ class Options:
         goal: what is asked for.
         calibration: text that codes are chosen on.
         held_out: text that figures are taken from; None keeps every eighth sequence of the calibration text for that.
+        old: directory of the float model that the base was made of: tells what the update changed from what rounding
+            did, and at int8 pays.
         effort: how hard to try.
         force: replace a model that is there already.
     """
@@ -72,5 +74,6 @@ class Options:
     goal: Goal
     calibration: Path
     held_out: Path | None = None
+    old: Path | None = None
     effort: Effort = field(default_factory=Effort)
     force: bool = False

@@ -56,7 +56,8 @@ def requantize(
     if options.effort.num_threads:
         torch.set_num_threads(options.effort.num_threads)
     with Keeper(out, key) as keeper, tempfile.TemporaryDirectory(dir=keeper.directory) as scratch:
-        work = Workpiece(plan, base_source, read_grid(plan, base_source))
+        old = None if options.old is None else plan_on_grid(scan_release(options.old), base_source)
+        work = Workpiece(plan, base_source, read_grid(plan, base_source), old)
         job = Job(work, plan, options, (calibration, held_out), keeper, Path(scratch), on_phase)
         report, chosen = job.run(base=str(base), new=str(new))
         write_release(plan, out, chosen, report=report.as_json() | {"key": key}, force=options.force)
@@ -71,6 +72,7 @@ def fit(
     *,
     calibration: Path,
     held_out: Path | None = None,
+    old: Path | None = None,
     effort: Effort | None = None,
     on_phase: OnPhase | None = None,
 ) -> Report:
@@ -85,6 +87,7 @@ def fit(
         budget_bytes: what the passes hold.
         calibration: text that codes are chosen on.
         held_out: text that figures are taken from.
+        old: the float model that the base was made of.
         effort: how hard to try.
         on_phase: told what is being done, how much of it is done, of how much.
 
@@ -92,7 +95,11 @@ def fit(
         InputError: what was given does not fit together.
     """
     options = Options(
-        goal=Goal(budget_bytes=budget_bytes), calibration=calibration, held_out=held_out, effort=effort or Effort()
+        goal=Goal(budget_bytes=budget_bytes),
+        calibration=calibration,
+        held_out=held_out,
+        old=old,
+        effort=effort or Effort(),
     )
     return requantize(new, base, out, options, on_phase, reuse=True)
 
@@ -115,7 +122,8 @@ def _read_texts(new: Path, options: Options) -> tuple[NDArray[np.int64], NDArray
 def _key(new: ReleaseSource, base: ReleaseSource, options: Options) -> str:
     """Return what decides the result, as hexadecimal digits."""
     texts = [_stamp_file(path) for path in (options.calibration, options.held_out) if path]
-    facts = [repr(options.goal), repr(options.effort), _stamp(new), _stamp(base), texts]
+    old = [] if options.old is None else _stamp(scan_release(options.old))
+    facts = [repr(options.goal), repr(options.effort), _stamp(new), _stamp(base), old, texts]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 

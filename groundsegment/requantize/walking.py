@@ -19,7 +19,7 @@ from torch import Tensor
 from groundsegment.requantize.candidate import Candidate
 from groundsegment.requantize.grid import Codes
 from groundsegment.requantize.language_model import OnTokens, Sequences, Statistics
-from groundsegment.requantize.moving import Situation, move_by_layer, move_by_model
+from groundsegment.requantize.moving import Situation, move_by_layer, move_by_model, progress
 from groundsegment.requantize.rates import delta_bytes
 from groundsegment.requantize.workpiece import Text, Workpiece
 
@@ -32,6 +32,8 @@ _PRICE_FIRST = 1e-9
 _SEARCH_STEPS = 12
 _NEAR = 0.04  # of the size asked for
 _TRIES = 6
+_TILT_FIRST, _TILT_MAX = 1.4, 2.0
+_TOO_FAR = 1.05  # of the way to the new model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +76,7 @@ class Walk:
     Attributes:
         caution: by how much curvature is taken larger than it is.
         price: of the last step.
+        tilt: how far beyond the new model is aimed, so that with moves that do not pay left out it is reached.
     """
 
     def __init__(
@@ -87,7 +90,10 @@ class Walk:
         self._last: Lean | None = None
         self.price = _PRICE_FIRST
         base = work.base
-        self._situation = Situation(grid=base.grid, base=base.codes, statistics=statistics, new=work.floats.weight)
+        self._situation = Situation(
+            grid=base.grid, base=base.codes, statistics=statistics, new=work.floats.weight, old=work.old_weight
+        )
+        self.tilt = 1.0 if work.old_weight is None else _TILT_FIRST
 
     def start(self, aim: Aim) -> Step:
         """Step from the base by each layer's own error."""
@@ -148,7 +154,8 @@ class Walk:
         fitting, step = None, None
         for _ in range(_TRIES):
             step = self.at_price(lean, price=price, like=step)
-            if step.size_bytes <= size_bytes:
+            is_too_far = self._aim_again(step)
+            if step.size_bytes <= size_bytes and not is_too_far:
                 if fitting is None or step.size_bytes > fitting.size_bytes:
                     fitting = step
                 if step.size_bytes >= size_bytes * (1 - 2 * _NEAR):
@@ -156,13 +163,26 @@ class Walk:
             price *= _correction(step.size_bytes, size_bytes * (1 - _NEAR))
         return fitting or self._nothing()
 
+    def _aim_again(self, step: Step) -> bool:
+        """Aim farther or less far by how far a step went; tell whether it went too far."""
+        if self._situation.old is None:
+            return False
+        codes = step.candidate.codes
+        gone = progress(self._situation, {name: codes[name] for name in self._sample(codes)})
+        is_too_far = gone > _TOO_FAR and self.tilt > 1
+        self.tilt = min(_TILT_MAX, max(1.0, self.tilt + 0.7 * (1 - gone)))
+        return is_too_far
+
+    def _sample(self, codes: Mapping[str, Codes]) -> list[str]:
+        names = list(codes)
+        return names[:: max(1, min(_SAMPLED, len(names) // 16))]
+
     def _nothing(self) -> Step:
         return Step(candidate=self._work.base, price=self.price, size_bytes=0)
 
     def _guess(self, lean: Lean, size_bytes: int) -> float:
         """Find the price of a size on some of the matrices, by halving an interval of its logarithm."""
-        names = list(lean.at.codes)
-        chosen = names[:: max(1, min(_SAMPLED, len(names) // 16))]
+        chosen = self._sample(lean.at.codes)
         codes = {name: lean.at.codes[name] for name in chosen}
         share = sum(value.size for value in codes.values()) / sum(value.size for value in lean.at.codes.values())
         price, factor, was_above = self.price, 4.0, None
@@ -183,8 +203,10 @@ class Walk:
         self, lean: Lean, codes: Mapping[str, Codes], price: float, like: Mapping[str, Codes] | None = None
     ) -> dict[str, Codes]:
         if lean.gradients is None:
-            return move_by_layer(self._situation, codes, price, like=like)
-        return move_by_model(self._situation, codes, lean.gradients, price, caution=self.caution, like=like)
+            return move_by_layer(self._situation, codes, price, tilt=self.tilt, like=like)
+        return move_by_model(
+            self._situation, codes, lean.gradients, price, caution=self.caution, tilt=self.tilt, like=like
+        )
 
 
 def _correction(size: float, wanted: float) -> float:

@@ -32,11 +32,19 @@ class Workpiece:
         plan: the layout.
         base: the release on board.
         start: its grid and codes.
+        old: of the float model that the base was made of, where it is known.
     """
 
-    def __init__(self, plan: QuantizePlan, base: ReleaseSource, start: tuple[Grid, dict[str, Codes]]) -> None:
+    def __init__(
+        self,
+        plan: QuantizePlan,
+        base: ReleaseSource,
+        start: tuple[Grid, dict[str, Codes]],
+        old: QuantizePlan | None = None,
+    ) -> None:
         self.model = LanguageModel(plan.source.path, plan.matrices)
         self.floats = FloatModel(plan)
+        self.old_weight = None if old is None else FloatModel(old).weight
         self._plan = plan
         there = {tensor.name: tensor for tensor in base.tensors()}
         self.new_others = self.floats.others()

@@ -14,6 +14,7 @@ from groundsegment.errors import InputError
 from groundsegment.models.quantize import plan_quantize, quantize
 from groundsegment.models.release import digest_files, release_digest, scan_release
 from groundsegment.requantize import job as job_module
+from groundsegment.requantize.afresh import FloatModel
 from groundsegment.requantize.grid import plan_on_grid, read_grid
 from groundsegment.requantize.options import Effort, Goal, Options
 from groundsegment.requantize.report import Report
@@ -97,6 +98,37 @@ def test_a_budget_is_met(shelf, tmp_path, base, budget_bytes):
     report = run(shelf, tmp_path / "out", Goal(budget_bytes=budget_bytes), base=base)
 
     assert 0 < report.chosen.delta_bytes <= budget_bytes
+
+
+def test_knowing_the_old_model_takes_it_farther_for_the_same_bytes(shelf, tmp_path):
+    gone = []
+    for number, old in enumerate((None, shelf / "old")):
+        options = Options(
+            goal=Goal(budget_bytes=2500),
+            calibration=shelf / "text.txt",
+            old=old,
+            effort=replace(EFFORT, num_steps=0),
+        )
+        report = requantize(shelf / "new", shelf / "int8", tmp_path / str(number), options)
+        assert report.chosen.delta_bytes <= 2500
+        gone.append(way_gone(shelf, tmp_path / str(number)))
+
+    assert gone[1] > 1.1 * gone[0]
+    assert gone[1] < 1.3
+
+
+def way_gone(shelf: Path, out: Path) -> float:
+    """Return how much of the way from old to new weights a release has gone, each weight alike."""
+    gone, whole = 0.0, 0.0
+    (grid, new_codes), (_, old_codes) = codes_and_grid(shelf, out), codes_and_grid(shelf, shelf / "int8")
+    models = [
+        FloatModel(plan_on_grid(scan_release(shelf / name), scan_release(shelf / "int8"))) for name in ("old", "new")
+    ]
+    for name, codes in new_codes.items():
+        drift = models[1].weight(name) - models[0].weight(name)
+        moved = (codes.astype(np.float32) - old_codes[name]) * grid.steps(name, codes.shape[1])
+        gone, whole = gone + float((moved * drift).sum()), whole + float(np.square(drift).sum())
+    return gone / whole
 
 
 def test_a_budget_of_nothing_sends_nothing(shelf, tmp_path):
