@@ -109,6 +109,9 @@ def stage(
         Path | None, typer.Option("--calibration", help="--fit: text like what the model is for.")
     ] = None,
     held_out: Annotated[Path | None, typer.Option("--held-out", help="--fit: text that its figures are from.")] = None,
+    old: Annotated[
+        Path | None, typer.Option("--old", help="--fit: the float model that --base was made of; pays at int8.")
+    ] = None,
     fit_out: Annotated[
         Path | None, typer.Option("--fit-out", help="--fit: directory of the release; beside the model if left out.")
     ] = None,
@@ -161,13 +164,16 @@ def stage(
         wanted=fit or "",
         calibration=calibration,
         held_out=held_out,
+        old=old,
         out=fit_out,
         contacts=contacts,
         profile=profile,
         rate=rate,
     )
     if fit is None and fitting != Fit(wanted=""):
-        raise InputError("--calibration, --held-out, --fit-out and passes belong to --fit", hint="add --fit 3-passes")
+        raise InputError(
+            "--calibration, --held-out, --old, --fit-out and passes belong to --fit", hint="add --fit 3-passes"
+        )
     wanted = Explaining(is_printed=explain, plot=explain_plot)
     options = StageOptions(
         satellite=satellite,

@@ -27,6 +27,7 @@ class Fit:
         wanted: "3-passes", or a size.
         calibration: text that codes are chosen on.
         held_out: text that figures are taken from.
+        old: the float model that the base was made of.
         out: where the release goes; None for a directory beside the model.
         contacts: a contact plan, for passes.
         profile: an emulator profile, for passes.
@@ -36,6 +37,7 @@ class Fit:
     wanted: str
     calibration: Path | None = None
     held_out: Path | None = None
+    old: Path | None = None
     out: Path | None = None
     contacts: Path | None = None
     profile: str | None = None
@@ -71,6 +73,7 @@ def fitted_release(depot: "Depot", satellite: str, model: Path, base: str, fit: 
             int(_SHARE_FOR_CODES * (budget - _KEPT_BYTES)),
             calibration=fit.calibration,
             held_out=fit.held_out,
+            old=fit.old,
             on_phase=on_phase,
         )
     chosen, reference = report.chosen, report.reference
