@@ -668,7 +668,7 @@ COMMANDS = dict(commands_of(typer.main.get_command(app)))
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_has_one_line_of_purpose_and_examples_that_are_understood(name):
     text = COMMANDS[name].callback.__doc__
-    purpose, _, rest = text.strip().partition("\n")
+    purpose, _, rest = text.strip().replace("\\\n", " ").partition("\n")
     assert purpose.endswith(".")
     assert len(purpose) <= 110
     examples = [line.strip() for line in rest.partition("Examples:")[2].splitlines() if line.strip()[:7] == "skyload"]

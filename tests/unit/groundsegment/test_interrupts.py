@@ -8,6 +8,15 @@ import pytest
 
 from groundsegment.interrupts import ctrl_c_held
 
+
+@pytest.fixture(autouse=True)
+def _ctrl_c_is_heard():
+    """Shells start what runs in the background deaf to it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 SAY_MASK = "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))"
 
 

@@ -120,7 +120,8 @@ def test_an_adapter_and_a_directory_of_ggufs_get_their_own_hints(tmp_path):
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(InputError) as caught:
         scan_release(tmp_path)
-    assert "merge" in caught.value.hint
+    assert "skyload stage" in caught.value.hint
+    assert "--base" in caught.value.hint
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
     with pytest.raises(InputError) as caught:
         scan_release(tmp_path)
