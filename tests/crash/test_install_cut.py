@@ -271,6 +271,7 @@ def fly_two_with_cuts(directory, *cuts):
     mission.check_end()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_a_cut_at_every_point_of_two_pending_updates_ends_with_both_confirmed(tmp_path):
     for cut in range(num_points(tmp_path / "rehearsal")):

@@ -93,7 +93,7 @@ def test_a_higher_price_never_changes_more_codes(shelf, tmp_path):
 
 
 @pytest.mark.parametrize("base", ["int4", "int8"])
-@pytest.mark.parametrize("budget_bytes", [300, 1500])
+@pytest.mark.parametrize("budget_bytes", [300, pytest.param(1500, marks=pytest.mark.slow)])
 def test_a_budget_is_met(shelf, tmp_path, base, budget_bytes):
     report = run(shelf, tmp_path / "out", Goal(budget_bytes=budget_bytes), base=base)
 
@@ -187,6 +187,7 @@ def digest(directory: Path) -> str:
     return release_digest(digest_files(scan_release(directory)))
 
 
+@pytest.mark.slow
 def test_fit_is_what_staging_calls_and_calls_again(shelf, tmp_path, monkeypatch):
     def fitted(budget_bytes):
         return fit(

@@ -28,6 +28,7 @@ def ground(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_what_is_staged_fits_and_its_release_is_kept(ground):
     staged = run_json("v2", *FIT, "--fit", "12kB")
 
