@@ -53,8 +53,11 @@ def requantize_model(
     ] = 8192,
     length: Annotated[int, typer.Option("--length", min=16, max=8192, help="Tokens of a sequence.")] = 256,
     steps: Annotated[
-        int, typer.Option("--steps", min=0, max=64, help="Steps by the whole model's gradient; 0 is quick.")
-    ] = 6,
+        int,
+        typer.Option(
+            "--steps", min=0, max=64, help="Of refining by the whole model's gradient, while they help: slow."
+        ),
+    ] = 0,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Of torch.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a model that is there already.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,

@@ -4,9 +4,12 @@ Every stage is kept when it is done; a job that is begun again takes what is kep
 depend on whether it was.
 """
 
+import math
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +27,7 @@ from groundsegment.requantize.walking import Aim, Step, Walk
 from groundsegment.requantize.workpiece import Text, Workpiece
 
 # Where a loss is asked for: shares of the delta of what one would send without this, at which it is looked for.
-_LADDER = (0.03, 0.06, 0.1, 0.15, 0.2, 0.27, 0.36, 0.48, 0.64, 0.85)
-_PRICES_APART = 64.0  # between the first step's price and the last one's, where a price is asked for
+_LADDER = (0.03, 0.07, 0.13, 0.2, 0.3, 0.4, 0.5, 0.7)
 
 
 class Job:
@@ -122,37 +124,51 @@ class Job:
     def _walk(self, statistics: Statistics, reference: Point) -> tuple[list[Point], Candidate]:
         effort, goal = self._options.effort, self._options.goal
         walk = Walk(self._work, statistics, self._calibration, num_parts=effort.num_steps + 1, scratch=self._scratch)
-        step: Step | None = None
+        enough = math.inf if goal.max_loss is None else reference.perplexity * (1 + goal.max_loss)
+        targets = _targets(goal, reference.delta_bytes)
         curve: list[Point] = []
-        targets = _targets(goal, effort.num_steps, reference.delta_bytes)
-        for number, target in enumerate(targets):
-            self._tell("moving codes", number, len(targets))
-            step, point = self._step(walk, step, target, number)
-            curve.append(point)
-            if goal.max_loss is not None and point.perplexity <= reference.perplexity * (1 + goal.max_loss):
-                break
-        else:
-            if goal.max_loss is not None:
-                raise _too_lossy(curve, reference, goal.max_loss)
+        number, num_stages = 0, len(targets) + effort.num_steps
+        step: Step | None = None
+        aim: Aim = walk.nothing
+        for target in targets:
+            self._tell("moving codes", number, num_stages)
+            aim = partial(walk.at_price, price=target) if goal.price else partial(walk.at_size, size_bytes=int(target))
+            step = self._kept_step(walk, number, partial(walk.start, aim), curve)
+            number += 1
+            if goal.max_loss is not None and curve[-1].perplexity <= enough:
+                assert step is not None
+                return curve, step.candidate
         assert step is not None
+        for turn in range(1, effort.num_steps + 1):
+            self._tell("refining", number, num_stages)
+            further = self._kept_step(walk, number, partial(walk.advance, step, aim, turn=turn), curve)
+            number += 1
+            if further is None:
+                break
+            step = further
+        if curve[-1].perplexity > enough:
+            raise _too_lossy(curve, reference, goal.max_loss or 0.0)
         return curve, step.candidate
 
-    def _step(self, walk: Walk, last: Step | None, target: float, number: int) -> tuple[Step, Point]:
+    def _kept_step(self, walk: Walk, number: int, make: Callable[[], Step | None], curve: list[Point]) -> Step | None:
+        """Make a step and measure it, or take the one that was kept; None if no step does any good."""
         kept = self._keeper.load(f"step-{number}")
-        if kept is not None:
-            arrays, note = kept
-            walk.price, walk.caution, walk.tilt = note["walk_price"], note["caution"], note["tilt"]
-            candidate = self._work.candidate_of(arrays)
-            return Step(candidate=candidate, price=note["price"], size_bytes=note["size_bytes"]), Point(**note["point"])
-        aim: Aim = partial(walk.at_size, size_bytes=int(target))
-        if self._options.goal.price is not None:
-            aim = partial(walk.at_price, price=target)
-        step = walk.start(aim) if last is None else walk.advance(last, aim, turn=number)
-        point = self._measure("aware", step.candidate, step.price)
-        note = {"price": step.price, "size_bytes": step.size_bytes, "point": asdict(point)}
-        note |= {"walk_price": walk.price, "caution": walk.caution, "tilt": walk.tilt}
-        self._keeper.save(f"step-{number}", self._work.arrays_of(step.candidate), note)
-        return step, point
+        if kept is None:
+            step = make()
+            note: dict[str, Any] = {"price": walk.price, "caution": walk.caution, "tilt": walk.tilt}
+            if step is not None:
+                point = self._measure("aware", step.candidate, step.price)
+                note |= {"step": [step.price, step.size_bytes], "point": asdict(point)}
+                curve.append(point)
+            self._keeper.save(f"step-{number}", {} if step is None else self._work.arrays_of(step.candidate), note)
+            return step
+        arrays, note = kept
+        walk.price, walk.caution, walk.tilt = note["price"], note["caution"], note["tilt"]
+        if "step" not in note:
+            return None
+        curve.append(Point(**note["point"]))
+        price, size_bytes = note["step"]
+        return Step(candidate=self._work.candidate_of(arrays), price=price, size_bytes=size_bytes)
 
     def _measure(self, name: str, candidate: Candidate, price: float = 0.0) -> Point:
         self._tell(f"measuring {name}", 0, 0)
@@ -166,14 +182,13 @@ class Job:
         return self._text
 
 
-def _targets(goal: Goal, num_steps: int, reference_bytes: int) -> list[float]:
-    """Return what the steps aim at, sizes or prices, the last one what is asked for."""
-    done = [(number + 1) / (num_steps + 1) for number in range(num_steps + 1)]
+def _targets(goal: Goal, reference_bytes: int) -> list[float]:
+    """Return what is aimed at one after the other, sizes or prices, until it is enough."""
     if goal.price is not None:
-        return [goal.price * _PRICES_APART ** (1 - share) for share in done]
+        return [goal.price]
     if goal.budget_bytes is not None:
-        return [goal.budget_bytes * min(1.0, 0.4 + share) for share in done]
-    return [reference_bytes * share for share in _LADDER[: num_steps + 1]]
+        return [goal.budget_bytes]
+    return [reference_bytes * share for share in _LADDER]
 
 
 def _too_lossy(curve: list[Point], reference: Point, max_loss: float) -> InputError:

@@ -44,7 +44,7 @@ class Effort:
         num_calibration_tokens: of the text that codes are chosen on.
         num_held_out_tokens: of the text that figures are taken from.
         length: tokens of a sequence.
-        num_steps: by the whole model's gradient; 0 leaves it with the layers' own errors.
+        num_steps: of refining by the whole model's gradient at the end, as long as they help; each needs text enough.
         num_threads: of torch; None leaves it to torch.
         seed: of tokens drawn for the sensitivity.
     """
@@ -52,7 +52,7 @@ class Effort:
     num_calibration_tokens: int = 16384
     num_held_out_tokens: int = 8192
     length: int = 256
-    num_steps: int = 6
+    num_steps: int = 0
     num_threads: int | None = None
     seed: int = 0
 

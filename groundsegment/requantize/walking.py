@@ -1,9 +1,10 @@
-"""The way from the base's codes to the new model's, by a price that falls: each step a release that could be sent.
+"""The way from the base's codes towards the new model's: steps of which each is a release that could be sent.
 
-At a high price only the moves that gain most for their bits are made; the price falls, more pay. The first step knows
-each layer's own error alone. Every later one takes the gradient of the whole model's divergence, on calibration text
-that no step before it saw: it knows what the moves so far did, in all layers together. Whether a step was good is
-asked of the text after it, where it must lower the divergence; else it is made again, more cautiously, or not at all.
+At a high price only the moves that gain most for their bits are made; the lower it is, the more pay. A first step knows
+each layer's own error alone. Those that refine it take the gradient of the whole model's divergence, on calibration
+text that no step before it saw: it knows what the moves so far did, in all layers together. Whether a step was good is
+asked of the text after it, where it must lower the divergence; else it is made again, more cautiously, or not at all:
+on little text a gradient is mostly noise, and the moves that it likes best are the noisiest.
 
 A step is asked for by its size. The price of a size is found on a sample of the matrices, then on all.
 """
@@ -99,8 +100,12 @@ class Walk:
         """Step from the base by each layer's own error."""
         return aim(Lean(at=self._work.base))
 
-    def advance(self, at: Step, aim: Aim, *, turn: int, on_tokens: OnTokens | None = None) -> Step:
-        """Step on by the whole model's gradient, or stay where every step does harm.
+    def nothing(self, _lean: Lean) -> Step:
+        """Return the base as it is."""
+        return Step(candidate=self._work.base, price=self.price, size_bytes=0)
+
+    def advance(self, at: Step, aim: Aim, *, turn: int, on_tokens: OnTokens | None = None) -> Step | None:
+        """Step on by the whole model's gradient; None where every step does harm.
 
         Args:
             at: where to start.
@@ -121,7 +126,7 @@ class Walk:
                 return step
             self.caution *= _TIMID
         self._last = None
-        return at
+        return None
 
     def _text(self, turn: int) -> Text:
         part = self._parts[turn % len(self._parts)]
@@ -149,7 +154,7 @@ class Walk:
     def at_size(self, lean: Lean, *, size_bytes: int) -> Step:
         """Move what pays best within a size; a few per cent less may be used."""
         if not size_bytes:
-            return self._nothing()
+            return self.nothing(lean)
         price = self._guess(lean, size_bytes)
         fitting, step = None, None
         for _ in range(_TRIES):
@@ -161,7 +166,7 @@ class Walk:
                 if step.size_bytes >= size_bytes * (1 - 2 * _NEAR):
                     break
             price *= _correction(step.size_bytes, size_bytes * (1 - _NEAR))
-        return fitting or self._nothing()
+        return fitting or self.nothing(lean)
 
     def _aim_again(self, step: Step) -> bool:
         """Aim farther or less far by how far a step went; tell whether it went too far."""
@@ -176,9 +181,6 @@ class Walk:
     def _sample(self, codes: Mapping[str, Codes]) -> list[str]:
         names = list(codes)
         return names[:: max(1, min(_SAMPLED, len(names) // 16))]
-
-    def _nothing(self) -> Step:
-        return Step(candidate=self._work.base, price=self.price, size_bytes=0)
 
     def _guess(self, lean: Lean, size_bytes: int) -> float:
         """Find the price of a size on some of the matrices, by halving an interval of its logarithm."""

@@ -16,6 +16,7 @@ from groundsegment.models.release import digest_files, release_digest, scan_rele
 from groundsegment.requantize import job as job_module
 from groundsegment.requantize.afresh import FloatModel
 from groundsegment.requantize.grid import plan_on_grid, read_grid
+from groundsegment.requantize.language_model import LanguageModel
 from groundsegment.requantize.options import Effort, Goal, Options
 from groundsegment.requantize.report import Report
 from groundsegment.requantize.requantize import fit, requantize
@@ -164,19 +165,19 @@ def held_out_text(shelf: Path, work: Workpiece, scratch: Path):
 
 def test_an_interrupted_run_goes_on_and_ends_the_same(shelf, tmp_path, monkeypatch):
     run(shelf, tmp_path / "whole", Goal(price=1e-5))
-    steps = []
-    original = job_module.Job._step
+    original = job_module.Job._kept_step
 
-    def failing(self, walk, last, target, number):
-        steps.append(number)
-        if number == 2 and steps.count(2) == 1:
+    def failing(self, walk, number, make, curve):
+        if number == 1:
             raise KeyboardInterrupt
-        return original(self, walk, last, target, number)
+        return original(self, walk, number, make, curve)
 
-    monkeypatch.setattr(job_module.Job, "_step", failing)
+    monkeypatch.setattr(job_module.Job, "_kept_step", failing)
     with pytest.raises(KeyboardInterrupt):
         run(shelf, tmp_path / "cut", Goal(price=1e-5))
     assert not (tmp_path / "cut").exists()
+    monkeypatch.setattr(job_module.Job, "_kept_step", original)
+    monkeypatch.setattr(LanguageModel, "statistics", lambda self, *_, **__: pytest.fail("they were kept"))
     run(shelf, tmp_path / "cut", Goal(price=1e-5))
 
     assert digest(tmp_path / "cut") == digest(tmp_path / "whole")
