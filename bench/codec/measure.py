@@ -47,7 +47,8 @@ def measure(options: Sequence[str]) -> tuple[str, dict[str, Any]]:
     missing = [] if arguments.no_peers else peers.prepare()
     if missing:
         print(f"  not here, so not measured: {', '.join(missing)}", file=sys.stderr, flush=True)
-    data.make(arguments.directory, "quick" if arguments.quick else None)
+    if not arguments.as_it_is:
+        data.make(arguments.directory, "quick" if arguments.quick else None)
     scratch = Path(tempfile.mkdtemp(prefix="skyload-codec-"))
     try:
         bench = Bench(
@@ -82,6 +83,7 @@ def _arguments(options: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench NAME=codec")
     parser.add_argument("--directory", type=Path, default=data.DIRECTORY, help="of the models (default: .cache/codec)")
     parser.add_argument("--quick", action="store_true", help="on stand-ins without training, SmolLM2 only")
+    parser.add_argument("--as-it-is", action="store_true", help="make no models; leave out rows of those that miss")
     parser.add_argument("--runs", type=int, default=5, help="of each decoding; the median counts")
     parser.add_argument("--formats", nargs="*", default=FULL_FORMATS, help="only these")
     parser.add_argument("--no-peers", action="store_true", help="ours and the bounds only")
