@@ -26,6 +26,7 @@ class Row:
 
     Attributes:
         key: in the figures: the format, and the model or update where it is not SmolLM2 and the full fine-tune.
+        tensors: how many.
         raw: as stored.
         ours: on the link.
         bound: computed.
@@ -38,6 +39,7 @@ class Row:
     """
 
     key: str
+    tensors: int
     raw: int
     ours: float
     bound: float
@@ -123,6 +125,7 @@ class Bench:
         bests = [min(sizes.values()) if sizes else 0 for _, sizes in found]
         return Row(
             key=key,
+            tensors=len(news),
             raw=sum(matrix.size_bytes for matrix in news),
             ours=sum(own),
             bound=sum(bound for bound, _ in found),

@@ -121,6 +121,7 @@ def test_kept_figures_are_computed_once(tmp_path):
 def test_the_best_peer_of_a_row_is_the_best_for_each_matrix():
     row = Row(
         key="k",
+        tensors=1,
         raw=100,
         ours=10,
         bound=9,
@@ -207,6 +208,7 @@ def test_the_picture_shows_every_row(tmp_path):
     rows = [
         Row(
             key=key,
+            tensors=1,
             raw=1000,
             ours=ours_bytes,
             bound=ours_bytes * 0.99,
