@@ -70,6 +70,7 @@ class Place:
         async with asyncio.timeout(5):
             while not condition():
                 await asyncio.sleep(0.002)
+            await self.take(b"of nobody")  # one at a time: what is under way is done, and remembered, before that
         running.cancel()
 
 
