@@ -18,6 +18,7 @@ from groundsegment.requantize.feedback import damped, feed_forward
 from groundsegment.requantize.grid import Codes, Grid
 from groundsegment.requantize.language_model import Statistics
 from groundsegment.requantize.rates import Prices, Tariff
+from groundsegment.requantize.thinning import thin
 
 Weights = Callable[[str], NDArray[np.float32]]
 OnMatrix = Callable[[str], None]
@@ -135,6 +136,36 @@ def move_by_model(
         if on_matrix:
             on_matrix(name)
     return moved
+
+
+def round_on_grid(situation: Situation) -> dict[str, Codes]:
+    """Round the new model to nearest on the base's grid."""
+    grid, codes = situation.grid, {}
+    for name in situation.base:
+        weights = situation.new(name)
+        nearest = np.rint(weights / grid.steps(name, weights.shape[1]))
+        codes[name] = np.clip(nearest, grid.low, grid.high).astype(np.int8)
+    return codes
+
+
+def move_thinned(
+    situation: Situation, rounded: Mapping[str, Codes], codes: Mapping[str, Codes], price: float
+) -> dict[str, Codes]:
+    """Return the base moved by some of the moves of rounding to nearest, of the matrices of `codes`."""
+    grid, statistics = situation.grid, situation.statistics
+    return {
+        name: thin(
+            rounded[name],
+            situation.base[name],
+            inputs=torch.diagonal(statistics.inputs[name]).numpy(),
+            outputs=statistics.sensitivity[name].numpy(),
+            steps=grid.steps(name, rounded[name].shape[1]),
+            price=price,
+            num_bits=grid.num_bits,
+            seed=name,
+        )
+        for name in codes
+    }
 
 
 def progress(situation: Situation, codes: Mapping[str, Codes]) -> float:

@@ -20,8 +20,15 @@ from torch import Tensor
 from groundsegment.requantize.candidate import Candidate
 from groundsegment.requantize.grid import Codes
 from groundsegment.requantize.language_model import OnTokens, Sequences, Statistics
-from groundsegment.requantize.moving import Situation, move_by_layer, move_by_model, progress
-from groundsegment.requantize.rates import delta_bytes
+from groundsegment.requantize.moving import (
+    Situation,
+    move_by_layer,
+    move_by_model,
+    move_thinned,
+    progress,
+    round_on_grid,
+)
+from groundsegment.requantize.rates import delta_bytes, share_changed
 from groundsegment.requantize.workpiece import Text, Workpiece
 
 _CAUTION_FIRST = 4.0  # all matrices move at once, and none knows of the others
@@ -35,6 +42,8 @@ _NEAR = 0.04  # of the size asked for
 _TRIES = 6
 _TILT_FIRST, _TILT_MAX = 1.4, 2.0
 _TOO_FAR = 1.05  # of the way to the new model
+_THINNED_MAX = 0.2  # of the codes: where rounding to nearest changes more, the base was not rounded to nearest
+_FINE = 8  # bits: rounding does so little harm that there is nothing for descent to mend
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,11 +53,13 @@ class Lean:
     Attributes:
         at: the candidate.
         gradients: by the matrices' weights; None for each layer's own.
+        rounded: the new model rounded to nearest on the base's grid, of whose moves some are made; None for descent.
         divergence: on the text of the gradient, nats a token.
     """
 
     at: Candidate
     gradients: Mapping[str, Tensor] | None = None
+    rounded: Mapping[str, Codes] | None = None
     divergence: float = math.nan
 
 
@@ -89,6 +100,7 @@ class Walk:
         self._scratch = scratch
         self.caution = _CAUTION_FIRST
         self._last: Lean | None = None
+        self._rounded: dict[str, Codes] | None = None
         self.price = _PRICE_FIRST
         base = work.base
         self._situation = Situation(
@@ -97,8 +109,20 @@ class Walk:
         self.tilt = 1.0 if work.old_weight is None else _TILT_FIRST
 
     def start(self, aim: Aim) -> Step:
-        """Step from the base by each layer's own error."""
-        return aim(Lean(at=self._work.base))
+        """Step from the base: by thinning where rounding changes little, by each layer's own error, or the better."""
+        base = self._work.base
+        if self._rounded is None:
+            self._rounded = round_on_grid(self._situation)
+        if share_changed(self._rounded, base.codes) > _THINNED_MAX:
+            return aim(Lean(at=base))
+        thinned = aim(Lean(at=base, rounded=self._rounded))
+        if base.grid.num_bits == _FINE:
+            return thinned
+        return min(aim(Lean(at=base)), thinned, key=self._divergence)
+
+    def _divergence(self, step: Step) -> float:
+        text = self._text(0)
+        return self._work.show(step.candidate).evaluate(text.sequences, text.teacher)[1]
 
     def nothing(self, _lean: Lean) -> Step:
         """Return the base as it is."""
@@ -159,7 +183,7 @@ class Walk:
         fitting, step = None, None
         for _ in range(_TRIES):
             step = self.at_price(lean, price=price, like=step)
-            is_too_far = self._aim_again(step)
+            is_too_far = lean.rounded is None and self._aim_again(step)
             if step.size_bytes <= size_bytes and not is_too_far:
                 if fitting is None or step.size_bytes > fitting.size_bytes:
                     fitting = step
@@ -204,6 +228,8 @@ class Walk:
     def _move(
         self, lean: Lean, codes: Mapping[str, Codes], price: float, like: Mapping[str, Codes] | None = None
     ) -> dict[str, Codes]:
+        if lean.rounded is not None:
+            return move_thinned(self._situation, lean.rounded, codes, price)
         if lean.gradients is None:
             return move_by_layer(self._situation, codes, price, tilt=self.tilt, like=like)
         return move_by_model(

@@ -12,6 +12,7 @@ from groundsegment.requantize.floats import keep_what_does_not_pay
 from groundsegment.requantize.keeping import Keeper
 from groundsegment.requantize.rates import Prices, bits_delta_bytes, delta_bytes, ordered
 from groundsegment.requantize.text import read_sequences
+from groundsegment.requantize.thinning import thin
 from protocol.codec import streams
 from tests.fakes.models import write_tiny_tokenizer
 from tests.fakes.texts import write_text
@@ -240,3 +241,24 @@ def test_a_record_is_for_one_command_and_goes_when_it_succeeds(tmp_path):
     with Keeper(out, "other") as keeper:  # another command
         assert keeper.load("stage") is None
     assert list(tmp_path.iterdir()) == []
+
+
+def test_thinned_moves_are_fewer_longer_and_true_on_average():
+    rng = np.random.default_rng(0)
+    base = rng.integers(-100, 100, (256, 512)).astype(np.int8)
+    rounded = (base + rng.choice([0, 1], base.shape, p=[0.9, 0.1])).astype(np.int8)
+    outputs = np.ones(256, np.float32)
+    outputs[:128] = 100
+    given = {"inputs": np.ones(512, np.float32), "outputs": outputs, "steps": np.ones(base.shape, np.float32)}
+
+    moved = [
+        thin(rounded, base, **given, price=price, num_bits=8, seed="w").astype(int) - base for price in (0, 0.7, 8.0)
+    ]
+
+    assert np.array_equal(moved[0], rounded.astype(int) - base)
+    assert [np.abs(moves[:128]).max() for moves in moved] == [1, 1, 1]
+    assert [np.abs(moves[128:]).max() for moves in moved] == [1, 4, 14]
+    counts = [np.count_nonzero(moves) for moves in moved]
+    assert counts[0] > 1.4 * counts[1] > 1.4 * counts[2]
+    for moves in moved[1:]:
+        assert moves.sum() == pytest.approx(moved[0].sum(), rel=0.05)
