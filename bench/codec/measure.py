@@ -35,7 +35,8 @@ NOTES = """\
 - `bytes above, a tensor`: ours less the bound. Small deltas of small tensors are heads and tables for the most part: a
   hundred bytes are 5 % of a delta of two thousand. They do not grow with the tensor.
 - `best peer` takes the best peer for each tensor and adds up; its name is of the peer that is best for all together.
-  `worst` is ours over the best peer of the tensor that is worst for us: under 1 says never larger.
+  `worst` is ours over the best peer of the tensor that is worst for us, or of tensors that travel in one piece and
+  cannot be told apart: under 1 says never larger. A tensor that a LoRA leaves alone costs its share of row and tag.
 - Speeds are MB of the model by CPU second of one core; encoding includes decoding everything once more to check it,
   decoding AES-256-GCM, reading the base, and SHA-256.
 - Models: SmolLM2-135M-Instruct as Qwen2, off its 4-bit grid by noise and a short distillation; `v2` a full fine-tune of

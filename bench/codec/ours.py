@@ -9,7 +9,7 @@ import hashlib
 import os
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +39,7 @@ class Packed:
         segments: rows and sealed bytes.
         base_paths: files of the base, by their number.
         sizes: bytes on the link of every tensor or family, heads and tags included, by its name.
+        pieces: names of the tensors or families of every piece.
         transforms: how many bytes of the release each transform rebuilds, by its name.
         raw_bytes: of all segments.
         encode_s: CPU seconds.
@@ -47,6 +48,7 @@ class Packed:
     segments: tuple[tuple[SegmentRow, bytes], ...]
     base_paths: tuple[Path, ...]
     sizes: Mapping[str, float]
+    pieces: frozenset[tuple[str, ...]]
     transforms: Mapping[str, int]
     raw_bytes: int
     encode_s: float
@@ -57,10 +59,18 @@ class Packed:
         return sum(ROW_SIZE + row.stored_size for row, _ in self.segments)
 
     def size_of(self, name: str) -> float:
-        """Return the bytes on the link of all parts whose names begin so."""
-        return sum(
-            size for part, size in self.sizes.items() if part == name or part.startswith((f"{name}_", f"{name}."))
-        )
+        """Return the bytes on the link of a matrix: a piece of several tensors is shared out by their sizes."""
+        return sum(size for part, size in self.sizes.items() if _belongs(part, name))
+
+    def groups(self, names: Sequence[str]) -> list[list[str]]:
+        """Return the matrices in groups that share no piece: only of these the size is a fact."""
+        groups: list[list[str]] = []
+        for name in names:
+            joint = {other for parts in self.pieces if any(_belongs(part, name) for part in parts) for other in parts}
+            met = [group for group in groups if any(_belongs(part, other) for part in joint for other in group)]
+            groups = [group for group in groups if group not in met]
+            groups.append([*(other for group in met for other in group), name])
+        return groups
 
 
 def pack(release: Path, base: Path | None, *, level: int = LEVEL) -> Packed:
@@ -95,6 +105,7 @@ def pack(release: Path, base: Path | None, *, level: int = LEVEL) -> Packed:
         ),
         base_paths=tuple(base_files.values()),
         sizes=sizes,
+        pieces=frozenset(piece.parts for job in jobs for piece in job.segment.job.pieces),
         transforms=transforms,
         raw_bytes=sum(each.row.raw_size for each in encoded),
         encode_s=encode_s,
@@ -152,6 +163,11 @@ def _count(
             sizes[part] = sizes.get(part, 0.0) + size * part_sizes[part] / whole
         name = outcome.transform.name if piece.kind is not PartKind.BYTES else f"{outcome.transform.name} (no tensor)"
         transforms[name] = transforms.get(name, 0) + piece.size_bytes
+
+
+def _belongs(part: str, name: str) -> bool:
+    """Tell whether a part of the release is of a matrix; its shape is not counted, for peers do not get it."""
+    return part == name or (part.startswith((f"{name}_", f"{name}.")) and not part.endswith("_shape"))
 
 
 def _files(directory: Path) -> dict[str, Path]:

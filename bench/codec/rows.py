@@ -6,7 +6,7 @@ measures only us.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ class Row:
         bound: computed.
         peers: by name.
         best: the best peer for each matrix, added up.
-        worst: ours over the best peer, of the matrix where that is largest.
+        worst: ours over the best peer, of the matrix where that is largest, or of matrices that share pieces.
         encode_mb_s: of raw bytes, one core.
         decode_mb_s: the same.
         transforms: raw bytes by the transform chosen.
@@ -121,17 +121,18 @@ class Bench:
         """Measure matrices that lie in a directory as a release, against a base in another or none."""
         packed = ours.pack(release, base)
         found = [self._judged(new, olds[number] if olds else None) for number, new in enumerate(news)]
-        own = [packed.size_of(matrix.name) for matrix in news]
-        bests = [min(sizes.values()) if sizes else 0 for _, sizes in found]
+        own = {matrix.name: packed.size_of(matrix.name) for matrix in news}
+        bests = {new.name: min(sizes.values(), default=0) for new, (_, sizes) in zip(news, found, strict=True)}
+        groups = packed.groups(list(own))
         return Row(
             key=key,
             tensors=len(news),
             raw=sum(matrix.size_bytes for matrix in news),
-            ours=sum(own),
+            ours=sum(own.values()),
             bound=sum(bound for bound, _ in found),
             peers={name: sum(sizes[name] for _, sizes in found) for name in found[0][1]},
-            best=sum(bests),
-            worst=max(size / best if best else 0.0 for size, best in zip(own, bests, strict=True)),
+            best=sum(bests.values()),
+            worst=max(_ratio(own, bests, group) for group in groups),
             encode_mb_s=packed.raw_bytes / 1e6 / packed.encode_s,
             decode_mb_s=ours.decode_mb_s(packed, self.runs),
             transforms=packed.transforms,
@@ -147,6 +148,11 @@ class Bench:
             f"{versions} {name}", lambda: peers.delta_sizes(new, old) if old else peers.full_sizes(new)
         )
         return bound, sizes
+
+
+def _ratio(own: Mapping[str, float], bests: Mapping[str, int], group: Sequence[str]) -> float:
+    best = sum(bests[name] for name in group)
+    return sum(own[name] for name in group) / best if best else 0.0
 
 
 def _digest(new: Matrix, old: Matrix | None) -> str:
