@@ -34,7 +34,7 @@ def requantize_model(
     ] = None,
     old: Annotated[
         Path | None,
-        typer.Option("--old", help="The float model that --base was made of; pays at int8, where it is known."),
+        typer.Option("--old", help="The float model that --base was made of: helps where the base was calibrated."),
     ] = None,
     max_loss: Annotated[
         str | None,

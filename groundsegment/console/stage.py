@@ -109,9 +109,7 @@ def stage(
         Path | None, typer.Option("--calibration", help="--fit: text like what the model is for.")
     ] = None,
     held_out: Annotated[Path | None, typer.Option("--held-out", help="--fit: text that its figures are from.")] = None,
-    old: Annotated[
-        Path | None, typer.Option("--old", help="--fit: the float model that --base was made of; pays at int8.")
-    ] = None,
+    old: Annotated[Path | None, typer.Option("--old", help="--fit: the float model that --base was made of.")] = None,
     fit_out: Annotated[
         Path | None, typer.Option("--fit-out", help="--fit: directory of the release; beside the model if left out.")
     ] = None,

@@ -65,8 +65,8 @@ class Options:
         goal: what is asked for.
         calibration: text that codes are chosen on.
         held_out: text that figures are taken from; None keeps every eighth sequence of the calibration text for that.
-        old: directory of the float model that the base was made of: tells what the update changed from what rounding
-            did, and at int8 pays.
+        old: directory of the float model that the base was made of: tells what the update changed from what
+            rounding did; descent alone needs it.
         effort: how hard to try.
         force: replace a model that is there already.
     """
