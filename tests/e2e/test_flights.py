@@ -18,7 +18,7 @@ def test_thirty_flights_with_a_kill_each_all_end_confirmed_with_the_right_bytes(
 @pytest.mark.timeout(600)
 def test_memory_is_bounded_by_less_than_the_release():
     figures = stage_and_fly(600_000_000)
-    # The bar is 1000, for any size: `make bench NAME=memory` flies 4 GB. Two workers that know tensors hold 100 MB each.
+    # The bar is 1000, for any size: `make bench NAME=memory` flies 4 GB. Two workers hold 100 MB each.
     assert figures["packer_rss_mb"] < 600
     assert figures["daemon_rss_mb"] < 256
     assert figures["payload_mb"] > 500
