@@ -39,7 +39,7 @@ _SAMPLED = 8  # one matrix in so many, where there are enough
 _PRICE_FIRST = 1e-9
 _SEARCH_STEPS = 12
 _NEAR = 0.04  # of the size asked for
-_TRIES = 6
+_TRIES = 9
 _TILT_FIRST, _TILT_MAX = 1.4, 2.0
 _TOO_FAR = 1.05  # of the way to the new model
 _THINNED_MAX = 0.2  # of the codes: where rounding to nearest changes more, the base was not rounded to nearest
@@ -179,17 +179,22 @@ class Walk:
         """Move what pays best within a size; a few per cent less may be used."""
         if not size_bytes:
             return self.nothing(lean)
-        price = self._guess(lean, size_bytes)
+        price, fits_at, too_large_at = self._guess(lean, size_bytes), math.inf, 0.0
         fitting, step = None, None
         for _ in range(_TRIES):
             step = self.at_price(lean, price=price, like=step)
             is_too_far = lean.rounded is None and self._aim_again(step)
-            if step.size_bytes <= size_bytes and not is_too_far:
-                if fitting is None or step.size_bytes > fitting.size_bytes:
+            if step.size_bytes > size_bytes:
+                too_large_at = max(too_large_at, price)
+            else:
+                fits_at = min(fits_at, price)
+                if not is_too_far and (fitting is None or step.size_bytes > fitting.size_bytes):
                     fitting = step
-                if step.size_bytes >= size_bytes * (1 - 2 * _NEAR):
+                if not is_too_far and step.size_bytes >= size_bytes * (1 - 2 * _NEAR):
                     break
             price *= _correction(step.size_bytes, size_bytes * (1 - _NEAR))
+            if too_large_at > 0 and not too_large_at < price < fits_at:
+                price = math.sqrt(too_large_at * fits_at) if fits_at < math.inf else 2 * too_large_at
         return fitting or self.nothing(lean)
 
     def _aim_again(self, step: Step) -> bool:
