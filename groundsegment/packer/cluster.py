@@ -10,6 +10,7 @@ versions that decide a segment's bytes, is checked before the first segment. The
 leave this machine; plain weights do, so the network is to be trusted as the file system is (or take tls://).
 """
 
+import logging
 import socket
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -38,6 +39,8 @@ def cluster_workers(url: str) -> Iterator[Workers]:
         GroundError: the cluster was lost on the way.
     """
     client = _connect(_address(url))
+    loop_log = logging.getLogger("tornado.application")
+    loop_log.addFilter(_is_not_our_cancelling)
     try:
         num_threads = sum(client.nthreads().values())
         if not num_threads:
@@ -52,6 +55,17 @@ def cluster_workers(url: str) -> Iterator[Workers]:
         raise GroundError(f"{url}: the cluster lost our work: {error}", hint=hint) from error
     finally:
         client.close()
+        loop_log.removeFilter(_is_not_our_cancelling)
+
+
+def _is_not_our_cancelling(record: logging.LogRecord) -> bool:
+    """Whether a record of the event loop is worth a look.
+
+    What is cancelled on ctrl-C while its result is on the way makes the loop log a traceback, though nothing is wrong.
+    """
+    from distributed.client import FutureCancelledError
+
+    return not (record.exc_info and isinstance(record.exc_info[1], FutureCancelledError))
 
 
 def _address(url: str) -> str:

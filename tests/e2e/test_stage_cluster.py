@@ -1,6 +1,7 @@
 """Staging on a Dask cluster of real processes: the same bytes as here, and clear words when it cannot work."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -143,3 +144,15 @@ def test_a_scheduler_that_is_not_there_is_told(ground):
     code, _, err = run("v1", "--no-canary", "--executor", "somewhere")
     assert code == 3
     assert "tcp://host:8786" in err
+
+
+def test_what_we_cancelled_ourselves_is_no_traceback_and_what_fails_is(scheduler, caplog):
+    from distributed.client import FutureCancelledError
+
+    from groundsegment.packer.cluster import cluster_workers
+
+    loop_log = logging.getLogger("tornado.application")
+    with cluster_workers(scheduler):
+        for error in (FutureCancelledError("key", "by us"), ValueError("of another kind")):
+            loop_log.error("Exception in callback", exc_info=error)
+    assert [record.exc_info[0] for record in caplog.records if record.name == loop_log.name] == [ValueError]
