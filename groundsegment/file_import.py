@@ -18,7 +18,7 @@ from groundsegment.depot.records import HOME_STATION
 from groundsegment.downlink import Downlink, ReportReceived
 from groundsegment.errors import InputError
 from groundsegment.stations.receipts import keep_message
-from groundsegment.uplink.outcome import record_report
+from groundsegment.uplink.flight.outcome import record_report
 from protocol.errors import ProtocolError
 from protocol.file_names import REPORT_SUFFIX, has_our_suffix
 from protocol.frame import HANDLE_SIZE

@@ -32,7 +32,7 @@ PLANTS = {
     "the protocol opens files": ("protocol/errors.py", "import pathlib", PURE_CORES),
     "the channel reads a clock": ("groundsegment/emulator/channel.py", "import time", PURE_CORES),
     "a core onboard logs": ("onboard/receiver/core.py", "import logging", PURE_CORES),
-    "a core on the ground draws randomness": ("groundsegment/uplink/core.py", "import secrets", PURE_CORES),
+    "a core on the ground draws randomness": ("groundsegment/uplink/sender/core.py", "import secrets", PURE_CORES),
     "a core reaches a socket through its shell": (
         "onboard/receiver/core.py",
         "import onboard.receiver.shell",

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.transport.link import Loss
-from groundsegment.uplink.cargo import OutgoingObject
-from groundsegment.uplink.core import Uplink, UplinkOptions
+from groundsegment.uplink.sender.cargo import OutgoingObject
+from groundsegment.uplink.sender.core import Uplink, UplinkOptions
 from protocol.blocks import symbols_needed
 from protocol.frame import HANDLE_SIZE
 

@@ -21,13 +21,13 @@ from pathlib import Path
 import psutil
 
 from groundsegment.downlink import SESSION_SIZE, Downlink
-from groundsegment.uplink.cargo import OutgoingObject
-from groundsegment.uplink.encoder import EncoderProcess
-from groundsegment.uplink.headers import Headers
-from groundsegment.uplink.link_socket import Endpoint, LinkSocket
-from groundsegment.uplink.rate_search import RateSearch
-from groundsegment.uplink.schedule import SymbolRun
-from groundsegment.uplink.symbols import ObjectFile, SymbolSource
+from groundsegment.uplink.rate.rate_search import RateSearch
+from groundsegment.uplink.sender.cargo import OutgoingObject
+from groundsegment.uplink.sender.headers import Headers
+from groundsegment.uplink.sender.schedule import SymbolRun
+from groundsegment.uplink.wire.encoder import EncoderProcess
+from groundsegment.uplink.wire.link_socket import Endpoint, LinkSocket
+from groundsegment.uplink.wire.symbols import ObjectFile, SymbolSource
 from protocol.blocks import symbols_needed
 from protocol.fec import best_kind
 from protocol.frame import Frame

@@ -39,8 +39,8 @@ def ask(
     """
     from groundsegment.depot.depot import Depot
     from groundsegment.errors import InputError
-    from groundsegment.uplink.exchange import send_command
-    from groundsegment.uplink.link_socket import Endpoint
+    from groundsegment.uplink.wire.exchange import send_command
+    from groundsegment.uplink.wire.link_socket import Endpoint
     from protocol.command import Operation
     from protocol.limits import PROMPT_SIZE_MAX
 

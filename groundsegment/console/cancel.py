@@ -11,7 +11,7 @@ from groundsegment.console.output import command, err, out, print_json
 if TYPE_CHECKING:
     from groundsegment.depot.depot import Depot
     from groundsegment.depot.records import Update
-    from groundsegment.uplink.link_socket import Endpoint
+    from groundsegment.uplink.wire.link_socket import Endpoint
 
 
 @command
@@ -53,7 +53,7 @@ def cancel(
     from groundsegment.console.revert import confirm
     from groundsegment.depot.depot import Depot
     from groundsegment.stations.home import exchange_if_free
-    from groundsegment.uplink.link_socket import Endpoint
+    from groundsegment.uplink.wire.link_socket import Endpoint
 
     endpoint = None if link is None else Endpoint.parse(link)
     with Depot.open(depot) as opened:
@@ -110,8 +110,8 @@ def _cancel(
     """Queue the command, then tell the depot: killed in between, the satellite is told all the same."""
     from groundsegment.depot.records import CommandState, FlightState
     from groundsegment.errors import LinkError
-    from groundsegment.uplink.exchange import keep_command, send_kept
-    from groundsegment.uplink.update_flight import CANCELLED_HERE
+    from groundsegment.uplink.flight.update_flight import CANCELLED_HERE
+    from groundsegment.uplink.wire.exchange import keep_command, send_kept
     from protocol.command import Operation
 
     queued = None

@@ -8,7 +8,7 @@ from groundsegment.depot.depot import Depot
 from groundsegment.depot.records import HOME_STATION, Update
 from groundsegment.errors import InputError, UnknownError
 from groundsegment.planner.forecast import Load
-from groundsegment.uplink.loss import LossEstimate
+from groundsegment.uplink.sender.loss import LossEstimate
 from protocol.link_keys import Direction
 
 if TYPE_CHECKING:

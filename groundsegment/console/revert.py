@@ -36,8 +36,8 @@ def revert(
     ```
     """
     from groundsegment.depot.depot import Depot
-    from groundsegment.uplink.exchange import send_command
-    from groundsegment.uplink.link_socket import Endpoint
+    from groundsegment.uplink.wire.exchange import send_command
+    from groundsegment.uplink.wire.link_socket import Endpoint
     from protocol.command import Operation
 
     endpoint = Endpoint.parse(link)

@@ -54,7 +54,7 @@ def add(
     from groundsegment.depot.depot import Depot
     from groundsegment.errors import InputError
     from groundsegment.stations.notes import Notes, StationNotes, note_number
-    from groundsegment.uplink.link_socket import Endpoint
+    from groundsegment.uplink.wire.link_socket import Endpoint
     from protocol.names import is_safe_name
 
     if not is_safe_name(name):

@@ -73,8 +73,8 @@ def run(
     from groundsegment.stations.agent_records import AgentPlan
     from groundsegment.stations.directory import StationDirectory
     from groundsegment.stations.shell import StationAgent
-    from groundsegment.uplink.display import FlightDisplay
-    from groundsegment.uplink.link_socket import Endpoint
+    from groundsegment.uplink.screen.display import FlightDisplay
+    from groundsegment.uplink.wire.link_socket import Endpoint
 
     chosen = chosen_plan(contacts, profile, epoch)
     with StationDirectory.open(station_dir) as opened:

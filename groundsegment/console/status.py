@@ -97,8 +97,8 @@ def _gather_one(depot: "Depot", name: str) -> dict[str, Any]:
 
 
 def _report(depot: "Depot", received: "ReceivedReport") -> dict[str, Any]:
-    from groundsegment.uplink.exchange import seconds_since
-    from groundsegment.uplink.outcome import serving_of
+    from groundsegment.uplink.flight.outcome import serving_of
+    from groundsegment.uplink.wire.exchange import seconds_since
 
     report = received.report
     serving = serving_of(depot, report)
@@ -172,7 +172,7 @@ def _links(depot: "Depot", name: str) -> list[dict[str, Any]]:
 
 
 def _loss(depot: "Depot", name: str, station: int, direction: str) -> dict[str, float] | None:
-    from groundsegment.uplink.loss import LossEstimate
+    from groundsegment.uplink.sender.loss import LossEstimate
     from protocol.link_keys import Direction
 
     state = depot.journal.loss(name, station, Direction(direction))

@@ -12,7 +12,7 @@ from groundsegment.console.output import command, err, print_json
 if TYPE_CHECKING:
     from groundsegment.depot.depot import Depot
     from groundsegment.planner.contact_plan import ContactPlan
-    from groundsegment.uplink.flight_records import FlightPlan, FlightSummary
+    from groundsegment.uplink.flight.flight_records import FlightPlan, FlightSummary
 
 
 @command
@@ -73,10 +73,10 @@ def uplink(
     from groundsegment.console.uplink_words import finish, print_summary, summary_json
     from groundsegment.depot.depot import Depot
     from groundsegment.planner.quantities import parse_rate, parse_utc
-    from groundsegment.uplink.display import FlightDisplay
-    from groundsegment.uplink.flight_records import FlightPlan
-    from groundsegment.uplink.link_socket import Endpoint
+    from groundsegment.uplink.flight.flight_records import FlightPlan
+    from groundsegment.uplink.screen.display import FlightDisplay
     from groundsegment.uplink.shell import UplinkShell
+    from groundsegment.uplink.wire.link_socket import Endpoint
 
     endpoint, chosen = Endpoint.parse(link), chosen_contacts(contacts, profile, epoch)
     plan = FlightPlan(

@@ -9,8 +9,8 @@ from groundsegment.depot.depot import Depot
 from groundsegment.depot.records import FlightState
 from groundsegment.errors import InputError, LinkError
 from groundsegment.planner.quantities import format_bytes, format_duration
-from groundsegment.uplink.flight_records import FlightPlan, FlightSummary, UpdateSummary
-from groundsegment.uplink.outcome import serving_of
+from groundsegment.uplink.flight.flight_records import FlightPlan, FlightSummary, UpdateSummary
+from groundsegment.uplink.flight.outcome import serving_of
 
 OPEN_STATES = ("staged", "flying", "complete")
 

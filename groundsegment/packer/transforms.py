@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from groundsegment.packer.tensors import layouts
 from groundsegment.packer.tensors.jobs import PieceJob
-from protocol.codec import floats, gguf, integers, nibbles, streams
+from protocol.codec import floats, integers, streams
+from protocol.codec.fourbit import nibbles
+from protocol.codec.ggml import gguf
 from protocol.codec.kinds import TransformKind
 from protocol.codec.payload import Stream
 

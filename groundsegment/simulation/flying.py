@@ -18,7 +18,7 @@ from groundsegment.simulation.scenario import Scenario
 from groundsegment.simulation.schemes import SchemeResult, fly_all
 from groundsegment.simulation.seeds import Random, source
 from groundsegment.simulation.weather import make_weather
-from groundsegment.uplink.loss import LossEstimate
+from groundsegment.uplink.sender.loss import LossEstimate
 from protocol.frame import HEADER_SIZE, TAG_SIZE
 
 _ABANDONED_S = 2.0  # for a mission that nobody waits for any more to clear up behind it

@@ -7,7 +7,7 @@ from groundsegment.simulation.payload import SimulatedUpdate
 from groundsegment.simulation.records import ContactRow, LinkTotals, UpdateResult
 from groundsegment.simulation.satellite import SatelliteView
 from groundsegment.simulation.station import GroundStation
-from groundsegment.uplink.loss import LossEstimate
+from groundsegment.uplink.sender.loss import LossEstimate
 
 
 @dataclass(slots=True)

@@ -17,7 +17,7 @@ from groundsegment.simulation.records import ContactRow, LinkTotals, MissionResu
 from groundsegment.simulation.satellite import Satellite, SatelliteView
 from groundsegment.simulation.seeds import source
 from groundsegment.simulation.station import GroundStation, all_decided
-from groundsegment.uplink.loss import LossEstimate
+from groundsegment.uplink.sender.loss import LossEstimate
 
 TURN_S = 0.05
 

@@ -18,8 +18,8 @@ from typing import Self
 
 import numpy as np
 
-from groundsegment.uplink.cargo import OutgoingObject
-from groundsegment.uplink.schedule import SymbolRun
+from groundsegment.uplink.sender.cargo import OutgoingObject
+from groundsegment.uplink.sender.schedule import SymbolRun
 from protocol.blocks import symbols_needed
 from protocol.fec import BlockEncoder, best_kind
 from protocol.frame import HANDLE_SIZE

@@ -11,17 +11,17 @@ from groundsegment.downlink import Downlink, ReportReceived
 from groundsegment.emulator.channel import Channel
 from groundsegment.emulator.conditions import Direction
 from groundsegment.simulation.payload import PayloadStore, SimulatedUpdate
-from groundsegment.uplink.cargo import Progress
-from groundsegment.uplink.core import Uplink, UplinkOptions
-from groundsegment.uplink.events import ReceiverRestarted
-from groundsegment.uplink.headers import Headers
-from groundsegment.uplink.lane import Lane
-from groundsegment.uplink.learning import DECIDED
-from groundsegment.uplink.loss import LossEstimate
-from groundsegment.uplink.pace import Pacer
-from groundsegment.uplink.patience import Patience
-from groundsegment.uplink.rate_search import RateSearch
-from groundsegment.uplink.schedule import SymbolRun
+from groundsegment.uplink.rate.pace import Pacer
+from groundsegment.uplink.rate.rate_search import RateSearch
+from groundsegment.uplink.sender.cargo import Progress
+from groundsegment.uplink.sender.core import Uplink, UplinkOptions
+from groundsegment.uplink.sender.events import ReceiverRestarted
+from groundsegment.uplink.sender.headers import Headers
+from groundsegment.uplink.sender.lane import Lane
+from groundsegment.uplink.sender.learning import DECIDED
+from groundsegment.uplink.sender.loss import LossEstimate
+from groundsegment.uplink.sender.patience import Patience
+from groundsegment.uplink.sender.schedule import SymbolRun
 from protocol.fec import best_kind
 from protocol.frame import Frame
 from protocol.link_keys import derive_station_key

@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from groundsegment.planner.contact_plan import ContactPlan
-from groundsegment.uplink.flight_records import FlightSummary, UpdateSummary
-from groundsegment.uplink.link_socket import Endpoint
+from groundsegment.uplink.flight.flight_records import FlightSummary, UpdateSummary
+from groundsegment.uplink.wire.link_socket import Endpoint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

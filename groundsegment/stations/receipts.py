@@ -6,7 +6,7 @@ A thief may keep one back or bring an old one; he cannot make one.
 from groundsegment.depot.depot import Depot
 from groundsegment.depot.records import CommandState
 from groundsegment.downlink import MessageReceived
-from groundsegment.uplink.outcome import record_message
+from groundsegment.uplink.flight.outcome import record_message
 from protocol.envelope import key_id
 from protocol.errors import WrongSatelliteError
 from protocol.message import Message, MessageKind

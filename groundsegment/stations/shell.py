@@ -20,10 +20,10 @@ from groundsegment.stations.directory import StationDirectory
 from groundsegment.stations.home_line import HomeLine
 from groundsegment.stations.notes import plan_of
 from groundsegment.stations.station_sync import SyncOutcome
-from groundsegment.uplink.display import FlightDisplay
-from groundsegment.uplink.flight_records import FlightPlan
-from groundsegment.uplink.link_socket import Endpoint
+from groundsegment.uplink.flight.flight_records import FlightPlan
+from groundsegment.uplink.screen.display import FlightDisplay
 from groundsegment.uplink.shell import UplinkShell
+from groundsegment.uplink.wire.link_socket import Endpoint
 
 LEAD_S = 3.0  # before a contact: all is ready when it begins
 LONG_CONTACT_S = 1800.0  # longer than any pass of a low orbit

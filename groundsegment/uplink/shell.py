@@ -21,20 +21,20 @@ from groundsegment.depot.depot import Depot
 from groundsegment.downlink import SESSION_SIZE, Downlink
 from groundsegment.errors import BusyError, UnknownError
 from groundsegment.planner.contact_plan import PlannedContact
-from groundsegment.uplink.command_flight import CommandFlight
-from groundsegment.uplink.ear import Ear
-from groundsegment.uplink.encoder import EncoderProcess
-from groundsegment.uplink.events import DepotBusy, RateUnknown
-from groundsegment.uplink.flight_book import TICK_S, FlightBook
-from groundsegment.uplink.flight_records import FlightPlan, FlightSummary, FlightView
-from groundsegment.uplink.flights import Flights
-from groundsegment.uplink.link_prior import begin_options
-from groundsegment.uplink.link_socket import LinkSocket
-from groundsegment.uplink.pace import Pacer
-from groundsegment.uplink.patience import Patience
-from groundsegment.uplink.rate_search import RateSearch
-from groundsegment.uplink.transmitter import FRAMES_PER_TURN, Transmitter
-from groundsegment.uplink.wall_clock import WallClock, sleep_or
+from groundsegment.uplink.flight.command_flight import CommandFlight
+from groundsegment.uplink.flight.flight_book import TICK_S, FlightBook
+from groundsegment.uplink.flight.flight_records import FlightPlan, FlightSummary, FlightView
+from groundsegment.uplink.flight.flights import Flights
+from groundsegment.uplink.flight.link_prior import begin_options
+from groundsegment.uplink.rate.pace import Pacer
+from groundsegment.uplink.rate.rate_search import RateSearch
+from groundsegment.uplink.sender.events import DepotBusy, RateUnknown
+from groundsegment.uplink.sender.patience import Patience
+from groundsegment.uplink.wire.ear import Ear
+from groundsegment.uplink.wire.encoder import EncoderProcess
+from groundsegment.uplink.wire.link_socket import LinkSocket
+from groundsegment.uplink.wire.transmitter import FRAMES_PER_TURN, Transmitter
+from groundsegment.uplink.wire.wall_clock import WallClock, sleep_or
 
 IDLE_S = 0.01
 LOOK_PERIOD_S = 0.5  # into the depot, for what was staged, cancelled or confirmed meanwhile

@@ -22,10 +22,11 @@ from enum import IntEnum
 
 import numpy as np
 
-from protocol.codec import contextual, still_rows, streams
-from protocol.codec.contexts import choose_firsts, choose_grid
-from protocol.codec.grid import Grid
-from protocol.codec.partition import CHUNK_SIZE
+from protocol.codec import still_rows, streams
+from protocol.codec.contexts import contextual
+from protocol.codec.contexts.choosing import choose_firsts, choose_grid
+from protocol.codec.contexts.grid import Grid
+from protocol.codec.contexts.partition import CHUNK_SIZE
 from protocol.codec.payload import Stream
 from protocol.codec.values import Bytes, Values, fold, from_bytes, to_bytes, unfold
 from protocol.errors import DecodeError

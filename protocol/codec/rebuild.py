@@ -14,7 +14,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.codec import floats, gguf, integers, nibbles, plain
+from protocol.codec import floats, integers, plain
+from protocol.codec.fourbit import nibbles
+from protocol.codec.ggml import gguf
 from protocol.codec.kinds import TransformKind
 from protocol.codec.payload import Piece, Stream, TensorPayload
 from protocol.errors import DecodeError

@@ -7,10 +7,10 @@ import random
 
 from groundsegment.emulator.channel import Channel
 from groundsegment.emulator.conditions import Direction, DirectionProfile, LinkProfile
-from groundsegment.uplink.cargo import OutgoingObject
-from groundsegment.uplink.core import Uplink, UplinkOptions
-from groundsegment.uplink.pace import Pacer
-from groundsegment.uplink.rate_search import RateSearch
+from groundsegment.uplink.rate.pace import Pacer
+from groundsegment.uplink.rate.rate_search import RateSearch
+from groundsegment.uplink.sender.cargo import OutgoingObject
+from groundsegment.uplink.sender.core import Uplink, UplinkOptions
 from protocol.blocks import symbols_needed
 from protocol.frame import HANDLE_SIZE, Frame, FrameCodec, FrameKind
 from protocol.link_keys import Direction as LinkDirection

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from hypothesis import strategies as st
 
-from protocol.codec.affine import Float
-from protocol.codec.nibble_layout import NibbleLayout, Packing, Zeros
+from protocol.codec.fourbit.affine import Float
+from protocol.codec.fourbit.nibble_layout import NibbleLayout, Packing, Zeros
 from protocol.codec.payload import Stream
 
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)

@@ -9,11 +9,11 @@ import heapq
 import itertools
 import random
 
-from groundsegment.uplink.cargo import OutgoingObject
-from groundsegment.uplink.core import Uplink, UplinkOptions
-from groundsegment.uplink.feedback import LOSS_DOWN
-from groundsegment.uplink.lane import Lane
-from groundsegment.uplink.loss import LossEstimate
+from groundsegment.uplink.sender.cargo import OutgoingObject
+from groundsegment.uplink.sender.core import Uplink, UplinkOptions
+from groundsegment.uplink.sender.feedback import LOSS_DOWN
+from groundsegment.uplink.sender.lane import Lane
+from groundsegment.uplink.sender.loss import LossEstimate
 from onboard.receiver.core import BlockReady, CoreOptions, ObjectDropped, ObjectReady, ObjectSolved, ReceiverCore
 from onboard.receiver.intake import SymbolRun
 from onboard.receiver.reporting import ReportOptions

@@ -16,7 +16,7 @@ from groundsegment.simulation.random_plan import SYMBOL_SIZE, random_mission
 from groundsegment.simulation.schemes import fly_all
 from groundsegment.simulation.seeds import source
 from groundsegment.simulation.weather import ContactWeather
-from groundsegment.uplink.schedule import SymbolRun
+from groundsegment.uplink.sender.schedule import SymbolRun
 from protocol.fec import solve
 from protocol.frame import FrameKind
 from tests.fakes.simulating import SatelliteHere

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from groundsegment.emulator.conditions import BurstLoss, Contact, DirectionProfile, LinkProfile
-from groundsegment.uplink.core import UplinkOptions
+from groundsegment.uplink.sender.core import UplinkOptions
 from protocol.blocks import block_layout
 from protocol.fec import BlockEncoder
 from protocol.frame import FrameKind

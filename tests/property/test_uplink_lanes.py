@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from groundsegment.uplink.block_sender import BlockSender
-from groundsegment.uplink.lane import STRIPE, Lane
+from groundsegment.uplink.sender.block_sender import BlockSender
+from groundsegment.uplink.sender.lane import STRIPE, Lane
 from protocol.frame import FrameKind
 from protocol.limits import BLOCK_SYMBOLS_MAX, ESI_MAX, STATIONS_MAX
 

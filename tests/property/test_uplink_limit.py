@@ -8,7 +8,7 @@ import statistics
 
 import pytest
 
-from groundsegment.uplink.core import UplinkOptions
+from groundsegment.uplink.sender.core import UplinkOptions
 from tests.fakes.sky import Losses, Satellite, Sky, Station, objects_of, one_station, several_stations
 
 LINKS = [(0.0, 1), (0.05, 1), (0.1, 1), (0.2, 1), (0.3, 1), (0.1, 5)]  # mean loss, mean length of a burst

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from groundsegment.uplink.core import UplinkOptions
+from groundsegment.uplink.sender.core import UplinkOptions
 from tests.fakes.sky import FIFTY_MB, one_station, several_stations
 
 SMALL = (2000, 2000, 2000)

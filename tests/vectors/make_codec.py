@@ -14,15 +14,18 @@ from functools import partial
 
 import numpy as np
 
-from protocol.codec import contextual, floats, gguf, integers, nibbles, plain
-from protocol.codec.affine import Float
+from protocol.codec import floats, integers, plain
+from protocol.codec.contexts import contextual
+from protocol.codec.contexts.grid import Grid
 from protocol.codec.floats import FloatFormat, FloatLayout
-from protocol.codec.gguf import GgufLayout
-from protocol.codec.gguf_blocks import FORMATS, BlockType
-from protocol.codec.grid import Grid
+from protocol.codec.fourbit import nibbles
+from protocol.codec.fourbit.affine import Float
+from protocol.codec.fourbit.nibble_layout import NibbleLayout, Packing, Zeros
+from protocol.codec.ggml import gguf
+from protocol.codec.ggml.gguf import GgufLayout
+from protocol.codec.ggml.gguf_blocks import FORMATS, BlockType
 from protocol.codec.integers import IntegerLayout
 from protocol.codec.kinds import TransformKind
-from protocol.codec.nibble_layout import NibbleLayout, Packing, Zeros
 from protocol.codec.payload import Extent, Piece, TensorPayload
 from protocol.codec.values import fold
 

@@ -31,7 +31,7 @@ from groundsegment.packer.tensors.parts import (
     num_rows,
 )
 from groundsegment.packer.tensors.quantization import UNKNOWN, Quantization, quantization_of
-from protocol.codec.gguf_blocks import FORMATS, BlockType
+from protocol.codec.ggml.gguf_blocks import FORMATS, BlockType
 from protocol.limits import SEGMENT_SIZE_MAX
 
 Read = Callable[[str, int, int], bytes]

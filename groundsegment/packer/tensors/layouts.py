@@ -6,12 +6,12 @@ can take the piece, because it cannot say what it looks like (a group that does 
 
 from groundsegment.packer.tensors.jobs import PieceJob
 from groundsegment.packer.tensors.parts import Packing, PartKind
-from protocol.codec import nibble_layout
-from protocol.codec.affine import Float
 from protocol.codec.floats import FloatFormat, FloatLayout
-from protocol.codec.gguf import BlockType, GgufLayout
+from protocol.codec.fourbit import nibble_layout
+from protocol.codec.fourbit.affine import Float
+from protocol.codec.fourbit.nibble_layout import NibbleLayout, Zeros
+from protocol.codec.ggml.gguf import BlockType, GgufLayout
 from protocol.codec.integers import IntegerLayout
-from protocol.codec.nibble_layout import NibbleLayout, Zeros
 
 _FLOATS = {
     "BF16": FloatFormat.BF16,

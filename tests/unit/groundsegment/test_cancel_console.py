@@ -5,8 +5,8 @@ import pytest
 from groundsegment.depot.records import CommandState, FlightState
 from groundsegment.signer.key_store import KeyStore
 from groundsegment.signer.signing import create_trust
-from groundsegment.uplink.command_flight import CommandFlight
-from groundsegment.uplink.update_flight import CANCELLED_HERE
+from groundsegment.uplink.flight.command_flight import CommandFlight
+from groundsegment.uplink.flight.update_flight import CANCELLED_HERE
 from protocol.command import Command, Operation
 from protocol.message import MessageKind
 from protocol.objects import object_handle

@@ -21,8 +21,8 @@ import pytest
 from groundsegment.emulator.conditions import Contact, DirectionProfile, LinkProfile
 from groundsegment.planner.contact_plan import PlannedContact
 from groundsegment.planner.forecast import QUANTILES, Load, Weather, forecast
-from groundsegment.uplink.core import UplinkOptions
-from groundsegment.uplink.loss import LossEstimate
+from groundsegment.uplink.sender.core import UplinkOptions
+from groundsegment.uplink.sender.loss import LossEstimate
 from protocol.frame import HEADER_SIZE, TAG_SIZE
 from tests.fakes.flight import Flight
 

@@ -15,7 +15,7 @@ from groundsegment.console.output import out
 from groundsegment.depot.records import BlockProgress, CommandState, FlightState, ReceivedMessage, ReceivedReport
 from groundsegment.signer.key_store import KeyStore
 from groundsegment.signer.signing import create_trust
-from groundsegment.uplink.loss import LossEstimate
+from groundsegment.uplink.sender.loss import LossEstimate
 from protocol.command import Command, Operation
 from protocol.link_keys import Direction
 from protocol.message import MessageKind

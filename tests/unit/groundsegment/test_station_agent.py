@@ -18,9 +18,9 @@ from groundsegment.stations.agent_records import AgentPlan
 from groundsegment.stations.home import exchange
 from groundsegment.stations.home_line import HomeLine
 from groundsegment.stations.shell import StationAgent
-from groundsegment.uplink.display import FlightDisplay
-from groundsegment.uplink.lane import Lane
-from groundsegment.uplink.link_socket import Endpoint
+from groundsegment.uplink.screen.display import FlightDisplay
+from groundsegment.uplink.sender.lane import Lane
+from groundsegment.uplink.wire.link_socket import Endpoint
 from protocol.frame import FrameCodec
 from protocol.link_keys import Direction
 from tests.fakes.depots import IDENTITY, LINK_KEY

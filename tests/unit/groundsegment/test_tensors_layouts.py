@@ -8,7 +8,9 @@ from groundsegment.packer.tensors.catalogue import parts_of, reader
 from groundsegment.packer.tensors.cut import cut
 from groundsegment.packer.tensors.matching import match
 from groundsegment.packer.tensors.parts import PartKind
-from protocol.codec import floats, gguf, integers, nibbles
+from protocol.codec import floats, integers
+from protocol.codec.fourbit import nibbles
+from protocol.codec.ggml import gguf
 from tests.fakes.tensor_files import awq, bf16, f16, gptq, int8, pack_quantized, words, write_safetensors
 from tests.unit.groundsegment.test_tensors_catalogue import write_gguf
 

@@ -1,8 +1,8 @@
 import pytest
 
-from groundsegment.uplink.cargo import OutgoingObject, Progress
-from groundsegment.uplink.core import Uplink, UplinkOptions
-from groundsegment.uplink.events import (
+from groundsegment.uplink.sender.cargo import OutgoingObject, Progress
+from groundsegment.uplink.sender.core import Uplink, UplinkOptions
+from groundsegment.uplink.sender.events import (
     AllBundlesComplete,
     ObjectComplete,
     ObjectReopened,
@@ -10,7 +10,7 @@ from groundsegment.uplink.events import (
     ReturnPathSilent,
     StateChanged,
 )
-from groundsegment.uplink.loss import LossEstimate
+from groundsegment.uplink.sender.loss import LossEstimate
 from protocol.report import SOLVED, OpenBlock, Reason, Report, UpdateState, UpdateStatus
 
 META, FIRST, SECOND = b"metada", b"bundl0", b"bundl1"

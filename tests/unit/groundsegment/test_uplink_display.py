@@ -8,9 +8,11 @@ from rich.console import Console
 
 from groundsegment.depot.records import FlightState, Update
 from groundsegment.planner.contact_plan import PlannedContact
-from groundsegment.uplink.core import UplinkStatistics
-from groundsegment.uplink.display import FlightDisplay
-from groundsegment.uplink.events import (
+from groundsegment.uplink.flight.flight_records import FlightView, UpdateView
+from groundsegment.uplink.screen.display import FlightDisplay
+from groundsegment.uplink.screen.panel import contact_time_needed_s, render_panel
+from groundsegment.uplink.sender.core import UplinkStatistics
+from groundsegment.uplink.sender.events import (
     DepotBusy,
     HeldBack,
     ObjectComplete,
@@ -18,9 +20,7 @@ from groundsegment.uplink.events import (
     ReturnPathSilent,
     StateChanged,
 )
-from groundsegment.uplink.flight_records import FlightView, UpdateView
-from groundsegment.uplink.loss import LossEstimate
-from groundsegment.uplink.panel import contact_time_needed_s, render_panel
+from groundsegment.uplink.sender.loss import LossEstimate
 from protocol.report import Reason, UpdateState
 from tests.fakes.depots import NOW
 

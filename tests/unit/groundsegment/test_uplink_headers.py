@@ -1,6 +1,6 @@
 """Short headers go only where the satellite has had a chance to know the object."""
 
-from groundsegment.uplink.headers import WHOLE_EVERY, WHOLE_FIRST, Headers
+from groundsegment.uplink.sender.headers import WHOLE_EVERY, WHOLE_FIRST, Headers
 
 A, B = b"objecA", b"objecB"
 

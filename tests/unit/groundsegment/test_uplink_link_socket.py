@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundsegment.uplink import link_socket
-from groundsegment.uplink.link_socket import Endpoint, LinkSocket, trains_of
+from groundsegment.uplink.wire import link_socket
+from groundsegment.uplink.wire.link_socket import Endpoint, LinkSocket, trains_of
 
 SIZES = [1468, *[1460] * 150, 1468, *[1460] * 40, 8200, 8200, 20, 4]
 

@@ -4,12 +4,12 @@ import random
 
 import pytest
 
-from groundsegment.uplink.block_sender import Aim, BlockSender
-from groundsegment.uplink.feedback import Feedback
-from groundsegment.uplink.flight_log import FlightLog
-from groundsegment.uplink.loss import LossEstimate
-from groundsegment.uplink.pace import TokenBucket
-from groundsegment.uplink.rate_search import RATE_MAX, RATE_START, RateSearch
+from groundsegment.uplink.rate.pace import TokenBucket
+from groundsegment.uplink.rate.rate_search import RATE_MAX, RATE_START, RateSearch
+from groundsegment.uplink.sender.block_sender import Aim, BlockSender
+from groundsegment.uplink.sender.feedback import Feedback
+from groundsegment.uplink.sender.flight_log import FlightLog
+from groundsegment.uplink.sender.loss import LossEstimate
 from protocol.frame import FrameKind
 
 A, B = (b"objecA", 0), (b"objecB", 1)
@@ -89,7 +89,7 @@ def test_the_log_agrees_with_a_naive_one():
 
 
 def test_the_log_stays_bounded_and_still_counts(monkeypatch):
-    monkeypatch.setattr("groundsegment.uplink.flight_log._RUNS_MAX", 10)
+    monkeypatch.setattr("groundsegment.uplink.sender.flight_log._RUNS_MAX", 10)
     log = FlightLog()
     for step in range(100):
         log.sent(A if step % 2 else B, step * 5, 5, float(step))

@@ -2,9 +2,9 @@
 
 import pytest
 
-from groundsegment.uplink.cargo import OutgoingObject
-from groundsegment.uplink.core import Uplink, UplinkOptions
-from groundsegment.uplink.loss import LossEstimate
+from groundsegment.uplink.sender.cargo import OutgoingObject
+from groundsegment.uplink.sender.core import Uplink, UplinkOptions
+from groundsegment.uplink.sender.loss import LossEstimate
 
 METADATA = b"metada"
 BUNDLES = [b"bundl%d" % number for number in range(3)]

@@ -13,11 +13,12 @@ from groundsegment.errors import DiskError
 from groundsegment.planner.contact_plan import ContactPlan, PlannedContact, always
 from groundsegment.signer.key_store import KeyStore
 from groundsegment.signer.signing import create_trust
-from groundsegment.uplink import flights, shell
-from groundsegment.uplink.encoder import InlineExecutor
-from groundsegment.uplink.flight_records import FlightPlan
-from groundsegment.uplink.link_socket import Endpoint
+from groundsegment.uplink import shell
+from groundsegment.uplink.flight import flights
+from groundsegment.uplink.flight.flight_records import FlightPlan
 from groundsegment.uplink.shell import UplinkShell
+from groundsegment.uplink.wire.encoder import InlineExecutor
+from groundsegment.uplink.wire.link_socket import Endpoint
 from protocol.command import Command
 from protocol.link_keys import Direction
 from protocol.message import MessageKind

@@ -2,10 +2,10 @@
 
 import pytest
 
-from groundsegment.uplink.cargo import OutgoingObject
-from groundsegment.uplink.core import Uplink, UplinkOptions
-from groundsegment.uplink.lane import Lane
-from groundsegment.uplink.loss import LossEstimate
+from groundsegment.uplink.sender.cargo import OutgoingObject
+from groundsegment.uplink.sender.core import Uplink, UplinkOptions
+from groundsegment.uplink.sender.lane import Lane
+from groundsegment.uplink.sender.loss import LossEstimate
 from protocol.report import SOLVED, OpenBlock, Report
 
 SESSION = b"sessn1"

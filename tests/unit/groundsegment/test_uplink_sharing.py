@@ -2,10 +2,10 @@
 
 import pytest
 
-from groundsegment.uplink.cargo import OutgoingObject, Progress
-from groundsegment.uplink.core import COMMAND_PRIORITY, Uplink, UplinkOptions
-from groundsegment.uplink.events import AllBundlesComplete, ObjectComplete, ObjectReopened, StateChanged
-from groundsegment.uplink.loss import LossEstimate
+from groundsegment.uplink.sender.cargo import OutgoingObject, Progress
+from groundsegment.uplink.sender.core import COMMAND_PRIORITY, Uplink, UplinkOptions
+from groundsegment.uplink.sender.events import AllBundlesComplete, ObjectComplete, ObjectReopened, StateChanged
+from groundsegment.uplink.sender.loss import LossEstimate
 from protocol.report import SOLVED, OpenBlock, Report, UpdateState, UpdateStatus
 
 SESSION = b"sessn1"

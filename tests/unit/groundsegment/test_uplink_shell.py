@@ -11,12 +11,13 @@ from groundsegment.depot.journal import Journal
 from groundsegment.depot.records import FlightState
 from groundsegment.errors import BusyError, DiskError, UnknownError
 from groundsegment.planner.contact_plan import ContactPlan, PlannedContact, always
-from groundsegment.uplink import flights, shell
-from groundsegment.uplink.encoder import InlineExecutor
-from groundsegment.uplink.events import DepotBusy
-from groundsegment.uplink.flight_records import FlightPlan
-from groundsegment.uplink.link_socket import Endpoint, LinkSocket
+from groundsegment.uplink import shell
+from groundsegment.uplink.flight import flights
+from groundsegment.uplink.flight.flight_records import FlightPlan
+from groundsegment.uplink.sender.events import DepotBusy
 from groundsegment.uplink.shell import UplinkShell
+from groundsegment.uplink.wire.encoder import InlineExecutor
+from groundsegment.uplink.wire.link_socket import Endpoint, LinkSocket
 from protocol.frame import FrameCodec
 from protocol.link_keys import Direction
 from protocol.message import MessageKind
@@ -425,7 +426,7 @@ def test_a_decision_that_is_heard_in_a_gap_ends_the_run(depot):
 
 
 def test_a_satellite_reset_to_an_older_state_gets_everything_again(depot, monkeypatch):
-    monkeypatch.setattr("groundsegment.uplink.learning._ABSENT_SOLVED_S", 0.3)
+    monkeypatch.setattr("groundsegment.uplink.sender.learning._ABSENT_SOLVED_S", 0.3)
     staged = stage_bytes(depot, [60_000])
     with SatelliteOnUdp(satellite_for(staged, install_s=1e9)) as sky:
         fly(depot, sky.address, stop_after_s=1.0)

@@ -8,11 +8,11 @@ from concurrent.futures.process import BrokenProcessPool
 import pytest
 
 from groundsegment.errors import DiskError, GroundError
-from groundsegment.uplink.cargo import OutgoingObject
-from groundsegment.uplink.encoder import EncoderProcess, InlineExecutor
-from groundsegment.uplink.lane import Lane
-from groundsegment.uplink.schedule import SymbolRun
-from groundsegment.uplink.symbols import ObjectFile, SymbolSource
+from groundsegment.uplink.sender.cargo import OutgoingObject
+from groundsegment.uplink.sender.lane import Lane
+from groundsegment.uplink.sender.schedule import SymbolRun
+from groundsegment.uplink.wire.encoder import EncoderProcess, InlineExecutor
+from groundsegment.uplink.wire.symbols import ObjectFile, SymbolSource
 from protocol.blocks import symbols_needed
 from protocol.fec import BlockEncoder
 from protocol.frame import FrameKind
@@ -33,7 +33,7 @@ class CountingExecutor(InlineExecutor):
 @pytest.fixture
 def made(tmp_path, monkeypatch):
     """An object of 8100 symbols in two blocks, the last symbol padded, and its expected symbols."""
-    monkeypatch.setattr("groundsegment.uplink.symbols.INLINE_BYTES_MAX", 0)
+    monkeypatch.setattr("groundsegment.uplink.wire.symbols.INLINE_BYTES_MAX", 0)
     data = random.Random(1).randbytes(8100 * SIZE - 5)
     path = tmp_path / "object"
     path.write_bytes(data)
@@ -103,7 +103,7 @@ def test_a_batch_serves_many_runs_and_the_next_is_made_ahead(made):
 
 
 def test_the_cache_is_bounded(made, monkeypatch):
-    monkeypatch.setattr("groundsegment.uplink.symbols.CACHE_BYTES_MAX", 40_000)
+    monkeypatch.setattr("groundsegment.uplink.wire.symbols.CACHE_BYTES_MAX", 40_000)
     files, blocks = made
     with SymbolSource(files, FrameKind.RAPTORQ, InlineExecutor()) as source:
         for _ in range(2):

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from groundsegment.depot.records import FlightState, Update
 from groundsegment.planner.contact_plan import ContactPlan, PlannedContact
-from groundsegment.uplink.completion import SentBlock, probability_complete
-from groundsegment.uplink.flight_records import FlightPlan
-from groundsegment.uplink.lineup import Waiting, line_up
-from groundsegment.uplink.link_prior import begin_options
-from groundsegment.uplink.link_socket import Endpoint
-from groundsegment.uplink.loss import LossEstimate
-from groundsegment.uplink.patience import HOLD_S_MAX, Patience
+from groundsegment.uplink.flight.flight_records import FlightPlan
+from groundsegment.uplink.flight.link_prior import begin_options
+from groundsegment.uplink.sender.completion import SentBlock, probability_complete
+from groundsegment.uplink.sender.lineup import Waiting, line_up
+from groundsegment.uplink.sender.loss import LossEstimate
+from groundsegment.uplink.sender.patience import HOLD_S_MAX, Patience
+from groundsegment.uplink.wire.link_socket import Endpoint
 from protocol.link_keys import Direction
 from tests.fakes.depots import make_depot
 

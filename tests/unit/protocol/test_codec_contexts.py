@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocol.codec import buckets, cells, coded_rows, grouped, logarithms, loudness
-from protocol.codec.affine import FRACTION_BITS, Float, Number, Shift
-from protocol.codec.grouped import StreamReader
-from protocol.codec.loudness import LEVELS, Loudness
+from protocol.codec.contexts import buckets, logarithms, loudness
+from protocol.codec.contexts.loudness import LEVELS, Loudness
+from protocol.codec.fourbit import cells, coded_rows, grouped
+from protocol.codec.fourbit.affine import FRACTION_BITS, Float, Number, Shift
+from protocol.codec.fourbit.grouped import StreamReader
 from protocol.codec.payload import Stream
 from protocol.errors import DecodeError
 

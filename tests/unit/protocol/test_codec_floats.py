@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from protocol.codec import floats
-from protocol.codec.contextual import Context
+from protocol.codec.contexts.contextual import Context
 from protocol.codec.floats import FloatFormat, FloatLayout
 from protocol.codec.values import fold, unfold
 from protocol.errors import DecodeError

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocol.codec import gguf
-from protocol.codec.carrying import Change
-from protocol.codec.gguf import BlockType, GgufLayout
-from protocol.codec.gguf_blocks import FORMATS, Fields, join_blocks, split_blocks
+from protocol.codec.fourbit.carrying import Change
+from protocol.codec.ggml import gguf
+from protocol.codec.ggml.gguf import BlockType, GgufLayout
+from protocol.codec.ggml.gguf_blocks import FORMATS, Fields, join_blocks, split_blocks
 from protocol.errors import DecodeError
 from tests.fakes.packed_codes import damage, weights
 

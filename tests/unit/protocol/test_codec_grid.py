@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from protocol.codec import floats, streams
-from protocol.codec.contexts import choose_firsts, choose_grid
+from protocol.codec.contexts.choosing import choose_firsts, choose_grid
+from protocol.codec.contexts.grid import Grid
 from protocol.codec.floats import FloatFormat, FloatLayout
-from protocol.codec.grid import Grid
 from protocol.codec.kinds import Coder
 from protocol.codec.payload import Stream
 from protocol.codec.values import from_bytes, to_bytes

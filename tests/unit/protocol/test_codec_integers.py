@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from protocol.codec import integers
-from protocol.codec.contextual import Context
+from protocol.codec.contexts.contextual import Context
 from protocol.codec.integers import IntegerLayout
 from protocol.errors import DecodeError
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocol.codec import nibbles, still_units
-from protocol.codec.affine import Float
-from protocol.codec.nibbles import NibbleLayout, Packing, Zeros
+from protocol.codec.fourbit import nibbles, still_units
+from protocol.codec.fourbit.affine import Float
+from protocol.codec.fourbit.nibbles import NibbleLayout, Packing, Zeros
 from protocol.codec.payload import Stream
 from protocol.errors import DecodeError
 from tests.fakes.packed_codes import Quantized, damage, entropy_bits, weights

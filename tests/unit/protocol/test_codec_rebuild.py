@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from protocol.codec import plain
+from protocol.codec.contexts.partition import CHUNK_SIZE, check_firsts, partition, unpartition
 from protocol.codec.kinds import Coder, TransformKind
-from protocol.codec.partition import CHUNK_SIZE, check_firsts, partition, unpartition
 from protocol.codec.payload import NO_BASE, Extent, Piece, Stream, TensorPayload
 from protocol.codec.rebuild import rebuild
 from protocol.errors import DecodeError

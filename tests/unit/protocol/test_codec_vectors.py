@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from protocol.codec.contextual import Context
+from protocol.codec.contexts.contextual import Context
 from protocol.codec.kinds import Coder, TransformKind
 from protocol.codec.payload import TensorPayload
 from protocol.codec.rebuild import rebuild

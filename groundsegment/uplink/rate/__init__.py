@@ -1,0 +1,1 @@
+"""How fast frames leave: a link's rate as it is known, learned, or searched for. Pure."""

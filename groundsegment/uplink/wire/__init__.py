@@ -1,0 +1,1 @@
+"""What touches the link: the socket, the bytes of symbols, what goes up and what comes down. Shells."""

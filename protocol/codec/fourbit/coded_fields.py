@@ -1,0 +1,138 @@
+"""Scales, minima and zero points of groups as streams: one number each, as it is, or as the difference to the base.
+
+Scales lie on grids of their own: where weights were bfloat16, a scale that is their largest by 127 takes 128 values an
+octave of float16's 1024. Bins of an entropy coder do not see that; a dictionary does: the values that occur, rising,
+and for each group the rank of its value. The packer tries both, and both with and without contexts.
+
+Pure.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocol.codec import streams
+from protocol.codec.contexts.buckets import Cuts
+from protocol.codec.fourbit import grouped
+from protocol.codec.fourbit.grouped import Classes, StreamReader
+from protocol.codec.payload import Stream
+from protocol.errors import DecodeError
+
+_DTYPES: dict[int, Any] = {1: np.uint8, 2: np.uint16, 4: np.uint32}
+_RANKS_MAX = 2**16
+_HAS_DICTIONARY = 0x80  # beside the number of cuts, which is below
+
+Bytes = NDArray[np.uint8]
+Values = NDArray[Any]  # unsigned
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How a field is coded.
+
+    Attributes:
+        cuts: of its classes.
+        has_dictionary: whether its values are ranks in a dictionary.
+    """
+
+    cuts: Cuts = ()
+    has_dictionary: bool = False
+
+    def encode(self) -> bytes:
+        """Return the bytes: number of cuts and a flag, then the cuts."""
+        packed = grouped.pack_cuts(self.cuts)
+        return bytes([packed[0] | _HAS_DICTIONARY * self.has_dictionary]) + packed[1:]
+
+    @classmethod
+    def decode(cls, data: bytes) -> tuple[Self, bytes]:
+        """Read a form from the front; return it and the rest.
+
+        Raises:
+            DecodeError: its cuts do not rise.
+        """
+        if not data:
+            raise DecodeError("the form of a field is missing")
+        cuts, rest = grouped.read_cuts(bytes([data[0] & ~_HAS_DICTIONARY]) + data[1:])
+        return cls(cuts, bool(data[0] & _HAS_DICTIONARY)), rest
+
+
+def encode(new: Values, old: Values | None, classes: Classes, *, level: int) -> tuple[Form, list[Stream]]:
+    """Return the form and streams of one value for each group. No values make no stream.
+
+    Args:
+        new: uint8, uint16 or uint32.
+        old: the base's, for a delta.
+        classes: one for each group.
+        level: see `streams.encode`.
+    """
+    if not new.size:
+        return Form(), []
+    values = new if old is None else new - old
+    cuts = grouped.choose_cuts(_outline(values, is_delta=old is not None)[:, None], classes)
+    tried = [(Form(each), grouped.encode_values(values, classes, each, level=level)) for each in {cuts, ()}]
+    if old is None and values.itemsize > 1:
+        tried += _with_dictionary(values, classes, level)
+    return min(tried, key=lambda one: _size(*one))
+
+
+def decode(source: StreamReader, old: Values | None, classes: Classes, form: Form, size: int) -> Values:
+    """Return the values; undoes `encode`.
+
+    Args:
+        source: where the streams come from.
+        old: as for `encode`.
+        classes: likewise.
+        form: as `encode` returned it.
+        size: of a value in bytes.
+
+    Raises:
+        DecodeError: the streams are not those of such values.
+    """
+    values: Values
+    if form.has_dictionary:
+        dictionary = _decode_dictionary(source, size, classes.size)
+        ranks = grouped.decode_values(source, classes, form.cuts, np.uint16)
+        if ranks.max() >= dictionary.size:
+            raise DecodeError(f"rank {ranks.max()} in a dictionary of {dictionary.size}")
+        values = dictionary[ranks]
+    else:
+        values = grouped.decode_values(source, classes, form.cuts, _DTYPES[size])
+    return values if old is None else values + old
+
+
+def _with_dictionary(values: Values, classes: Classes, level: int) -> list[tuple[Form, list[Stream]]]:
+    dictionary, ranks = np.unique(values, return_inverse=True)
+    if not 2 * dictionary.size < values.size or dictionary.size > _RANKS_MAX:
+        return []
+    gaps = streams.encode(np.diff(dictionary, prepend=dictionary.dtype.type(0)), level=level)
+    cuts = grouped.choose_cuts((ranks * 255 // dictionary.size).astype(np.uint8)[:, None], classes)
+    words = ranks.astype(np.uint16)
+    return [
+        (Form(each, has_dictionary=True), [gaps, *grouped.encode_values(words, classes, each, level=level)])
+        for each in {cuts, ()}
+    ]
+
+
+def _decode_dictionary(source: StreamReader, size: int, num_values: int) -> Values:
+    stream = source.take()
+    if not 1 <= stream.count <= min(num_values, _RANKS_MAX):
+        raise DecodeError(f"a dictionary of {stream.count} for {num_values} values")
+    dtype = _DTYPES[size]
+    dictionary: Values = np.cumsum(streams.decode(stream, dtype, stream.count), dtype=dtype)
+    return dictionary
+
+
+def _size(form: Form, made: list[Stream]) -> tuple[int, bytes]:
+    return len(form.encode()) + sum(9 + len(stream.data) for stream in made), form.encode()
+
+
+def _outline(values: Values, *, is_delta: bool) -> Bytes:
+    """Return what the packer looks at to cut classes of values that may be wider than a byte."""
+    if is_delta:
+        values = np.minimum(values, ~values + values.dtype.type(1)).clip(max=255)
+    elif values.itemsize > 1:
+        values = values >> (8 * values.itemsize - 8)
+    outline: Bytes = values.astype(np.uint8)
+    return outline

@@ -1,0 +1,254 @@
+"""Four-bit codes, two in a byte, with the scales and zero points of their groups, as GPTQ and others pack them.
+
+A piece is a slab of a quantized matrix: its codes, then the scales and the zero points of exactly these codes, if the
+file has them. Scales and zero points come first in the streams; they are the context of the codes:
+
+- whole: codes are split by the zero point of their group, and by how loud its scale is beside its row and column;
+- delta: the old code of each weight is carried over to the new grid where scale or zero point changed (`affine`), and
+  the difference to it is split by whether the group changed.
+
+Inside, every packing is the same: *cells*, one row of bytes for each group, so that contexts permute whole rows.
+Any bytes come back as they were: what is no sensible scale only predicts badly.
+
+Parameters, big-endian:
+
+    0       1     packing (bits 0-1), scales (2-3), zeros (4-5); bit 7: `still_rows` in front
+    1       12    rows, columns, codes of a group: 4 each
+    13      1+4n  number of thresholds between levels of loudness (0 or 7), and each
+    ...     1+n   scales: number of cuts, 0x80 on top if there is a dictionary; first class of each bucket but the first
+    ...     1+n   zero points, likewise
+    ...     1+n   codes, likewise; no dictionary
+
+Streams: scales, zero points, codes; of each the dictionary if there is one, then one for each bucket that is not empty.
+
+Pure. It does not know tensors or files.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocol.codec.contexts import loudness
+from protocol.codec.contexts.buckets import Cuts
+from protocol.codec.contexts.loudness import LEVELS, Loudness
+from protocol.codec.fourbit import coded_fields, coded_rows, grouped, still_units
+from protocol.codec.fourbit.affine import FRACTION_BITS, Number, Shift
+from protocol.codec.fourbit.carrying import Change
+from protocol.codec.fourbit.coded_fields import Form
+from protocol.codec.fourbit.grouped import Classes, StreamReader
+from protocol.codec.fourbit.nibble_layout import NibbleLayout, Packing, Zeros
+from protocol.codec.fourbit.nibble_slab import Bytes, Fields, read_cells, read_fields, write_cells, write_fields
+from protocol.codec.payload import Stream
+from protocol.errors import DecodeError
+
+__all__ = ["NibbleLayout", "Packing", "Zeros", "decode", "encode"]
+
+CODE_MAX = 15
+_MIDDLE = 8  # code of weight zero where zero points are floats
+_CENTRES = 32  # of a group's codes; LEVELS times as many are CLASSES_MAX
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Parameters:
+    """What a piece says besides its streams: the layout, and how its classes are cut."""
+
+    layout: NibbleLayout
+    thresholds: Loudness
+    scale_form: Form
+    zero_form: Form
+    code_cuts: Cuts
+
+    def encode(self) -> bytes:
+        forms = self.scale_form.encode() + self.zero_form.encode()
+        return self.layout.encode() + self.thresholds.encode() + forms + grouped.pack_cuts(self.code_cuts)
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        layout, rest = NibbleLayout.decode(data)
+        thresholds, rest = Loudness.decode(rest)
+        scale_form, rest = Form.decode(rest)
+        zero_form, rest = Form.decode(rest)
+        code_cuts, rest = grouped.read_cuts(rest)
+        if rest:
+            raise DecodeError(f"nibbles: {len(rest)} bytes of parameters too many")
+        return cls(
+            layout=layout, thresholds=thresholds, scale_form=scale_form, zero_form=zero_form, code_cuts=code_cuts
+        )
+
+
+def encode(
+    news: list[Bytes], olds: list[Bytes] | None, layout: NibbleLayout, *, level: int
+) -> tuple[bytes, tuple[Stream, ...]]:
+    """Return the parameters and streams of a slab.
+
+    Args:
+        news: its extents: codes, then scales and zeros as far as the layout has them.
+        olds: the same extents of the base, for a delta.
+        layout: what they look like.
+        level: of the entropy coder.
+    """
+    assert layout.is_possible
+    assert [new.size for new in news] == layout.sizes
+    moved = None if olds is None else still_units.find(news, olds, layout.num_units)
+    if olds is None or moved is None:
+        return _encode(news, olds, layout, level)
+    rows = layout.rows // layout.num_units * int(np.count_nonzero(moved))
+    inner = replace(layout, rows=rows)
+    return still_units.encode(moved, news, olds, lambda new, old: _encode(new, old, inner, level), level)
+
+
+def _encode(
+    news: list[Bytes], olds: list[Bytes] | None, layout: NibbleLayout, level: int
+) -> tuple[bytes, tuple[Stream, ...]]:
+    fields, table = read_fields(news, layout), read_cells(news[0], layout)
+    base = change = predicted = None
+    if olds is not None:
+        base = read_fields(olds, layout)
+        change = _compare(layout, fields, base)
+        predicted = _predict(olds[0], layout, change)
+    thresholds, levels = Loudness.of(_measure(layout, fields))
+    old_scales, old_zeros = (None, None) if base is None else (base.scales, base.zeros)
+    scales = coded_fields.encode(fields.scales, old_scales, _scale_classes(layout, base), level=level)
+    zeros = coded_fields.encode(fields.zeros, old_zeros, _zero_classes(fields, base, levels), level=level)
+    classes = _code_classes(layout, fields, change, levels)
+    codes = coded_rows.encode(table, predicted, classes, code_max=CODE_MAX, is_packed=True, levels=LEVELS, level=level)
+    if not _uses_levels(zeros[0], codes[0]):
+        thresholds = Loudness()
+    parameters = _Parameters(
+        layout=layout, thresholds=thresholds, scale_form=scales[0], zero_form=zeros[0], code_cuts=codes[0]
+    )
+    return parameters.encode(), (*scales[1], *zeros[1], *codes[1])
+
+
+def decode(parameters: bytes, streams: tuple[Stream, ...], sizes: list[int], olds: list[Bytes] | None) -> list[Bytes]:
+    """Return the extents of a slab.
+
+    Args:
+        parameters: as `encode` made them; authenticated, but checked all the same.
+        streams: likewise.
+        sizes: of the extents.
+        olds: extents of the base, for a delta; of the same sizes.
+
+    Raises:
+        DecodeError: they do not make such extents.
+    """
+    if olds is None:
+        return _decode(parameters, streams, sizes, None)
+    return still_units.decode(parameters, streams, sizes, olds, _decode)
+
+
+def _decode(parameters: bytes, streams: tuple[Stream, ...], sizes: list[int], olds: list[Bytes] | None) -> list[Bytes]:
+    said = _Parameters.decode(parameters)
+    layout = said.layout
+    if layout.sizes != sizes:
+        raise DecodeError(f"nibbles: extents of {sizes} bytes where {layout.sizes} belong")
+    source = StreamReader(streams)
+    base = None if olds is None else read_fields(olds, layout)
+    fields, levels = _decode_fields(source, said, base)
+    change = predicted = None
+    if olds is not None and base is not None:
+        change = _compare(layout, fields, base)
+        predicted = _predict(olds[0], layout, change)
+    classes = _code_classes(layout, fields, change, levels)
+    table = coded_rows.decode(
+        source, predicted, classes, said.code_cuts, width=layout.group // 2, code_max=CODE_MAX, is_packed=True
+    )
+    source.finish()
+    return [write_cells(table, layout), *write_fields(fields, layout)]
+
+
+def _decode_fields(source: StreamReader, said: _Parameters, base: Fields | None) -> tuple[Fields, Classes]:
+    """Return scales and zero points, and the level of each group."""
+    layout, nothing = said.layout, np.empty(0, np.uint8)
+    old_scales, old_zeros = (None, None) if base is None else (base.scales, base.zeros)
+    classes = _scale_classes(layout, base)
+    scales = coded_fields.decode(source, old_scales, classes, said.scale_form, layout.scale_size)
+    fields = Fields(scales, nothing)
+    levels = said.thresholds.levels(layout.num_groups, lambda: _measure(layout, fields))
+    if layout.zeros is Zeros.NONE:
+        return fields, levels
+    classes = _zero_classes(fields, base, levels)
+    zeros = coded_fields.decode(source, old_zeros, classes, said.zero_form, layout.zero_size)
+    if layout.zeros is Zeros.PACKED and zeros.max() > CODE_MAX:
+        raise DecodeError(f"nibbles: a zero point of {zeros.max()}")
+    return Fields(scales, zeros), levels
+
+
+def _compare(layout: NibbleLayout, fields: Fields, base: Fields) -> Change:
+    changed = np.zeros(layout.num_groups, np.bool_)
+    for new, old in ((fields.scales, base.scales), (fields.zeros, base.zeros)):
+        if new.size:
+            changed |= new != old
+    return Change.of(changed, lambda groups: _shift(layout, fields.take(groups), base.take(groups)), CODE_MAX)
+
+
+def _shift(layout: NibbleLayout, new: Fields, old: Fields) -> Shift:
+    """Return where codes land that stand for the same weights: (code - old zero) * old scale / new scale + new zero."""
+    one, middle = np.int64(1 << FRACTION_BITS), np.int64(_MIDDLE)
+    old_zero: Any = middle
+    new_zero: Any = middle
+    factor: Any = np.full(max(new.scales.size, new.zeros.size), one)
+    moved: Any = np.int64(0)
+    if layout.scales is not None:
+        scale = Number.of(new.scales, layout.scales)
+        factor = Number.of(old.scales, layout.scales).over(scale)
+        if layout.zeros is Zeros.FLOATS:
+            moved = Number.of(old.zeros, layout.scales).minus(Number.of(new.zeros, layout.scales)).over(scale)
+    if layout.zeros in {Zeros.PACKED, Zeros.BYTES}:
+        old_zero, new_zero = (each.zeros.view(np.int8).astype(np.int64) for each in (old, new))
+    return Shift(factor, new_zero * one - old_zero * factor + moved)
+
+
+def _predict(codes: Bytes, layout: NibbleLayout, change: Change) -> Bytes:
+    """Return the base's cells with its codes where they land on the new scales and zero points."""
+    table = read_cells(codes, layout)
+    change.carry(table, CODE_MAX, is_packed=True)
+    return table
+
+
+def _measure(layout: NibbleLayout, fields: Fields) -> NDArray[np.int32]:
+    if layout.scales is None:
+        return np.zeros(layout.num_groups, np.int32)
+    return loudness.measure(fields.scales, layout.scales, layout.grid)
+
+
+def _scale_classes(layout: NibbleLayout, base: Fields | None) -> Classes:
+    """By the exponent of the old scale: what is stored coarsely changes rarely."""
+    if layout.scales is None:
+        return np.zeros(0, np.uint8)
+    if base is None:
+        return np.zeros(layout.num_groups, np.uint8)
+    classes: Classes = (base.scales >> layout.scales.mantissa_bits).astype(np.uint8)
+    return classes
+
+
+def _zero_classes(fields: Fields, base: Fields | None, levels: Classes) -> Classes:
+    """By level; in a delta, only where the scale changed."""
+    classes: Classes = levels + np.uint8(1)
+    if base is not None and fields.scales.size:
+        classes[fields.scales == base.scales] = 0
+    return classes
+
+
+def _uses_levels(zero_form: Form, code_cuts: Cuts) -> bool:
+    """Tell whether any two levels are in different buckets."""
+    return any(cut > 1 for cut in zero_form.cuts) or any(cut % LEVELS for cut in code_cuts)
+
+
+def _code_classes(layout: NibbleLayout, fields: Fields, change: Change | None, levels: Classes) -> Classes:
+    """By the centre of the codes of a group, in a delta by what became of it; and by its level."""
+    kinds = _centres(layout, fields) if change is None else change.kinds
+    return kinds * np.uint8(LEVELS) + levels
+
+
+def _centres(layout: NibbleLayout, fields: Fields) -> Bytes:
+    """Return the code of weight zero of each group, 0 .. _CENTRES - 1; of floats in half steps."""
+    if layout.zeros is Zeros.NONE:
+        return np.zeros(layout.num_groups, np.uint8)
+    if layout.zeros is not Zeros.FLOATS or layout.scales is None:
+        return fields.zeros.astype(np.uint8) % np.uint8(_CENTRES)
+    offset = Number.of(fields.zeros, layout.scales).over(Number.of(fields.scales, layout.scales))
+    centres: Bytes = np.clip(2 * _MIDDLE - (offset >> (FRACTION_BITS - 1)), 0, _CENTRES - 1).astype(np.uint8)
+    return centres

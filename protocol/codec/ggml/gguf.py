@@ -1,0 +1,371 @@
+"""ggml's quantized blocks: codes, scales and minima apart, each in the context of what is known before it.
+
+A piece is a run of whole blocks of one tensor, one extent. Whole: codes are split by the code that stands for zero in
+their group, as its scale and minimum say, and by how loud the group is beside its row and column. Delta: as in
+`nibbles`, the old codes are carried over to the new scales, and the difference is split by what became of the group.
+
+Any bytes come back: what is no sensible scale only predicts badly.
+
+Parameters, big-endian:
+
+    0       1     ggml's number of the type; bit 7: `still_rows` in front
+    1       4     weights in a row, 0 if rows are not known
+    5       1+4n  number of thresholds between levels of loudness (0 or 7), and each
+    ...     1+n   four times, for scales, minima, factors and factors of minima: number of cuts, 0x80 on top if there is
+                  a dictionary; first class of each bucket but the first. Types that lack a field say 0
+    ...     1+n   codes, likewise; no dictionary
+
+Streams: the fields in this order, then the codes; of each the dictionary if there is one, then one for each bucket that
+is not empty.
+
+Pure. It does not know GGUF files, only blocks.
+"""
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocol.codec.contexts import logarithms, loudness
+from protocol.codec.contexts.buckets import Cuts
+from protocol.codec.contexts.loudness import LEVELS, Loudness
+from protocol.codec.fourbit import coded_fields, coded_rows, grouped, still_units
+from protocol.codec.fourbit.affine import FRACTION_BITS, Float, Number, Shift
+from protocol.codec.fourbit.carrying import Change
+from protocol.codec.fourbit.coded_fields import Form
+from protocol.codec.fourbit.grouped import Classes, StreamReader
+from protocol.codec.ggml.gguf_blocks import FORMATS, BlockFormat, BlockType, Fields, join_blocks, split_blocks
+from protocol.codec.payload import Stream
+from protocol.errors import DecodeError
+
+__all__ = ["BlockType", "GgufLayout", "decode", "encode"]
+
+_CENTRES = 32  # of a group's codes, an eighth of an octave each: codes 1 .. 16 of four bits stand for zero
+_SIX_BITS_MAX = 63
+_STEP = logarithms.OCTAVE // 8
+_LAYOUT = struct.Struct(">BI")
+Bytes = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GgufLayout:
+    """What a run of blocks looks like.
+
+    Attributes:
+        block_type: of each block.
+        columns: weights in a row of the tensor, if the piece is made of whole rows of whole blocks; 0: not known.
+    """
+
+    block_type: BlockType
+    columns: int = 0
+
+    @property
+    def format(self) -> BlockFormat:
+        """The facts of the type."""
+        return FORMATS[self.block_type]
+
+    def fits(self, size: int) -> bool:
+        """Tell whether this many bytes can be such blocks."""
+        blocks, rest = divmod(size, self.format.size)
+        if self.columns % self.format.num_values or rest or not blocks:
+            return False
+        return not self.columns or blocks % (self.columns // self.format.num_values) == 0
+
+    def num_rows(self, size: int) -> int:
+        """Return the rows in this many bytes; 1 if rows are not known."""
+        return self.grid(size // self.format.size)[0] // self.format.outer
+
+    def grid(self, num_blocks: int) -> tuple[int, int]:
+        """Return rows and columns of groups, in the order in which blocks are taken apart."""
+        row = self.columns // self.format.num_values or num_blocks
+        return num_blocks // row * self.format.outer, row * self.format.inner
+
+    def encode(self) -> bytes:
+        """Return the bytes of the layout."""
+        return _LAYOUT.pack(self.block_type, self.columns)
+
+    @classmethod
+    def decode(cls, data: bytes) -> tuple[Self, bytes]:
+        """Read a layout from the front; return it and the rest.
+
+        Raises:
+            DecodeError: the type is not known.
+        """
+        if len(data) < _LAYOUT.size:
+            raise DecodeError(f"gguf: a layout of {len(data)} bytes")
+        number, columns = _LAYOUT.unpack_from(data)
+        try:
+            return cls(block_type=BlockType(number), columns=columns), data[_LAYOUT.size :]
+        except ValueError as error:
+            raise DecodeError(f"gguf: {error}") from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Parameters:
+    """What a piece says besides its streams: the layout, and how each field is coded. All types have all forms."""
+
+    layout: GgufLayout
+    thresholds: Loudness
+    forms: tuple[Form, ...]
+    code_cuts: Cuts
+
+    def encode(self) -> bytes:
+        forms = b"".join(form.encode() for form in self.forms)
+        return self.layout.encode() + self.thresholds.encode() + forms + grouped.pack_cuts(self.code_cuts)
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        layout, rest = GgufLayout.decode(data)
+        thresholds, rest = Loudness.decode(rest)
+        forms = []
+        for _ in _FIELDS:
+            form, rest = Form.decode(rest)
+            forms.append(form)
+        code_cuts, rest = grouped.read_cuts(rest)
+        if rest:
+            raise DecodeError(f"gguf: {len(rest)} bytes of parameters too many")
+        return cls(layout=layout, thresholds=thresholds, forms=tuple(forms), code_cuts=code_cuts)
+
+
+def encode(
+    news: list[Bytes], olds: list[Bytes] | None, layout: GgufLayout, *, level: int
+) -> tuple[bytes, tuple[Stream, ...]]:
+    """Return the parameters and streams of a run of blocks.
+
+    Args:
+        news: its one extent.
+        olds: the same extent of the base, for a delta.
+        layout: what it looks like.
+        level: of the entropy coder.
+    """
+    assert len(news) == 1
+    assert layout.fits(news[0].size)
+    moved = None if olds is None else still_units.find(news, olds, layout.num_rows(news[0].size))
+    if olds is None or moved is None:
+        return _encode(news, olds, layout, level)
+    return still_units.encode(moved, news, olds, lambda new, old: _encode(new, old, layout, level), level)
+
+
+def _encode(
+    news: list[Bytes], olds: list[Bytes] | None, layout: GgufLayout, level: int
+) -> tuple[bytes, tuple[Stream, ...]]:
+    new, facts = split_blocks(news[0], layout.block_type), layout.format
+    old = None if olds is None else split_blocks(olds[0], layout.block_type)
+    thresholds, levels = Loudness.of(_measure(layout, new))
+    forms, made = [], []
+    for field in _FIELDS:
+        form = Form()
+        if field.is_in(facts):
+            values, base = getattr(new, field.name), None if old is None else getattr(old, field.name)
+            form, field_streams = coded_fields.encode(values, base, field.classes(facts, new, old), level=level)
+            made += field_streams
+        forms.append(form)
+    classes, predicted = _foresee(layout, new, old, levels)
+    cuts, code_streams = coded_rows.encode(
+        new.rows,
+        predicted,
+        classes,
+        code_max=facts.code_max,
+        is_packed=facts.is_packed,
+        levels=LEVELS,
+        level=level,
+    )
+    if not any(cut % LEVELS for cut in cuts):
+        thresholds = Loudness()
+    parameters = _Parameters(layout=layout, thresholds=thresholds, forms=tuple(forms), code_cuts=cuts)
+    return parameters.encode(), (*made, *code_streams)
+
+
+def decode(parameters: bytes, streams: tuple[Stream, ...], sizes: list[int], olds: list[Bytes] | None) -> list[Bytes]:
+    """Return the extent of a run of blocks.
+
+    Args:
+        parameters: as `encode` made them; authenticated, but checked all the same.
+        streams: likewise.
+        sizes: of the one extent.
+        olds: the extent of the base, for a delta; of the same size.
+
+    Raises:
+        DecodeError: they do not make such an extent.
+    """
+    if olds is None:
+        return _decode(parameters, streams, sizes, None)
+    return still_units.decode(parameters, streams, sizes, olds, _decode)
+
+
+def _decode(parameters: bytes, streams: tuple[Stream, ...], sizes: list[int], olds: list[Bytes] | None) -> list[Bytes]:
+    said = _Parameters.decode(parameters)
+    layout, facts, source = said.layout, said.layout.format, StreamReader(streams)
+    if len(sizes) != 1 or not layout.fits(sizes[0]):
+        raise DecodeError(f"gguf: extents of {sizes} bytes are not blocks of {layout}")
+    old = None if olds is None else split_blocks(olds[0], layout.block_type)
+    fields = _decode_fields(source, said, old, sizes[0] // facts.size)
+    num_groups = fields.num_blocks * facts.num_groups
+    levels = said.thresholds.levels(num_groups, lambda: _measure(layout, fields))
+    classes, predicted = _foresee(layout, fields, old, levels)
+    rows = coded_rows.decode(
+        source,
+        predicted,
+        classes,
+        said.code_cuts,
+        width=facts.width,
+        code_max=facts.code_max,
+        is_packed=facts.is_packed,
+    )
+    source.finish()
+    return [join_blocks(replace(fields, rows=rows), layout.block_type)]
+
+
+def _decode_fields(source: StreamReader, said: _Parameters, old: Fields | None, num_blocks: int) -> Fields:
+    """Return all fields but the codes."""
+    facts = said.layout.format
+    fields = Fields.of_none(num_blocks)
+    for field, form in zip(_FIELDS, said.forms, strict=True):
+        if field.is_in(facts):
+            base = None if old is None else getattr(old, field.name)
+            values = coded_fields.decode(source, base, field.classes(facts, fields, old), form, field.size)
+            if values.max() > field.highest(facts):
+                raise DecodeError(f"gguf: {values.max()} among {field.name}")
+            fields = replace(fields, **{field.name: values})  # type: ignore[arg-type]
+    return fields
+
+
+def _foresee(layout: GgufLayout, fields: Fields, old: Fields | None, levels: Classes) -> tuple[Classes, Bytes | None]:
+    """Return the classes of the codes and, in a delta, the old ones where they land. The old rows are used up."""
+    facts = layout.format
+    if old is None:
+        return _centres(facts, fields) * np.uint8(LEVELS) + levels, None
+    blocks = fields.num_blocks
+    changed = _differs(fields.scales, old.scales, blocks) | _differs(fields.minima, old.minima, blocks)
+    changed = facts.spread(changed)
+    changed |= _differs(fields.factors, old.factors, changed.size)
+    changed |= _differs(fields.min_factors, old.min_factors, changed.size)
+    change = Change.of(changed, lambda groups: _shift(facts, fields, old, groups), facts.code_max)
+    change.carry(old.rows, facts.code_max, is_packed=facts.is_packed)
+    return change.kinds * np.uint8(LEVELS) + levels, old.rows
+
+
+def _differs(new: NDArray[Any], old: NDArray[Any], num_values: int) -> NDArray[np.bool_]:
+    """Tell where a field differs; nowhere if there is no such field."""
+    return np.not_equal(new, old) if new.size else np.zeros(num_values, np.bool_)
+
+
+def _shift(facts: BlockFormat, new: Fields, old: Fields, groups: NDArray[np.intp]) -> Shift:
+    """Return where codes land that stand for the same weights."""
+    scale, old_scale = _scale(facts, new, groups), _scale(facts, old, groups)
+    factor = old_scale.over(scale)
+    if facts.has_minima:
+        return Shift(factor, _offset(facts, old, groups).minus(_offset(facts, new, groups)).over(scale))
+    return Shift(factor, np.int64(facts.middle) * ((1 << FRACTION_BITS) - factor))
+
+
+def _scale(facts: BlockFormat, fields: Fields, groups: NDArray[np.intp]) -> Number:
+    """Return by what the codes of some groups are multiplied."""
+    if not facts.has_factors:
+        return Number.of(fields.scales[groups], Float.F16)
+    factors = fields.factors[groups]
+    signed = (factors if facts.has_minima else factors.view(np.int8)).astype(np.int64)
+    return Number.of(fields.scales, Float.F16).take(facts.block_of(groups, fields.num_blocks)).times(signed)
+
+
+def _offset(facts: BlockFormat, fields: Fields, groups: NDArray[np.intp]) -> Number:
+    """Return what is added to them."""
+    if not facts.has_min_factors:
+        return Number.of(fields.minima[groups], Float.F16)
+    factors = -fields.min_factors[groups].astype(np.int64)
+    return Number.of(fields.minima, Float.F16).take(facts.block_of(groups, fields.num_blocks)).times(factors)
+
+
+def _measure(layout: GgufLayout, fields: Fields) -> NDArray[np.int32]:
+    """Return how loud each group is; see `loudness`."""
+    return loudness.stand_out(_log_scale(layout.format, fields), layout.grid(fields.scales.size))
+
+
+def _log_scale(facts: BlockFormat, fields: Fields) -> NDArray[np.int16]:
+    scale: NDArray[np.int16] = facts.spread(logarithms.of_float16(fields.scales))
+    if facts.has_factors:
+        magnitudes = fields.factors if facts.has_minima else np.abs(fields.factors.view(np.int8)).view(np.uint8)
+        scale = scale + logarithms.of_byte(magnitudes)
+    return scale
+
+
+def _centres(facts: BlockFormat, fields: Fields) -> Bytes:
+    """Return which code stands for weight zero in each group, 0 .. _CENTRES - 1, by eighths of an octave."""
+    if facts.has_minima:
+        minimum = facts.spread(logarithms.of_float16(fields.minima))
+        if facts.has_min_factors:
+            minimum = minimum + logarithms.of_byte(fields.min_factors)
+        lowest = (facts.bits - 4) * logarithms.OCTAVE
+        centres: Bytes = (
+            ((minimum - _log_scale(facts, fields) - lowest) // _STEP).clip(0, _CENTRES - 1).astype(np.uint8)
+        )
+        return centres
+    if facts.has_factors:
+        signs: Bytes = fields.factors >> np.uint8(7)
+        return signs  # that of Q6_K's scales turns the codes round
+    return np.zeros(fields.scales.size, np.uint8)
+
+
+def _classes_of_scales(facts: BlockFormat, known: Fields, old: Fields | None) -> Classes:
+    """In a delta by the old exponent: what is stored coarsely changes rarely."""
+    return np.zeros(known.num_blocks, np.uint8) if old is None else (old.scales >> 10).astype(np.uint8)
+
+
+def _classes_of_minima(facts: BlockFormat, known: Fields, old: Fields | None) -> Classes:
+    """By the scale, in eighths of an octave: the minimum is some times the scale."""
+    if old is not None:
+        return np.not_equal(known.scales, old.scales).astype(np.uint8)
+    classes: Classes = (known.scales >> 7).astype(np.uint8)
+    return classes
+
+
+def _classes_of_factors(facts: BlockFormat, known: Fields, old: Fields | None) -> Classes:
+    if old is None:
+        return np.zeros(known.num_blocks * facts.num_groups, np.uint8)
+    classes: Classes = facts.spread((known.scales != old.scales).astype(np.uint8))
+    return classes
+
+
+def _classes_of_min_factors(facts: BlockFormat, known: Fields, old: Fields | None) -> Classes:
+    """By what the factor would be if the middle code stood for zero."""
+    if old is not None:
+        changed: Classes = facts.spread((known.scales != old.scales) | (known.minima != old.minima)).astype(np.uint8)
+        changed *= np.uint8(2)
+        changed += known.factors != old.factors
+        return changed
+    middle = (facts.bits - 1) * logarithms.OCTAVE
+    expected = _log_scale(facts, known) - facts.spread(logarithms.of_float16(known.minima)) + middle
+    classes: Classes = (expected // _STEP).clip(0, 63).astype(np.uint8)
+    return classes
+
+
+@dataclass(frozen=True, slots=True)
+class _Field:
+    """A field that is coded before the codes: one value for each block or group.
+
+    Attributes:
+        name: in `Fields`.
+        size: bytes of a value.
+        is_in: whether a type has it.
+        classes: its contexts, given the fields before it.
+    """
+
+    name: str
+    size: int
+    is_in: Callable[[BlockFormat], bool]
+    classes: Callable[[BlockFormat, Fields, Fields | None], Classes]
+
+    def highest(self, facts: BlockFormat) -> int:
+        """Return the highest value that blocks can hold."""
+        return _SIX_BITS_MAX if self.size == 1 and facts.has_min_factors else 256**self.size - 1
+
+
+_FIELDS = (
+    _Field("scales", 2, lambda facts: True, _classes_of_scales),
+    _Field("minima", 2, lambda facts: facts.has_minima, _classes_of_minima),
+    _Field("factors", 1, lambda facts: facts.has_factors, _classes_of_factors),
+    _Field("min_factors", 1, lambda facts: facts.has_min_factors, _classes_of_min_factors),
+)
