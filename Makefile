@@ -4,10 +4,11 @@ VENV ?= .venv
 READY := $(VENV)/.ready
 BIN := $(VENV)/bin
 
-# What soak and bench take from the command line.
+# What tests, soak and bench take from the command line.
 SECONDS ?= 120
 SEED ?=
 NAME ?=
+JOBS ?= 2
 COUNT ?= 1000
 
 .DEFAULT_GOAL := help
@@ -19,11 +20,11 @@ help: ## List what can be made.
 demo: $(READY) ## Fly a real model over an emulated link; KEEP=1 leaves everything running.
 	@$(BIN)/python demo/fly.py $(if $(KEEP),--keep)
 
-test: $(READY) ## Run the fast tests (under three minutes).
-	$(BIN)/pytest
+test: $(READY) ## Run the fast tests (under three minutes), in JOBS=2 processes.
+	$(BIN)/pytest -n $(JOBS) --dist worksteal
 
 test-slow: $(READY) ## Run the slow tests: real weights, kill -9, real power cuts where root allows.
-	$(BIN)/pytest -m '(slow or power) and not soak and not docker' --timeout 900
+	$(BIN)/pytest -n $(JOBS) --dist worksteal -m '(slow or power) and not soak and not docker' --timeout 900
 
 lint: $(READY) ## Check style: ruff's rules and its formatting.
 	$(BIN)/ruff check .
