@@ -6,7 +6,7 @@
     logbook.letter             what was brought home last
     depot.db, updates/         as in any depot: signed metadata, ciphertext, how far they are
 
-What a thief finds in it: docs/threat-model.md.
+What a thief finds in it: docs/security.md.
 """
 
 import json
