@@ -2,7 +2,8 @@
 
 A piece that the base has unchanged costs its head (SAME). Otherwise the sample, some runs of whole rows from all over
 the piece, is tried as what it is (floats, codes with their scales, blocks), as the difference to the base where there
-is one, and as mere bytes both ways. Deterministic: the same bytes always get the same transform.
+is one, and as mere bytes both ways; but what cannot beat the best so far is not tried in earnest. Deterministic: the
+same bytes always get the same transform.
 """
 
 import math
@@ -13,6 +14,7 @@ import numpy as np
 
 from groundsegment.packer.tensors.jobs import PieceJob
 from groundsegment.packer.transforms import Arrays, Coded, Effort, Way, ways_of
+from protocol.codec.contexts.choosing import entropy_bits
 from protocol.codec.kinds import TransformKind
 from protocol.codec.payload import NO_BASE, Extent, Piece
 from protocol.limits import KIB
@@ -24,7 +26,12 @@ _ROWS_ALIGNMENT = 8  # packed zero points, and GPTQ's codes, hold eight rows in 
 _COLUMNS_ALIGNMENT = 256  # blocks of GGUF hold 32 or 256 values
 _STREAM_HEAD_SIZE = 9
 _BYTES_HANDICAP = 0.02
+_FREQUENCIES_SIZE = 64 * KIB
+_CONTEXTS_SHARE = (
+    0.7  # of what the frequencies of bytes allow, contexts leave at least that much: 0.9 and more are usual
+)
 _MERE_BYTES = {TransformKind.BYTES, TransformKind.BYTES_DELTA}
+_WHOLE = {TransformKind.FLOATS, TransformKind.INTEGERS, TransformKind.NIBBLES, TransformKind.GGUF}
 
 
 def encode_piece(
@@ -52,8 +59,26 @@ def encode_piece(
 
 
 def _smallest(ways: tuple[Way, ...], news: Arrays, olds: Arrays | None, effort: Effort) -> tuple[TransformKind, Coded]:
-    tried = [(way.transform, way.encode(news, olds if way.transform.needs_base else None, effort)) for way in ways]
-    return min(tried, key=lambda entry: _cost(*entry))
+    best, least = None, math.inf
+    for way in ways:
+        if best and way.transform in _WHOLE and _CONTEXTS_SHARE * _order_0_size(news) > least:
+            continue
+        coded = way.encode(news, olds if way.transform.needs_base else None, effort, least)
+        cost = _cost(way.transform, coded)
+        if cost < least:
+            best, least = (way.transform, coded), cost
+    assert best is not None
+    return best
+
+
+def _order_0_size(arrays: Arrays) -> float:
+    """Estimate the bytes that a coder of frequencies alone would make of arrays, each fourth byte by itself."""
+    bits = 0.0
+    for array in arrays:
+        step = 4 * (1 + array.size // _FREQUENCIES_SIZE)
+        counts = np.stack([np.bincount(array[at::step], minlength=256) for at in range(4)])
+        bits += float(entropy_bits(counts).sum()) * array.size / max(1, counts.sum())
+    return bits / 8
 
 
 def _cost(transform: TransformKind, coded: Coded) -> float:

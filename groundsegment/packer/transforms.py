@@ -4,6 +4,7 @@ Floats, codes and blocks go to their modules in `protocol.codec`; everything may
 lay out (an odd dtype, a group that does not divide) it does not get: bytes always work.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -25,6 +26,7 @@ LEVEL_DEFAULT = 15
 LEVEL_MIN, LEVEL_MAX = 3, 19  # of zstd: above 19 the window could pass ZSTD_WINDOW_MAX
 _PCODEC_LEVEL_MIN, _PCODEC_LEVEL_MAX = 8, 12
 _WORTH_EFFORT = 0.6
+_MATCHES_GAIN_MAX = 1.25  # of the highest level over the lowest, where beside numbers understood matches matter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +49,7 @@ class Effort:
         return cls(zstd_level=level, pcodec_level=pcodec_level)
 
 
-Encode = Callable[[Arrays, Arrays | None, Effort], Coded]
+Encode = Callable[[Arrays, Arrays | None, Effort, float], Coded]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +58,8 @@ class Way:
 
     Attributes:
         transform: as the payload names it.
-        encode: (new bytes of each extent, old ones or None, effort) -> parameters and streams.
+        encode: (new bytes of each extent, old ones or None, effort, bytes to beat) -> parameters and streams; no
+            more effort than it takes to see that it takes more bytes.
     """
 
     transform: TransformKind
@@ -83,36 +86,37 @@ def ways_of(piece: PieceJob) -> tuple[Way, ...]:
     )
 
 
-def encode_bytes(values: NDArray[np.uint8], effort: Effort) -> Stream:
+def encode_bytes(values: NDArray[np.uint8], effort: Effort, least: float = math.inf) -> Stream:
     """Code bytes of unknown meaning: zstd if they repeat, pcodec if only their frequencies help."""
-    best = encode_matches(values, effort)
+    best = encode_matches(values, effort, least)
     if len(best.data) >= _WORTH_EFFORT * values.size:
         return min(best, streams.encode(values, level=effort.pcodec_level), key=_size)
     return best
 
 
-def encode_matches(values: NDArray[np.uint8], effort: Effort) -> Stream:
-    """Code bytes with zstd, at its higher levels only where there is something to be found."""
+def encode_matches(values: NDArray[np.uint8], effort: Effort, least: float = math.inf) -> Stream:
+    """Code bytes with zstd, at its higher levels only where there is something to be found, and bytes to be beaten."""
     data = values.tobytes()
     best = streams.encode_bytes(data, level=LEVEL_MIN)
-    if len(best.data) < _WORTH_EFFORT * len(data) and effort.zstd_level > LEVEL_MIN:
+    is_near = len(best.data) < min(_WORTH_EFFORT * len(data), _MATCHES_GAIN_MAX * least)
+    if is_near and effort.zstd_level > LEVEL_MIN:
         best = min(best, streams.encode_bytes(data, level=effort.zstd_level), key=_size)
     return best
 
 
 def _encoder(encode: Callable[..., Coded], layout: object) -> Encode:
-    def run(news: Arrays, olds: Arrays | None, effort: Effort) -> Coded:
+    def run(news: Arrays, olds: Arrays | None, effort: Effort, least: float) -> Coded:
         return encode(news, olds, layout, level=effort.pcodec_level)
 
     return run
 
 
-def _encode_bytes(news: Arrays, olds: Arrays | None, effort: Effort) -> Coded:
-    return b"", (encode_bytes(_bytes_of(news, olds), effort),)
+def _encode_bytes(news: Arrays, olds: Arrays | None, effort: Effort, least: float) -> Coded:
+    return b"", (encode_bytes(_bytes_of(news, olds), effort, least),)
 
 
-def _encode_matches(news: Arrays, olds: Arrays | None, effort: Effort) -> Coded:
-    return b"", (encode_matches(_bytes_of(news, olds), effort),)
+def _encode_matches(news: Arrays, olds: Arrays | None, effort: Effort, least: float) -> Coded:
+    return b"", (encode_matches(_bytes_of(news, olds), effort, least),)
 
 
 def _bytes_of(news: Arrays, olds: Arrays | None) -> NDArray[np.uint8]:

@@ -75,32 +75,63 @@ def test_a_change_in_one_place_does_not_hide_that_all_others_are_near():
     assert piece.transform is TransformKind.INTEGERS_DELTA
 
 
-def test_a_large_piece_is_encoded_once_and_tried_by_a_sample(monkeypatch):
+@pytest.fixture
+def tried(monkeypatch):
+    """What was encoded: (transform, bytes), in order."""
     sizes = []
 
     def ways_of(piece):
         return tuple(
             transforms.Way(
                 transform=way.transform,
-                encode=lambda news, olds, effort, way=way: (
-                    sizes.append((way.transform, sum(map(len, news)))) or way.encode(news, olds, effort)
+                encode=lambda news, olds, effort, least, way=way: (
+                    sizes.append((way.transform, sum(map(len, news)))) or way.encode(news, olds, effort, least)
                 ),
             )
             for way in transforms.ways_of(piece)
         )
 
     monkeypatch.setattr(choosing, "ways_of", ways_of)
-    encode(CODES, nudged(CODES))
-    whole = [transform for transform, size in sizes if size == CODES.size]
-    assert whole == [TransformKind.INTEGERS_DELTA]
-    tried = [(transform, size) for transform, size in sizes if size != CODES.size]
-    assert {transform for transform, _ in tried} == {
+    return sizes
+
+
+def test_a_large_piece_is_encoded_once_and_tried_by_a_sample(tried):
+    encode(CODES, RNG.permutation(CODES))
+    assert [transform for transform, size in tried if size == CODES.size] == [TransformKind.INTEGERS]
+    sampled = [(transform, size) for transform, size in tried if size != CODES.size]
+    assert {transform for transform, _ in sampled} == {
         TransformKind.INTEGERS,
         TransformKind.INTEGERS_DELTA,
         TransformKind.BYTES,
         TransformKind.BYTES_DELTA,
     }
-    assert all(size <= CODES.size // 4 for _, size in tried)
+    assert all(size <= CODES.size // 4 for _, size in sampled)
+
+
+def test_numbers_are_not_tried_whole_where_the_difference_is_far_below_what_their_frequencies_allow(tried):
+    assert encode(CODES, nudged(CODES)).transform is TransformKind.INTEGERS_DELTA
+    assert TransformKind.INTEGERS not in {transform for transform, _ in tried}
+
+
+def test_numbers_are_tried_whole_where_a_difference_hides_how_few_they_are(tried):
+    assert encode(np.zeros_like(CODES), CODES).transform in {TransformKind.INTEGERS, TransformKind.BYTES}
+    assert TransformKind.INTEGERS in {transform for transform, _ in tried}
+
+
+def test_zstd_is_pushed_only_where_it_is_near_what_numbers_take(monkeypatch):
+    levels = []
+    encode_bytes = transforms.streams.encode_bytes
+    monkeypatch.setattr(
+        transforms.streams, "encode_bytes", lambda data, level: levels.append(level) or encode_bytes(data, level=level)
+    )
+    effort = Effort.of_level(LEVEL_MAX)
+    repeated = np.tile(CODES[: 128 * COLUMNS], ROWS // 128)
+    facts = (job(has_base=False), [repeated], None, {}, effort)
+    assert encode_piece(*facts).transform is TransformKind.BYTES
+    assert LEVEL_MAX in levels
+    levels.clear()
+    encode_piece(job(), [CODES], [nudged(CODES)], {"old": 3}, effort)
+    assert set(levels) == {LEVEL_MIN}
 
 
 @pytest.mark.parametrize("shape", [(1, ROWS * COLUMNS), (3, 400_001), (ROWS * COLUMNS, 1), (2, 2)])
