@@ -5,8 +5,15 @@ satellite  str     only this one obeys
 counter    int     strictly new: see `CounterWindow`
 op         str     `Operation`
 args       map     ask: messages [{role, content}], max_tokens, temperature_milli, seed
+                   cancel: update bin6 (handle of the metadata object)
+                   arm: op str, intent bin32 (`intent_digest` of the command that is to fire it)
                    revert: digest bin32 | nil (nil = the release before)
-                   cancel: update bin8 (handle of the metadata object)
+                   activate: update bin6 (handle of the metadata object)
+                   forget: release bin32
+arm        int     counter of the `arm` command that this one fires } only in
+nonce      bin     what the satellite answered to that: bin16; empty if nobody could hear it } dangerous ones
+
+Dangerous ones (`DANGEROUS`) go in two steps, `arm` and then the command itself: see `arming`.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,14 +29,22 @@ from protocol.packing import Fields
 
 VERSION = 1
 WINDOW_SIZE = 64
+NONCE_SIZE = 16
 
 
 class Operation(StrEnum):
     """What a command asks for."""
 
     ASK = "ask"
-    REVERT = "revert"
     CANCEL = "cancel"
+    ARM = "arm"
+    REVERT = "revert"
+    ACTIVATE = "activate"
+    FORGET = "forget"
+
+
+# What serves changes, or something is gone for good: one message, signed by mistake or recorded, must not do it.
+DANGEROUS = frozenset({Operation.REVERT, Operation.ACTIVATE, Operation.FORGET})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,12 +56,16 @@ class Command:
         counter: 1 .. 2**63 - 1, never used twice.
         operation: what to do.
         args: its arguments, checked by whoever carries it out.
+        arm: counter of the command that armed it; 0 for none.
+        nonce: what the satellite answered to that; empty if nobody could hear it.
     """
 
     satellite: str
     counter: int
     operation: Operation
     args: Mapping[str, Any] = field(default_factory=dict)
+    arm: int = 0
+    nonce: bytes = b""
 
     def seal(self, *, public_key: bytes, sign: Callable[[bytes], bytes]) -> bytes:
         """Return the signed command object."""
@@ -56,6 +75,7 @@ class Command:
             "counter": self.counter,
             "op": self.operation.value,
             "args": dict(self.args),
+            **({"arm": self.arm, "nonce": self.nonce} if self.arm else {}),
         }
         return seal_statement(ObjectKind.COMMAND, statement, public_key=public_key, sign=sign)
 
@@ -70,12 +90,14 @@ class Command:
         """
         fields = Fields(open_statement(ObjectKind.COMMAND, data, public_keys), unit="command")
         fields.version(VERSION)
-        operation = fields.choice("op", Operation)
+        operation, is_fire = fields.choice("op", Operation), fields.has("arm")
         command = cls(
             satellite=check_name(fields.text("satellite"), unit="command"),
             counter=fields.integer("counter", lowest=1),
             operation=operation,
             args=fields.mapping("args"),
+            arm=fields.integer("arm", lowest=1) if is_fire else 0,
+            nonce=fields.data("nonce", size_max=NONCE_SIZE) if is_fire else b"",
         )
         fields.finish()
         if command.satellite != satellite:
