@@ -7,9 +7,13 @@ ProtocolError                     never raised itself
 │   └── UnsupportedVersionError   unit, version
 ├── VerificationError             well formed, not trusted: reject and report
 │   ├── SignatureError            too few good signatures
+│   │   └── RootSignatureError    of a new root: it needs the old root's threshold and its own
 │   ├── HashMismatchError         unit, expected, got
+│   ├── MixedError                good parts of different statements
 │   ├── RollbackError             trusted version, offered version
+│   │   └── ReplayError           the very statement, or one that it closed, was accepted before
 │   ├── ExpiredError
+│   ├── NotFreshError             it does not show that it was signed lately
 │   └── WrongSatelliteError
 └── MisuseError                   our caller broke the order: a bug
 """
@@ -55,12 +59,20 @@ class SignatureError(VerificationError):
     """Not enough good signatures."""
 
 
+class RootSignatureError(SignatureError):
+    """A new root without the threshold of the old one, or of its own."""
+
+
 class HashMismatchError(VerificationError):
     """A digest differs from the signed one."""
 
     def __init__(self, unit: str, *, expected: bytes, got: bytes) -> None:
         super().__init__(f"{unit}: expected digest {expected.hex()[:16]}, got {got.hex()[:16]}")
         self.unit, self.expected, self.got = unit, expected, got
+
+
+class MixedError(VerificationError):
+    """Parts that are good each, and do not belong together."""
 
 
 class RollbackError(VerificationError):
@@ -71,8 +83,16 @@ class RollbackError(VerificationError):
         self.unit, self.trusted, self.offered = unit, trusted, offered
 
 
+class ReplayError(RollbackError):
+    """A statement that was accepted before, or that a later one shut out."""
+
+
 class ExpiredError(VerificationError):
     """Signed for a time that has passed."""
+
+
+class NotFreshError(VerificationError):
+    """It echoes nothing that the satellite said lately, and this satellite wants that."""
 
 
 class WrongSatelliteError(VerificationError):

@@ -9,7 +9,9 @@
                   targets    bin
                   manifest   bin     the TUF target, see `manifest`
 
-Decoding says nothing of trust: `trust.accept_update` does.
+A **rotation** has `roots` alone, at least one: keys are replaced without an update.
+
+Decoding says nothing of trust: `trust.accept_metadata` does.
 """
 
 from dataclasses import dataclass
@@ -36,25 +38,32 @@ class MetadataBundle:
         snapshot: signed snapshot metadata.
         targets: signed targets metadata.
         manifest: the manifest's bytes.
+
+    All but `roots` are empty in a rotation.
     """
 
     roots: tuple[bytes, ...] = ()
-    timestamp: bytes
-    snapshot: bytes
-    targets: bytes
-    manifest: bytes
+    timestamp: bytes = b""
+    snapshot: bytes = b""
+    targets: bytes = b""
+    manifest: bytes = b""
+
+    @property
+    def is_rotation(self) -> bool:
+        """Whether it brings roots and no update."""
+        return not (self.timestamp or self.snapshot or self.targets or self.manifest)
 
     def encode(self) -> bytes:
         """Return the metadata object."""
-        packed = pack_map(
-            {
-                "roots": list(self.roots),
+        fields: dict[str, object] = {"roots": list(self.roots)}
+        if not self.is_rotation:
+            fields |= {
                 "timestamp": self.timestamp,
                 "snapshot": self.snapshot,
                 "targets": self.targets,
                 "manifest": self.manifest,
             }
-        )
+        packed = pack_map(fields)
         body = zstandard.ZstdCompressor(level=_LEVEL).compress(packed)
         return object_prefix(ObjectKind.METADATA, PREFIX_SIZE + len(body)) + body
 
@@ -70,6 +79,9 @@ class MetadataBundle:
         roots = fields.items("roots", length_max=ROOTS_MAX)
         if not all(isinstance(root, bytes) and len(root) <= ROOT_SIZE_MAX for root in roots):
             raise DecodeError(f"metadata: roots must be bytes, at most {ROOT_SIZE_MAX} each")
+        if roots and not fields.has("timestamp"):
+            fields.finish()
+            return cls(roots=tuple(roots))
         bundle = cls(
             roots=tuple(roots),
             timestamp=fields.data("timestamp", size_max=_ROLE_SIZE_MAX),
@@ -78,6 +90,8 @@ class MetadataBundle:
             manifest=fields.data("manifest", size_max=MANIFEST_SIZE_MAX),
         )
         fields.finish()
+        if not (bundle.timestamp and bundle.snapshot and bundle.targets and bundle.manifest):
+            raise DecodeError("metadata: a part is empty")
         return bundle
 
 

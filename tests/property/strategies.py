@@ -178,11 +178,11 @@ def bundle_headers(draw) -> BundleHeader:
 metadata_bundles = st.builds(
     MetadataBundle,
     roots=st.lists(st.binary(max_size=60), max_size=3).map(tuple),
-    timestamp=st.binary(max_size=60),
-    snapshot=st.binary(max_size=60),
-    targets=st.binary(max_size=60),
-    manifest=st.binary(max_size=60),
-)
+    timestamp=st.binary(min_size=1, max_size=60),
+    snapshot=st.binary(min_size=1, max_size=60),
+    targets=st.binary(min_size=1, max_size=60),
+    manifest=st.binary(min_size=1, max_size=60),
+) | st.builds(MetadataBundle, roots=st.lists(st.binary(max_size=60), min_size=1, max_size=3).map(tuple))
 
 _args = st.dictionaries(
     st.text(max_size=8), st.integers(0, 2**40) | st.text(max_size=20) | st.binary(max_size=20), max_size=4

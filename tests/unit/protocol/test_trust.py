@@ -38,7 +38,7 @@ def accept(metadata, state=FRESH, *, satellite="SAT-1", utc=None):
 def test_a_good_update_is_trusted_and_moves_the_counter():
     trusted = accept(FIRST.metadata)
     assert trusted.manifest == FIRST.manifest
-    assert trusted.state == TrustState(root=GROUND.root, accepted=1)
+    assert trusted.state == TrustState(root=GROUND.root, root_version=1, accepted=1)
     assert accept(SECOND.metadata, trusted.state).state.accepted == 2
 
 
@@ -113,7 +113,7 @@ def test_missed_root_rotations_travel_in_one_piece():
     update = third.make_update(FILES)
     metadata = third.sign_manifest(update.manifest, 7, roots=roots)
     trusted = accept(metadata)
-    assert trusted.state == TrustState(root=roots[2], accepted=7)
+    assert trusted.state == TrustState(root=roots[2], root_version=3, accepted=7)
     assert command_keys(roots[2]) != command_keys(GROUND.root)
 
 

@@ -11,7 +11,7 @@ FRESH = TrustState(root=b"root", accepted=0)
 def after(*versions, state=FRESH):
     """The state after versions were accepted; a negative one is not beside."""
     for version in versions:
-        state = state.with_accepted(abs(version), root=b"root", beside=version > 0)
+        state = state.with_accepted(abs(version), beside=version > 0)
     return state
 
 
@@ -49,7 +49,7 @@ def test_a_window_is_as_good_as_a_list_of_all_that_happened(offers):
         is_open = version > barrier and version not in taken and version > state.accepted - WINDOW_SIZE
         assert state.may_accept(version) == is_open
         if is_open:
-            before, state = state, state.with_accepted(version, root=b"root", beside=beside)
+            before, state = state, state.with_accepted(version, beside=beside)
             taken.add(version)
             barrier = barrier if beside else version
             assert state.accepted == max(before.accepted, version)
