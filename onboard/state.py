@@ -1,6 +1,6 @@
 """The state directory as the commands and the daemon open it: the lock, the record, the trusted root.
 
-One process may write here. Reading the record needs no lock: it is in two slots, and one of them is always whole.
+One process may write here. Reading the record needs no lock: whenever it is read, some copy of it is whole.
 """
 
 import contextlib
@@ -16,6 +16,7 @@ from onboard.errors import BusyError, ConfigError, StoreFailedError, UnknownErro
 from onboard.installer.housekeeping import point_current
 from onboard.installer.release import ReleaseDirectory, copy_release, delete_tree, list_model_files
 from onboard.model_check import check_model
+from onboard.store.ballast import Ballast
 from onboard.store.disk import RealDisk, replace_file
 from onboard.store.layout import StateLayout, make_state_directories
 from onboard.store.record import RELEASES_MAX, KnownRelease, OnboardRecord, RecordStore
@@ -51,16 +52,19 @@ def locked_state(config: Config) -> Iterator[StateLayout]:
 
 
 def open_record(layout: StateLayout) -> RecordStore:
-    """Load the trust record; make it on the first day.
+    """Load the trust record and mend its copies; make it on the first day.
 
     Raises:
         StoreError: it is damaged, or the disk refused.
     """
-    store = RecordStore(layout.record)
+    ballast = Ballast(layout.ballast)
+    store = RecordStore(layout.record, make_room=ballast.drop)
     if store.load() is None:
         if _has_releases(layout):
             raise _record_is_gone(layout)
         store.create(OnboardRecord())
+    store.mend()
+    ballast.hold()
     return store
 
 

@@ -72,6 +72,20 @@ INBOX_TROUBLE = Event(
 )
 LINK_NOT_SET = Event(id=9, name="link_not_set", severity=_LO, text="the link to the release that serves was not set")
 LEFTOVER_STAYS = Event(id=10, name="leftover_stays", severity=_LO, text="what no record speaks of cannot be deleted")
+RECORD_MENDED = Event(
+    id=12, name="record_mended", severity=_LO, text="copies of the trust record were damaged", throttle=6, down=True
+)
+RECORD_CAUGHT_UP = Event(
+    id=13, name="record_caught_up", severity=_A, text="a cut had left copies of the trust record behind"
+)
+RECORD_COPY_FAILED = Event(
+    id=14,
+    name="record_copy_failed",
+    severity=_HI,
+    text="a copy of the trust record cannot be written; the others hold it",
+    throttle=6,
+    down=True,
+)
 
 OBJECT_POISONED = Event(
     id=11,
@@ -132,6 +146,14 @@ RETURNED = Event(
 
 UPDATE_WAITS = Event(
     id=60, name="update_waits", severity=_LO, text="it is trusted, and waits to be accepted", throttle=6, down=True
+)
+
+UPDATE_HELD = Event(
+    id=61, name="update_held", severity=_A, text="all files are there; it waits to be activated", down=True
+)
+UPDATE_ACTIVATED = Event(id=62, name="update_activated", severity=_A, text="the ground lets its trial begin")
+RELEASE_FORGOTTEN = Event(
+    id=63, name="release_forgotten", severity=_A, text="a release and its keys were wiped, as commanded", down=True
 )
 
 COMMAND_ACCEPTED = Event(id=70, name="command_accepted", severity=_A, text="a command is carried out")

@@ -1,6 +1,7 @@
 """How the state directory lies on the disk, what we assume of the disk, and what survives a power cut.
 
-    trust.record            what must never be forgotten: two 4 KiB slots (`record`)
+    trust-N.record          three copies of what must never be forgotten, two slots of 8 KiB each (`record`)
+    ballast                 space that nobody uses, let go of when a lost copy of the record finds none (`ballast`)
     root.json               the trusted TUF root, replaced as a whole (`disk.replace_file`)
     update-HANDLE.skm       metadata object of the newest accepted update (`installer.update_file`)
     messages/               what the ground has not acknowledged yet (`messages`)
@@ -38,7 +39,7 @@ Assumed of the disk and its file system (ext4 and XFS do this; measured by cutti
 
 Promised after `kill -9` or a power cut at any moment:
 
-- `trust.record` holds its old or its new value, and the new one once `store` has returned. It needs no space.
+- The trust record has its old or its new value, and the new one once `store` has returned. It needs no space.
 - `replace_file` leaves the old or the new file, and the new one once it has returned.
 - Every symbol that a report counted, and every block it called solved, is there. A symbol found in a log after a
   crash is synced before it is counted: it may have been only in memory of the kernel. A group of symbols is there whole
@@ -63,8 +64,13 @@ class StateLayout:
 
     @property
     def record(self) -> Path:
-        """The trust record."""
+        """The trust record; its copies are named after it, see `record.copy_paths`."""
         return self.state_dir / "trust.record"
+
+    @property
+    def ballast(self) -> Path:
+        """Space held back."""
+        return self.state_dir / "ballast"
 
     @property
     def root(self) -> Path:

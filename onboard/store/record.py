@@ -1,246 +1,92 @@
-"""The trust record: the few facts that must never be forgotten, in a file that needs no space to be rewritten.
+"""The trust record on the disk: three copies of a few facts, in files that need no space to be rewritten.
 
-Two slots of 4 KiB are written in turn, each synced before the write counts; the newest valid one is the record.
+    trust-1.record, trust-2.record, trust-3.record      see `slots` for what is in each
 
-    offset  size  field
-    0       4     magic "SKR1"
-    4       8     sequence of the write, big-endian; the higher one is newer
-    12      4     length of the record
-    16      4     CRC-32 over sequence, length and record
-    20      n     the record, msgpack
+The files are made whole, once, by `create`; from then on they never grow, so facts can be written on a full disk. A
+write goes to one copy after the other, each synced before the next is touched, so a power cut tears one at most; it
+counts once two copies have it, and is made before anyone acts on it. A copy whose write or sync failed is not written
+in place again: that error is final. `mend` makes it anew, as a new file.
 
-Facts are written before anyone acts on them. The file is made whole, once, by `create`; from then on it never grows,
-so it can be written on a full disk. It does not know what the facts mean: the installer and the daemon do.
+`load` reads and votes, and changes nothing: it may run beside the daemon. `mend` writes again whatever is damaged,
+lost, or was left behind by a cut. What was found adds up in `damage`.
+
+It does not know what the facts mean (`facts`): the installer and the daemon do.
 """
 
-import struct
-import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
 
-from onboard.errors import StoreCorruptError, StoreFailedError, StoreFullError
+from onboard.errors import StoreCorruptError, StoreError, StoreFailedError, StoreFullError
 from onboard.store.disk import Disk, RealDisk, replace_file, write_all_at
+from onboard.store.facts import (
+    ENDED_MAX,
+    PENDING_MAX,
+    REJECTED_MAX,
+    RELEASES_MAX,
+    KnownRelease,
+    OnboardRecord,
+    RecordedUpdate,
+    RejectedUpdate,
+)
+from onboard.store.slots import (
+    COPY_SIZE,
+    NUM_COPIES,
+    SLOT_SIZE,
+    Damage,
+    Verdict,
+    encode_slot,
+    first_image,
+    slot_of,
+    vote,
+)
 from protocol.errors import DecodeError
-from protocol.limits import NAME_LENGTH_MAX
-from protocol.packing import Fields, pack_map, unpack_map
-from protocol.report import NO_HANDLE, UPDATES_MAX, Reason, UpdateState
-from protocol.trust import ALL_CLOSED
 
-SLOT_SIZE = 4096
-PENDING_MAX = UPDATES_MAX  # at once: a report must have a seat for each
-ENDED_MAX = 4  # remembered with how they ended, newest first
-RELEASES_MAX = 15  # known at once: six kept, what pending updates make or build on, and the one just confirmed
-REJECTED_MAX = 16  # updates remembered as rejected, newest first
+__all__ = [
+    "COUNTER_STEP",
+    "ENDED_MAX",
+    "PENDING_MAX",
+    "REJECTED_MAX",
+    "RELEASES_MAX",
+    "KnownRelease",
+    "MessageCounters",
+    "OnboardRecord",
+    "RecordStore",
+    "RecordedUpdate",
+    "RejectedUpdate",
+    "copy_paths",
+]
+
 COUNTER_STEP = 64  # message counters reserved by one write: a crash skips at most so many
-_MAGIC = b"SKR1"
-_HEADER = struct.Struct(">4sQII")
-_SUMMED = struct.Struct(">QI")
-_VERSION = 1
-_DIGEST_SIZE = 32
+_COPIES_NEEDED = 2  # that have a write before it counts
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KnownRelease:
-    """A sealed release on board.
-
-    Attributes:
-        digest: SHA-256 of its manifest of files; names its directory.
-        name: what people call it.
-        sequence: of the update that brought it.
-    """
-
-    digest: bytes
-    name: str
-    sequence: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecordedUpdate:
-    """An accepted update and how it stands.
-
-    Attributes:
-        handle: of its metadata object.
-        version: of its metadata; the higher one is newer.
-        sequence: of the update.
-        release: digest of the release it makes.
-        state: of the table in the installer.
-        reason: why it is rejected or stands still.
-        attempts: trials begun, the running one included.
-    """
-
-    handle: bytes
-    version: int
-    sequence: int
-    release: bytes
-    state: UpdateState
-    reason: Reason = Reason.NONE
-    attempts: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RejectedUpdate:
-    """An update that ended REJECTED; it is not tried again.
-
-    Attributes:
-        handle: of its metadata object.
-        reason: why.
-    """
-
-    handle: bytes
-    reason: Reason
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OnboardRecord:
-    """Everything the satellite must never forget.
-
-    Attributes:
-        accepted: version of the newest accepted metadata; stops replay, and never goes back.
-        closed: which versions before it may not be accepted either, see `protocol.trust.TrustState`.
-        floor: lowest release sequence that may ever serve; raised only after a confirmation.
-        boot_count: starts of the daemon.
-        message_counter: counters below it may have been used; see `MessageCounters`.
-        command_highest: `protocol.command.CounterWindow.highest`.
-        command_seen: `protocol.command.CounterWindow.seen`.
-        current: digest of the release that serves, None before the first.
-        previous: digest of the release to return to.
-        releases: all sealed releases on board, newest first.
-        pending: updates that have not ended, newest version first, at most PENDING_MAX.
-        ended: the updates that ended last, newest end first, at most ENDED_MAX.
-        rejected: newest first, at most REJECTED_MAX.
-    """
-
-    accepted: int = 0
-    closed: int = ALL_CLOSED
-    floor: int = 0
-    boot_count: int = 0
-    message_counter: int = 1
-    command_highest: int = 0
-    command_seen: int = 0
-    current: bytes | None = None
-    previous: bytes | None = None
-    releases: tuple[KnownRelease, ...] = ()
-    pending: tuple[RecordedUpdate, ...] = ()
-    ended: tuple[RecordedUpdate, ...] = ()
-    rejected: tuple[RejectedUpdate, ...] = field(default=())
-
-    def release(self, digest: bytes) -> KnownRelease | None:
-        """The known release with that digest."""
-        return next((known for known in self.releases if known.digest == digest), None)
-
-    def with_release(self, known: KnownRelease) -> Self:
-        """Return a record that knows one release more; one with the same digest is replaced."""
-        others = (other for other in self.releases if other.digest != known.digest)
-        return replace(self, releases=(known, *others))
-
-    def without_release(self, digest: bytes) -> Self:
-        """Return a record that does not know a release any more."""
-        return replace(self, releases=tuple(known for known in self.releases if known.digest != digest))
-
-    def update(self, handle: bytes) -> RecordedUpdate | None:
-        """The pending or lately ended update with that handle."""
-        return next((update for update in (*self.pending, *self.ended) if update.handle == handle), None)
-
-    def is_pending(self, handle: bytes) -> bool:
-        """Whether an update has not ended."""
-        return any(update.handle == handle for update in self.pending)
-
-    def with_pending(self, update: RecordedUpdate) -> Self:
-        """Return a record with a pending update; one with the same handle is replaced."""
-        others = (other for other in self.pending if other.handle != update.handle)
-        pending = sorted((update, *others), key=lambda each: each.version, reverse=True)
-        return replace(self, pending=tuple(pending))
-
-    def with_ended(self, update: RecordedUpdate) -> Self:
-        """Return a record in which a pending update has ended."""
-        return replace(
-            self,
-            pending=tuple(other for other in self.pending if other.handle != update.handle),
-            ended=(update, *self.ended)[:ENDED_MAX],
-        )
-
-    def with_rejected(self, handle: bytes, reason: Reason) -> Self:
-        """Return a record that remembers one rejected update more, and forgets the oldest if there are too many."""
-        others = (old for old in self.rejected if old.handle != handle)
-        entries = (RejectedUpdate(handle=handle, reason=reason), *others)
-        return replace(self, rejected=entries[:REJECTED_MAX])
-
-    def is_rejected(self, handle: bytes) -> bool:
-        """Whether an update ended REJECTED."""
-        return any(old.handle == handle for old in self.rejected)
-
-    def encode(self) -> bytes:
-        """Return the record as msgpack; it always fits a slot."""
-        assert len(self.releases) <= RELEASES_MAX
-        assert len(self.rejected) <= REJECTED_MAX
-        assert len(self.pending) <= PENDING_MAX
-        assert len(self.ended) <= ENDED_MAX
-        data = pack_map(
-            {
-                "v": _VERSION,
-                "accepted": self.accepted,
-                "closed": self.closed.to_bytes(8, "big"),
-                "floor": self.floor,
-                "boots": self.boot_count,
-                "message": self.message_counter,
-                "command": self.command_highest,
-                "seen": self.command_seen.to_bytes(8, "big"),
-                "current": self.current,
-                "previous": self.previous,
-                "releases": [{"d": r.digest, "n": r.name, "s": r.sequence} for r in self.releases],
-                "pending": [_packed(update) for update in self.pending],
-                "ended": [_packed(update) for update in self.ended],
-                "rejected": [{"h": old.handle, "re": int(old.reason)} for old in self.rejected],
-            }
-        )
-        assert len(data) <= SLOT_SIZE - _HEADER.size
-        return data
-
-    @classmethod
-    def decode(cls, data: bytes) -> Self:
-        """Parse a record.
-
-        Raises:
-            DecodeError: not a record of this version.
-        """
-        fields = Fields(unpack_map(data, unit="record", size_max=SLOT_SIZE), unit="record")
-        version = fields.integer("v")
-        if version != _VERSION:
-            raise DecodeError(f"record: version {version} is not known")
-        record = cls(
-            accepted=fields.integer("accepted"),
-            closed=int.from_bytes(fields.data("closed", size=8), "big"),
-            floor=fields.integer("floor"),
-            boot_count=fields.integer("boots"),
-            message_counter=fields.integer("message", lowest=1),
-            command_highest=fields.integer("command"),
-            command_seen=int.from_bytes(fields.data("seen", size=8), "big"),
-            current=_optional_digest(fields, "current"),
-            previous=_optional_digest(fields, "previous"),
-            releases=tuple(_known_release(item) for item in fields.items("releases", length_max=RELEASES_MAX)),
-            pending=tuple(_update(item) for item in fields.items("pending", length_max=PENDING_MAX)),
-            ended=tuple(_update(item) for item in fields.items("ended", length_max=ENDED_MAX)),
-            rejected=tuple(_rejected(item) for item in fields.items("rejected", length_max=REJECTED_MAX)),
-        )
-        fields.finish()
-        return record
+def copy_paths(path: Path) -> tuple[Path, ...]:
+    """Return where the copies of the record of that name lie."""
+    return tuple(path.with_name(f"{path.stem}-{number}{path.suffix}") for number in range(1, NUM_COPIES + 1))
 
 
 class RecordStore:
-    """The record's file.
+    """The record's files.
 
     Args:
-        path: of the file.
+        path: the record's name, `trust.record`; see `copy_paths`.
         disk: where it lies.
+        make_room: called when a lost copy finds no space to be written again; says whether there may be some now.
     """
 
-    def __init__(self, path: Path, disk: Disk | None = None) -> None:
-        self._path, self._disk = path, disk or RealDisk()
+    def __init__(self, path: Path, disk: Disk | None = None, *, make_room: Callable[[], bool] = lambda: False) -> None:
+        self._path, self._paths, self._disk = path, copy_paths(path), disk or RealDisk()
+        self._make_room = make_room
         self._sequence = 0
         self._record: OnboardRecord | None = None
+        self._usable: tuple[Path, ...] = ()
+        self._failed: set[Path] = set()
         self._has_failed = False
+        self.damage = Damage()
+        """What was found so far, in this life."""
+        self.on_damage: Callable[[Damage], None] = lambda damage: None
+        """Told when a copy failed, or `mend` found something."""
         self.on_failed: Callable[[StoreFailedError], None] = lambda error: None
         """Told when a write did not come through: whoever runs on this record has to stop."""
 
@@ -251,46 +97,73 @@ class RecordStore:
         return self._record
 
     def create(self, record: OnboardRecord) -> None:
-        """Make the file, both slots of it, where there is none yet.
+        """Make the files, both slots of each, where there are none yet.
 
         Raises:
             StoreFullError: no space; nothing was made.
             StoreFailedError: the disk refused.
         """
-        first, second = _slot(1, record), _slot(2, record)
-        replace_file(self._path, first + second, self._disk)
-        self._sequence, self._record, self._has_failed = 2, record, False
+        sequence, image = first_image(record.encode())
+        try:
+            for path in self._paths:
+                replace_file(path, image, self._disk)
+        except StoreFullError:
+            for path in self._paths:
+                self._disk.unlink(path)
+            raise
+        self._sequence, self._record, self._has_failed = sequence, record, False
+        self._usable = self._paths
 
     def load(self) -> OnboardRecord | None:
-        """Return the newest valid record, None if there is no file.
+        """Return the newest record that the copies hold, None if there is no copy.
 
         Raises:
-            StoreCorruptError: there is a file, but no valid slot in it. Do not make a new one: the counters in it
+            StoreCorruptError: there are files, but no record in them. Do not make a new one: the counters in it
                 are what stops an old update from being accepted again.
             StoreFailedError: the disk refused.
         """
-        try:
-            handle = self._disk.open(self._path)
-        except FileNotFoundError:
+        verdict = self._vote()
+        if verdict is None:
             return None
         try:
-            slots = [self._disk.read(handle, SLOT_SIZE, at * SLOT_SIZE) for at in range(2)]
-            self._disk.sync(
-                handle
-            )  # what a killed daemon wrote may be in the kernel's memory only: nobody may act on it
-        finally:
-            self._disk.close(handle)
-        found = [entry for entry in map(_parse_slot, slots) if entry is not None]
-        if not found:
+            self._record = OnboardRecord.decode(verdict.data)
+        except DecodeError as error:  # its sum is right, so it is what somebody wrote
             raise StoreCorruptError(
                 str(self._path),
-                expected="a valid slot",
-                got="none of two",
-                hint="restore it from a copy; without it old updates could be replayed",
-            )
-        self._sequence, self._record = max(found, key=lambda entry: entry[0])
-        self._has_failed = False
+                expected="a record of this build",
+                got=str(error),
+                hint="run the build that wrote it, or one that is newer",
+            ) from None
+        self._sequence, self._has_failed = verdict.sequence, False
+        self._usable = tuple(path for path, stale in zip(self._paths, verdict.stale, strict=True) if stale is not None)
         return self._record
+
+    def mend(self) -> Damage:
+        """Write again every slot that is damaged, lost or left behind; returns what was found.
+
+        A copy that cannot be written is left alone; the others hold the record. Only whoever may write here calls it.
+
+        Raises:
+            StoreError: the copies do not hold what was last loaded or stored, or none can be read any more.
+        """
+        verdict = self._vote()
+        if verdict is None:
+            raise StoreFailedError(f"{self._path}: it is gone", hint="restore it from a copy")
+        if verdict.sequence != self._sequence or verdict.data != self.record.encode():
+            raise StoreFailedError(f"{self._path}: somebody else wrote it", hint="restart the daemon")
+        usable = []
+        for path, stale in zip(self._paths, verdict.stale, strict=True):
+            try:
+                self._mend_copy(path, None if path in self._failed else stale, verdict.image)
+            except StoreError:
+                self._failed.add(path)
+            else:
+                self._failed.discard(path)
+                usable.append(path)
+        self._usable = tuple(usable)
+        found = verdict.damage + Damage(num_failed=len(self._paths) - len(usable))
+        self._note(found)
+        return found
 
     def store(self, record: OnboardRecord) -> None:
         """Make a record durable; when this returns, a power cut cannot bring the old one back.
@@ -304,7 +177,7 @@ class RecordStore:
         if record == self._record:
             return
         sequence = self._sequence + 1
-        slot = _slot(sequence, record)
+        slot = encode_slot(sequence, record.encode())
         self._has_failed = True  # until it is proven otherwise
         try:
             self._write(slot, sequence)
@@ -313,18 +186,104 @@ class RecordStore:
             raise
         self._sequence, self._record, self._has_failed = sequence, record, False
 
-    def _write(self, slot: bytes, sequence: int) -> None:
+    # -- reading -------------------------------------------------------------------------------------------
+
+    def _vote(self) -> Verdict | None:
+        copies = [self._read_copy(path) for path in self._paths]
+        if copies == [None] * NUM_COPIES:
+            if self._has_file(self._path):
+                raise StoreCorruptError(
+                    str(self._path),
+                    expected="three copies",
+                    got="the one file of an older build",
+                    hint="provision this satellite anew: move its state directory away",
+                )
+            return None
+        verdict = vote(copies)
+        if verdict is None:
+            raise StoreCorruptError(
+                str(self._path),
+                expected="a valid slot",
+                got=f"none in {sum(copy is not None for copy in copies)} copies",
+                hint="restore it from a copy; without it old updates could be replayed",
+            )
+        return verdict
+
+    def _read_copy(self, path: Path) -> bytes | None:
+        """The bytes of a copy, synced; None if there is no such file, b"" if it cannot be read."""
         try:
-            handle = self._disk.open(self._path)
+            handle = self._disk.open(path)
         except FileNotFoundError:
-            raise StoreFailedError(f"{self._path}: it is gone", hint="restore it from a copy") from None
+            return None
+        except StoreFailedError:
+            return b""
         try:
-            write_all_at(self._disk, handle, slot, (sequence + 1) % 2 * SLOT_SIZE)  # over the older one
+            data = self._disk.read(handle, COPY_SIZE, 0)
+            # What a killed daemon wrote may be in the kernel's memory only, and nobody may act on that.
             self._disk.sync(handle)
-        except StoreFullError as error:  # on a copying file system, say: no better than any other failure
-            raise StoreFailedError(f"{self._path}: {error}", hint=error.hint) from error
+        except StoreFailedError:
+            return b""
         finally:
             self._disk.close(handle)
+        return data
+
+    def _has_file(self, path: Path) -> bool:
+        try:
+            self._disk.close(self._disk.open(path))
+        except FileNotFoundError:
+            return False
+        return True
+
+    # -- writing -------------------------------------------------------------------------------------------
+
+    def _mend_copy(self, path: Path, stale: tuple[int, ...] | None, image: bytes) -> None:
+        if stale is None:
+            self._make_copy(path, image)
+            return
+        for number in stale:  # where it is not good: what is, is not touched
+            self._write_slot(path, image[number * SLOT_SIZE : (number + 1) * SLOT_SIZE], number)
+
+    def _make_copy(self, path: Path, image: bytes) -> None:
+        try:
+            replace_file(path, image, self._disk)
+        except StoreFullError:
+            if not self._make_room():
+                raise
+            replace_file(path, image, self._disk)
+
+    def _write(self, slot: bytes, sequence: int) -> None:
+        done, errors = [], []
+        for path in self._usable:
+            try:
+                self._write_slot(path, slot, slot_of(sequence))
+            except StoreFailedError as error:
+                errors.append(error)
+                self._failed.add(path)
+            else:
+                done.append(path)
+        if len(done) < min(_COPIES_NEEDED, len(self._usable)) or not done:
+            raise errors[0] if errors else StoreFailedError(f"{self._path}: it is gone", hint="restore it from a copy")
+        self._usable = tuple(done)
+        if errors:
+            self._note(Damage(num_failed=len(errors)))
+
+    def _write_slot(self, path: Path, slot: bytes, number: int) -> None:
+        try:
+            handle = self._disk.open(path)
+        except FileNotFoundError:
+            raise StoreFailedError(f"{path}: it is gone", hint="restore it from a copy") from None
+        try:
+            write_all_at(self._disk, handle, slot, number * SLOT_SIZE)
+            self._disk.sync(handle)
+        except StoreFullError as error:  # on a copying file system, say: no better than any other failure
+            raise StoreFailedError(f"{path}: {error}", hint=error.hint) from error
+        finally:
+            self._disk.close(handle)
+
+    def _note(self, found: Damage) -> None:
+        self.damage += found
+        if found != Damage():
+            self.on_damage(found)
 
 
 class MessageCounters:
@@ -345,87 +304,3 @@ class MessageCounters:
             self._store.store(replace(self._store.record, message_counter=self._reserved))
         self._next += 1
         return self._next - 1
-
-
-def _slot(sequence: int, record: OnboardRecord) -> bytes:
-    data = record.encode()
-    checksum = zlib.crc32(data, zlib.crc32(_SUMMED.pack(sequence, len(data))))
-    return (_HEADER.pack(_MAGIC, sequence, len(data), checksum) + data).ljust(SLOT_SIZE, b"\0")
-
-
-def _parse_slot(slot: bytes) -> tuple[int, OnboardRecord] | None:
-    if len(slot) < _HEADER.size:
-        return None
-    magic, sequence, length, checksum = _HEADER.unpack_from(slot)
-    data = slot[_HEADER.size : _HEADER.size + length]
-    if magic != _MAGIC or len(data) != length:
-        return None
-    if zlib.crc32(data, zlib.crc32(_SUMMED.pack(sequence, length))) != checksum:
-        return None
-    try:
-        return sequence, OnboardRecord.decode(data)
-    except DecodeError:
-        return None
-
-
-def _optional_digest(fields: Fields, name: str) -> bytes | None:
-    return None if fields.is_none(name) else fields.data(name, size=_DIGEST_SIZE)
-
-
-def _known_release(item: Any) -> KnownRelease:  # noqa: ANN401 - Fields checks it
-    fields = Fields(item, unit="record release")
-    known = KnownRelease(
-        digest=fields.data("d", size=_DIGEST_SIZE),
-        name=fields.text("n", length_max=NAME_LENGTH_MAX),
-        sequence=fields.integer("s"),
-    )
-    fields.finish()
-    return known
-
-
-def _packed(update: RecordedUpdate) -> dict[str, Any]:
-    return {
-        "h": update.handle,
-        "v": update.version,
-        "sq": update.sequence,
-        "d": update.release,
-        "st": int(update.state),
-        "re": int(update.reason),
-        "a": update.attempts,
-    }
-
-
-def _update(item: Any) -> RecordedUpdate:  # noqa: ANN401 - Fields checks it
-    fields = Fields(item, unit="record update")
-    update = RecordedUpdate(
-        handle=fields.data("h", size=len(NO_HANDLE)),
-        version=fields.integer("v"),
-        sequence=fields.integer("sq"),
-        release=fields.data("d", size=_DIGEST_SIZE),
-        state=_update_state(fields),
-        reason=_reason(fields),
-        attempts=fields.integer("a"),
-    )
-    fields.finish()
-    return update
-
-
-def _rejected(item: Any) -> RejectedUpdate:  # noqa: ANN401 - Fields checks it
-    fields = Fields(item, unit="record rejected")
-    rejected = RejectedUpdate(handle=fields.data("h", size=len(NO_HANDLE)), reason=_reason(fields))
-    fields.finish()
-    return rejected
-
-
-def _update_state(fields: Fields) -> UpdateState:
-    try:
-        return UpdateState(fields.integer("st"))
-    except ValueError as error:
-        raise DecodeError(f"record: {error}") from None
-
-
-def _reason(fields: Fields) -> Reason:
-    try:
-        return Reason(fields.integer("re"))
-    except ValueError as error:
-        raise DecodeError(f"record: {error}") from None

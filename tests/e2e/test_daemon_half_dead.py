@@ -38,9 +38,10 @@ def test_a_trust_record_that_cannot_be_written_ends_the_daemon_whoever_met_it(sa
     satellite.provision(OLD)
     satellite.start()
     satellite.wait_until_serving(OLD)
-    record = satellite.directory / "kit/state/trust.record"
-    record.rename(record.with_name("gone"))
-    record.mkdir()
+    for number in (1, 2):  # of three: one copy is not enough
+        record = satellite.directory / f"kit/state/trust-{number}.record"
+        record.rename(record.with_name(f"gone-{number}"))
+        record.mkdir()
     satellite.uplink.send(
         satellite.ground.command(Operation.ASK, QUESTION), unless=lambda: satellite.process.poll() is not None
     )

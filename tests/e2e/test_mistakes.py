@@ -27,6 +27,7 @@ from groundsegment.depot.depot import Depot
 from groundsegment.depot.records import FlightState
 from onboard.config import load_config
 from onboard.state import locked_state
+from onboard.store.record import copy_paths
 from protocol.file_names import metadata_file_name
 from tests.fakes.engine import engine_command
 from tests.fakes.models import make_tiny_gguf, make_tiny_qwen2, write_json
@@ -73,6 +74,14 @@ def garble(path, data=b"garbage\n"):
 
 def remove(path):
     return lambda: shutil.rmtree(path) if Path(path).is_dir() else Path(path).unlink()
+
+
+RECORD = "kit/state/trust.record"
+
+
+def every_copy(change):
+    """Of the trust record."""
+    return lambda: [change(str(path))() for path in copy_paths(Path(RECORD))]
 
 
 def other_key():
@@ -496,10 +505,11 @@ ONBOARD = [
     ("no such release", "verify ffff", 6, "on board:", provisioned),
     ("a damaged release", "verify", 10, "another release", provisioned_and(damaged_release)),
     ("a release is gone", "verify", 10, "another release", provisioned_and(no_release)),
-    ("a bad record", "releases", 4, "restore it", provisioned_and(garble("kit/state/trust.record"))),
-    ("a bad record, provision", "provision staged", 4, "restore it", provisioned_and(garble("kit/state/trust.record"))),
-    ("no record", "releases", 4, "it is gone", provisioned_and(remove("kit/state/trust.record"))),
-    ("no record, provision", "provision staged", 4, "it is gone", provisioned_and(remove("kit/state/trust.record"))),
+    ("a bad record", "releases", 4, "restore it", provisioned_and(every_copy(garble))),
+    ("a bad record, provision", "provision staged", 4, "restore it", provisioned_and(every_copy(garble))),
+    ("no record", "releases", 4, "it is gone", provisioned_and(every_copy(remove))),
+    ("no record, provision", "provision staged", 4, "it is gone", provisioned_and(every_copy(remove))),
+    ("an older build's record", "releases", 4, "anew", provisioned_and(every_copy(remove), garble(RECORD))),
     ("two daemons", "provision model", 7, "works here", satellite_runs),
     ("provision nothing", "provision nowhere", 3, "not a directory"),
     ("provision a file", "provision model.gguf", 3, "directory"),

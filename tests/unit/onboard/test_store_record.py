@@ -1,63 +1,16 @@
-"""The trust record: what it holds, what it refuses, and that it needs no space."""
+"""The trust record on the disk: what it survives, what it refuses, and that it needs no space."""
 
-import contextlib
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from onboard.errors import StoreCorruptError, StoreFailedError
-from onboard.store.record import (
-    COUNTER_STEP,
-    ENDED_MAX,
-    PENDING_MAX,
-    REJECTED_MAX,
-    RELEASES_MAX,
-    SLOT_SIZE,
-    KnownRelease,
-    MessageCounters,
-    OnboardRecord,
-    RecordedUpdate,
-    RecordStore,
-    RejectedUpdate,
-)
-from protocol.errors import DecodeError
-from protocol.limits import NAME_LENGTH_MAX
-from protocol.report import Reason, UpdateState
+from onboard.errors import StoreCorruptError, StoreFailedError, StoreFullError
+from onboard.store.ballast import BALLAST_SIZE, Ballast
+from onboard.store.facts import OnboardRecord
+from onboard.store.record import COUNTER_STEP, MessageCounters, RecordStore, copy_paths
+from onboard.store.slots import COPY_SIZE, SLOT_SIZE, Damage, slot_of
 from tests.fakes.faulty_disk import FaultyDisk
-
-
-def largest_update(number):
-    return RecordedUpdate(
-        handle=bytes([number]) * 6,
-        version=2**63 - 1 - number,
-        sequence=2**63 - 1,
-        release=bytes([number]) * 32,
-        state=UpdateState.BLOCKED,
-        reason=Reason.TOO_MANY_UPDATES,
-        attempts=2**63 - 1,
-    )
-
-
-LARGEST = OnboardRecord(
-    accepted=2**63 - 1,
-    closed=2**64 - 1,
-    floor=2**63 - 1,
-    boot_count=2**63 - 1,
-    message_counter=2**63 - 1,
-    command_highest=2**63 - 1,
-    command_seen=2**64 - 1,
-    current=b"c" * 32,
-    previous=b"p" * 32,
-    releases=tuple(
-        KnownRelease(digest=bytes([n]) * 32, name="n" * NAME_LENGTH_MAX, sequence=2**63 - 1)
-        for n in range(RELEASES_MAX)
-    ),
-    pending=tuple(map(largest_update, range(PENDING_MAX))),
-    ended=tuple(map(largest_update, range(ENDED_MAX))),
-    rejected=tuple(RejectedUpdate(handle=bytes([n]) * 6, reason=Reason.UNTRUSTED) for n in range(REJECTED_MAX)),
-)
+from tests.unit.onboard.test_store_facts import LARGEST
 
 
 @pytest.fixture
@@ -71,11 +24,49 @@ def made(path, record=OnboardRecord(), disk=None):  # noqa: B008 - frozen
     return store
 
 
-def test_the_largest_record_fits_a_slot_and_comes_back(path):
+def written(path):
+    """A record of some writes."""
+    store = made(path)
+    for accepted in (1, 2, 3):
+        store.store(OnboardRecord(accepted=accepted))
+    return store
+
+
+def content(path):
+    return [copy.read_bytes() if copy.exists() else None for copy in copy_paths(path)]
+
+
+def change(copy, at, data):
+    """Change bytes of a file in place."""
+    whole = bytearray(copy.read_bytes())
+    whole[at : at + len(data)] = data
+    copy.write_bytes(whole)
+
+
+class Refusing(FaultyDisk):
+    """A disk on which some files cannot be written."""
+
+    def __init__(self):
+        super().__init__()
+        self.refused, self._paths = set(), {}
+
+    def open(self, path, *, create=False):
+        handle = super().open(path, create=create)
+        self._paths[handle] = path
+        return handle
+
+    def sync(self, handle):
+        if self._paths[handle] in self.refused:
+            raise StoreFailedError("sync: refused (a test says so)")
+        super().sync(handle)
+
+
+def test_the_largest_record_comes_back_in_three_copies(path):
     made(path).store(LARGEST)
 
     assert RecordStore(path).load() == LARGEST
-    assert path.stat().st_size == 2 * SLOT_SIZE
+    assert [len(copy) for copy in content(path)] == [COPY_SIZE] * 3
+    assert len(set(content(path))) == 1
 
 
 def test_no_file_is_no_record(path):
@@ -100,41 +91,206 @@ def test_a_loaded_record_goes_on_where_it_was(path):
     assert RecordStore(path).load().accepted == 7
 
 
-@pytest.mark.parametrize("content", [b"", b"SKR1", bytes(8192), b"x" * 8192])
-def test_a_file_without_a_valid_slot_is_an_error_not_a_fresh_start(path, content):
-    path.write_bytes(content)
+@pytest.mark.parametrize("bad", [b"", b"SKR2", bytes(COPY_SIZE), b"x" * COPY_SIZE])
+def test_files_without_a_valid_slot_are_an_error_not_a_fresh_start(path, bad):
+    for copy in copy_paths(path)[:2]:
+        copy.write_bytes(bad)
 
     with pytest.raises(StoreCorruptError) as caught:
         RecordStore(path).load()
-    assert caught.value.hint
+    assert "old updates" in caught.value.hint
 
 
-def test_a_damaged_newer_slot_leaves_the_older_record(path):
-    store = made(path)
-    store.store(OnboardRecord(accepted=1))
-    store.store(OnboardRecord(accepted=2))
-    data = bytearray(path.read_bytes())
-    newer = max((0, SLOT_SIZE), key=lambda at: data[at + 4 : at + 12])
-    data[newer + 30] ^= 1
-    path.write_bytes(data)
+def test_the_one_file_of_an_older_build_is_told_apart(path):
+    path.write_bytes(b"SKR1" + bytes(8188))
+
+    with pytest.raises(StoreCorruptError, match="older build") as caught:
+        RecordStore(path).load()
+    assert "provision" in caught.value.hint
+
+
+def test_a_record_with_facts_of_a_newer_build_is_told_apart(path, monkeypatch):
+    encode = OnboardRecord.encode
+    monkeypatch.setattr(OnboardRecord, "encode", lambda self: encode(self)[:-6] + b"mendet\x00"[1:])
+    made(path)
+    monkeypatch.undo()
+
+    with pytest.raises(StoreCorruptError, match="a record of this build") as caught:
+        RecordStore(path).load()
+    assert "build that wrote it" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("damage", "found"),
+    [
+        (lambda copy: copy.unlink(), Damage(num_lost=1)),
+        (lambda copy: copy.write_bytes(b""), Damage(num_lost=1)),
+        (lambda copy: copy.write_bytes(copy.read_bytes()[:-1]), Damage(num_lost=1)),
+        (lambda copy: copy.write_bytes(bytes(COPY_SIZE)), Damage(num_damaged=2)),
+        (lambda copy: change(copy, 50, b"!"), Damage(num_damaged=1)),
+        (lambda copy: change(copy, SLOT_SIZE + 50, b"!"), Damage(num_damaged=1)),
+        (lambda copy: change(copy, COPY_SIZE - 1, b"!"), Damage(num_damaged=1)),
+    ],
+)
+@pytest.mark.parametrize("number", range(3))
+def test_a_damaged_copy_is_outvoted_written_again_and_counted(path, damage, found, number):
+    written(path)
+    whole = content(path)
+    damage(copy_paths(path)[number])
+
+    store = RecordStore(path)
+    assert store.load().accepted == 3
+    assert store.mend() == found
+    assert content(path) == whole
+    assert store.mend() == Damage()
+    assert store.damage == found
+
+
+def test_two_lost_copies_and_a_flip_in_the_older_slot_of_the_third_are_mended(path):
+    store = written(path)
+    first, second, third = copy_paths(path)
+    first.unlink()
+    second.write_bytes(b"")
+    change(third, SLOT_SIZE * (1 - slot_of(store._sequence)) + 40, b"!")
 
     again = RecordStore(path)
-    assert again.load().accepted == 1
-    again.store(OnboardRecord(accepted=3))
+    assert again.load().accepted == 3
+    assert again.mend() == Damage(num_lost=2, num_damaged=1)
+    assert len(set(content(path))) == 1
     assert RecordStore(path).load().accepted == 3
 
 
-def test_it_is_stored_on_a_full_disk(path):
+def test_a_copy_left_behind_by_a_cut_is_told_apart_from_damage(path):
+    store = written(path)
+    before = copy_paths(path)[2].read_bytes()
+    store.store(OnboardRecord(accepted=4))
+    copy_paths(path)[2].write_bytes(before)
+
+    again = RecordStore(path)
+    assert again.load().accepted == 4
+    assert again.mend() == Damage(num_behind=1)
+    assert again.damage.num_bad == 0
+    assert len(set(content(path))) == 1
+
+
+def test_loading_changes_nothing(path):
+    written(path)
+    change(copy_paths(path)[1], 50, b"!")
+    copy_paths(path)[0].unlink()
+    before = content(path)
+    RecordStore(path).load()
+
+    assert content(path) == before
+
+
+def test_what_somebody_else_wrote_is_not_mended_away(path):
+    store = written(path)
+    other = RecordStore(path)
+    other.load()
+    other.store(OnboardRecord(accepted=9))
+
+    with pytest.raises(StoreFailedError, match="somebody else"):
+        store.mend()
+    assert RecordStore(path).load().accepted == 9
+
+
+def test_it_is_stored_and_its_slots_mended_on_a_full_disk(path):
     class Full(FaultyDisk):
         def write(self, handle, data):
-            raise AssertionError("it must not grow")
+            raise StoreFullError("write: no space (a test says so)")
 
+    written(path)
+    change(copy_paths(path)[1], 50, b"!")
     store = RecordStore(path, Full())
-    made(path)
     store.load()
+    assert store.mend() == Damage(num_damaged=1)
     store.store(LARGEST)
 
     assert RecordStore(path).load() == LARGEST
+    assert len(set(content(path))) == 1
+
+
+def test_a_lost_copy_that_finds_no_space_is_done_without_and_told(path):
+    disk = FaultyDisk()
+    written(path)
+    copy_paths(path)[1].unlink()
+    store = RecordStore(path, disk)
+    store.load()
+    disk.room_bytes = 100
+    assert store.mend() == Damage(num_lost=1, num_failed=1)
+    disk.room_bytes = None
+    store.store(OnboardRecord(accepted=4))
+
+    assert RecordStore(path).load().accepted == 4
+    assert content(path)[1] is None
+
+
+def test_a_lost_copy_takes_the_space_of_the_ballast_on_a_full_disk(path):
+    disk = FaultyDisk()
+    ballast = Ballast(path.with_name("ballast"), disk)
+    assert ballast.hold()
+    assert path.with_name("ballast").stat().st_blocks * 512 >= BALLAST_SIZE
+    written(path)
+    copy_paths(path)[1].unlink()
+    disk.room_bytes = 0
+
+    def make_room():
+        freed = ballast.drop()
+        disk.room_bytes = COPY_SIZE if freed else 0
+        return freed
+
+    store = RecordStore(path, disk, make_room=make_room)
+    store.load()
+    assert store.mend() == Damage(num_lost=1)
+    assert len(set(content(path))) == 1
+    assert not ballast.hold()  # still full
+    assert not path.with_name("ballast").exists()
+    disk.room_bytes = None
+    assert ballast.hold()
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_a_copy_that_cannot_be_written_is_left_alone_and_told(path, number):
+    disk, told = Refusing(), []
+    store = made(path, disk=disk)
+    store.on_damage = told.append
+    bad = copy_paths(path)[number]
+    disk.refused = {bad}
+    store.store(OnboardRecord(accepted=1))
+    left = bad.read_bytes()
+    store.store(OnboardRecord(accepted=2))
+
+    assert told == [Damage(num_failed=1)]
+    assert bad.read_bytes() == left  # an error of a sync is final: it was not written again
+    assert RecordStore(path).load().accepted == 2
+    disk.refused = set()
+    inode = bad.stat().st_ino
+    store.mend()
+    assert bad.stat().st_ino != inode  # made anew, not written over
+    assert len(set(content(path))) == 1
+
+
+def test_a_write_that_reaches_one_copy_only_has_failed(path):
+    disk, failed = Refusing(), []
+    store = made(path, disk=disk)
+    store.on_failed = failed.append
+    disk.refused = set(copy_paths(path)[1:])
+
+    with pytest.raises(StoreFailedError):
+        store.store(OnboardRecord(accepted=1))
+    assert len(failed) == 1
+
+
+def test_an_unreadable_copy_is_outvoted_and_made_anew(path):
+    written(path)
+    bad = copy_paths(path)[0]
+    bad.unlink()
+    bad.mkdir()
+    store = RecordStore(path)
+    assert store.load().accepted == 3
+    assert store.mend() == Damage(num_lost=1, num_failed=1)  # a directory cannot be replaced
+    store.store(OnboardRecord(accepted=4))
+    assert RecordStore(path).load().accepted == 4
 
 
 def test_after_a_failed_sync_it_is_not_used_before_it_was_loaded_again(path):
@@ -150,6 +306,15 @@ def test_after_a_failed_sync_it_is_not_used_before_it_was_loaded_again(path):
     assert store.load().accepted in {0, 1}
     store.store(OnboardRecord(accepted=2))
     assert RecordStore(path).load().accepted == 2
+
+
+def test_a_record_that_finds_no_space_is_not_made_at_all(path):
+    disk = FaultyDisk()
+    disk.room_bytes = 2 * COPY_SIZE
+    with pytest.raises(StoreFullError):
+        made(path, disk=disk)
+
+    assert list(path.parent.iterdir()) == []
 
 
 def test_message_counters_are_never_handed_out_twice_even_if_the_power_goes(path):
@@ -168,49 +333,6 @@ def test_message_counters_are_never_handed_out_twice_even_if_the_power_goes(path
 def test_message_counters_do_not_cost_a_write_each(path):
     store = made(path)
     counters = MessageCounters(store)
-    before = [counters.take() and path.read_bytes() for _ in range(COUNTER_STEP)]
+    before = [counters.take() and content(path)[0] for _ in range(COUNTER_STEP)]
 
     assert len(set(before)) == 1
-
-
-def test_releases_and_rejections_are_remembered_newest_first():
-    record = OnboardRecord()
-    for number in range(REJECTED_MAX + 3):
-        record = record.with_rejected(bytes([number]) * 8, Reason.CANARY_FAILED)
-    old, new = (KnownRelease(digest=bytes([n]) * 32, name="r", sequence=n) for n in (1, 2))
-    record = record.with_release(old).with_release(new).with_release(replace(old, name="again"))
-
-    assert len(record.rejected) == REJECTED_MAX
-    assert record.is_rejected(bytes([REJECTED_MAX + 2]) * 8)
-    assert not record.is_rejected(bytes(6))
-    assert [known.name for known in record.releases] == ["again", "r"]
-    assert record.without_release(old.digest).releases == (new,)
-    assert record.release(new.digest) is new
-
-
-def test_pending_updates_are_newest_first_and_the_ended_ones_are_forgotten_by_age():
-    record = OnboardRecord()
-    for number in (1, 0, 2):
-        record = record.with_pending(largest_update(number))
-    assert [update.version for update in record.pending] == sorted((u.version for u in record.pending), reverse=True)
-    record = record.with_pending(replace(largest_update(1), attempts=2))
-    assert record.update(bytes([1]) * 6).attempts == 2
-    for number in range(ENDED_MAX + 2):
-        record = record.with_ended(largest_update(number))
-    assert record.pending == ()
-    assert [update.handle[0] for update in record.ended] == [5, 4, 3, 2]
-    assert record.update(bytes(6)) is None
-
-
-@given(st.binary(max_size=300))
-def test_any_bytes_decode_or_raise_decode_error(data):
-    with contextlib.suppress(DecodeError):
-        OnboardRecord.decode(data)
-
-
-@given(at=st.integers(0), change=st.integers(1, 255))
-def test_a_changed_byte_decodes_to_a_record_or_raises_decode_error(at, change):
-    data = bytearray(LARGEST.encode())
-    data[at % len(data)] ^= change
-    with contextlib.suppress(DecodeError):
-        OnboardRecord.decode(bytes(data))
