@@ -68,11 +68,26 @@ def decode(stream: Stream, dtype: type[_T], count: int) -> NDArray[_T]:
     Raises:
         DecodeError: it does not hold exactly `count` values.
     """
-    if stream.count != count:
+    if stream.count != count:  # before there is memory for them
         raise DecodeError(f"stream of {stream.count} values where {count} belong")
     values = np.empty(count, dtype)
     _DECODERS[stream.coder](stream.data, values)
     return values
+
+
+def decode_into(stream: Stream, values: NDArray[_T]) -> None:
+    """Fill a contiguous array with the values of a stream.
+
+    Args:
+        stream: authenticated, but not trusted.
+        values: as many as there have to be.
+
+    Raises:
+        DecodeError: it does not hold exactly as many.
+    """
+    if stream.count != values.size:
+        raise DecodeError(f"stream of {stream.count} values where {values.size} belong")
+    _DECODERS[stream.coder](stream.data, values)
 
 
 def _decode_raw(data: bytes, values: NDArray[_T]) -> None:

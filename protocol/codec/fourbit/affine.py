@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 FRACTION_BITS = 16
+_HALF = 1 << (FRACTION_BITS - 1)
 _LIMIT = 2**24  # |ratio| < 256 in 16.16: more leaves every code at the rim anyway
 _SHIFT_MAX = 30  # to the left: a mantissa of 30 bits stays below 2**60
 _ALIGN_MAX = 12  # bits that the larger side of a subtraction may be shifted
@@ -114,13 +115,14 @@ class Shift:
 
     def is_moving(self, code_max: int) -> NDArray[np.bool_]:
         """Tell which groups have codes that land elsewhere, beyond the rim included. It is linear: the ends tell."""
-        ends = np.broadcast_to(np.array([0, code_max], np.uint8), (self.factor.size, 2))
-        moving: NDArray[np.bool_] = (self._land(ends) != ends).any(axis=1)
+        start = self.offset + _HALF
+        moving: NDArray[np.bool_] = (start >> FRACTION_BITS) != 0
+        start += self.factor * code_max
+        moving |= (start >> FRACTION_BITS) != code_max
         return moving
 
     def _land(self, codes: NDArray[np.uint8]) -> Integers:
-        half = 1 << (FRACTION_BITS - 1)
-        return (self.factor[:, None] * codes + (self.offset + half)[:, None]) >> FRACTION_BITS
+        return (self.factor[:, None] * codes + (self.offset + _HALF)[:, None]) >> FRACTION_BITS
 
     def take(self, groups: NDArray[np.intp] | slice) -> "Shift":
         """Return those of some groups."""

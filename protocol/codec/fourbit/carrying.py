@@ -65,6 +65,7 @@ def _carry(rows: Bytes, groups: NDArray[np.intp], shift: Shift, code_max: int, i
     if is_packed:
         low, high = cells.split(moving.reshape(-1)).reshape(2, *moving.shape)
         landed = np.stack([shift.apply(low, code_max), shift.apply(high, code_max)])
-        grouped.put_rows(rows, groups, cells.join(landed.reshape(-1)).reshape(moving.shape))
+        cells.join(landed.reshape(-1), moving.reshape(-1))
+        grouped.put_rows(rows, groups, moving)
     else:
         grouped.put_rows(rows, groups, shift.apply(moving, code_max))

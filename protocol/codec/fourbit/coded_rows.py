@@ -45,7 +45,7 @@ def decode(
     code_max: int,
     is_packed: bool,
 ) -> Bytes:
-    """Return the rows; undoes `encode`. What was predicted is used up.
+    """Return the rows; undoes `encode`.
 
     Args:
         source: where the streams come from.
@@ -59,14 +59,13 @@ def decode(
     Raises:
         DecodeError: the streams are not those of such groups.
     """
-    table = np.empty((classes.size, width), np.uint8) if predicted is None else predicted
-    for groups, rows in grouped.decode_rows(source, classes, cuts, width, is_packed=is_packed):
-        if not is_packed and rows.max() > code_max:
-            raise DecodeError(f"a code of {rows.max()} where {code_max} is the highest")
-        if predicted is None:
-            grouped.put_rows(table, groups, rows)
-        elif rows.any():
-            old = grouped.take_rows(predicted, groups)
-            new = cells.add(old, rows) if is_packed else (old + rows) & np.uint8(code_max)
-            grouped.put_rows(table, groups, new)
-    return table
+    rows = grouped.decode_rows(source, classes, cuts, width, is_packed=is_packed)
+    if not is_packed and rows.max() > code_max:
+        raise DecodeError(f"a code of {rows.max()} where {code_max} is the highest")
+    if predicted is None:
+        return rows
+    if is_packed:
+        return cells.add(predicted, rows)
+    rows += predicted
+    rows &= np.uint8(code_max)
+    return rows

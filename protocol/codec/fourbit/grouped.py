@@ -9,9 +9,9 @@ first (`cuts`).
 Pure. It knows nothing of formats; `nibbles` and `gguf` cut theirs into groups.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,14 +25,17 @@ from protocol.errors import DecodeError
 
 CLASSES_MAX = 256
 _LEVEL_MIN = 12  # as many bins as pcodec makes: with fewer, rare codes share one. Costs no time
-_SCANS_MAX = 10  # buckets: a sort takes as long as that many scans
+_SCANS_MAX = 4  # buckets: a sort takes as long as that many scans
+_BIN_BITS = 23  # of pcodec's table, about one symbol
+_NEAR = 1.002  # estimates further apart than that need no trying
+_FASTER = 1000  # bytes may take a thousandth more than codes: they decode in half the time
 _SMALL_ITEM = 16
 _FEW_CODES = 4096  # below, a class shares a stream with its neighbour
 _FEW_VALUES = 512
 
 _T = TypeVar("_T", np.uint8, np.uint16, np.uint32)
 Bytes = NDArray[np.uint8]
-Index = NDArray[np.intp] | slice
+Index = NDArray[np.intp]
 Classes = NDArray[np.uint8]
 
 
@@ -72,11 +75,9 @@ def choose_cuts(rows: Bytes, classes: Classes, *, is_packed: bool = False, level
         is_packed: whether a byte of the rows holds two codes.
         levels: classes that are one but for their level; cut only if that saves enough to be worth their time.
     """
-    firsts = np.flatnonzero(np.bincount(classes, minlength=1))
-    members = _members(classes, tuple(range(1, CLASSES_MAX)))
-    tables = {
-        int(first): _count(take_rows(rows, groups), is_packed) for first, groups in zip(firsts, members, strict=True)
-    }
+    firsts = np.flatnonzero(np.bincount(classes, minlength=1)).tolist()
+    parts = _split(rows, classes, tuple(range(1, CLASSES_MAX)))
+    tables = {first: _count(part, is_packed) for first, part in zip(firsts, parts, strict=True)}
     return buckets.choose(tables, least=_FEW_CODES if rows.shape[1] > 1 else _FEW_VALUES, levels=levels)
 
 
@@ -87,17 +88,16 @@ def encode_rows(rows: Bytes, classes: Classes, cuts: Cuts, *, is_packed: bool, l
         rows: one for each group.
         classes: one for each group.
         cuts: first class of each bucket but the first, rising.
-        is_packed: whether a byte of the rows holds two codes: then the stream has all low ones first.
+        is_packed: whether a byte of the rows holds two codes: then the stream has all low ones first, or, where that is
+            no larger, the bytes as they are: half as many values to decode.
         level: see `streams.encode`; rare codes need a high one.
     """
-    parts = (take_rows(rows, groups).reshape(-1) for groups in _members(classes, cuts))
-    return [streams.encode(cells.split(part) if is_packed else part, level=max(level, _LEVEL_MIN)) for part in parts]
+    encode = _encode_packed if is_packed else _encode_bytes
+    return [encode(part.reshape(-1), max(level, _LEVEL_MIN)) for part in _split(rows, classes, cuts)]
 
 
-def decode_rows(
-    source: StreamReader, classes: Classes, cuts: Cuts, width: int, *, is_packed: bool
-) -> Iterator[tuple[Index, Bytes]]:
-    """Return for each bucket that is not empty which groups are in it, and their rows.
+def decode_rows(source: StreamReader, classes: Classes, cuts: Cuts, width: int, *, is_packed: bool) -> Bytes:
+    """Return the rows of all groups; undoes `encode_rows`.
 
     Args:
         source: where the streams come from, in the order that `encode_rows` made them.
@@ -109,14 +109,25 @@ def decode_rows(
     Raises:
         DecodeError: the streams are not those of such groups.
     """
-    for groups in _members(classes, cuts):
-        values = streams.decode(source.take(), np.uint8, _count_of(groups) * width * (1 + is_packed))
-        yield groups, (cells.join(values) if is_packed else values).reshape(-1, width)
+    order, counts = _sort(classes, cuts)
+    rows = np.empty((classes.size, width), np.uint8)
+    flat, done = rows.reshape(-1), 0
+    for count in counts:
+        part = flat[done : done + count * width]
+        done += part.size
+        stream = source.take()
+        if is_packed and stream.count != part.size:
+            cells.join(streams.decode(stream, np.uint8, 2 * part.size), part)
+        else:
+            streams.decode_into(stream, part)
+    return rows if order is None else _restore(rows, order)
 
 
 def encode_values(values: NDArray[_T], classes: Classes, cuts: Cuts, *, level: int) -> list[Stream]:
     """Code one value for each group; as `encode_rows`."""
-    return [streams.encode(values[groups], level=max(level, _LEVEL_MIN)) for groups in _members(classes, cuts)]
+    order, counts = _sort(classes, cuts)
+    parts = np.split(values if order is None else values[order], np.cumsum(counts)[:-1])
+    return [streams.encode(part, level=max(level, _LEVEL_MIN)) for part in parts]
 
 
 def decode_values(source: StreamReader, classes: Classes, cuts: Cuts, dtype: type[_T]) -> NDArray[_T]:
@@ -125,25 +136,27 @@ def decode_values(source: StreamReader, classes: Classes, cuts: Cuts, dtype: typ
     Raises:
         DecodeError: the streams are not those of such groups.
     """
-    values = np.empty(classes.size, dtype)
-    for groups in _members(classes, cuts):
-        values[groups] = streams.decode(source.take(), dtype, _count_of(groups))
-    return values
+    order, counts = _sort(classes, cuts)
+    values, done = np.empty(classes.size, dtype), 0
+    for count in counts:
+        streams.decode_into(source.take(), values[done : done + count])
+        done += count
+    if order is None:
+        return values
+    restored = np.empty_like(values)
+    restored[order] = values
+    return restored
 
 
 def take_rows(rows: Bytes, groups: Index) -> Bytes:
-    """Return some rows; a view if `groups` is a slice. Rows are moved whole: 25 times as fast as by their bytes."""
-    if isinstance(groups, slice):
-        return rows[groups]
+    """Return some rows. Rows are moved whole: 25 times as fast as by their bytes."""
     taken: Bytes = np.take(_as_items(rows), groups).view(np.uint8)
     return taken.reshape(groups.size, rows.shape[1])
 
 
 def put_rows(rows: Bytes, groups: Index, new: Bytes) -> None:
     """Overwrite some rows. Which of numpy's ways is fast depends on the size of an item: by a factor of up to 6."""
-    if isinstance(groups, slice):
-        rows[groups] = new
-    elif rows.shape[1] <= _SMALL_ITEM:
+    if rows.shape[1] <= _SMALL_ITEM:
         _as_items(rows)[groups] = _as_items(new)
     else:
         np.put(_as_items(rows), groups, _as_items(new))
@@ -172,40 +185,72 @@ def read_cuts(data: bytes) -> tuple[Cuts, bytes]:
     return tuple(cuts), data[end:]
 
 
-def _members(classes: Classes, cuts: Cuts) -> list[Index]:
-    """Return the groups of each bucket, in their order; only of buckets that are not empty."""
+def _sort(classes: Classes, cuts: Cuts) -> tuple[Index | None, list[int]]:
+    """Return all groups, bucket after bucket (None: in their own order), and how many are in each that is not empty."""
     if not cuts:
-        return [slice(0, classes.size)] if classes.size else []
-    if len(cuts) < _SCANS_MAX:
-        found = [np.flatnonzero(inside) for inside in _each_inside(classes, cuts)]
+        return None, [classes.size] if classes.size else []
+    bucket_of, beyond = np.zeros(classes.size, np.uint8), [classes.size]
+    for cut in cuts:  # a comparison of bytes takes a tenth of a look-up in a table
+        is_beyond = classes >= np.uint8(cut)
+        bucket_of += is_beyond.view(np.uint8)
+        beyond.append(int(np.count_nonzero(is_beyond)))
+    counts = [more - less for more, less in pairwise([*beyond, 0])]
+    if len(counts) <= _SCANS_MAX:
+        order = np.concatenate([np.flatnonzero(bucket_of == np.uint8(bucket)) for bucket in range(len(counts))])
     else:
-        table = np.zeros(CLASSES_MAX, np.uint8)
-        for cut in cuts:
-            table[cut:] += 1
-        bucket_of = np.take(table, classes)
-        ends = np.cumsum(np.bincount(bucket_of, minlength=len(cuts) + 1))
-        found = np.split(np.argsort(bucket_of, kind="stable"), ends[:-1])
-    return [groups for groups in found if groups.size]
+        order = np.argsort(bucket_of, kind="stable")
+    return order, [count for count in counts if count]
 
 
-def _each_inside(classes: Classes, cuts: Cuts) -> Iterator[NDArray[np.bool_]]:
-    """Tell for each bucket which groups are in it."""
-    above = np.ones(classes.size, np.bool_)
-    for cut in cuts:
-        beyond = classes >= cut
-        yield above & ~beyond
-        above = beyond
-    yield above
+def _split(rows: Bytes, classes: Classes, cuts: Cuts) -> list[Bytes]:
+    """Return the rows of each bucket that is not empty."""
+    order, counts = _sort(classes, cuts)
+    ends = np.cumsum(counts).tolist()
+    ordered = rows if order is None else take_rows(rows, order)
+    return [ordered[end - count : end] for count, end in zip(counts, ends, strict=True)]
 
 
-def _count_of(groups: Index) -> int:
-    return groups.stop - groups.start if isinstance(groups, slice) else groups.size
+def _restore(ordered: Bytes, order: Index) -> Bytes:
+    """Put rows back that were taken in an order of all of them."""
+    if ordered.shape[1] <= _SMALL_ITEM:
+        rows = np.empty_like(ordered)
+        put_rows(rows, order, ordered)
+        return rows
+    places = np.empty_like(order)
+    places[order] = np.arange(order.size)
+    return take_rows(ordered, places)
+
+
+def _encode_bytes(part: Bytes, level: int) -> Stream:
+    return streams.encode(part, level=level)
+
+
+def _encode_packed(part: Bytes, level: int) -> Stream:
+    """Code bytes of two codes each as codes or as bytes."""
+    table = np.bincount(part, minlength=256)
+    as_bytes, as_codes = _bits(table), _bits(_nibbles_of(table))
+    tried = []
+    if as_bytes <= as_codes * _NEAR:
+        tried.append(_encode_bytes(part, level))
+    if not tried or as_codes <= as_bytes * _NEAR:
+        tried.append(streams.encode(cells.split(part), level=level))
+    return min(tried, key=lambda stream: len(stream.data) - (stream.count == part.size) * len(stream.data) // _FASTER)
+
+
+def _bits(table: NDArray[np.intp]) -> float:
+    """Estimate the bits of a stream with such frequencies."""
+    seen = table[table > 0].astype(np.float64)
+    total = seen.sum()
+    return float(total * np.log2(total) - (seen * np.log2(seen)).sum() + _BIN_BITS * seen.size) if total else 0.0
+
+
+def _nibbles_of(table: NDArray[Any]) -> NDArray[Any]:
+    """Return how often each nibble occurs in bytes of such frequencies."""
+    pairs = table.reshape(16, 16)
+    return np.asarray(pairs.sum(axis=0) + pairs.sum(axis=1))
 
 
 def _count(rows: Bytes, is_packed: bool) -> NDArray[np.float64]:
     """Return how often each code occurs."""
     table = np.bincount(rows.reshape(-1), minlength=256).astype(np.float64)
-    if is_packed:
-        pairs = table.reshape(16, 16)
-        table = pairs.sum(axis=0) + pairs.sum(axis=1)
-    return table
+    return _nibbles_of(table) if is_packed else table

@@ -20,6 +20,7 @@ Parameters, big-endian:
     ...     1+n   codes, likewise; no dictionary
 
 Streams: scales, zero points, codes; of each the dictionary if there is one, then one for each bucket that is not empty.
+One of codes has all low nibbles of its bucket and then all high ones, or the bytes as they are: its count tells.
 
 Pure. It does not know tensors or files.
 """

@@ -16,7 +16,8 @@ Parameters, big-endian:
     ...     1+n   codes, likewise; no dictionary
 
 Streams: the fields in this order, then the codes; of each the dictionary if there is one, then one for each bucket that
-is not empty.
+is not empty. One of codes of four bits has all low nibbles of its bucket and then all high ones, or the bytes as they
+are: its count tells.
 
 Pure. It does not know GGUF files, only blocks.
 """

@@ -18,9 +18,10 @@ Bytes = NDArray[np.uint8]
 Words = NDArray[np.uint16]
 _NOTHING: Bytes = np.empty(0, np.uint8)
 _NO_WORDS: Words = np.empty(0, np.uint16)
-_LOW = np.uint8(0x0F)
+_LOW, _HIGH = np.uint8(0x0F), np.uint8(0xF0)
 _SIGN = np.uint8(0x80)
 _FOUR = np.uint8(4)
+_SIXTEEN = np.uint8(16)  # a shift of bytes to the left takes numpy ten times as long as a product
 
 
 class BlockType(IntEnum):
@@ -45,7 +46,8 @@ class Fields:
         minima: m or dmin of each block, likewise.
         factors: of each group, K types only: what `scales` is multiplied by; of Q6_K two's complement.
         min_factors: of each group, Q4_K and Q5_K: what `minima` is multiplied by.
-        rows: codes of each group: two in a byte for Q4_0 and Q4_1, one byte each else, as unsigned numbers.
+        rows: codes of each group: two in a byte if they are of four bits, the first half of them below the second; one
+            byte each else, as unsigned numbers.
         num_blocks: how many there are.
     """
 
@@ -94,7 +96,7 @@ class BlockFormat:
     @property
     def is_packed(self) -> bool:
         """Whether a byte of the rows holds two codes."""
-        return self.bits == 4 and self.outer == 1
+        return self.bits == 4
 
     @property
     def num_groups(self) -> int:
@@ -119,7 +121,9 @@ class BlockFormat:
 
     def block_of(self, groups: NDArray[np.intp], num_blocks: int) -> NDArray[np.intp]:
         """Return the block of each of some groups."""
-        return groups // self.inner % num_blocks
+        blocks = groups if self.inner == 1 else groups // self.inner
+        # Without a division each, which takes as long as all the rest: no group's place is beyond `outer` planes.
+        return np.take(np.tile(np.arange(num_blocks), self.outer), blocks) if self.outer > 1 else blocks
 
 
 FORMATS = {
@@ -128,7 +132,7 @@ FORMATS = {
     BlockType.Q5_0: BlockFormat(size=22, num_values=32, width=32, bits=5, middle=16),
     BlockType.Q5_1: BlockFormat(size=24, num_values=32, width=32, bits=5, has_minima=True),
     BlockType.Q8_0: BlockFormat(size=34, num_values=32, width=32, bits=8, middle=128),
-    BlockType.Q4_K: BlockFormat(size=144, num_values=256, width=32, bits=4, outer=8, has_minima=True),
+    BlockType.Q4_K: BlockFormat(size=144, num_values=256, width=16, bits=4, outer=8, has_minima=True),
     BlockType.Q5_K: BlockFormat(size=176, num_values=256, width=32, bits=5, outer=8, has_minima=True),
     BlockType.Q6_K: BlockFormat(size=210, num_values=256, width=16, bits=6, outer=8, inner=2, middle=32),
 }
@@ -139,7 +143,7 @@ _DTYPES = {
     BlockType.Q5_0: np.dtype([("d", "<u2"), ("qh0", "V2"), ("qh1", "V2"), ("qs", "V16")]),
     BlockType.Q5_1: np.dtype([("d", "<u2"), ("m", "<u2"), ("qh0", "V2"), ("qh1", "V2"), ("qs", "V16")]),
     BlockType.Q8_0: np.dtype([("d", "<u2"), ("qs", "V32")]),
-    BlockType.Q4_K: np.dtype([*_K_FIELDS, *((f"qs{at}", "V32") for at in range(4))]),
+    BlockType.Q4_K: np.dtype([*_K_FIELDS, *((f"qs{at}", "V16") for at in range(8))]),
     BlockType.Q5_K: np.dtype([*_K_FIELDS, ("qh", "V32"), *((f"qs{at}", "V32") for at in range(4))]),
     BlockType.Q6_K: np.dtype(
         [*((f"ql{at}", "V32") for at in range(4)), ("qh0", "V32"), ("qh1", "V32"), ("factors", "V16"), ("d", "<u2")]
@@ -210,9 +214,9 @@ def _join_factors(factors: Bytes, min_factors: Bytes) -> Bytes:
         ordered[0::2], ordered[1::2] = table[:4], table[4:]
         halves.append(ordered)
     scale, minimum = halves
-    first = scale[:4] | ((scale[4:] & 0x30) << 2)
-    second = minimum[:4] | ((minimum[4:] & 0x30) << 2)
-    low = (scale[4:] & _LOW) | (minimum[4:] << 4)
+    first = scale[:4] | ((scale[4:] & 0x30) * np.uint8(4))
+    second = minimum[:4] | ((minimum[4:] & 0x30) * np.uint8(4))
+    low = (scale[4:] & _LOW) | (minimum[4:] * _SIXTEEN)
     return np.ascontiguousarray(np.concatenate([first, second, low]).T)
 
 
@@ -248,17 +252,35 @@ def _join_fives(blocks: NDArray[Any], rows: Bytes) -> None:
     low, high = _plane(halves, "low"), _plane(halves, "high")
     _put(blocks, "qh0", np.packbits(low >> _FOUR, bitorder="little"))
     _put(blocks, "qh1", np.packbits(high >> _FOUR, bitorder="little"))
-    _put(blocks, "qs", (low & _LOW) | (high << _FOUR))
+    _put(blocks, "qs", (low & _LOW) | (high * _SIXTEEN))
 
 
 def _split_bits(blocks: NDArray[Any], name: str) -> Bytes:
     bits = np.unpackbits(_plane(blocks, name), bitorder="little")
-    bits <<= np.uint8(4)
+    bits *= _SIXTEEN
     return bits
 
 
 def _split_k4(blocks: NDArray[Any]) -> Bytes:
     """Byte l of the j-th 32 holds value l of groups 2j and 2j + 1."""
+    rows = np.empty((8, blocks.size * 16), np.uint8)
+    for at in range(4):
+        first, second = _plane(blocks, f"qs{2 * at}"), _plane(blocks, f"qs{2 * at + 1}")
+        np.bitwise_or(first & _LOW, second * _SIXTEEN, out=rows[at])
+        np.bitwise_or(first >> _FOUR, second & _HIGH, out=rows[4 + at])
+    return rows.reshape(-1, 16)
+
+
+def _join_k4(blocks: NDArray[Any], rows: Bytes) -> None:
+    planes = rows.reshape(8, -1)
+    for at in range(4):
+        low, high = planes[at], planes[4 + at]
+        _put(blocks, f"qs{2 * at}", (low & _LOW) | (high * _SIXTEEN))
+        _put(blocks, f"qs{2 * at + 1}", (low >> _FOUR) | (high & _HIGH))
+
+
+def _split_low_fours(blocks: NDArray[Any]) -> Bytes:
+    """As Q4_K, but one byte each."""
     rows = np.empty((8, blocks.size * 32), np.uint8)
     for at in range(4):
         qs = _plane(blocks, f"qs{at}")
@@ -267,29 +289,29 @@ def _split_k4(blocks: NDArray[Any]) -> Bytes:
     return rows.reshape(-1, 32)
 
 
-def _join_k4(blocks: NDArray[Any], rows: Bytes) -> None:
+def _join_low_fours(blocks: NDArray[Any], rows: Bytes) -> None:
     planes = rows.reshape(8, -1)
     for at in range(4):
-        _put(blocks, f"qs{at}", (planes[at] & _LOW) | (planes[4 + at] << np.uint8(4)))
+        _put(blocks, f"qs{at}", (planes[at] & _LOW) | (planes[4 + at] * _SIXTEEN))
 
 
 def _split_k5(blocks: NDArray[Any]) -> Bytes:
     """As Q4_K; bit g of byte l of qh is the fifth of value l of group g."""
-    rows = _split_k4(blocks)
+    rows = _split_low_fours(blocks)
     planes, qh = rows.reshape(8, -1), _plane(blocks, "qh")
     for at in range(4):
-        planes[at] |= ((qh >> np.uint8(2 * at)) & 1) << 4
-        planes[4 + at] |= ((qh >> np.uint8(2 * at + 1)) & 1) << 4
+        planes[at] |= ((qh >> np.uint8(2 * at)) & 1) * _SIXTEEN
+        planes[4 + at] |= ((qh >> np.uint8(2 * at + 1)) & 1) * _SIXTEEN
     return rows
 
 
 def _join_k5(blocks: NDArray[Any], rows: Bytes) -> None:
-    _join_k4(blocks, rows)
+    _join_low_fours(blocks, rows)
     planes = rows.reshape(8, -1)
     qh = np.zeros(planes.shape[1], np.uint8)
     for at in range(4):
-        qh |= (planes[at] >> 4) << np.uint8(2 * at)
-        qh |= (planes[4 + at] >> 4) << np.uint8(2 * at + 1)
+        qh |= (planes[at] >> 4) * np.uint8(1 << 2 * at)
+        qh |= (planes[4 + at] >> 4) * np.uint8(2 << 2 * at)
     _put(blocks, "qh", qh)
 
 
@@ -300,8 +322,8 @@ def _split_k6(blocks: NDArray[Any]) -> Bytes:
         qh = _plane(blocks, f"qh{half}")
         for at in range(2):
             ql = _plane(blocks, f"ql{2 * half + at}")
-            rows[4 * half + at] = (ql & _LOW) | (((qh >> np.uint8(2 * at)) & 3) << 4)
-            rows[4 * half + 2 + at] = (ql >> 4) | (((qh >> np.uint8(4 + 2 * at)) & 3) << 4)
+            rows[4 * half + at] = (ql & _LOW) | (((qh >> np.uint8(2 * at)) & 3) * _SIXTEEN)
+            rows[4 * half + 2 + at] = (ql >> 4) | (((qh >> np.uint8(4 + 2 * at)) & 3) * _SIXTEEN)
     return rows.reshape(-1, 16)
 
 
@@ -311,9 +333,9 @@ def _join_k6(blocks: NDArray[Any], rows: Bytes) -> None:
         qh = np.zeros(planes.shape[1], np.uint8)
         for at in range(2):
             low, high = planes[4 * half + at], planes[4 * half + 2 + at]
-            _put(blocks, f"ql{2 * half + at}", (low & _LOW) | (high << 4))
-            qh |= (low >> 4) << np.uint8(2 * at)
-            qh |= (high >> 4) << np.uint8(4 + 2 * at)
+            _put(blocks, f"ql{2 * half + at}", (low & _LOW) | (high * _SIXTEEN))
+            qh |= (low >> 4) * np.uint8(1 << 2 * at)
+            qh |= (high >> 4) * np.uint8(16 << 2 * at)
         _put(blocks, f"qh{half}", qh)
 
 

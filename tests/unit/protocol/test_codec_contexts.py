@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from protocol.codec import streams
 from protocol.codec.contexts import buckets, logarithms, loudness
 from protocol.codec.contexts.loudness import LEVELS, Loudness
 from protocol.codec.fourbit import cells, coded_rows, grouped
@@ -103,12 +104,14 @@ def test_nibbles_add_and_subtract_modulo_sixteen(data: bytes) -> None:
         (int(a) + int(b)) % 16 for a, b in zip(first >> 4, second >> 4, strict=True)
     ]
     assert (cells.subtract(total, second) == first).all()
-    assert (cells.join(cells.split(first)) == first).all()
+    joined = np.empty_like(first)
+    cells.join(cells.split(first), joined)
+    assert (joined == first).all()
 
 
 def test_a_code_above_fifteen_is_not_joined() -> None:
     with pytest.raises(DecodeError):
-        cells.join(np.array([1, 16], np.uint8))
+        cells.join(np.array([1, 16], np.uint8), np.empty(1, np.uint8))
 
 
 @given(seed=st.integers(0, 2**32 - 1), num_classes=st.integers(1, 40), width=st.integers(1, 9), is_packed=st.booleans())
@@ -119,11 +122,36 @@ def test_rows_of_any_classes_come_back(seed: int, num_classes: int, width: int, 
     cuts = tuple(sorted({int(cut) for cut in rng.integers(1, 256, rng.integers(0, 9))}))
     rows = rng.integers(0, 256, (50, width), np.uint8)
     source = StreamReader(grouped.encode_rows(rows, classes, cuts, is_packed=is_packed, level=8))
-    rebuilt = np.zeros_like(rows)
-    for groups, part in grouped.decode_rows(source, classes, cuts, width, is_packed=is_packed):
-        grouped.put_rows(rebuilt, groups, part)
+    rebuilt = grouped.decode_rows(source, classes, cuts, width, is_packed=is_packed)
     source.finish()
     assert (rebuilt == rows).all()
+
+
+@pytest.mark.parametrize("width", [8, 16, 32, 64])
+def test_wide_rows_of_many_classes_come_back(width: int) -> None:
+    rng = np.random.default_rng(width)
+    classes = rng.integers(0, 9, 1000, np.uint8)
+    rows = rng.integers(0, 256, (1000, width), np.uint8)
+    for cuts in ((), (5,), tuple(range(1, 9))):
+        source = StreamReader(grouped.encode_rows(rows, classes, cuts, is_packed=True, level=8))
+        assert (grouped.decode_rows(source, classes, cuts, width, is_packed=True) == rows).all()
+
+
+def test_codes_travel_as_bytes_where_pairs_of_them_say_more_than_each() -> None:
+    rng = np.random.default_rng(1)
+    classes, pairs = np.zeros(4096, np.uint8), rng.choice(np.array([0x07, 0x70, 0x99], np.uint8), (4096, 16))
+    (stream,) = grouped.encode_rows(pairs, classes, (), is_packed=True, level=8)
+    assert stream.count == pairs.size
+    low, high = rng.binomial(15, 0.5, (2, 64, 16)).astype(np.uint8)
+    (stream,) = grouped.encode_rows(low | high * np.uint8(16), classes[:64], (), is_packed=True, level=8)
+    assert stream.count == 2 * low.size
+
+
+@pytest.mark.parametrize("count", [15, 17, 31, 33, 0])
+def test_a_stream_of_neither_codes_nor_bytes_is_refused(count: int) -> None:
+    stream = streams.encode(np.arange(count, dtype=np.uint8) % 16)
+    with pytest.raises(DecodeError):
+        grouped.decode_rows(StreamReader([stream]), np.zeros(1, np.uint8), (), 16, is_packed=True)
 
 
 def test_classes_are_cut_where_codes_differ() -> None:
