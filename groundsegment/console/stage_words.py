@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from groundsegment.console.output import err, out, print_json
+from groundsegment.console.stage_quality import quality_as_json, quality_words
 
 if TYPE_CHECKING:
     from groundsegment.packer.estimating import Estimate
@@ -19,6 +20,7 @@ TRANSFORM_WORDS = {
     "BYTES": "bytes",
     "SAME": "unchanged",
     "BYTES_DELTA": "difference of bytes",
+    "BYTES_MATCHES": "bytes found in the base's",
     "FLOATS": "floats",
     "FLOATS_DELTA": "difference of floats",
     "INTEGERS": "integers",
@@ -136,6 +138,7 @@ def tell_staged(
                 "by_transform": _transforms_as_json(packed.tally.by_transform),
                 **wanted.as_json(explained),
                 "directory": str(update.directory),
+                "quality": quality_as_json(staged.manifest.quality),
                 "canary": [
                     {"prompt": prompt, "text": answer.text, "tokens": list(answer.tokens)}
                     for prompt, answer in zip(options.prompts, staged.answers, strict=True)
@@ -150,6 +153,8 @@ def tell_staged(
     wanted.print(explained)
     for prompt, answer in zip(options.prompts, staged.answers, strict=True):
         out.print(f"  canary: {_short(prompt)} -> {_short(answer.text)}", markup=False)
+    if staged.manifest.quality is not None:
+        out.print(f"  quality as rebuilt: {quality_words(staged.manifest.quality)}", markup=False)
     if not options.prompts:
         err.print("no canary: once it loads on board it is taken for good", markup=False)
     err.print(

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
-from groundsegment.packer.tensors.jobs import PieceJob
+from groundsegment.packer.tensors.jobs import BaseRef, BaseWindow, PieceExtent, PieceJob
 from groundsegment.packer.transforms import Arrays, Coded, Effort, Way, ways_of
 from protocol.codec.contexts.choosing import entropy_bits
 from protocol.codec.kinds import TransformKind
@@ -30,12 +31,17 @@ _FREQUENCIES_SIZE = 64 * KIB
 _CONTEXTS_SHARE = (
     0.7  # of what the frequencies of bytes allow, contexts leave at least that much: 0.9 and more are usual
 )
-_MERE_BYTES = {TransformKind.BYTES, TransformKind.BYTES_DELTA}
+_MERE_BYTES = {TransformKind.BYTES, TransformKind.BYTES_DELTA, TransformKind.BYTES_MATCHES}
 _WHOLE = {TransformKind.FLOATS, TransformKind.INTEGERS, TransformKind.NIBBLES, TransformKind.GGUF}
 
 
 def encode_piece(
-    piece: PieceJob, news: Arrays, olds: Arrays | None, base_numbers: Mapping[str, int], effort: Effort
+    piece: PieceJob,
+    news: Arrays,
+    olds: Arrays | None,
+    base_numbers: Mapping[str, int],
+    effort: Effort,
+    window: NDArray[np.uint8] | None = None,
 ) -> Piece:
     """Return a piece of a TENSOR segment's payload.
 
@@ -45,14 +51,15 @@ def encode_piece(
         olds: the base's, of the same sizes; None without a base.
         base_numbers: number of each base file by name.
         effort: how hard to try.
+        window: the base's bytes that the piece's window names, if it has one.
     """
     if olds is not None and all(map(np.array_equal, news, olds)):
         return _piece(piece, TransformKind.SAME, (b"", ()), base_numbers)
-    ways = ways_of(piece)
+    ways = ways_of(piece, window)
     sample = _Sample.of(piece)
     if sample is not None and len(ways) > 1:
         olds_there = None if olds is None else sample.cut(olds)
-        transform, _ = _smallest(ways_of(sample.job), sample.cut(news), olds_there, effort)
+        transform, _ = _smallest(ways_of(sample.job, window), sample.cut(news), olds_there, effort)
         ways = tuple(way for way in ways if way.transform is transform)
     transform, coded = _smallest(ways, news, olds, effort)
     return _piece(piece, transform, coded, base_numbers)
@@ -92,7 +99,7 @@ def _piece(piece: PieceJob, transform: TransformKind, coded: Coded, base_numbers
     parameters, streams = coded
     extents = []
     for extent in piece.extents:
-        base = extent.base if transform.needs_base else None
+        base = _ref(piece, extent, transform)
         extents.append(
             Extent(
                 offset=extent.offset,
@@ -102,6 +109,12 @@ def _piece(piece: PieceJob, transform: TransformKind, coded: Coded, base_numbers
             )
         )
     return Piece(transform=transform, extents=tuple(extents), parameters=parameters, streams=streams)
+
+
+def _ref(piece: PieceJob, extent: PieceExtent, transform: TransformKind) -> BaseRef | BaseWindow | None:
+    if transform is TransformKind.BYTES_MATCHES:
+        return piece.window
+    return extent.base if transform.needs_base else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

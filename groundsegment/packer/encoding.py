@@ -80,19 +80,28 @@ def encode_segment(job: EncodeJob) -> EncodedSegment:
         InputError: a file is shorter than it was, or cannot be read.
     """
     segment = job.segment
-    pieces = [(piece, _read_news(job, piece), _read_olds(job, piece)) for piece in segment.job.pieces]
+    pieces = [_read(job, piece) for piece in segment.job.pieces]
     encoded = _encode(job, pieces)
     _verify(job, encoded, pieces)
     return encoded
 
 
-_Read = tuple[PieceJob, Arrays, Arrays | None]
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Read:
+    """A piece, and the bytes of its extents: new ones, the base's, and the base's in which they may be found."""
+
+    piece: PieceJob
+    news: Arrays
+    olds: Arrays | None
+    window: NDArray[np.uint8] | None
+
+
 _Run = tuple[int, NDArray[np.uint8]]
 
 
 def _encode(job: EncodeJob, pieces: list[_Read]) -> EncodedSegment:
-    if len(pieces) == 1 and pieces[0][0].kind is PartKind.BYTES:
-        return _encode_run(job, *pieces[0])
+    if len(pieces) == 1 and pieces[0].piece.kind is PartKind.BYTES:
+        return _encode_run(job, pieces[0])
     payload = _encode_tensors(job, pieces)
     base = _run_of_base(payload)
     if base is not None:
@@ -103,7 +112,7 @@ def _encode(job: EncodeJob, pieces: list[_Read]) -> EncodedSegment:
 def _encode_tensors(job: EncodeJob, pieces: list[_Read]) -> TensorPayload:
     effort = Effort.of_level(job.level)
     base_numbers = {name: file.number for name, file in job.base.items()}
-    coded = [encode_piece(piece, news, olds, base_numbers, effort) for piece, news, olds in pieces]
+    coded = [encode_piece(read.piece, read.news, read.olds, base_numbers, effort, read.window) for read in pieces]
     return TensorPayload(pieces=tuple(_join_unchanged(coded)))
 
 
@@ -132,14 +141,19 @@ def _follows(last: Extent, extent: Extent) -> bool:
     )
 
 
-def _encode_run(job: EncodeJob, piece: PieceJob, news: Arrays, olds: Arrays | None) -> EncodedSegment:
+def _encode_run(job: EncodeJob, read: _Read) -> EncodedSegment:
     """Encode bytes that are no tensor we know, one run of them, as the codec that stores least."""
-    codec, payload = choose_codec(news[0].tobytes(), None if olds is None else olds[0].tobytes(), job.level)
+    raw, old = read.news[0].tobytes(), None if read.olds is None else read.olds[0].tobytes()
+    if read.window is not None and raw != old:
+        coded = _encode_tensors(job, [read])
+        if coded.pieces[0].transform is TransformKind.BYTES_MATCHES:
+            return _segment(job, SegmentCodec.TENSOR, coded.encode())
+    codec, payload = choose_codec(raw, old, job.level)
     if len(payload) > _WORTH_EFFORT * job.segment.raw_size:  # no text: numbers, perhaps, whose frequencies help
-        coded = _encode_tensors(job, [(piece, news, olds)]).encode()
-        if len(coded) < len(payload):
-            return _segment(job, SegmentCodec.TENSOR, coded)
-    ref = piece.extents[0].base if codec in {SegmentCodec.COPY, SegmentCodec.DELTA_ZSTD} else None
+        packed = _encode_tensors(job, [read]).encode()
+        if len(packed) < len(payload):
+            return _segment(job, SegmentCodec.TENSOR, packed)
+    ref = read.piece.extents[0].base if codec in {SegmentCodec.COPY, SegmentCodec.DELTA_ZSTD} else None
     return _segment(job, codec, payload, None if ref is None else (job.base[ref.file].number, ref.offset))
 
 
@@ -203,7 +217,7 @@ def _verify(job: EncodeJob, encoded: EncodedSegment, pieces: list[_Read]) -> Non
         old = read_run(paths[row.base_file], row.base_offset, row.raw_size).tobytes() if row.needs_base else None
         runs = [(row.offset, np.frombuffer(expand(row, encoded.payload, old), np.uint8))]
     expected = sorted(
-        ((extent.offset, new) for piece, news, _ in pieces for extent, new in zip(piece.extents, news, strict=True)),
+        ((extent.offset, new) for read in pieces for extent, new in zip(read.piece.extents, read.news, strict=True)),
         key=lambda run: run[0],
     )
     # Unchanged neighbours come as one run.
@@ -226,8 +240,12 @@ def _join(runs: list[_Run]) -> NDArray[np.uint8]:
     return np.concatenate([run for _, run in runs])
 
 
-def _read_news(job: EncodeJob, piece: PieceJob) -> Arrays:
-    return [read_run(job.path, extent.offset, extent.size_bytes) for extent in piece.extents]
+def _read(job: EncodeJob, piece: PieceJob) -> _Read:
+    news = [read_run(job.path, extent.offset, extent.size_bytes) for extent in piece.extents]
+    window, view = piece.window, None
+    if window is not None:
+        view = read_run(job.base[window.file].path, window.offset, window.size_bytes)
+    return _Read(piece=piece, news=news, olds=_read_olds(job, piece), window=view)
 
 
 def _read_olds(job: EncodeJob, piece: PieceJob) -> Arrays | None:

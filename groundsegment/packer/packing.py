@@ -56,7 +56,9 @@ class Sources:
     def job(self, plan: PackPlan, segment: SegmentPlan) -> EncodeJob:
         """Return a segment's job, with the base files it refers to and no others."""
         numbers = {entry.name: number for number, entry in enumerate(plan.base_files)}
-        refs = {extent.base.file for piece in segment.job.pieces for extent in piece.extents if extent.base is not None}
+        pieces = segment.job.pieces
+        refs = {extent.base.file for piece in pieces for extent in piece.extents if extent.base is not None}
+        refs |= {piece.window.file for piece in pieces if piece.window is not None}
         return EncodeJob(
             segment=segment,
             path=self.files[segment.file],

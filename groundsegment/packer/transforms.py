@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from groundsegment.packer.tensors import layouts
 from groundsegment.packer.tensors.jobs import PieceJob
-from protocol.codec import floats, integers, streams
+from protocol.codec import floats, integers, matches, streams
 from protocol.codec.fourbit import nibbles
 from protocol.codec.ggml import gguf
 from protocol.codec.kinds import TransformKind
@@ -66,8 +66,13 @@ class Way:
     encode: Encode
 
 
-def ways_of(piece: PieceJob) -> tuple[Way, ...]:
-    """Return the ways that fit a piece, the most promising first; differences only if it has a base."""
+def ways_of(piece: PieceJob, window: NDArray[np.uint8] | None = None) -> tuple[Way, ...]:
+    """Return the ways that fit a piece, the most promising first; differences only if it has a base.
+
+    Args:
+        piece: what its bytes are.
+        window: the base's bytes that it may repeat, for bytes that are no tensor.
+    """
     found: list[tuple[TransformKind, TransformKind, Encode]] = []
     if (floats_layout := layouts.float_layout(piece)) is not None:
         found.append((TransformKind.FLOATS, TransformKind.FLOATS_DELTA, _encoder(floats.encode, floats_layout)))
@@ -79,11 +84,14 @@ def ways_of(piece: PieceJob) -> tuple[Way, ...]:
         found.append((TransformKind.GGUF, TransformKind.GGUF_DELTA, _encoder(gguf.encode, blocks_layout)))
     # Where the values are understood, bytes are worth a try for their matches only.
     found.insert(0, (TransformKind.BYTES, TransformKind.BYTES_DELTA, _encode_matches if found else _encode_bytes))
-    return tuple(
+    ways = [
         Way(transform=transform, encode=encode)
         for whole, delta, encode in reversed(found)
         for transform in ((delta, whole) if piece.has_base else (whole,))
-    )
+    ]
+    if window is not None:
+        ways.insert(0, Way(transform=TransformKind.BYTES_MATCHES, encode=_finder(window)))
+    return tuple(ways)
 
 
 def encode_bytes(values: NDArray[np.uint8], effort: Effort, least: float = math.inf) -> Stream:
@@ -107,6 +115,13 @@ def encode_matches(values: NDArray[np.uint8], effort: Effort, least: float = mat
 def _encoder(encode: Callable[..., Coded], layout: object) -> Encode:
     def run(news: Arrays, olds: Arrays | None, effort: Effort, least: float) -> Coded:
         return encode(news, olds, layout, level=effort.pcodec_level)
+
+    return run
+
+
+def _finder(window: NDArray[np.uint8]) -> Encode:
+    def run(news: Arrays, olds: Arrays | None, effort: Effort, least: float) -> Coded:
+        return matches.encode(news, window, level=effort.zstd_level)
 
     return run
 

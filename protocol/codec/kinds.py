@@ -17,6 +17,7 @@ class TransformKind(IntEnum):
     NIBBLES_DELTA = 8
     GGUF = 9
     GGUF_DELTA = 10
+    BYTES_MATCHES = 11  # bytes that repeat runs of the base's, wherever these lie: text of another length
 
     @property
     def needs_base(self) -> bool:
@@ -31,6 +32,7 @@ _NEED_BASE = {
     TransformKind.INTEGERS_DELTA,
     TransformKind.NIBBLES_DELTA,
     TransformKind.GGUF_DELTA,
+    TransformKind.BYTES_MATCHES,
 }
 
 

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.codec import floats, integers, plain
+from protocol.codec import floats, integers, matches, plain
 from protocol.codec.fourbit import nibbles
 from protocol.codec.ggml import gguf
 from protocol.codec.kinds import TransformKind
@@ -54,6 +54,7 @@ _DECODERS: dict[TransformKind, Decode] = {
     TransformKind.NIBBLES_DELTA: nibbles.decode,
     TransformKind.GGUF: gguf.decode,
     TransformKind.GGUF_DELTA: gguf.decode,
+    TransformKind.BYTES_MATCHES: matches.decode,
 }
 
 
@@ -101,10 +102,12 @@ def _check_overlaps(payload: TensorPayload) -> None:
 
 
 def _read_olds(piece: Piece, read_base: ReadBase) -> list[NDArray[np.uint8]]:
+    is_matches = piece.transform is TransformKind.BYTES_MATCHES
     olds = []
     for extent in piece.extents:
-        old = np.frombuffer(read_base(extent.base_file, extent.base_offset, extent.size), np.uint8)
-        if old.size != extent.size:
-            raise DecodeError(f"the base has no {extent.size} bytes at {extent.base_offset}")
+        size = matches.window_size(piece.parameters, len(piece.extents)) if is_matches else extent.size
+        old = np.frombuffer(read_base(extent.base_file, extent.base_offset, size), np.uint8)
+        if old.size != size:
+            raise DecodeError(f"the base has no {size} bytes at {extent.base_offset}")
         olds.append(old)
     return olds

@@ -14,7 +14,7 @@ from functools import partial
 
 import numpy as np
 
-from protocol.codec import floats, integers, plain
+from protocol.codec import floats, integers, matches, plain
 from protocol.codec.contexts import contextual
 from protocol.codec.contexts.grid import Grid
 from protocol.codec.floats import FloatFormat, FloatLayout
@@ -123,6 +123,13 @@ def bytes_segment(with_base: bool) -> GoldenSegment:
     return golden(TransformKind.BYTES, plain.encode([new], None, None), [new], None)
 
 
+def matches_segment() -> GoldenSegment:
+    """Return text that grew in the middle, and what it grew from."""
+    old = noise(300, 21).astype(np.uint8)
+    new = np.concatenate([old[:100], np.frombuffer(b"and a line more", np.uint8), old[100:]])
+    return golden(TransformKind.BYTES_MATCHES, matches.encode([new], old, level=19), [new], [old])
+
+
 def same_segment() -> GoldenSegment:
     """Return two extents that stayed as they were."""
     olds = [as_bytes(noise(50, 3)), as_bytes(noise(20, 4))]
@@ -227,6 +234,7 @@ def gguf_segment(block_type: BlockType, with_base: bool) -> GoldenSegment:
 SEGMENTS: dict[str, Callable[[], GoldenSegment]] = {
     "bytes": partial(bytes_segment, with_base=False),
     "bytes delta": partial(bytes_segment, with_base=True),
+    "bytes matches": matches_segment,
     "same": same_segment,
     "floats BF16 grid": float_grid_segment,
     "floats BF16 delta still rows": partial(still_segment, TransformKind.FLOATS_DELTA),

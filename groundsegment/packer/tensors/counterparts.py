@@ -33,12 +33,14 @@ class Match:
         num_units: units of the part, from its first, that the base has; all of them unless it grew.
         base_name: of the base's tensor, of the codes for a family.
         reason: how it was found, in words.
+        window_bytes: of bytes that are no tensor: size of their counterpart, in which all of them may be found again.
     """
 
     refs: tuple[BaseRef, ...]
     num_units: int
     base_name: str
     reason: str
+    window_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,14 @@ arithmetic, lazily: a tensor of 2**40 values costs no more memory than any other
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import groupby
 
 from groundsegment.packer.tensors.gathering import Gathered
-from groundsegment.packer.tensors.jobs import BaseRef, PieceExtent, PieceJob, SegmentJob
+from groundsegment.packer.tensors.jobs import BaseRef, BaseWindow, PieceExtent, PieceJob, SegmentJob
 from groundsegment.packer.tensors.matching import Match
 from groundsegment.packer.tensors.parts import Part
-from protocol.limits import SEGMENT_SIZE_MAX
+from protocol.limits import SEGMENT_SIZE_MAX, ZSTD_WINDOW_MAX
 
 
 def cut(
@@ -37,11 +38,30 @@ def pieces_of(part: Part, match: Match | None, *, piece_bytes: int = SEGMENT_SIZ
         match: where the base has its first units; without it, or behind them, pieces have no base.
         piece_bytes: what a piece should turn into at most.
     """
+    if match is not None and match.window_bytes:
+        yield from _windowed(part, match, piece_bytes)
+        return
     known = match.num_units if match is not None else 0
     for first, end, base in ((0, known, match), (known, part.num_units, None)):
         step = _slab_units(part, end - first, piece_bytes)
         for start in range(first, end, step):
             yield _slab(part, start, min(start + step, end), base)
+
+
+def _windowed(part: Part, match: Match, piece_bytes: int) -> Iterator[PieceJob]:
+    """Yield slabs of bytes that are no tensor: not cut where the base ends, for they may be found anywhere in it."""
+    step = _slab_units(part, part.num_units, piece_bytes)
+    for start in range(0, part.num_units, step):
+        end = min(start + step, part.num_units)
+        piece = _slab(part, start, end, match if end <= match.num_units else None)
+        yield replace(piece, window=_window(match, (start + end) / (2 * part.num_units)))
+
+
+def _window(match: Match, share: float) -> BaseWindow:
+    """Return the counterpart, or as much of it as a decoder holds, around such a share of it."""
+    size = min(match.window_bytes, ZSTD_WINDOW_MAX)
+    start = min(max(0, int(share * match.window_bytes) - size // 2), match.window_bytes - size)
+    return BaseWindow(file=match.refs[0].file, offset=match.refs[0].offset + start, size_bytes=size)
 
 
 def _slab_units(part: Part, num_units: int, piece_bytes: int) -> int:

@@ -12,10 +12,10 @@ Neighbours are whole parts whose extents follow each other in the file, one by o
 
 from dataclasses import replace
 
-from groundsegment.packer.tensors.jobs import PieceExtent, PieceJob
+from groundsegment.packer.tensors.jobs import BaseWindow, PieceExtent, PieceJob
 from groundsegment.packer.tensors.parts import PartKind
 from protocol.codec.payload import PIECES_MAX
-from protocol.limits import KIB, MIB
+from protocol.limits import KIB, MIB, ZSTD_WINDOW_MAX
 
 _SMALL_SEGMENT = MIB
 _SMALL_BYTES, _SMALL_CODES, _SMALL_DELTA, _SMALL_NUMBERS = 64 * KIB, MIB, 4 * KIB, 128
@@ -73,6 +73,7 @@ def _joined(last: PieceJob, piece: PieceJob) -> PieceJob:
             replace(before, size_bytes=before.size_bytes + after.size_bytes)
             for before, after in zip(last.extents, piece.extents, strict=True)
         ),
+        window=_joined_window(last.window, piece.window),
     )
 
 
@@ -85,7 +86,19 @@ def _are_neighbours(last: PieceJob, piece: PieceJob) -> bool:
         return False
     if max(last.size_bytes // len(last.parts), piece.size_bytes) > _small_size(piece):
         return False
+    if (last.window or piece.window) and _joined_window(last.window, piece.window) is None:
+        return False
     return all(_follows(before, after) for before, after in zip(last.extents, piece.extents, strict=True))
+
+
+def _joined_window(before: BaseWindow | None, after: BaseWindow | None) -> BaseWindow | None:
+    """Return the window that holds both; None if they do not follow each other."""
+    if before is None or after is None:
+        return None
+    size = before.size_bytes + after.size_bytes
+    if (before.file, before.offset + before.size_bytes) != (after.file, after.offset) or size > ZSTD_WINDOW_MAX:
+        return None
+    return BaseWindow(file=before.file, offset=before.offset, size_bytes=size)
 
 
 def _small_size(piece: PieceJob) -> int:

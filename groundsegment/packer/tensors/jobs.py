@@ -22,6 +22,21 @@ class BaseRef:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BaseWindow:
+    """A run of bytes of the base in which those of a piece may be found again, anywhere.
+
+    Attributes:
+        file: name of the file in the base release.
+        offset: in that file.
+        size_bytes: at least 1, at most what a decoder holds.
+    """
+
+    file: str
+    offset: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PieceExtent:
     """A run of bytes of the segment's file.
 
@@ -50,6 +65,7 @@ class PieceJob:
         columns: values in a row, or in the cut of one.
         packed: how codes lie and share scales, of a quantized matrix.
         extents: codes, scales, zero points; or a single one.
+        window: of bytes that are no tensor: where the base has what they grew from, of whatever size.
     """
 
     parts: tuple[str, ...]
@@ -59,6 +75,7 @@ class PieceJob:
     columns: int
     extents: tuple[PieceExtent, ...]
     packed: Packed | None = None
+    window: BaseWindow | None = None
 
     @property
     def size_bytes(self) -> int:

@@ -10,7 +10,8 @@ In this order, each step only for what the ones before left over:
 5. values that are not alike, but of the same name: a new training of the same tensor; the packer will see.
 
 A family matches member by member, wherever the base has them: in other shards, or one by one. Tensors of another type
-(bf16 to int8), or of other groups, have no counterpart. Bytes match by name of file and part.
+(bf16 to int8), or of other groups, have no counterpart. Bytes match by name of file and part,
+whatever their size.
 
 Deterministic. Reads one KiB of each tensor and keeps some samples: memory does not grow with the release.
 """
@@ -84,8 +85,8 @@ def _match_bytes(parts: Sequence[Part], base_parts: Sequence[Part]) -> dict[Part
             found[part] = _bytes_match(part, place.file, place.offset, place.size_bytes, "same file")
         elif part.name == WHOLE_FILE and part.file in sizes:
             found[part] = _bytes_match(part, part.file, 0, sizes[part.file], "same file")
-        elif part.name != WHOLE_FILE and seen[key] < len(by_name[key]):
-            other = by_name[key][seen[key]]
+        elif part.name != WHOLE_FILE and by_name[key]:
+            other = by_name[key][min(seen[key], len(by_name[key]) - 1)]  # of more shards all headers are alike
             found[part] = _bytes_match(part, other.file, other.offset, other.size_bytes, f"same place, in {other.file}")
         seen[key] += 1
     return found
@@ -93,7 +94,13 @@ def _match_bytes(parts: Sequence[Part], base_parts: Sequence[Part]) -> dict[Part
 
 def _bytes_match(part: Part, file: str, offset: int, size_bytes: int, reason: str) -> Match:
     num_bytes = min(part.size_bytes, size_bytes)
-    return Match(refs=(BaseRef(file=file, offset=offset),), num_units=num_bytes, base_name=part.name, reason=reason)
+    return Match(
+        refs=(BaseRef(file=file, offset=offset),),
+        num_units=num_bytes,
+        base_name=part.name,
+        reason=reason,
+        window_bytes=size_bytes,
+    )
 
 
 def _suffix(file: str) -> str:

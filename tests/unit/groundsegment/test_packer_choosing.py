@@ -80,7 +80,7 @@ def tried(monkeypatch):
     """What was encoded: (transform, bytes), in order."""
     sizes = []
 
-    def ways_of(piece):
+    def ways_of(piece, window=None):
         return tuple(
             transforms.Way(
                 transform=way.transform,
@@ -88,7 +88,7 @@ def tried(monkeypatch):
                     sizes.append((way.transform, sum(map(len, news)))) or way.encode(news, olds, effort, least)
                 ),
             )
-            for way in transforms.ways_of(piece)
+            for way in transforms.ways_of(piece, window)
         )
 
     monkeypatch.setattr(choosing, "ways_of", ways_of)

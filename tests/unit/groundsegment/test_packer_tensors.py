@@ -233,6 +233,15 @@ def test_what_changed_is_what_it_costs(tmp_path, new, share_max):
     assert flight.comes_out_right()
 
 
+def test_a_tokenizer_that_grew_costs_what_was_added(tmp_path):
+    old = RNG.bytes(100_000)
+    new = b"{" + old[:40_000] + b"twenty tokens more" + old[40_000:]
+    base = release(OLD, **{"tokenizer.json": old})
+    flight = Flight(tmp_path, release(OLD, **{"tokenizer.json": new}), base, level=15)
+    assert flight.packed.tally.by_transform[TransformKind.BYTES_MATCHES].coded_bytes < 400
+    assert flight.comes_out_right()
+
+
 @pytest.mark.parametrize("old", [None, "the same", "another"])
 @pytest.mark.parametrize("make", [lambda: int8(OLD), gptq, model], ids=["int8", "gptq", "bf16"])
 def test_every_format_comes_out_right_whole_and_as_a_difference(tmp_path, make, old):
