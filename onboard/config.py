@@ -2,11 +2,13 @@
 
     [satellite]  name, state_dir
     [link]       listen, link_key_file, report_interval_s, report_bytes_per_s, sync_interval_s, silent
-    [trust]      root_file, release_key_file, identity_key_file, clock = "untrusted" | "trusted"
+    [trust]      root_file, release_key_file, identity_key_file, clock = "untrusted" | "trusted",
+                 freshness = "optional" | "required"
     [endpoint]   listen
     [engine]     kind, command, threads
     [install]    probation_s, attempts_max, keep_releases, drain_timeout_s
     [limits]     inbox_bytes_max, open_objects_max
+    [commands]   arm_expires_s, blind
 
 Relative paths are relative to the file. Nothing is created or opened here but the file itself, and the key files
 when `read_key` is asked for them. A key the code does not know is an error, with the nearest known one as a hint:
@@ -18,7 +20,7 @@ import re
 import stat
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -29,6 +31,7 @@ from protocol.names import is_safe_name
 KEY_SIZE = 32
 INBOX_BYTES_MIN = 96 * MIB  # the largest object, its largest block once more, and the share of small objects
 _CLOCKS = ("untrusted", "trusted")
+_FRESHNESS = ("optional", "required")
 _ENGINES = ("transformers", "command")
 _TABLE_LINE = re.compile(r"^\s*\[{1,2}\s*([A-Za-z0-9_.-]+)\s*\]")
 _KEY_LINE = re.compile(r"^\s*([A-Za-z0-9_.-]+)\s*=")
@@ -72,12 +75,14 @@ class TrustConfig:
         release_key_file: our X25519 private key.
         identity_key_file: our Ed25519 private key; signs what we say.
         is_clock_trusted: whether the system clock decides about expiry.
+        must_be_fresh: whether an update must echo what reports told lately.
     """
 
     root_file: Path
     release_key_file: Path
     identity_key_file: Path
     is_clock_trusted: bool = False
+    must_be_fresh: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +126,19 @@ class LimitsConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CommandsConfig:
+    """How dangerous commands are taken, see `protocol.arming`.
+
+    Attributes:
+        arm_expires_s: how long one that is armed may be fired.
+        is_blind_allowed: whether one may be fired by a ground that cannot hear us.
+    """
+
+    arm_expires_s: float = 600.0
+    is_blind_allowed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """The whole configuration, and warnings that do not stop anything."""
 
@@ -132,6 +150,7 @@ class Config:
     engine: EngineConfig
     install: InstallConfig
     limits: LimitsConfig
+    commands: CommandsConfig = field(default_factory=CommandsConfig)
     warnings: tuple[str, ...] = ()
 
 
@@ -222,6 +241,7 @@ def _build(reader: "_Reader", path: Path) -> Config:
         release_key_file=reader.path("trust.release_key_file"),
         identity_key_file=reader.path("trust.identity_key_file"),
         is_clock_trusted=reader.choice("trust.clock", _CLOCKS, "untrusted") == "trusted",
+        must_be_fresh=reader.choice("trust.freshness", _FRESHNESS, "optional") == "required",
     )
     endpoint_listen = reader.address("endpoint.listen", ("127.0.0.1", 8080))
     engine = EngineConfig(
@@ -241,6 +261,10 @@ def _build(reader: "_Reader", path: Path) -> Config:
         inbox_bytes_max=reader.integer("limits.inbox_bytes_max", 512 * MIB, lowest=INBOX_BYTES_MIN),
         open_objects_max=reader.integer("limits.open_objects_max", 64, lowest=2, highest=4096),
     )
+    commands = CommandsConfig(
+        arm_expires_s=reader.number("commands.arm_expires_s", 600.0, lowest=1, highest=7 * 86400),
+        is_blind_allowed=reader.boolean("commands.blind", default=False),
+    )
     return Config(
         path=path,
         satellite=satellite,
@@ -250,6 +274,7 @@ def _build(reader: "_Reader", path: Path) -> Config:
         engine=engine,
         install=install,
         limits=limits,
+        commands=commands,
         warnings=(*_link_warnings(link), *_mode_warnings(trust.release_key_file, trust.identity_key_file)),
     )
 

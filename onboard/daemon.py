@@ -25,7 +25,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from onboard import telemetry as events
-from onboard.commands import Commander
+from onboard.commands import ArmingOptions, Commander
 from onboard.config import Config, read_key, read_link_key
 from onboard.control_socket import ControlSocket
 from onboard.errors import OnboardError, StoreFailedError, UnknownError
@@ -129,6 +129,10 @@ class Daemon:
             ask=self.serving.ask,
             messages=self.messages,
             telemetry=self.telemetry,
+            now=time.monotonic,
+            arming=ArmingOptions(
+                expires_s=config.commands.arm_expires_s, may_be_blind=config.commands.is_blind_allowed
+            ),
         )
         self.receiver = self._make_receiver(read_link_key(config.link))
         self.imports = FileImport(

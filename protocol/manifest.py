@@ -11,6 +11,7 @@ One msgpack map, at most 64 kB. Its bytes are a TUF target: they are hashed as t
     keys       {satellite: bin}    the release key, wrapped for each satellite (`link_keys`)
     floor      int          no release with a smaller sequence may serve once this one is confirmed
     beside     bool         updates accepted before it go on; without it, it ends all of them
+    hold       true         only there if its trial is to wait for an `activate` command
     engine     {format: "huggingface" | "gguf", memory_bytes: int}
     canary     {max_tokens: int, timeout_s: int, agreement_permille: int,
                 prompts: [[text: str, expected: [int]], ...]}
@@ -147,6 +148,7 @@ class Manifest:
     keys: Mapping[str, bytes]
     floor: int = 0
     beside: bool = False
+    hold: bool = False
     engine_format: str = "huggingface"
     memory_bytes: int = 0
     canary: Canary = field(default_factory=Canary)
@@ -202,6 +204,7 @@ class Manifest:
                 "keys": dict(self.keys),
                 "floor": self.floor,
                 "beside": self.beside,
+                **({"hold": True} if self.hold else {}),
                 "engine": {"format": self.engine_format, "memory_bytes": self.memory_bytes},
                 "canary": {
                     "max_tokens": self.canary.max_tokens,
@@ -241,6 +244,7 @@ class Manifest:
             keys=_decode_keys(fields.mapping("keys"), satellites),
             floor=fields.integer("floor", highest=2**32 - 1),
             beside=fields.boolean("beside"),
+            hold=fields.boolean("hold") if fields.has("hold") else False,
             engine_format=engine_format,
             memory_bytes=engine.integer("memory_bytes"),
             canary=_decode_canary(fields.mapping("canary")),

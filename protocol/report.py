@@ -92,6 +92,15 @@ class Reason(IntEnum):
     SUPERSEDED = 17
     INTERNAL = 18
     TOO_MANY_UPDATES = 19  # as many as the satellite can keep apart are pending
+    HELD = 20  # it is verified, and its trial waits for an `activate` command
+    REPLAYED = 24  # that version was accepted before, or shut out by a later one
+    MIXED = 25  # parts of different statements
+    UNSIGNED = 26  # a role without the signatures that the root asks for
+    ROOT_UNSIGNED = 27  # a new root without the old one's threshold, or its own
+    MALFORMED = 28  # not metadata at all
+    NOT_FRESH = 29  # it echoes nothing that the satellite told lately, and it must
+    EPOCH_ENDED = 30  # a root began a new epoch before it was confirmed
+    TRUST_LOST = 31  # the trusted root is damaged: roots must come again, up to the newest one trusted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

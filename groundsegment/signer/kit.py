@@ -158,4 +158,8 @@ drain_timeout_s = 60          # seconds the old release may finish its answers
 [limits]
 inbox_bytes_max = 536870912   # disk for what is still being received, bytes
 open_objects_max = 64         # objects being received at once
+
+[commands]
+arm_expires_s = 600           # seconds in which an armed revert, activate or forget may be fired
+blind = false                 # true: also by a ground that cannot hear us (one-way link), without our answer
 """)

@@ -100,6 +100,10 @@ class UpdateBook:
         """Record that something happened to a pending update."""
         self._store.store(self.record.with_pending(self._moved(handle, happened, reason)))
 
+    def activate(self, handle: bytes) -> None:
+        """Record that an update that was held may be tried."""
+        self._store.store(self.record.with_pending(replace(self._pending(handle), reason=Reason.NONE)))
+
     def count_trial(self, handle: bytes) -> int:
         """Record that a trial begins, before it does; returns which one it is."""
         update = self._moved(handle, Input.TRIAL_STARTED)
@@ -155,4 +159,7 @@ class UpdateBook:
 
 
 def _standing(update: RecordedUpdate) -> Standing:
-    return Standing(handle=update.handle, version=update.version, release=update.release, state=update.state)
+    is_held = update.reason is Reason.HELD
+    return Standing(
+        handle=update.handle, version=update.version, release=update.release, state=update.state, is_held=is_held
+    )

@@ -120,6 +120,7 @@ def next_step(
     is_complete: bool,
     is_trying: bool,
     is_forbidden: bool = False,
+    is_held: bool = False,
 ) -> Step:
     """Decide what to do.
 
@@ -130,6 +131,7 @@ def next_step(
         is_complete: whether every bundle is installed.
         is_trying: whether this process runs the trial right now (False after a restart).
         is_forbidden: whether the floor is above it.
+        is_held: whether its trial waits for a command.
     """
     if is_forbidden and (state, Input.FORBIDDEN) in TRANSITIONS:
         return Step.FORBID
@@ -138,6 +140,8 @@ def next_step(
             return Step.SEAL if is_complete else Step.WAIT_FOR_BUNDLES
         case UpdateState.BLOCKED:
             return Step.RETRY_LATER
+        case UpdateState.VERIFIED if is_held:
+            return Step.NOTHING
         case UpdateState.VERIFIED:
             return Step.TRY if attempts < attempts_max else Step.GIVE_UP
         case UpdateState.TRIAL:
@@ -155,12 +159,14 @@ class Standing:
         version: of its metadata; the higher one is newer.
         release: digest of the release it makes.
         state: where it stands.
+        is_held: whether its trial waits for a command.
     """
 
     handle: bytes
     version: int
     release: bytes
     state: UpdateState = UpdateState.RECEIVING
+    is_held: bool = False
 
 
 def overtaken_by(newcomer: Standing, pending: Sequence[Standing], *, beside: bool) -> tuple[Standing, ...]:
@@ -178,7 +184,7 @@ def next_to_try(pending: Sequence[Standing]) -> bytes | None:
     """The update whose turn it is to be tried: the newest that is ready, none while one is on trial."""
     if any(each.state is UpdateState.TRIAL for each in pending):
         return None
-    ready = [each for each in pending if each.state is UpdateState.VERIFIED]
+    ready = [each for each in pending if each.state is UpdateState.VERIFIED and not each.is_held]
     return max(ready, key=lambda each: each.version).handle if ready else None
 
 
@@ -295,5 +301,14 @@ REASON_TEXT: Mapping[Reason, str] = {
     Reason.COMMANDED: "the ground commanded it",
     Reason.SUPERSEDED: "a newer update was accepted",
     Reason.INTERNAL: "an error of our own; see the log",
+    Reason.HELD: "all files are there; it waits to be activated",
+    Reason.REPLAYED: "it was accepted before, or a newer update shut it out",
+    Reason.MIXED: "its metadata is put together from different updates",
+    Reason.UNSIGNED: "its metadata is not signed by the keys that our root names",
+    Reason.ROOT_UNSIGNED: "it brings a root that the one before it, or it itself, does not accept",
+    Reason.MALFORMED: "its metadata is malformed",
+    Reason.NOT_FRESH: "it does not show that it was signed lately, as this satellite wants",
+    Reason.EPOCH_ENDED: "keys were revoked, and a new epoch has begun",
+    Reason.TRUST_LOST: "our root is damaged: it must be sent again",
     Reason.TOO_MANY_UPDATES: "as many updates as can be kept apart are pending",
 }

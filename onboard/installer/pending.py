@@ -197,6 +197,7 @@ class PendingUpdate:
             is_complete=self.building.is_complete,
             is_trying=False,
             is_forbidden=update.sequence < self._book.record.floor,
+            is_held=update.reason is Reason.HELD,
         )
         try:
             return await self._do(step)
@@ -234,9 +235,9 @@ class PendingUpdate:
         async with self._lock:
             await self.building.seal(self._crash_point)
         self._crash_point("sealed")
-        self._book.move(self.handle, Input.SEALED)
+        self._book.move(self.handle, Input.SEALED, Reason.HELD if self._manifest.hold else Reason.NONE)
         self._crash_point("verified")
-        self._telemetry.emit(events.UPDATE_VERIFIED, about=self.handle)
+        self._telemetry.emit(events.UPDATE_HELD if self._manifest.hold else events.UPDATE_VERIFIED, about=self.handle)
 
     async def _retry(self) -> float:
         """See whether the obstacle is gone; the record changes only if it is, so a full disk is not worn out."""

@@ -127,10 +127,14 @@ class Shelf:
         return releases_to_delete(
             _on_board(record),
             serving=record.current,
-            needed={self.serving.release, *made, *self.bases(), *self._bases_of_adapters()},
+            needed={self.serving.release, *made, *self.needed_bases()},
             keep=self.keep_releases,
             floor=record.floor,
         )
+
+    def needed_bases(self) -> frozenset[bytes]:
+        """The releases that pending updates, or adapters on board, build on."""
+        return frozenset((*self.bases(), *self._bases_of_adapters()))
 
     def _bases_of_adapters(self) -> Iterator[bytes]:
         for release in self.store.record.releases:

@@ -25,6 +25,7 @@ from onboard.errors import StoreCorruptError, StoreError, UnknownError
 from onboard.installer.book import UpdateBook
 from onboard.installer.changeover import Changeover, Reverted
 from onboard.installer.core import Fate, Input, Standing, is_overtaken, overtaken_by
+from onboard.installer.forgetting import forget_release
 from onboard.installer.housekeeping import delete_leftovers
 from onboard.installer.intake import Intake, reason_of
 from onboard.installer.pending import Workshop
@@ -183,6 +184,29 @@ class Installer:
         if not pending.is_unfinished():
             raise UnknownError(f"update {handle.hex()} ended first: {pending.state.name}", hint="its receipt says more")
         await pending.end(Input.CANCELLED, Reason.COMMANDED)
+
+    def activate(self, handle: bytes) -> None:
+        """Let the trial of an update begin that was signed to wait for it.
+
+        Raises:
+            UnknownError: it does not wait, or not yet.
+        """
+        update = self._book.record.update(handle)
+        if update is None or not self._book.is_pending(handle):
+            raise UnknownError(f"no unfinished update {handle.hex()}", hint="see the report: it may have ended")
+        if update.reason is not Reason.HELD:
+            raise UnknownError(
+                f"update {handle.hex()} is {update.state.name}: it does not wait to be activated",
+                hint="an update staged with --hold does, once it is VERIFIED",
+            )
+        self._book.activate(handle)
+        self._given.crash_point("activated")
+        self._telemetry.emit(events.UPDATE_ACTIVATED, about=handle)
+        self.wake()
+
+    async def forget(self, digest: bytes) -> str:
+        """Wipe a release that nothing needs, and its keys; see `forgetting`."""
+        return await forget_release(self._shelf, digest)
 
     # -- queries -------------------------------------------------------------------------------------------
 

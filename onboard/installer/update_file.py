@@ -58,7 +58,7 @@ def keep_update(state_dir: Path, update: AcceptedUpdate) -> None:
     Raises:
         StoreFullError, StoreFailedError: the disk refused.
     """
-    replace_file(_path(state_dir, update.handle), update.metadata)
+    replace_file(update_path(state_dir, update.handle), update.metadata)
 
 
 def read_update(state_dir: Path, handle: bytes) -> AcceptedUpdate:
@@ -67,7 +67,7 @@ def read_update(state_dir: Path, handle: bytes) -> AcceptedUpdate:
     Raises:
         StoreCorruptError: it is not there, or not what it was.
     """
-    path = _path(state_dir, handle)
+    path = update_path(state_dir, handle)
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -83,11 +83,12 @@ def read_update(state_dir: Path, handle: bytes) -> AcceptedUpdate:
 
 def forget_updates(state_dir: Path, *, but: Iterable[bytes]) -> None:
     """Delete updates that no record speaks of any more."""
-    disk, kept = RealDisk(), {_path(state_dir, handle) for handle in but}
+    disk, kept = RealDisk(), {update_path(state_dir, handle) for handle in but}
     for path in state_dir.glob(_PATTERN):
         if path not in kept:
             disk.unlink(path)
 
 
-def _path(state_dir: Path, handle: bytes) -> Path:
+def update_path(state_dir: Path, handle: bytes) -> Path:
+    """The file of an update."""
     return state_dir / f"update-{handle.hex()}.skm"

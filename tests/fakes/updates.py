@@ -24,6 +24,7 @@ from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
 from tuf.api.serialization.json import JSONSerializer
 
+from protocol.arming import arm_args
 from protocol.bundle import BundleHeader
 from protocol.codec import plain
 from protocol.codec.kinds import TransformKind
@@ -114,6 +115,7 @@ class FakeGround:
         memory_bytes: int = 0,
         signed_files: dict[str, bytes] | None = None,
         beside: bool = False,
+        hold: bool = False,
         tensors: bool = False,
     ) -> FakeUpdate:
         """Cut, sign and wrap an update.
@@ -157,6 +159,7 @@ class FakeGround:
             },
             floor=floor,
             beside=beside,
+            hold=hold,
             memory_bytes=memory_bytes,
             canary=canary or Canary(),
         )
@@ -189,13 +192,31 @@ class FakeGround:
             manifest=data,
         ).encode()
 
-    def command(self, operation: Operation, args: dict, *, counter: int | None = None, satellite: str = "") -> bytes:
+    def command(
+        self,
+        operation: Operation,
+        args: dict,
+        *,
+        counter: int | None = None,
+        satellite: str = "",
+        arm: int = 0,
+        nonce: bytes = b"",
+    ) -> bytes:
         """Return a signed command object."""
         self.counter = counter if counter is not None else self.counter + 1
         private = self._ed25519("command")
         return Command(
-            satellite=satellite or self.satellite, counter=self.counter, operation=operation, args=args
+            satellite=satellite or self.satellite,
+            counter=self.counter,
+            operation=operation,
+            args=args,
+            arm=arm,
+            nonce=nonce,
         ).seal(public_key=private.public_key().public_bytes_raw(), sign=private.sign)
+
+    def arm(self, operation: Operation, args: dict, *, counter: int | None = None) -> bytes:
+        """Return the command that arms a dangerous one; its counter is `counter` of the ground then."""
+        return self.command(Operation.ARM, arm_args(self.satellite, operation, args), counter=counter)
 
     def write_kit(
         self,
