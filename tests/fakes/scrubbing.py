@@ -1,0 +1,76 @@
+"""A sealed release with its guard, on any disk, and flips in it."""
+
+import hashlib
+import random
+from pathlib import Path
+
+from onboard.installer.release import ReleaseDirectory
+from onboard.scrub.guard import build_guard
+from onboard.scrub.scrub import scrub_release
+from onboard.store.disk import RealDisk
+from protocol.manifest import FileEntry, release_digest
+
+SMALL = {"config.json": 700, "model.safetensors": 300_001, "tokenizer.json": 9000}
+
+
+class GuardedRelease:
+    """Random files of certain sizes, sealed in `directory`, with a guard."""
+
+    def __init__(self, directory, sizes=SMALL, *, seed=1, disk=None, has_guard=True):
+        self.rng = random.Random(seed)
+        self.directory, self.disk = Path(directory), disk or RealDisk()
+        self.files = {name: self.rng.randbytes(size) for name, size in sorted(sizes.items())}
+        self.entries = [
+            FileEntry(name=name, size_bytes=len(data), sha256=hashlib.sha256(data).digest())
+            for name, data in self.files.items()
+        ]
+        self.digest = release_digest(self.entries)
+        self.put(".sha256sums", ReleaseDirectory.sums(self.entries))
+        for name, data in self.files.items():
+            self.put(name, data)
+        if has_guard:
+            build_guard(self.directory, self.entries, self.digest, self.disk)
+
+    def put(self, name, data):
+        if not isinstance(self.disk, RealDisk):
+            self.disk.put(self.directory / name, data)
+            return
+        self.directory.mkdir(parents=True, exist_ok=True)
+        (self.directory / name).write_bytes(data)
+
+    def read(self, name):
+        if isinstance(self.disk, RealDisk):
+            return (self.directory / name).read_bytes()
+        return self.disk.content(self.directory / name)
+
+    @property
+    def is_whole(self):
+        return all(self.read(name) == data for name, data in self.files.items())
+
+    def flip(self, name, *bits):
+        """Flip bits of a file, counted from the lowest of its first byte."""
+        data = bytearray(self.read(name))
+        for bit in bits:
+            data[bit >> 3] ^= 1 << (bit & 7)
+        self.put(name, bytes(data))
+
+    def flip_any(self, count, names=None):
+        """Flip so many different bits, anywhere; returns where as (name, bit)."""
+        names = list(names or self.files)
+        sizes = [8 * len(self.read(name)) for name in names]
+        flips = set()
+        while len(flips) < count:
+            name = self.rng.choices(names, sizes)[0]
+            flips.add((name, self.rng.randrange(8 * len(self.read(name)))))
+        for name in names:
+            self.flip(name, *(bit for where, bit in flips if where == name))
+        return flips
+
+    def overwrite(self, name, offset, size):
+        """Overwrite a run of bytes."""
+        data = bytearray(self.read(name))
+        data[offset : offset + size] = self.rng.randbytes(size)
+        self.put(name, bytes(data))
+
+    def scrub(self, **options):
+        return scrub_release(self.directory, self.digest, self.disk, files=lambda: self.entries, **options)

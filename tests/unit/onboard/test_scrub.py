@@ -1,0 +1,177 @@
+"""Scrubbing a release on real files: every flip is found, located, and repaired where parity allows."""
+
+import itertools
+import os
+
+import pytest
+
+from onboard.scrub import guard as guard_module
+from onboard.scrub import repair as repair_module
+from onboard.scrub.blocks import BlockMap
+from onboard.scrub.core import GROUP_SIZE, LEAF_SIZE
+from onboard.scrub.damage import LostRange
+from onboard.scrub.guard import GUARD_NAMES, PARITY_NAME, Guard
+from tests.fakes.faulty_disk import FaultyDisk
+from tests.fakes.scrubbing import SMALL, GuardedRelease
+
+MODEL = "model.safetensors"
+
+
+def located(outcome):
+    return {(flip.file, bit) for flip in outcome.flips for bit in flip.bits}
+
+
+def test_a_whole_release_is_left_alone(tmp_path):
+    release = GuardedRelease(tmp_path / "r")
+    inode = (tmp_path / "r" / MODEL).stat().st_ino
+    outcome = release.scrub()
+    assert (outcome.flips, outcome.lost, outcome.trouble) == ((), (), "")
+    assert outcome.num_bytes > sum(SMALL.values())
+    assert (tmp_path / "r" / MODEL).stat().st_ino == inode
+
+
+@pytest.mark.parametrize("count", [1, 2, 30])
+def test_random_flips_are_all_found_located_and_repaired(tmp_path, count):
+    release = GuardedRelease(tmp_path / "r", seed=count)
+    flips = release.flip_any(count)
+    outcome = release.scrub()
+    assert release.is_whole
+    assert (outcome.num_found, outcome.num_repaired, outcome.lost) == (count, count, ())
+    assert located(outcome) == flips
+
+
+def test_the_guards_own_files_and_the_evidence_are_repaired_too(tmp_path):
+    names = [".sha256sums", PARITY_NAME, *GUARD_NAMES]
+    release = GuardedRelease(tmp_path / "r")
+    before = {name: release.read(name) for name in names}
+    flips = {(name, 8 * 4096 // 16 * (at + 1)) for at, name in enumerate(names)}
+    for name, bit in flips:
+        release.flip(name, bit % (8 * len(before[name])))
+    assert release.scrub().num_repaired == len(names)
+    assert {name: release.read(name) for name in names} == before
+
+
+def test_both_copies_of_the_guard_may_be_damaged_even_in_the_same_page(tmp_path):
+    release = GuardedRelease(tmp_path / "r")
+    good = release.read(GUARD_NAMES[0])
+    release.flip(GUARD_NAMES[0], 8 * 4096 + 5, 8 * 4096 + 900)
+    release.flip(GUARD_NAMES[1], 8 * 4096 + 77)
+    release.flip(MODEL, 12345)
+    outcome = release.scrub()
+    assert release.is_whole
+    assert [release.read(name) for name in GUARD_NAMES] == [good, good]
+    assert outcome.num_repaired == 4
+
+
+def test_a_burst_as_long_as_there_are_groups_is_repaired(tmp_path):
+    release = GuardedRelease(tmp_path / "r")
+    block_map = BlockMap(entry.size_bytes for entry in release.entries)
+    burst = (block_map.num_groups(0) - 1) * LEAF_SIZE
+    release.overwrite(MODEL, 5000, burst)
+    outcome = release.scrub()
+    assert release.is_whole
+    assert outcome.lost == ()
+    assert sum(flip.num_bits for flip in outcome.flips) == pytest.approx(4 * burst, rel=0.05)
+    assert all(flip.bits == () for flip in outcome.flips)  # too many to be listed
+
+
+def test_what_parity_cannot_give_back_is_named_exactly_and_the_rest_is_repaired(tmp_path):
+    release = GuardedRelease(tmp_path / "r")
+    guard = Guard.open(release.directory, release.digest, release.disk)
+    first, second = list(guard.map.group(0, 0))[3:5]
+    where = [guard.map.where(block) for block in (first, second)]
+    for span in where:
+        release.overwrite(MODEL, span.offset, span.size)
+    release.flip(MODEL, 8 * 200_000)
+    outcome = release.scrub()
+    assert outcome.lost == tuple(LostRange(file=1, offset=span.offset, size=span.size) for span in where)
+    assert outcome.num_repaired == 1  # the flip elsewhere
+    expected = bytearray(release.files[MODEL])
+    for span in where:
+        expected[span.offset : span.offset + span.size] = release.read(MODEL)[span.offset : span.offset + span.size]
+    assert release.read(MODEL) == bytes(expected)
+    again = release.scrub()
+    assert again.lost == outcome.lost  # found again, and nothing else is
+
+
+def test_a_mapped_file_is_never_written_in_place(tmp_path):
+    release = GuardedRelease(tmp_path / "r")
+    release.flip(MODEL, 4711)
+    with (release.directory / MODEL).open("rb") as mapped:
+        damaged = mapped.read()
+        release.scrub()
+        mapped.seek(0)
+        assert mapped.read() == damaged
+    assert release.is_whole
+
+
+@pytest.mark.parametrize("change", ["cut", "grown", "gone"])
+def test_a_file_of_another_length_is_repaired(tmp_path, change):
+    release = GuardedRelease(tmp_path / "r", {**SMALL, "vocab.txt": 5000})
+    path = release.directory / "vocab.txt"
+    if change == "gone":
+        path.unlink()
+    else:
+        os.truncate(path, 4500 if change == "cut" else 50_000)
+    assert release.scrub().lost == ()
+    assert release.is_whole
+
+
+def test_a_release_without_a_guard_gets_one(tmp_path):
+    release = GuardedRelease(tmp_path / "r", has_guard=False)
+    assert release.scrub().flips == ()
+    release.flip(MODEL, 99)
+    assert release.scrub().num_repaired == 1
+
+
+def test_a_damaged_file_without_a_guard_is_lost_as_a_whole(tmp_path):
+    release = GuardedRelease(tmp_path / "r", has_guard=False)
+    release.flip(MODEL, 99)
+    outcome = release.scrub()
+    assert outcome.lost == (LostRange(file=1, offset=0, size=SMALL[MODEL]),)
+    assert not (release.directory / GUARD_NAMES[0]).exists()
+
+
+def test_a_guard_that_is_wrong_changes_nothing_and_is_made_anew(tmp_path):
+    release = GuardedRelease(tmp_path / "r")
+    other = GuardedRelease(tmp_path / "other", seed=7)
+    wrong = Guard.open(other.directory, other.digest, other.disk)
+    wrong.head = Guard.open(release.directory, release.digest, release.disk).head
+    for name in GUARD_NAMES:
+        # Its file list is ours, its hashes are not: as if it had been made of bytes that nobody signed.
+        release.put(name, guard_module._encode(wrong.head, wrong._page_hashes, wrong._read_page(0)))
+    release.put(PARITY_NAME, other.read(PARITY_NAME))
+    outcome = release.scrub()
+    assert release.is_whole
+    assert outcome.lost == ()
+    release.flip(MODEL, 5)
+    assert release.scrub().num_repaired == 1
+
+
+def test_a_full_disk_keeps_the_damaged_file_and_says_so(tmp_path):
+    release = GuardedRelease(tmp_path / "r")
+    release.flip(MODEL, 4711)
+    before = release.read(MODEL)
+    release.disk = FaultyDisk()
+    release.disk.room_bytes = 1000
+    outcome = release.scrub()
+    assert release.read(MODEL) == before
+    assert "no space" in outcome.trouble
+    assert (outcome.num_found, outcome.num_repaired) == (1, 0)
+    assert not (release.directory / repair_module.REPAIR_NAME).exists()
+
+
+def test_the_leftover_of_an_interrupted_repair_goes(tmp_path):
+    release = GuardedRelease(tmp_path / "r")
+    release.put(repair_module.REPAIR_NAME, b"half")
+    release.scrub()
+    assert not (release.directory / repair_module.REPAIR_NAME).exists()
+
+
+def test_blocks_of_a_group_lie_far_apart():
+    block_map = BlockMap([100 * LEAF_SIZE + 1, 0, 5 * LEAF_SIZE])
+    assert block_map.num_blocks == 106
+    groups = [block_map.group(0, number) for number in range(block_map.num_groups(0))]
+    assert sorted(block for group in groups for block in group) == list(range(106))
+    assert all(len(group) <= GROUP_SIZE for group in groups)
+    assert all(later - earlier == len(groups) for group in groups for earlier, later in itertools.pairwise(group))
