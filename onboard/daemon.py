@@ -32,6 +32,7 @@ from onboard.errors import OnboardError, StoreFailedError, UnknownError
 from onboard.file_import import FileImport, find_bundle_fault
 from onboard.installer.core import Fate
 from onboard.installer.serving import ServingProblem
+from onboard.installer.freshness import Nonces
 from onboard.installer.shell import Installer
 from onboard.installer.surroundings import InstallStatus, Surroundings, UpdateStanding
 from onboard.installer.trial import Candidate
@@ -99,17 +100,25 @@ class Daemon:
         self._store = open_record(layout)
         self._record_failure: asyncio.Future[StoreFailedError] = asyncio.get_running_loop().create_future()
         self._store.on_failed = self._note_record_failure
-        root, is_restored = open_root(layout, config)
-        if is_restored:
-            self.telemetry.emit(events.ROOT_RESTORED)
-        self._store.store(dataclasses.replace(self._store.record, boot_count=self._store.record.boot_count + 1))
+        root = open_root(layout, config, self._store)
+        if root.is_lost:
+            self.telemetry.emit(events.ROOT_LOST, version=self._store.record.root_version)
+        if root.num_mended:
+            self.telemetry.emit(events.ROOT_MENDED, copies=root.num_mended)
+        nonces = Nonces(self._store)
+        nonces.begin()
+        begun, mended = self._store.record, self._store.record.num_mended + self._store.damage.num_bad
+        self._store.store(dataclasses.replace(begun, boot_count=begun.boot_count + 1, num_mended=mended))
         self.messages = self._make_messages(Ed25519PrivateKey.from_private_bytes(keys["identity"]))
         self.serving = self._make_serving()
         self.installer = Installer(
             Surroundings(
                 layout=layout,
                 store=self._store,
-                root=root,
+                root=root.data,
+                is_root_lost=root.is_lost,
+                nonces=nonces,
+                must_be_fresh=config.trust.must_be_fresh,
                 satellite=config.satellite.name,
                 release_private_key=keys["release"],
                 options=config.install,
@@ -440,6 +449,9 @@ def _update_fields(update: UpdateStanding) -> dict[str, Any]:
 
 
 def _jsonable(fields: dict[str, Any]) -> dict[str, Any]:
+            root_version=status.root_version,
+            epoch=status.epoch,
+            nonce=status.nonce,
     return {name: value.name.lower() if hasattr(value, "name") else value for name, value in fields.items()}
 
 

@@ -8,7 +8,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onboard.config import Config, read_key, read_link_key
@@ -17,10 +17,14 @@ from onboard.installer.housekeeping import point_current
 from onboard.installer.release import ReleaseDirectory, copy_release, delete_tree, list_model_files
 from onboard.model_check import check_model
 from onboard.store.ballast import Ballast
-from onboard.store.disk import RealDisk, replace_file
+from onboard.store.disk import RealDisk
 from onboard.store.layout import StateLayout, make_state_directories
 from onboard.store.record import RELEASES_MAX, KnownRelease, OnboardRecord, RecordStore
+from onboard.store.roots import forget_roots, keep_root, mend_root, read_root_copies
+from onboard.store.slots import NUM_COPIES
+from onboard.store.trust_facts import trust_state_of, with_trust
 from protocol.errors import ProtocolError
+from protocol.roots import read_root
 from protocol.trust import command_keys
 
 _PID_SIZE_MAX = 16
@@ -110,20 +114,43 @@ def check_kit(config: Config) -> None:
         )
 
 
-def open_root(layout: StateLayout, config: Config) -> tuple[bytes, bool]:
-    """Return the trusted root, and whether it had to be taken from the kit although there was a life before.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenedRoot:
+    """The root to begin with.
+
+    Attributes:
+        data: the trusted root, or the kit's.
+        is_lost: it is older than the newest root ever trusted, whose copies are damaged: roots must come again.
+        num_mended: copies that were made again.
+    """
+
+    data: bytes
+    is_lost: bool = False
+    num_mended: int = 0
+
+
+def open_root(layout: StateLayout, config: Config, store: RecordStore) -> OpenedRoot:
+    """Return the trusted root; on the first day, the kit's, which is recorded as trusted from then on.
+
+    Never an older one in silence: whoever has revoked keys could be let in by a flipped bit.
 
     Raises:
         ConfigError: the kit's root is not readable, or not a root.
         StoreError: the disk refused.
     """
-    trusted = _trusted_root(layout)
-    if trusted is not None:
-        return trusted, False
-    root = _kit_root(config)
-    replace_file(layout.root, root)
-    record = RecordStore(layout.record).load()
-    return root, record is not None and record.accepted > 0
+    record = store.record
+    if record.root_digest is not None:
+        trusted = read_root_copies(layout, record.root_digest)
+        if trusted is not None:
+            forget_roots(layout, but=record.root_digest)
+            return OpenedRoot(data=trusted, num_mended=mend_root(layout, trusted))
+    kit = read_root(_kit_root(config))
+    if kit.version < record.root_version:
+        return OpenedRoot(data=kit.data, is_lost=True)
+    digest = keep_root(layout, kit.data)
+    state = trust_state_of(record, kit.data).with_root(kit)
+    store.store(with_trust(record, state, digest))
+    return OpenedRoot(data=kit.data, num_mended=NUM_COPIES if record.root_digest is not None else 0)
 
 
 def provision(config: Config, model: Path, *, name: str) -> tuple[KnownRelease, bool]:
@@ -142,8 +169,8 @@ def provision(config: Config, model: Path, *, name: str) -> tuple[KnownRelease, 
     if not config.engine.command:  # somebody's own engine may read what it likes
         check_model(model)
     with locked_state(config) as layout:
-        open_root(layout, config)
         store = open_record(layout)
+        open_root(layout, config, store)
         record = store.record
         if record.floor > 0:
             raise ConfigError(
@@ -213,13 +240,11 @@ def _lock(handle: int, layout: StateLayout) -> None:
 
 
 def _trusted_root(layout: StateLayout) -> bytes | None:
-    """The root that this satellite follows; None on the first day, or when the file is damaged."""
-    try:
-        root = layout.root.read_bytes()
-        command_keys(root)
-    except (FileNotFoundError, ProtocolError):
+    """The root that this satellite follows; None on the first day, or when all copies are damaged."""
+    record = RecordStore(layout.record).load()
+    if record is None or record.root_digest is None:
         return None
-    return root
+    return read_root_copies(layout, record.root_digest)
 
 
 def _kit_root(config: Config) -> bytes:

@@ -65,13 +65,20 @@ DAEMON_STOPPED = Event(id=2, name="daemon_stopped", severity=_A, text="the daemo
 DAEMON_FAILED = Event(id=3, name="daemon_failed", severity=Severity.FATAL, text="the daemon cannot go on")
 CONFIG_WARNING = Event(id=4, name="config_warning", severity=_LO, text="the configuration is not as it should be")
 RECORD_CREATED = Event(id=5, name="record_created", severity=_A, text="first start: a new trust record")
-ROOT_RESTORED = Event(id=6, name="root_restored", severity=_HI, text="the trusted root was missing; the kit's is used")
+ROOT_MENDED = Event(id=6, name="root_mended", severity=_HI, text="copies of the trusted root were damaged or lost")
 LEFTOVER_DELETED = Event(id=7, name="leftover_deleted", severity=_A, text="what no record speaks of was deleted")
 INBOX_TROUBLE = Event(
     id=8, name="inbox_trouble", severity=_HI, text="the disk takes no symbols for now", throttle=6, down=True
 )
 LINK_NOT_SET = Event(id=9, name="link_not_set", severity=_LO, text="the link to the release that serves was not set")
 LEFTOVER_STAYS = Event(id=10, name="leftover_stays", severity=_LO, text="what no record speaks of cannot be deleted")
+ROOT_LOST = Event(
+    id=15,
+    name="root_lost",
+    severity=_HI,
+    text="no copy of the trusted root is good; nothing new is trusted until the roots are sent again",
+    down=True,
+)
 RECORD_MENDED = Event(
     id=12, name="record_mended", severity=_LO, text="copies of the trust record were damaged", throttle=6, down=True
 )
@@ -156,6 +163,10 @@ RELEASE_FORGOTTEN = Event(
     id=63, name="release_forgotten", severity=_A, text="a release and its keys were wiped, as commanded", down=True
 )
 
+ROOT_ROTATED = Event(id=64, name="root_rotated", severity=_A, text="a new root is trusted", down=True)
+EPOCH_BEGUN = Event(
+    id=65, name="epoch_begun", severity=_HI, text="a root began a new epoch: what was pending ended", down=True
+)
 COMMAND_ACCEPTED = Event(id=70, name="command_accepted", severity=_A, text="a command is carried out")
 COMMAND_REFUSED = Event(id=71, name="command_refused", severity=_LO, text="a command is not obeyed")
 COMMAND_FAILED = Event(id=74, name="command_failed", severity=_HI, text="an error of our own", throttle=6)

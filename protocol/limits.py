@@ -23,7 +23,8 @@ SEGMENTS_MAX = 2**32 - 1  # the nonce of a segment is its 32-bit number
 ZSTD_WINDOW_MAX = 8 * MIB  # bounds decompressor memory; the packer must not exceed it
 
 MANIFEST_SIZE_MAX = 64 * KIB  # msgpack of empty maps can take 70x its size in memory
-METADATA_SIZE_MAX = MIB  # decompressed metadata of one update, with ROOTS_MAX hybrid roots of 23 kB each
+METADATA_SIZE_MAX = 256 * KIB  # metadata object of one update, roots included: 16 hybrid roots of 15 kB each
+METADATA_UNPACKED_MAX = MIB  # the same decompressed: 32 of them, 23 kB each
 ROOTS_MAX = 32  # missed root rotations that one update may carry
 ROOT_SIZE_MAX = 64 * KIB
 FILES_MAX = 1024  # files of one release

@@ -20,7 +20,7 @@ from typing import Self
 import zstandard
 
 from protocol.errors import DecodeError
-from protocol.limits import MANIFEST_SIZE_MAX, METADATA_SIZE_MAX, ROOT_SIZE_MAX, ROOTS_MAX, ZSTD_WINDOW_MAX
+from protocol.limits import MANIFEST_SIZE_MAX, METADATA_UNPACKED_MAX, ROOT_SIZE_MAX, ROOTS_MAX, ZSTD_WINDOW_MAX
 from protocol.objects import PREFIX_SIZE, ObjectKind, object_prefix, unpack_object
 from protocol.packing import Fields, pack_map, unpack_map
 
@@ -75,7 +75,7 @@ class MetadataBundle:
             DecodeError: not one, or a part is over its limit.
         """
         body = unpack_object(data, ObjectKind.METADATA)
-        fields = Fields(unpack_map(_decompress(body), unit="metadata", size_max=METADATA_SIZE_MAX), unit="metadata")
+        fields = Fields(unpack_map(_decompress(body), unit="metadata", size_max=METADATA_UNPACKED_MAX), unit="metadata")
         roots = fields.items("roots", length_max=ROOTS_MAX)
         if not all(isinstance(root, bytes) and len(root) <= ROOT_SIZE_MAX for root in roots):
             raise DecodeError(f"metadata: roots must be bytes, at most {ROOT_SIZE_MAX} each")
@@ -99,9 +99,9 @@ def _decompress(body: bytes) -> bytes:
     try:
         # The stated size is checked first: `decompress` trusts it and would allocate whatever it says.
         size = zstandard.get_frame_parameters(body).content_size
-        if not 0 < size <= METADATA_SIZE_MAX:
-            raise DecodeError(f"metadata: {size} decompressed bytes are not in 1..{METADATA_SIZE_MAX}")
+        if not 0 < size <= METADATA_UNPACKED_MAX:
+            raise DecodeError(f"metadata: {size} decompressed bytes are not in 1..{METADATA_UNPACKED_MAX}")
         decompressor = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW_MAX)
-        return decompressor.decompress(body, max_output_size=METADATA_SIZE_MAX, allow_extra_data=False)
+        return decompressor.decompress(body, max_output_size=METADATA_UNPACKED_MAX, allow_extra_data=False)
     except (zstandard.ZstdError, MemoryError) as error:
         raise DecodeError(f"metadata: zstd refused it: {error}") from None

@@ -7,14 +7,17 @@
     9       4     frames received  of this station in this session, authentic ones
     13      4     frames rejected  damaged, forged, malformed, of any station
     17      6     serving          first 6 bytes of the digest of the release that answers (all zero: none)
-    23      4     accepted         newest accepted metadata version
-    27      4     boot count
-    31      4     free space       MiB
-    35      1     flags            bit 0: something was left out for want of room; others 0
-    36      1     a: number of updates
-    37      1     b: number of complete objects
-    38      1     c: number of open objects
-    39            a updates, most urgent first:
+    23      4     accepted         newest accepted metadata version of the epoch
+    27      2     root version     of the trusted root
+    29      2     epoch            see `trust`
+    31      12    nonce            what a timestamp may echo to show that it is fresh (all zero: nothing)
+    43      4     boot count
+    47      4     free space       MiB
+    51      1     flags            bit 0: something was left out for want of room; others 0
+    52      1     a: number of updates
+    53      1     b: number of complete objects
+    54      1     c: number of open objects
+    55            a updates, most urgent first:
                   6   handle of its metadata object
                   1   state            `UpdateState`
                   1   reason           `Reason`: why it is rejected or stands still
@@ -43,12 +46,14 @@ from protocol.frame import HANDLE_SIZE
 from protocol.limits import BLOCKS_MAX, ESI_MAX, REPORT_SIZE_MAX
 
 NO_HANDLE = bytes(HANDLE_SIZE)
+FRESHNESS_SIZE = 12
+NO_NONCE = bytes(FRESHNESS_SIZE)
 SOLVED = 0xFFFFF
 UPDATES_MAX = 4  # pending on board at once, or ended a little while ago
 _U8_MAX, _U16_MAX, _U32_MAX = 0xFF, 0xFFFF, 0xFFFFFFFF
 _LEFT_OUT = 1
 
-_FIXED = struct.Struct(">6s3sII6sIIIBBBB")
+_FIXED = struct.Struct(">6s3sII6sIHH12sIIBBBB")
 _UPDATE = struct.Struct(">6sBBH")
 _RANGE = struct.Struct(">HH")
 _OBJECT = struct.Struct(">6sB")
@@ -153,6 +158,9 @@ class Report:
     frames_rejected: int = 0
     serving: bytes = NO_HANDLE
     accepted: int = 0
+    root_version: int = 0
+    epoch: int = 0
+    nonce: bytes = NO_NONCE
     boot_count: int = 0
     free_mib: int = 0
     is_full: bool = False
@@ -211,6 +219,9 @@ class Report:
             self.frames_rejected & _U32_MAX,
             self.serving,
             min(self.accepted, _U32_MAX),
+            min(self.root_version, _U16_MAX),
+            min(self.epoch, _U16_MAX),
+            self.nonce,
             self.boot_count & _U32_MAX,
             min(max(self.free_mib, 0), _U32_MAX),
             _LEFT_OUT if is_full else 0,
@@ -229,7 +240,7 @@ class Report:
         """
         reader = _Reader(data)
         values = reader.take(_FIXED)
-        flags, num_updates, num_complete, num_objects = values[8:]
+        flags, num_updates, num_complete, num_objects = values[11:]
         if flags & ~_LEFT_OUT:
             raise DecodeError(f"report: flags {flags} are not known")
         if num_updates > UPDATES_MAX:
@@ -243,8 +254,11 @@ class Report:
             frames_rejected=values[3],
             serving=values[4],
             accepted=values[5],
-            boot_count=values[6],
-            free_mib=values[7],
+            root_version=values[6],
+            epoch=values[7],
+            nonce=values[8],
+            boot_count=values[9],
+            free_mib=values[10],
             is_full=bool(flags),
             updates=tuple(_read_update(reader) for _ in range(num_updates)),
             complete=tuple(reader.take_bytes(HANDLE_SIZE) for _ in range(num_complete)),

@@ -141,9 +141,13 @@ def second_root_role(root: Root) -> Role | None:
 def command_keys(data: bytes) -> Mapping[bytes, bytes]:
     """Return the raw Ed25519 public keys of the command role, by key id (`envelope.key_id`).
 
+    Without a root, because it was lost, nobody commands.
+
     Raises:
         DecodeError: the trusted root is not readable.
     """
+    if not data:
+        return {}
     root = parse_metadata(Root, data).signed
     role = root.unrecognized_fields.get(COMMAND_FIELD, {})
     ids = role.get("keyids", []) if isinstance(role, dict) else []

@@ -59,7 +59,6 @@ __all__ = [
 ]
 
 NONCE_FIELD = "x-skyload-nonce"
-NONCE_SIZE = 12
 VERSION_MAX = 2**32 - 1  # a report has 32 bits for it
 WINDOW_SIZE = 64  # versions that may come late: updates in flight at once are a few
 ALL_CLOSED = 2**WINDOW_SIZE - 1

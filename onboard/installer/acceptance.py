@@ -1,30 +1,63 @@
 """Is this metadata object to be trusted, and if not, which reason goes down? The rules are `protocol.trust`'s."""
 
+from collections.abc import Collection, Mapping
 from datetime import datetime
 
 from onboard.errors import InstallError
-from protocol.errors import ExpiredError, ProtocolError, RollbackError, VerificationError, WrongSatelliteError
+from protocol.errors import (
+    DecodeError,
+    ExpiredError,
+    MixedError,
+    NotFreshError,
+    ProtocolError,
+    ReplayError,
+    RollbackError,
+    RootSignatureError,
+    SignatureError,
+    VerificationError,
+    WrongSatelliteError,
+)
 from protocol.link_keys import RELEASE_KEY_SIZE, unwrap_release_key
 from protocol.manifest import Manifest
 from protocol.report import Reason
-from protocol.trust import TrustedUpdate, TrustState, accept_update
+from protocol.trust import TrustedRotation, TrustedUpdate, TrustState, accept_metadata
+
+VERDICTS: Mapping[type[ProtocolError], Reason] = {
+    RootSignatureError: Reason.ROOT_UNSIGNED,
+    SignatureError: Reason.UNSIGNED,
+    MixedError: Reason.MIXED,
+    ReplayError: Reason.REPLAYED,
+    RollbackError: Reason.ROLLBACK,
+    ExpiredError: Reason.EXPIRED,
+    NotFreshError: Reason.NOT_FRESH,
+    WrongSatelliteError: Reason.WRONG_SATELLITE,
+    DecodeError: Reason.MALFORMED,
+}
+"""What goes down for each refusal; the first that fits, so that the narrower stands before the wider."""
 
 
 def judge_metadata(
-    data: bytes, state: TrustState, *, satellite: str, utc: datetime | None, floor: int
-) -> TrustedUpdate:
-    """Return a trusted update.
+    data: bytes,
+    state: TrustState,
+    *,
+    satellite: str,
+    utc: datetime | None,
+    nonces: Collection[bytes] = (),
+    must_be_fresh: bool = False,
+    is_root_lost: bool = False,
+) -> TrustedUpdate | TrustedRotation:
+    """Return a trusted update, or trusted roots; the arguments are those of `accept_metadata`.
 
     Raises:
-        InstallError: UNTRUSTED, ROLLBACK, EXPIRED, WRONG_SATELLITE.
+        InstallError: with a reason of VERDICTS, or TRUST_LOST.
     """
     try:
-        trusted = accept_update(data, state, satellite=satellite, utc=utc)
+        return accept_metadata(data, state, satellite=satellite, utc=utc, nonces=nonces, must_be_fresh=must_be_fresh)
     except ProtocolError as error:
-        raise InstallError(str(error), reason=_reason_of(error)) from error
-    if trusted.manifest.sequence < floor:
-        raise InstallError(f"sequence {trusted.manifest.sequence} is below the floor {floor}", reason=Reason.ROLLBACK)
-    return trusted
+        reason = reason_of_refusal(error)
+        if is_root_lost and reason is not Reason.MALFORMED:
+            reason = Reason.TRUST_LOST
+        raise InstallError(str(error), reason=reason) from error
 
 
 def open_release_key(manifest: Manifest, private_key: bytes, *, satellite: str) -> bytes:
@@ -44,13 +77,6 @@ def open_release_key(manifest: Manifest, private_key: bytes, *, satellite: str) 
         raise InstallError(str(error), reason=Reason.WRONG_SATELLITE) from error
 
 
-def _reason_of(error: ProtocolError) -> Reason:
-    match error:
-        case RollbackError():
-            return Reason.ROLLBACK
-        case ExpiredError():
-            return Reason.EXPIRED
-        case WrongSatelliteError():
-            return Reason.WRONG_SATELLITE
-        case _:
-            return Reason.UNTRUSTED
+def reason_of_refusal(error: ProtocolError) -> Reason:
+    """What goes down for an error."""
+    return next((reason for kind, reason in VERDICTS.items() if isinstance(error, kind)), Reason.UNTRUSTED)

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from onboard.installer.core import REASON_TEXT, Input, Standing, is_unfinished, next_state
 from onboard.store.record import KnownRelease, OnboardRecord, RecordedUpdate, RecordStore
+from onboard.store.trust_facts import with_trust
 from protocol.manifest import Manifest
 from protocol.message import MessageKind
 from protocol.report import Reason, UpdateState
@@ -72,20 +73,35 @@ class UpdateBook:
         """Whether an update was accepted and has not ended."""
         return self.record.is_pending(handle)
 
-    def trust_state(self, root: bytes) -> TrustState:
-        """What was accepted so far, for `protocol.trust`."""
-        return TrustState(root=root, accepted=self.record.accepted, closed=self.record.closed)
+    def rotate(self, state: TrustState, root_digest: bytes) -> list[RecordedUpdate]:
+        """Trust new roots; if a new epoch begins with them, end all that is pending; returns these."""
+        record, ended = self._with_ended_for(state, ())
+        self._store.store(with_trust(record, state, root_digest))
+        return ended
 
-    def accept(self, handle: bytes, trusted: TrustedUpdate, *, overtaken: Collection[bytes]) -> list[RecordedUpdate]:
-        """Begin with a new update and end those that it overtakes; returns these."""
-        record = replace(self.record, accepted=trusted.state.accepted, closed=trusted.state.closed)
+    def _with_ended_for(
+        self, state: TrustState, overtaken: Collection[bytes]
+    ) -> tuple[OnboardRecord, list[RecordedUpdate]]:
+        """The record without what a new update, or a new epoch, ends, and these."""
+        record, is_new_epoch = self.record, state.epoch > self.record.epoch
+        if not is_new_epoch and not overtaken:
+            return record, []
+        reason = Reason.EPOCH_ENDED if is_new_epoch else Reason.SUPERSEDED
         ended = [
-            replace(update, state=next_state(update.state, Input.CANCELLED), reason=Reason.SUPERSEDED)
+            replace(update, state=next_state(update.state, Input.CANCELLED), reason=reason)
             for update in record.pending
-            if update.handle in overtaken
+            if is_new_epoch or update.handle in overtaken
         ]
         for update in ended:
             record = record.with_ended(update)
+        return record, ended
+
+    def accept(
+        self, handle: bytes, trusted: TrustedUpdate, *, root_digest: bytes, overtaken: Collection[bytes]
+    ) -> list[RecordedUpdate]:
+        """Begin with a new update and end those that it overtakes; returns these."""
+        record, ended = self._with_ended_for(trusted.state, overtaken)
+        record = with_trust(record, trusted.state, root_digest)
         newcomer = RecordedUpdate(
             handle=handle,
             version=trusted.version,

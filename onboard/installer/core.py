@@ -283,8 +283,8 @@ def release_to_return_to(
 
 REASON_TEXT: Mapping[Reason, str] = {
     Reason.NONE: "",
-    Reason.UNTRUSTED: "its metadata is not signed as our root asks",
-    Reason.ROLLBACK: "its metadata is older than what was accepted before",
+    Reason.UNTRUSTED: "its metadata is not to be trusted",
+    Reason.ROLLBACK: "it is older than what may be installed",
     Reason.EXPIRED: "its metadata has expired",
     Reason.WRONG_SATELLITE: "it is for another satellite",
     Reason.DISK_FULL: "there is no space for its files",

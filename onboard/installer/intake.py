@@ -2,12 +2,12 @@
 
 What is refused or held is known to this life only: the frames of a refused object are dropped, and it may be asked
 again once another update was accepted, for the root may be another one then; a held object stays with the receiver,
-which offers it again. Nothing here changes the trust record; a new root is durable before the record speaks of what it
-signed.
+which offers it again. Nothing here changes the trust record; a new root is durable before the record names it.
 
 It does not know bundles, or which updates are pending.
 """
 
+import contextlib
 from collections import OrderedDict
 from pathlib import Path
 
@@ -16,11 +16,13 @@ from onboard.errors import InstallError, StoreError, StoreFullError
 from onboard.installer.acceptance import judge_metadata
 from onboard.installer.book import UpdateBook
 from onboard.installer.surroundings import Surroundings, UpdateStanding
-from onboard.installer.update_file import AcceptedUpdate, accepted_update, keep_update
-from onboard.store.disk import replace_file
+from onboard.installer.update_file import AcceptedUpdate, keep_update
+from onboard.store.roots import forget_roots, keep_root, root_digest
+from onboard.store.trust_facts import trust_state_of
 from protocol.limits import METADATA_SIZE_MAX
 from protocol.report import Reason, UpdateState
-from protocol.trust import TrustedUpdate
+from protocol.roots import read_root
+from protocol.trust import TrustedRotation, TrustedUpdate, TrustState
 
 _REFUSED_MAX = 64  # handles of untrusted metadata remembered, so that their frames are dropped
 
@@ -35,10 +37,25 @@ class Intake:
 
     def __init__(self, given: Surroundings, book: UpdateBook) -> None:
         self._given, self._book, self._telemetry = given, book, given.telemetry
-        self.root = given.root
-        """Trusted root metadata as it is now."""
+        self._root, self._is_root_lost = given.root, given.is_root_lost
+        self._rotations: OrderedDict[bytes, None] = OrderedDict()
         self._refused: OrderedDict[bytes, Reason] = OrderedDict()
         self._held: OrderedDict[bytes, Reason] = OrderedDict()
+
+    @property
+    def root(self) -> bytes:
+        """Trusted root metadata as it is now; empty if it was lost."""
+        return b"" if self._is_root_lost else self._root
+
+    @property
+    def root_version(self) -> int:
+        """Of the root that the next one has to follow."""
+        return read_root(self._root).version if self._is_root_lost else self._book.record.root_version
+
+    @property
+    def root_digest(self) -> bytes:
+        """Of the root, as the record holds it."""
+        return root_digest(self._root)
 
     @property
     def waiting(self) -> UpdateStanding | None:
@@ -66,33 +83,56 @@ class Intake:
         """Whether trusted metadata waits."""
         return handle in self._held
 
-    def judge(self, handle: bytes, path: Path) -> tuple[AcceptedUpdate, TrustedUpdate] | None:
-        """Decide whether a metadata object is to be trusted; None if it is refused."""
+    def is_used_rotation(self, handle: bytes) -> bool:
+        """Whether an object brought roots that were followed in this life."""
+        return handle in self._rotations
+
+    def judge(self, handle: bytes, path: Path) -> tuple[bytes, TrustedUpdate | TrustedRotation] | None:
+        """Decide whether a metadata object is to be trusted: its bytes, and what they are; None if it is refused."""
         with path.open("rb") as file:
             data = file.read(METADATA_SIZE_MAX + 1)
         try:
             trusted = judge_metadata(
                 data,
-                self._book.trust_state(self.root),
+                trust_state_of(self._book.record, self._root),
                 satellite=self._given.satellite,
                 utc=self._given.utc(),
-                floor=self._book.record.floor,
+                nonces=self._given.nonces.known,
+                must_be_fresh=self._given.must_be_fresh,
+                is_root_lost=self._is_root_lost,
             )
         except InstallError as error:
             self.refuse(handle, error.reason, str(error))
             return None
-        return accepted_update(data, trusted.manifest), trusted
+        return data, trusted
 
-    def keep(self, update: AcceptedUpdate, trusted: TrustedUpdate) -> None:
-        """Make a trusted update and the root that it brings durable, before the record speaks of it.
+    def keep(self, state: TrustState, update: AcceptedUpdate | None = None) -> None:
+        """Make what is trusted durable, roots and update, before the record speaks of them.
 
         Raises:
             StoreError: the disk refused.
         """
-        keep_update(self._given.layout.state_dir, update)
-        if trusted.state.root != self.root:
-            replace_file(self._given.layout.root, trusted.state.root)
-            self.root = trusted.state.root
+        if update is not None:
+            keep_update(self._given.layout.state_dir, update)
+        if state.root != self._root or self._is_root_lost:
+            keep_root(self._given.layout, state.root)
+
+    def note_trusted(self, handle: bytes, state: TrustState, *, is_rotation: bool, is_new_epoch: bool) -> None:
+        """The record speaks of it: go by its root from now on."""
+        self._held.pop(handle, None)
+        if is_new_epoch:
+            self._telemetry.emit(events.EPOCH_BEGUN, about=handle, epoch=state.epoch, floor=state.floor)
+        if is_rotation:
+            self._rotations[handle] = None
+            while len(self._rotations) > _REFUSED_MAX:
+                self._rotations.popitem(last=False)
+        if state.root == self._root and not self._is_root_lost:
+            return
+        self._root, self._is_root_lost = state.root, False
+        self._refused.clear()  # what the old root refused, the new one may trust
+        self._telemetry.emit(events.ROOT_ROTATED, about=handle, version=state.root_version)
+        with contextlib.suppress(StoreError):  # the next start deletes what is left
+            forget_roots(self._given.layout, but=root_digest(state.root))
 
     def refuse(self, handle: bytes, reason: Reason, text: str) -> None:
         """Want an object no more."""

@@ -26,6 +26,7 @@ from onboard.installer.book import UpdateBook
 from onboard.installer.changeover import Changeover, Reverted
 from onboard.installer.core import Fate, Input, Standing, is_overtaken, overtaken_by
 from onboard.installer.forgetting import forget_release
+from onboard.installer.freshness import LIFE_S as NONCE_LIFE_S
 from onboard.installer.housekeeping import delete_leftovers
 from onboard.installer.intake import Intake, reason_of
 from onboard.installer.pending import Workshop
@@ -33,13 +34,14 @@ from onboard.installer.roster import Roster
 from onboard.installer.shelf import Shelf
 from onboard.installer.surroundings import InstallStatus, Surroundings
 from onboard.installer.threads import Background, in_thread
-from onboard.installer.update_file import AcceptedUpdate
+from onboard.installer.update_file import AcceptedUpdate, accepted_update
 from onboard.store.disk import free_bytes
 from onboard.store.record import PENDING_MAX, RecordedUpdate
+from onboard.store.roots import root_digest
 from protocol.limits import MIB
 from protocol.objects import ObjectKind
 from protocol.report import UPDATES_MAX, Reason, UpdateState
-from protocol.trust import TrustedUpdate
+from protocol.trust import TrustedRotation, TrustedUpdate, TrustState
 
 _RETRY_S_MAX = 600.0
 
@@ -127,12 +129,15 @@ class Installer:
             StoreError: the trust record cannot be written: nothing may be acted on any more.
         """
         self._failed = asyncio.get_running_loop().create_future()
+        renewal = asyncio.create_task(self._renew_nonces())
+        renewal.add_done_callback(self._hear_of_stop)
         try:
             for pending in self._roster:
                 pending.launch(self._hear_of_stop)
             await self._failed
         finally:
             self._failed = None
+            renewal.cancel()
             await asyncio.gather(*(pending.stop() for pending in self._roster))
             self._background.cancel()
 
@@ -214,6 +219,8 @@ class Installer:
         """Whether no frame of this object is wanted any more."""
         if self._intake.is_refused(handle) or handle in self._evidence or self._book.is_known(handle):
             return True
+        if self._intake.is_used_rotation(handle):
+            return True
         return self._roster.is_used_up(handle)
 
     def is_wanted(self, handle: bytes) -> bool:
@@ -254,6 +261,9 @@ class Installer:
             accepted=record.accepted,
             floor=record.floor,
             free_mib=free,
+            root_version=self._intake.root_version,
+            epoch=record.epoch,
+            nonce=self._given.nonces.told,
         )
 
     # -- objects -------------------------------------------------------------------------------------------
@@ -262,20 +272,24 @@ class Installer:
         judged = self._intake.judge(handle, path)
         if judged is None:
             return Fate.USED
-        update, trusted = judged
+        data, trusted = judged
+        if isinstance(trusted, TrustedRotation):
+            return await self._take_rotation(handle, trusted.state)
+        update = accepted_update(data, trusted.manifest)
         newcomer = Standing(handle=handle, version=trusted.version, release=trusted.manifest.release_digest)
-        if is_overtaken(newcomer, self._book.known):
+        is_new_epoch = trusted.state.epoch > self._book.record.epoch
+        if not is_new_epoch and is_overtaken(newcomer, self._book.known):
             self._intake.refuse(handle, Reason.ROLLBACK, "a newer update to the same release came before it")
             return Fate.USED
         standings = self._book.standings
-        overtaken = overtaken_by(newcomer, standings, beside=trusted.manifest.beside)
-        if any(each.state is UpdateState.TRIAL for each in overtaken):
+        overtaken = standings if is_new_epoch else overtaken_by(newcomer, standings, beside=trusted.manifest.beside)
+        if not is_new_epoch and any(each.state is UpdateState.TRIAL for each in overtaken):
             return Fate.KEPT  # it takes seconds to minutes: let it end, its release may be the new one's base
         if len(standings) - len(overtaken) >= PENDING_MAX:
             self._intake.hold(handle, Reason.TOO_MANY_UPDATES, f"{len(standings)} updates are pending")
             return Fate.KEPT  # offered again when one of them has ended
         try:
-            self._intake.keep(update, trusted)
+            self._intake.keep(trusted.state, update)
         except StoreError as error:
             self._intake.hold(handle, reason_of(error), str(error))
             self._background.spawn(self._offer_later())
@@ -284,17 +298,55 @@ class Installer:
         await self._accept(update, trusted, {each.handle for each in overtaken})
         return Fate.USED
 
+    async def _take_rotation(self, handle: bytes, state: TrustState) -> Fate:
+        try:
+            self._intake.keep(state)
+        except StoreError as error:
+            self._intake.hold(handle, reason_of(error), str(error))
+            self._background.spawn(self._offer_later())
+            return Fate.KEPT
+        self._given.crash_point("root-kept")
+        is_new_epoch = state.epoch > self._book.record.epoch
+        if is_new_epoch:
+            await self._stop({each.handle for each in self._book.standings})
+        ended = self._book.rotate(state, root_digest(state.root))
+        self._given.crash_point("root-rotated")
+        self._intake.note_trusted(handle, state, is_rotation=True, is_new_epoch=is_new_epoch)
+        await self._wind_up(ended)
+        self._given.offer_again()
+        return Fate.USED
+
+    async def _renew_nonces(self) -> None:
+        while True:
+            await asyncio.sleep(NONCE_LIFE_S)
+            self._given.nonces.renew()
+
+    async def _stop(self, handles: Collection[bytes]) -> None:
+        for pending in self._roster:
+            if pending.handle in handles:
+                await pending.stop()
+
+    async def _wind_up(self, ended: Collection[RecordedUpdate]) -> None:
+        for old in ended:
+            loser = self._roster.get(old.handle)
+            assert loser is not None
+            await loser.wind_up(old)
+        with contextlib.suppress(StoreError):  # the next start deletes what is left
+            self._roster.forget_files()
+
     async def _offer_later(self) -> None:
         pause_s, self._retry_s = self._retry_s, min(2 * self._retry_s, _RETRY_S_MAX)
         await asyncio.sleep(pause_s)
         self._given.offer_again()
 
     async def _accept(self, update: AcceptedUpdate, trusted: TrustedUpdate, overtaken: Collection[bytes]) -> None:
-        for pending in self._roster:
-            if pending.handle in overtaken:
-                await pending.stop()
-        ended = self._book.accept(update.handle, trusted, overtaken=overtaken)
+        await self._stop(overtaken)
+        is_new_epoch = trusted.state.epoch > self._book.record.epoch
+        ended = self._book.accept(
+            update.handle, trusted, root_digest=root_digest(trusted.state.root), overtaken=overtaken
+        )
         self._given.crash_point("accepted")
+        self._intake.note_trusted(update.handle, trusted.state, is_rotation=False, is_new_epoch=is_new_epoch)
         self._intake.note_accepted(update.handle)
         self._retry_s = self._given.retry_s
         self._telemetry.emit(
@@ -306,12 +358,7 @@ class Installer:
             beside=update.manifest.beside,
         )
         newcomer = self._roster.add(update)
-        for old in ended:
-            loser = self._roster.get(old.handle)
-            assert loser is not None
-            await loser.wind_up(old)
-        with contextlib.suppress(StoreError):  # the next start deletes what is left
-            self._roster.forget_files()
+        await self._wind_up(ended)
         await newcomer.open()
         if self._failed is not None:
             newcomer.launch(self._hear_of_stop)

@@ -6,11 +6,12 @@ from datetime import datetime
 
 from onboard.config import InstallConfig
 from onboard.installer.book import Messages
+from onboard.installer.freshness import Nonces
 from onboard.installer.serving import Serving
 from onboard.store.layout import StateLayout
 from onboard.store.record import RecordStore
 from onboard.telemetry import Telemetry
-from protocol.report import NO_HANDLE, Reason, UpdateState
+from protocol.report import NO_HANDLE, NO_NONCE, Reason, UpdateState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +22,9 @@ class Surroundings:
         layout: the state directory; its directories exist.
         store: the trust record, loaded.
         root: trusted root metadata.
+        is_root_lost: it is an older one, for the newest was lost: roots must come before anything else is trusted.
+        nonces: what timestamps may echo.
+        must_be_fresh: refuse an update that echoes none.
         satellite: our name.
         release_private_key: opens release keys.
         options: from the configuration.
@@ -42,6 +46,9 @@ class Surroundings:
     serving: Serving
     messages: Messages
     telemetry: Telemetry
+    nonces: Nonces
+    is_root_lost: bool = False
+    must_be_fresh: bool = False
     utc: Callable[[], datetime | None] = lambda: None
     offer_again: Callable[[], None] = lambda: None
     crash_point: Callable[[str], None] = lambda name: None
@@ -87,6 +94,9 @@ class InstallStatus:
         accepted: version of the newest accepted metadata.
         floor: lowest sequence that may serve.
         free_mib: of the disk.
+        root_version: of the newest root ever trusted.
+        epoch: of `accepted`.
+        nonce: what a timestamp may echo to show that it is fresh.
     """
 
     updates: tuple[UpdateStanding, ...]
@@ -94,6 +104,9 @@ class InstallStatus:
     accepted: int
     floor: int
     free_mib: int
+    root_version: int = 0
+    epoch: int = 0
+    nonce: bytes = NO_NONCE
 
     @property
     def first(self) -> UpdateStanding:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from enum import Enum
 
-from protocol.report import NO_HANDLE, Reason, UpdateStatus
+from protocol.report import NO_HANDLE, NO_NONCE, Reason, UpdateStatus
 
 
 class Verdict(Enum):
@@ -34,6 +34,9 @@ class ReportStatus:
     updates: tuple[UpdateStatus, ...] = ()
     serving: bytes = NO_HANDLE
     accepted: int = 0
+    root_version: int = 0
+    epoch: int = 0
+    nonce: bytes = NO_NONCE
     boot_count: int = 0
     free_mib: int = 0
 

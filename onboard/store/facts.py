@@ -22,13 +22,14 @@ from protocol.command import NONCE_SIZE
 from protocol.errors import DecodeError
 from protocol.limits import NAME_LENGTH_MAX, STATIONS_MAX
 from protocol.packing import Fields, pack_map, unpack_map
-from protocol.report import NO_HANDLE, UPDATES_MAX, Reason, UpdateState
+from protocol.report import FRESHNESS_SIZE, NO_HANDLE, UPDATES_MAX, Reason, UpdateState
 from protocol.trust import ALL_CLOSED
 
 RECORD_SIZE_MAX = DATA_SIZE_MAX
 PENDING_MAX = UPDATES_MAX  # at once: a report must have a seat for each
 ENDED_MAX = 4  # remembered with how they ended, newest first
 RELEASES_MAX = 15  # known at once: six kept, what pending updates make or build on, and the one just confirmed
+NONCES_MAX = 2  # what was told a little before counts as fresh, too
 REJECTED_MAX = 16  # updates remembered as rejected, newest first
 FIRST_GENERATIONS = (0,) * STATIONS_MAX
 _VERSION = 1
@@ -91,7 +92,7 @@ class OnboardRecord:
     """Everything the satellite must never forget.
 
     Attributes:
-        accepted: version of the newest accepted metadata; stops replay, and never goes back.
+        accepted: version of the newest metadata accepted in this epoch; stops replay, and never goes back within it.
         closed: which versions before it may not be accepted either, see `protocol.trust.TrustState`.
         floor: lowest release sequence that may ever serve; raised only after a confirmation.
         boot_count: starts of the daemon.
@@ -107,6 +108,11 @@ class OnboardRecord:
         pending: updates that have not ended, newest version first, at most PENDING_MAX.
         ended: the updates that ended last, newest end first, at most ENDED_MAX.
         rejected: newest first, at most REJECTED_MAX.
+        epoch: of `accepted`, `closed`, `floor` and `time_floor`; it never goes back (`protocol.trust`).
+        time_floor: seconds since 1970: root keys signed that it is later than that.
+        root_version: of the newest root ever trusted, 0 before the first start.
+        root_digest: SHA-256 of that root, which lies in files of its own (`roots`).
+        nonces: what timestamps may echo to show that they are fresh, newest first, at most NONCES_MAX.
         num_mended: slots of this record that were found damaged or lost, and were written again, ever.
     """
 
@@ -126,6 +132,11 @@ class OnboardRecord:
     pending: tuple[RecordedUpdate, ...] = ()
     ended: tuple[RecordedUpdate, ...] = ()
     rejected: tuple[RejectedUpdate, ...] = field(default=())
+    epoch: int = 0
+    time_floor: int = 0
+    root_version: int = 0
+    root_digest: bytes | None = None
+    nonces: tuple[bytes, ...] = ()
     num_mended: int = 0
 
     def release(self, digest: bytes) -> KnownRelease | None:
@@ -180,6 +191,7 @@ class OnboardRecord:
         assert len(self.rejected) <= REJECTED_MAX
         assert len(self.pending) <= PENDING_MAX
         assert len(self.ended) <= ENDED_MAX
+        assert len(self.nonces) <= NONCES_MAX
         data = pack_map(
             {
                 "v": _VERSION,
@@ -199,6 +211,11 @@ class OnboardRecord:
                 "pending": [_packed(update) for update in self.pending],
                 "ended": [_packed(update) for update in self.ended],
                 "rejected": [{"h": old.handle, "re": int(old.reason)} for old in self.rejected],
+                "epoch": self.epoch,
+                "time": self.time_floor,
+                "root": self.root_version,
+                "root_sha256": self.root_digest,
+                "nonces": list(self.nonces),
                 "mended": self.num_mended,
             }
         )
@@ -233,6 +250,11 @@ class OnboardRecord:
             pending=tuple(_update(item) for item in facts.items("pending", length_max=PENDING_MAX)),
             ended=tuple(_update(item) for item in facts.items("ended", length_max=ENDED_MAX)),
             rejected=tuple(_rejected(item) for item in facts.items("rejected", length_max=REJECTED_MAX)),
+            epoch=facts.integer("epoch") if facts.has("epoch") else 0,
+            time_floor=facts.integer("time") if facts.has("time") else 0,
+            root_version=facts.integer("root") if facts.has("root") else 0,
+            root_digest=_optional_digest(facts, "root_sha256") if facts.has("root_sha256") else None,
+            nonces=_nonces(facts.items("nonces", length_max=NONCES_MAX)) if facts.has("nonces") else (),
             num_mended=facts.integer("mended") if facts.has("mended") else 0,
         )
         facts.finish()
@@ -260,6 +282,12 @@ def _stations(facts: Fields) -> tuple[int, ...]:
     if len(numbers) != STATIONS_MAX or not all(type(number) is int and 0 <= number < 2**32 for number in numbers):
         raise DecodeError("record: a generation of a station's key is out of range")
     return tuple(numbers)
+
+
+def _nonces(items: list[Any]) -> tuple[bytes, ...]:
+    if not all(isinstance(item, bytes) and len(item) == FRESHNESS_SIZE for item in items):
+        raise DecodeError(f"record: nonces must have {FRESHNESS_SIZE} bytes")
+    return tuple(items)
 
 
 def _optional_digest(fields: Fields, name: str) -> bytes | None:

@@ -2,7 +2,7 @@
 
     trust-N.record          three copies of what must never be forgotten, two slots of 8 KiB each (`record`)
     ballast                 space that nobody uses, let go of when a lost copy of the record finds none (`ballast`)
-    root.json               the trusted TUF root, replaced as a whole (`disk.replace_file`)
+    root-DIGEST16.N.json    three copies of the trusted TUF root (`roots`)
     update-HANDLE.skm       metadata object of the newest accepted update (`installer.update_file`)
     messages/               what the ground has not acknowledged yet (`messages`)
         HANDLE.ska              one signed message
@@ -71,11 +71,6 @@ class StateLayout:
     def ballast(self) -> Path:
         """Space held back."""
         return self.state_dir / "ballast"
-
-    @property
-    def root(self) -> Path:
-        """The trusted TUF root."""
-        return self.state_dir / "root.json"
 
     @property
     def inbox(self) -> Path:

@@ -13,12 +13,14 @@ from pathlib import Path
 
 from onboard.config import InstallConfig
 from onboard.installer.core import Fate
+from onboard.installer.freshness import Nonces
 from onboard.installer.release import copy_release
 from onboard.installer.shell import Installer
 from onboard.installer.surroundings import Surroundings
 from onboard.store.disk import RealDisk
 from onboard.store.layout import StateLayout, make_state_directories
 from onboard.store.record import KnownRelease, OnboardRecord, RecordStore
+from onboard.store.roots import keep_root, read_root_copies
 from onboard.telemetry import Telemetry
 from protocol.objects import ObjectKind, object_handle
 from protocol.report import UpdateState
@@ -84,8 +86,24 @@ class Board:
         self.offers = 0
         self.retry_s = 0.01
         self.utc = None
-        self.layout.root.write_bytes(ground.root)
-        RecordStore(self.layout.record).create(OnboardRecord())
+        self.must_be_fresh = False
+        self.begin()
+
+    def begin(self):
+        """The first day."""
+        digest = keep_root(self.layout, self.ground.root)
+        version = self.ground.root_version
+        RecordStore(self.layout.record).create(OnboardRecord(root_version=version, root_digest=digest))
+
+    def open_store(self):
+        """The record, loaded."""
+        store = CutRecordStore(self.layout.record, self.crash_point)
+        store.load()
+        return store
+
+    def messages_of(self, store):
+        """Where messages go in this life."""
+        return self.messages
 
     @property
     def record(self) -> OnboardRecord:
@@ -107,8 +125,8 @@ class Board:
         """A new life: only the directory is left of the old one; serving starts with what the record says."""
         if self.crash_point.is_cut:
             self.crash_point = Cutter(self.crash_point.at)
-        store = CutRecordStore(self.layout.record, self.crash_point)
-        record = store.load()
+        store = self.open_store()
+        record = store.record
         old, self.serving = self.serving, FakeServing()
         for name in ("fails_to_load", "answers_wrongly", "dies_on_probation"):
             setattr(self.serving, name, getattr(old, name))
@@ -117,12 +135,15 @@ class Board:
             Surroundings(
                 layout=self.layout,
                 store=store,
-                root=self.layout.root.read_bytes(),
+                root=read_root_copies(self.layout, record.root_digest) or self.ground.root,
+                is_root_lost=read_root_copies(self.layout, record.root_digest) is None,
+                nonces=Nonces(store, bytes),
+                must_be_fresh=self.must_be_fresh,
                 satellite=self.ground.satellite,
                 release_private_key=self.ground.release_private_key,
                 options=self.options,
                 serving=self.serving,
-                messages=self.messages,
+                messages=self.messages_of(store),
                 telemetry=self.telemetry,
                 utc=lambda: self.utc,
                 offer_again=self._offer_again,

@@ -19,7 +19,7 @@ from protocol.manifest import (
 )
 from protocol.message import Message, MessageKind
 from protocol.metadata import MetadataBundle
-from protocol.report import SOLVED, UPDATES_MAX, OpenBlock, Reason, Report, UpdateState, UpdateStatus
+from protocol.report import FRESHNESS_SIZE, SOLVED, UPDATES_MAX, OpenBlock, Reason, Report, UpdateState, UpdateStatus
 from protocol.segment import NO_BASE, TAG_SIZE, TENSOR_STORED_MIN, SegmentCodec, SegmentRow
 
 names = st.from_regex(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,20}", fullmatch=True)
@@ -73,6 +73,9 @@ reports = st.builds(
     frames_rejected=u32,
     serving=handles,
     accepted=u32,
+    root_version=st.integers(0, 2**16 - 1),
+    epoch=st.integers(0, 2**16 - 1),
+    nonce=st.binary(min_size=FRESHNESS_SIZE, max_size=FRESHNESS_SIZE),
     boot_count=u32,
     free_mib=u32,
     is_full=st.booleans(),

@@ -40,6 +40,9 @@ REPORT = Report(
     serving=b"\xaa" * 6,
     accepted=12,
     boot_count=4,
+    root_version=3,
+    epoch=1,
+    nonce=b"\0\0\0\4" + b"\x5a" * 8,
     free_mib=20480,
     updates=(
         UpdateStatus(handle=HANDLE[::-1], state=UpdateState.RECEIVING, bundle_ranges=((0, 4), (9, 9))),

@@ -564,7 +564,7 @@ def test_refused_metadata_never_takes_the_place_of_a_trusted_update(board, groun
             assert (entry.handle, entry.state, entry.reason) == (
                 forged.handle,
                 UpdateState.REJECTED,
-                Reason.UNTRUSTED,
+                Reason.UNSIGNED,
             )
             await begin(board, big)
             forged = stranger.make_update(OLD)

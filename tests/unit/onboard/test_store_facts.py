@@ -23,7 +23,7 @@ from protocol.command import NONCE_SIZE
 from protocol.errors import DecodeError
 from protocol.limits import NAME_LENGTH_MAX, STATIONS_MAX
 from protocol.packing import pack_map, unpack_map
-from protocol.report import Reason, UpdateState
+from protocol.report import FRESHNESS_SIZE, Reason, UpdateState
 
 
 def largest_update(number):
@@ -56,6 +56,11 @@ LARGEST = OnboardRecord(
     pending=tuple(map(largest_update, range(PENDING_MAX))),
     ended=tuple(map(largest_update, range(ENDED_MAX))),
     rejected=tuple(RejectedUpdate(handle=bytes([n]) * 6, reason=Reason.UNTRUSTED) for n in range(REJECTED_MAX)),
+    epoch=2**63 - 1,
+    time_floor=2**63 - 1,
+    root_version=2**63 - 1,
+    root_digest=b"r" * 32,
+    nonces=(b"n" * FRESHNESS_SIZE, b"o" * FRESHNESS_SIZE),
     num_mended=2**63 - 1,
     armed=tuple(
         Armed(counter=2**63 - 1 - n, intent=bytes([n]) * INTENT_SIZE, nonce=bytes([n]) * NONCE_SIZE, boot=2**63 - 1)

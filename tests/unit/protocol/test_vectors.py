@@ -71,7 +71,9 @@ def test_a_report_is_laid_out_as_documented():
         + (3 << 20 | 70000).to_bytes(3, "big")
         + struct.pack(">II", 123456, 7)
         + b"\xaa" * 6
-        + struct.pack(">III", 12, 4, 20480)
+        + struct.pack(">IHH", 12, 3, 1)
+        + struct.pack(">I8s", 4, b"\x5a" * 8)
+        + struct.pack(">II", 4, 20480)
         + struct.pack(">BBBB", 0, 2, 1, 1)
         + make.HANDLE[::-1]
         + struct.pack(">BBH", 1, 0, 2)
