@@ -38,7 +38,7 @@ from protocol.limits import KIB, SEGMENT_SIZE_MAX, ZSTD_WINDOW_MAX
 ROW_SIZE = 32
 TAG_SIZE = 16
 NO_BASE = 0xFFFF
-TENSOR_STORED_MIN = 4 + 5 + 18 + TAG_SIZE  # one piece of one extent, unchanged
+TENSOR_STORED_MIN = 2 + 4 + 3 + TAG_SIZE  # one piece of one extent, unchanged
 TENSOR_OVERHEAD_MAX = 256 * KIB  # heads of many small tensors: one segment cannot store them all as they are
 _ROW = struct.Struct(">IBBHQIIH6s")
 _READ_SIZE = 256 * 1024

@@ -25,7 +25,6 @@ _SAMPLE_PAYS = 4  # a piece of less than so many samples is tried whole
 _SAMPLE_RUNS = 4
 _ROWS_ALIGNMENT = 8  # packed zero points, and GPTQ's codes, hold eight rows in an int32
 _COLUMNS_ALIGNMENT = 256  # blocks of GGUF hold 32 or 256 values
-_STREAM_HEAD_SIZE = 9
 _BYTES_HANDICAP = 0.02
 _FREQUENCIES_SIZE = 64 * KIB
 _CONTEXTS_SHARE = (
@@ -91,7 +90,7 @@ def _order_0_size(arrays: Arrays) -> float:
 def _cost(transform: TransformKind, coded: Coded) -> float:
     """Bytes, and a little more for mere bytes: contexts pay their tables only over a whole piece."""
     parameters, streams = coded
-    size = len(parameters) + sum(_STREAM_HEAD_SIZE + len(stream.data) for stream in streams)
+    size = len(parameters) + sum(stream.stored_size for stream in streams)
     return size * (1 + _BYTES_HANDICAP) if transform in _MERE_BYTES else size
 
 

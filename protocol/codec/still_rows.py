@@ -6,23 +6,22 @@ expert. Told apart by one bit a row, they cost nothing, and values of the others
 On the wire, in front of what `contextual` says:
 
     0       1     context as there; 0x80 on top: some rows are still
-    1       4     only then: columns
+    1       n     only then: columns
     ...     ...   as there
 
 and in front of the other streams one of a byte for each row: 1 if it moved, else 0. Pure.
 """
 
-import struct
-
 import numpy as np
 
-from protocol.codec import streams
+from protocol.codec import numbers, streams
+from protocol.codec.numbers import Reader
 from protocol.codec.payload import Stream
 from protocol.codec.values import Bytes, Values
 from protocol.errors import DecodeError
 
 _FLAG = 0x80
-_COLUMNS = struct.Struct(">I")
+_COLUMNS_MAX = 2**32 - 1
 _COLUMNS_MIN = 16  # of shorter rows many are still by chance
 _SHARE_MIN = 1 / 64
 
@@ -45,7 +44,7 @@ def encode(
     moved: Bytes, columns: int, parameters: bytes, coded: tuple[Stream, ...], level: int
 ) -> tuple[bytes, tuple[Stream, ...]]:
     """Say which rows moved, in front of the parameters and the streams of those that did."""
-    head = bytes([parameters[0] | _FLAG]) + _COLUMNS.pack(columns)
+    head = bytes([parameters[0] | _FLAG]) + numbers.pack(columns)
     return head + parameters[1:], (streams.encode(moved, level=level), *coded)
 
 
@@ -65,13 +64,12 @@ def decode(parameters: bytes, coded: tuple[Stream, ...], count: int) -> tuple[Va
     """
     if not parameters or not parameters[0] & _FLAG:
         return None, parameters, coded
-    if len(parameters) <= _COLUMNS.size or not coded:
-        raise DecodeError(f"still rows in {len(parameters)} parameter bytes and {len(coded)} streams")
-    (columns,) = _COLUMNS.unpack_from(parameters, 1)
-    if not columns or count % columns:
+    reader = Reader(parameters[1:], "still rows")
+    columns = reader.number(_COLUMNS_MAX)
+    if not columns or count % columns or not coded:
         raise DecodeError(f"still rows of {columns} columns among {count} values")
     moved = streams.decode(coded[0], np.uint8, count // columns)
-    return moved, bytes([parameters[0] & ~_FLAG]) + parameters[1 + _COLUMNS.size :], coded[1:]
+    return moved, bytes([parameters[0] & ~_FLAG]) + reader.rest(), coded[1:]
 
 
 def take(values: Values, moved: Bytes) -> Values:

@@ -125,7 +125,7 @@ def test_streams_of_another_piece_are_a_decode_error_or_as_long_as_they_should_b
 @given(st.binary(max_size=300), st.integers(1, 2**22))
 def test_any_bytes_are_a_payload_or_a_decode_error(data, raw_size):
     check(data, raw_size)
-    check(b"\x01\x00\x00\x01" + data, raw_size)
+    check(b"\x02\x01" + data, raw_size)
 
 
 streams = st.builds(

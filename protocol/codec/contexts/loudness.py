@@ -7,19 +7,21 @@ weight and many small ones; a quiet group is fuller. Worth 0.2-0.8 % of four-bit
 Pure.
 """
 
-import struct
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from protocol.codec import numbers
 from protocol.codec.fourbit.affine import Float
+from protocol.codec.numbers import Reader
 from protocol.errors import DecodeError
 
 LEVELS = 8
 _NARROW_MAX = 2**12
-_THRESHOLD = struct.Struct(">i")
+_THRESHOLD_MAX = 2**31
 
 
 class Loudness:
@@ -40,20 +42,27 @@ class Loudness:
         """Read thresholds from the front; return them and the rest.
 
         Raises:
-            DecodeError: they are not LEVELS - 1 or none, or do not rise.
+            DecodeError: they are not LEVELS - 1 or none.
         """
-        count = data[0] if data else LEVELS
-        end = 1 + count * _THRESHOLD.size
-        if count not in {0, LEVELS - 1} or len(data) < end:
+        reader = Reader(data, "thresholds of loudness")
+        count = reader.number(LEVELS - 1)
+        if not count:
+            return cls(), reader.rest()
+        if count != LEVELS - 1:
             raise DecodeError(f"{count} thresholds of loudness")
-        thresholds = tuple(value for (value,) in _THRESHOLD.iter_unpack(data[1:end]))
-        if list(thresholds) != sorted(thresholds):
-            raise DecodeError("thresholds of loudness do not rise")
-        return cls(thresholds), data[end:]
+        thresholds = [reader.signed(_THRESHOLD_MAX)]
+        for _ in range(count - 1):
+            thresholds.append(thresholds[-1] + reader.number(_THRESHOLD_MAX))
+        if thresholds[-1] >= _THRESHOLD_MAX:
+            raise DecodeError(f"a threshold of loudness of {thresholds[-1]}")
+        return cls(tuple(thresholds)), reader.rest()
 
     def encode(self) -> bytes:
-        """Return the bytes of the thresholds: how many, then each."""
-        return bytes([len(self.thresholds)]) + b"".join(_THRESHOLD.pack(value) for value in self.thresholds)
+        """Return the bytes of the thresholds: how many, the lowest, then by how much each rises."""
+        if not self.thresholds:
+            return numbers.pack(0)
+        rises = (above - below for below, above in pairwise(self.thresholds))
+        return numbers.pack(len(self.thresholds)) + numbers.pack_signed(self.thresholds[0]) + numbers.pack(*rises)
 
     def levels(self, num_groups: int, measured: Callable[[], NDArray[np.int32]]) -> NDArray[np.uint8]:
         """Return the level of each group, 0 .. LEVELS - 1; they are measured only if there are thresholds."""

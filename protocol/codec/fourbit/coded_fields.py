@@ -125,7 +125,7 @@ def _decode_dictionary(source: StreamReader, size: int, num_values: int) -> Valu
 
 
 def _size(form: Form, made: list[Stream]) -> tuple[int, bytes]:
-    return len(form.encode()) + sum(9 + len(stream.data) for stream in made), form.encode()
+    return len(form.encode()) + sum(stream.stored_size for stream in made), form.encode()
 
 
 def _outline(values: Values, *, is_delta: bool) -> Bytes:

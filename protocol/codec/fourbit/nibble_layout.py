@@ -3,15 +3,16 @@
 Pure.
 """
 
-import struct
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Self
 
+from protocol.codec import numbers
 from protocol.codec.fourbit.affine import Float
+from protocol.codec.numbers import Reader
 from protocol.errors import DecodeError
 
-_LAYOUT = struct.Struct(">BIII")
+_COUNT_MAX = 2**32 - 1
 
 
 class Packing(IntEnum):
@@ -112,7 +113,7 @@ class NibbleLayout:
     def encode(self) -> bytes:
         """Return the bytes of the layout."""
         kinds = self.packing | (self.scales or 0) << 2 | self.zeros << 4
-        return _LAYOUT.pack(kinds, self.rows, self.columns, self.group)
+        return bytes([kinds]) + numbers.pack(self.rows, self.columns, self.group)
 
     @classmethod
     def decode(cls, data: bytes) -> tuple[Self, bytes]:
@@ -121,9 +122,9 @@ class NibbleLayout:
         Raises:
             DecodeError: there is no such slab.
         """
-        if len(data) < _LAYOUT.size:
-            raise DecodeError(f"nibbles: a layout of {len(data)} bytes")
-        kinds, rows, columns, group = _LAYOUT.unpack_from(data)
+        reader = Reader(data, "layout of nibbles")
+        kinds = reader.take(1)[0]
+        rows, columns, group = (reader.number(_COUNT_MAX) for _ in range(3))
         scales = kinds >> 2 & 3
         try:
             layout = cls(
@@ -138,4 +139,4 @@ class NibbleLayout:
             raise DecodeError(f"nibbles: {error}") from None
         if not layout.is_possible:
             raise DecodeError(f"nibbles: no slab is {layout}")
-        return layout, data[_LAYOUT.size :]
+        return layout, reader.rest()

@@ -10,11 +10,11 @@ file has them. Scales and zero points come first in the streams; they are the co
 Inside, every packing is the same: *cells*, one row of bytes for each group, so that contexts permute whole rows.
 Any bytes come back as they were: what is no sensible scale only predicts badly.
 
-Parameters, big-endian:
+Parameters:
 
     0       1     packing (bits 0-1), scales (2-3), zeros (4-5); bit 7: `still_rows` in front
-    1       12    rows, columns, codes of a group: 4 each
-    13      1+4n  number of thresholds between levels of loudness (0 or 7), and each
+    1       n     rows, columns, codes of a group
+    ...     1+n   number of thresholds between levels of loudness (0 or 7), the lowest, and by how much each rises
     ...     1+n   scales: number of cuts, 0x80 on top if there is a dictionary; first class of each bucket but the first
     ...     1+n   zero points, likewise
     ...     1+n   codes, likewise; no dictionary

@@ -6,11 +6,11 @@ their group, as its scale and minimum say, and by how loud the group is beside i
 
 Any bytes come back: what is no sensible scale only predicts badly.
 
-Parameters, big-endian:
+Parameters:
 
     0       1     ggml's number of the type; bit 7: `still_rows` in front
-    1       4     weights in a row, 0 if rows are not known
-    5       1+4n  number of thresholds between levels of loudness (0 or 7), and each
+    1       n     weights in a row, 0 if rows are not known
+    ...     1+n   number of thresholds between levels of loudness (0 or 7), the lowest, and by how much each rises
     ...     1+n   four times, for scales, minima, factors and factors of minima: number of cuts, 0x80 on top if there is
                   a dictionary; first class of each bucket but the first. Types that lack a field say 0
     ...     1+n   codes, likewise; no dictionary
@@ -22,7 +22,6 @@ are: its count tells.
 Pure. It does not know GGUF files, only blocks.
 """
 
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -30,6 +29,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from protocol.codec import numbers
 from protocol.codec.contexts import logarithms, loudness
 from protocol.codec.contexts.buckets import Cuts
 from protocol.codec.contexts.loudness import LEVELS, Loudness
@@ -39,6 +39,7 @@ from protocol.codec.fourbit.carrying import Change
 from protocol.codec.fourbit.coded_fields import Form
 from protocol.codec.fourbit.grouped import Classes, StreamReader
 from protocol.codec.ggml.gguf_blocks import FORMATS, BlockFormat, BlockType, Fields, join_blocks, split_blocks
+from protocol.codec.numbers import Reader
 from protocol.codec.payload import Stream
 from protocol.errors import DecodeError
 
@@ -47,7 +48,7 @@ __all__ = ["BlockType", "GgufLayout", "decode", "encode"]
 _CENTRES = 32  # of a group's codes, an eighth of an octave each: codes 1 .. 16 of four bits stand for zero
 _SIX_BITS_MAX = 63
 _STEP = logarithms.OCTAVE // 8
-_LAYOUT = struct.Struct(">BI")
+_COLUMNS_MAX = 2**32 - 1
 Bytes = NDArray[np.uint8]
 
 
@@ -86,7 +87,7 @@ class GgufLayout:
 
     def encode(self) -> bytes:
         """Return the bytes of the layout."""
-        return _LAYOUT.pack(self.block_type, self.columns)
+        return bytes([self.block_type]) + numbers.pack(self.columns)
 
     @classmethod
     def decode(cls, data: bytes) -> tuple[Self, bytes]:
@@ -95,11 +96,10 @@ class GgufLayout:
         Raises:
             DecodeError: the type is not known.
         """
-        if len(data) < _LAYOUT.size:
-            raise DecodeError(f"gguf: a layout of {len(data)} bytes")
-        number, columns = _LAYOUT.unpack_from(data)
+        reader = Reader(data, "layout of blocks")
+        number, columns = reader.take(1)[0], reader.number(_COLUMNS_MAX)
         try:
-            return cls(block_type=BlockType(number), columns=columns), data[_LAYOUT.size :]
+            return cls(block_type=BlockType(number), columns=columns), reader.rest()
         except ValueError as error:
             raise DecodeError(f"gguf: {error}") from None
 

@@ -202,7 +202,16 @@ def test_levels_are_about_as_full_and_loud_groups_stand_out() -> None:
     assert (read.thresholds, rest) == (chosen.thresholds, b"rest")
 
 
-@pytest.mark.parametrize("data", [b"", b"\x07\x00", b"\x03" + bytes(12), b"\x07" + bytes([0, 0, 0, 1]) + bytes(24)])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x07\x00",
+        b"\x03" + bytes(12),
+        b"\x07\xff\xff\xff\xff\xff\x01" + bytes(6),
+        b"\x07\x00" + b"\xff\xff\xff\xff\x07" * 6,
+    ],
+)
 def test_thresholds_that_cannot_be_are_refused(data: bytes) -> None:
     with pytest.raises(DecodeError):
         Loudness.decode(data)

@@ -28,7 +28,7 @@ def come_back(new: np.ndarray, old: np.ndarray | None, layout: GgufLayout) -> in
     parameters, streams = gguf.encode([new], olds, layout, level=LEVEL)
     (rebuilt,) = gguf.decode(parameters, streams, [new.size], olds)
     assert rebuilt.tobytes() == new.tobytes()
-    return len(parameters) + sum(9 + len(stream.data) for stream in streams)
+    return len(parameters) + sum(stream.stored_size for stream in streams)
 
 
 @given(block_type=st.sampled_from(BlockType), num_blocks=st.integers(1, 9), seed=st.integers(0, 2**32 - 1))

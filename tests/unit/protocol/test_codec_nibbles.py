@@ -18,7 +18,7 @@ LEVEL = 8
 
 
 def coded_size(parameters: bytes, streams: tuple[Stream, ...]) -> int:
-    return len(parameters) + sum(9 + len(stream.data) for stream in streams)
+    return len(parameters) + sum(stream.stored_size for stream in streams)
 
 
 def random_extents(layout: NibbleLayout, rng: np.random.Generator) -> list[np.ndarray]:
