@@ -34,7 +34,7 @@ class Loudness:
     def of(cls, measured: NDArray[np.int32]) -> tuple[Self, NDArray[np.uint8]]:
         """Choose thresholds so that as many groups are of each level, as nearly as may be; return the levels, too."""
         ranks = np.arange(1, LEVELS) * measured.size // LEVELS
-        chosen = cls(tuple(int(value) for value in np.sort(measured)[ranks]))
+        chosen = cls(tuple(int(value) for value in np.partition(measured, ranks)[ranks]))
         return chosen, chosen.levels(measured.size, lambda: measured)
 
     @classmethod
@@ -70,7 +70,7 @@ class Loudness:
         if self.thresholds:
             loud = measured()
             for threshold in self.thresholds:
-                levels += loud >= threshold
+                levels += (loud >= threshold).view(np.uint8)
         return levels
 
 

@@ -22,6 +22,7 @@ from protocol.errors import DecodeError
 
 _DTYPES: dict[int, Any] = {1: np.uint8, 2: np.uint16, 4: np.uint32}
 _RANKS_MAX = 2**16
+_TABLE_PAYS = 2**13  # values: from there on a table of all words is faster than a sort
 _HAS_DICTIONARY = 0x80  # beside the number of cuts, which is below
 
 Bytes = NDArray[np.uint8]
@@ -71,10 +72,12 @@ def encode(new: Values, old: Values | None, classes: Classes, *, level: int) -> 
         return Form(), []
     values = new if old is None else new - old
     cuts = grouped.choose_cuts(_outline(values, is_delta=old is not None)[:, None], classes)
-    tried = [(Form(each), grouped.encode_values(values, classes, each, level=level)) for each in {cuts, ()}]
+    ways = [_Way(Form(each), values) for each in {cuts, ()}]
     if old is None and values.itemsize > 1:
-        tried += _with_dictionary(values, classes, level)
-    return min(tried, key=lambda one: _size(*one))
+        ways += _with_dictionary(values, classes, level)
+    if len(ways) > 1:
+        ways = [min(ways, key=lambda way: _size(way.form, way.encode(classes, level, is_trial=True)))]
+    return ways[0].form, ways[0].encode(classes, level)
 
 
 def decode(source: StreamReader, old: Values | None, classes: Classes, form: Form, size: int) -> Values:
@@ -102,17 +105,43 @@ def decode(source: StreamReader, old: Values | None, classes: Classes, form: For
     return values if old is None else values + old
 
 
-def _with_dictionary(values: Values, classes: Classes, level: int) -> list[tuple[Form, list[Stream]]]:
-    dictionary, ranks = np.unique(values, return_inverse=True)
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """A way to code a field.
+
+    Attributes:
+        form: as it is told to the decoder.
+        values: as they are, differences, or ranks.
+        dictionary: its stream, if there is one.
+    """
+
+    form: Form
+    values: Values
+    dictionary: tuple[Stream, ...] = ()
+
+    def encode(self, classes: Classes, level: int, *, is_trial: bool = False) -> list[Stream]:
+        """Return the streams."""
+        made = grouped.encode_values(self.values, classes, self.form.cuts, level=level, is_trial=is_trial)
+        return [*self.dictionary, *made]
+
+
+def _with_dictionary(values: Values, classes: Classes, level: int) -> list[_Way]:
+    dictionary, ranks = _rank(values)
     if not 2 * dictionary.size < values.size or dictionary.size > _RANKS_MAX:
         return []
     gaps = streams.encode(np.diff(dictionary, prepend=dictionary.dtype.type(0)), level=level)
     cuts = grouped.choose_cuts((ranks * 255 // dictionary.size).astype(np.uint8)[:, None], classes)
     words = ranks.astype(np.uint16)
-    return [
-        (Form(each, has_dictionary=True), [gaps, *grouped.encode_values(words, classes, each, level=level)])
-        for each in {cuts, ()}
-    ]
+    return [_Way(Form(each, has_dictionary=True), words, (gaps,)) for each in {cuts, ()}]
+
+
+def _rank(values: Values) -> tuple[Values, NDArray[np.intp]]:
+    """Return the values that occur, rising, and the place of each value among them."""
+    if values.itemsize > 2 or values.size < _TABLE_PAYS:
+        return np.unique(values, return_inverse=True)
+    is_there = np.zeros(2**16, np.bool_)
+    is_there[values] = True
+    return np.flatnonzero(is_there).astype(values.dtype), np.take(np.cumsum(is_there) - 1, values)
 
 
 def _decode_dictionary(source: StreamReader, size: int, num_values: int) -> Values:
