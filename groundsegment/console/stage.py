@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from groundsegment.console.output import command, err
-from groundsegment.console.stage_fit import Fit, fitted_release
+from groundsegment.console.stage_fit import Fit, Fitting
 from groundsegment.console.stage_words import Explaining, tell_choice, tell_estimate, tell_staged
 
 if TYPE_CHECKING:
@@ -145,6 +145,7 @@ def stage(
     from groundsegment.errors import InputError
     from groundsegment.packer.workers import Workers
     from groundsegment.staging.canary import read_prompts
+    from groundsegment.staging.checks import TooLargeError
     from groundsegment.staging.records import StageOptions
     from groundsegment.staging.staging import prepare
     from groundsegment.staging.staging import stage as run_stage
@@ -168,6 +169,8 @@ def stage(
         profile=profile,
         rate=rate,
     )
+    if fit is not None and adapter is not None:
+        raise InputError("--fit and --adapter exclude each other", hint="--fit is for whole models: leave one out")
     if fit is None and fitting != Fit(wanted=""):
         raise InputError(
             "--calibration, --held-out, --old, --fit-out and passes belong to --fit", hint="add --fit 3-passes"
@@ -193,8 +196,11 @@ def stage(
     )
     with ExitStack() as stack:
         opened = stack.enter_context(Depot.open(depot))
+        fitter: Fitting | None = None
         if fit is not None:
-            model = fitted_release(opened, satellite, model, base, fitting)
+            fitter = Fitting(opened, satellite, model, base, fitting)
+            options = replace(options, payload_bytes_max=fitter.payload_bytes_max)
+            model = fitter.release()
         if executor is not None:
             from groundsegment.packer.cluster import cluster_workers
 
@@ -205,9 +211,16 @@ def stage(
             tell_estimate(prepared, options, wanted, as_json=as_json)
             return
         with opened.lock("stage"):
-            prepared = prepare(opened, model, options, on_progress)
-            tell_choice(prepared)
-            staged = run_stage(opened, prepared, options, utc=_now(), on_progress=on_progress)
+            while True:
+                prepared = prepare(opened, model, options, on_progress)
+                tell_choice(prepared)
+                try:
+                    staged = run_stage(opened, prepared, options, utc=_now(), on_progress=on_progress)
+                    break
+                except TooLargeError as error:
+                    if fitter is None:
+                        raise
+                    model = fitter.tighter(error.payload_bytes)
         exchange_if_free(opened, satellite, utc=_now())
     tell_staged(prepared, staged, options, wanted, as_json=as_json)
 

@@ -75,6 +75,7 @@ def fit(
     old: Path | None = None,
     effort: Effort | None = None,
     on_phase: OnPhase | None = None,
+    force: bool = False,
 ) -> Report:
     """Write the best release of the new model whose delta to the base takes at most so many bytes.
 
@@ -90,6 +91,7 @@ def fit(
         old: the float model that the base was made of.
         effort: how hard to try.
         on_phase: told what is being done, how much of it is done, of how much.
+        force: replace a release that is there already.
 
     Raises:
         InputError: what was given does not fit together.
@@ -100,6 +102,7 @@ def fit(
         held_out=held_out,
         old=old,
         effort=effort or Effort(),
+        force=force,
     )
     return requantize(new, base, out, options, on_phase, reuse=True)
 

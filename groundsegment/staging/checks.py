@@ -7,6 +7,7 @@ from groundsegment.depot.depot import Depot
 from groundsegment.depot.records import Satellite, Update
 from groundsegment.errors import DiskError, InputError
 from groundsegment.packer.estimating import estimate
+from groundsegment.packer.packing import Packed
 from groundsegment.packer.plan import PackPlan
 from groundsegment.packer.tensors.parts import PartKind
 from groundsegment.staging.base import ChosenBase, HashedRelease, candidates
@@ -21,6 +22,29 @@ _SLACK_BYTES = 64 * MIB  # database, metadata, file system
 _PREFLIGHT_SAMPLES = 24
 _LIKE_BASE_MIN = 0.1
 _BUNDLES_SAFE = BUNDLES_MAX * 3 // 4
+
+
+class TooLargeError(InputError):
+    """What was packed takes more bytes than there are to spend.
+
+    Args:
+        payload_bytes: of all bundles.
+        payload_bytes_max: that there are.
+    """
+
+    def __init__(self, payload_bytes: int, payload_bytes_max: int) -> None:
+        super().__init__(f"{payload_bytes} bytes were packed where {payload_bytes_max} fit", hint="give it more room")
+        self.payload_bytes = payload_bytes
+
+
+def check_fits(packed: Packed, options: StageOptions) -> None:
+    """Hold what was packed, to the byte, against what there is to spend.
+
+    Raises:
+        TooLargeError: it does not fit.
+    """
+    if options.payload_bytes_max is not None and packed.payload_bytes > options.payload_bytes_max:
+        raise TooLargeError(packed.payload_bytes, options.payload_bytes_max)
 
 
 def refuse_known(depot: Depot, satellite: str, release: HashedRelease) -> None:

@@ -36,6 +36,7 @@ class StageOptions:
         floor: no release with a smaller sequence may serve once this one is confirmed.
         workers: who encodes.
         forbid_full_fallback: no base to be had is an error, not a full update.
+        payload_bytes_max: of all bundles; more is an error, once they are packed.
         adapter: what becomes of a LoRA adapter on board; None: it is served beside its base.
     """
 
@@ -54,6 +55,7 @@ class StageOptions:
     floor: int = 0
     workers: Workers = field(default_factory=Workers)
     forbid_full_fallback: bool = False
+    payload_bytes_max: int | None = None
     adapter: AdapterUse | None = None
 
 

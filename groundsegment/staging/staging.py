@@ -20,6 +20,7 @@ from groundsegment.signer.signing import check_signers, expiry, sign_update
 from groundsegment.staging.adapters import choose_adapter
 from groundsegment.staging.base import ChosenBase, hash_release
 from groundsegment.staging.checks import (
+    check_fits,
     check_room,
     open_updates_to,
     overtaken,
@@ -113,6 +114,7 @@ def stage(depot: Depot, prepared: Prepared, options: StageOptions, *, utc: datet
     """Pack, rehearse, sign and register what was prepared. The caller holds the depot's `stage` lock.
 
     Raises:
+        TooLargeError: it was packed, and takes more than `options.payload_bytes_max`.
         DiskError: there is not enough room.
         TwinError: the twin is missing or failed; the bundles are kept for the next try.
         KeyStoreError: a key is missing or wrong.
@@ -129,6 +131,7 @@ def stage(depot: Depot, prepared: Prepared, options: StageOptions, *, utc: datet
         workers=options.workers,
         on_progress=lambda done: on_progress("packing", done, prepared.plan.raw_bytes),
     )
+    check_fits(packed, options)
     for release in (prepared.release, prepared.base.release):
         if release is not None:
             release.check_unchanged()
