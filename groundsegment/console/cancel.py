@@ -50,7 +50,7 @@ def cancel(
     skyload cancel 1f2e3d --for SAT-1 --dry-run
     ```
     """
-    from groundsegment.console.revert import confirm
+    from groundsegment.console.dangerous import confirm
     from groundsegment.depot.depot import Depot
     from groundsegment.stations.home import exchange_if_free
     from groundsegment.uplink.wire.link_socket import Endpoint

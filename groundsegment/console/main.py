@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from groundsegment.console import (
+    activate,
     ask,
     cancel,
     export,
@@ -45,6 +46,7 @@ app.command("status")(status.status)
 app.command("ask")(ask.ask)
 app.command("cancel")(cancel.cancel)
 app.command("revert")(revert.revert)
+app.command("activate")(activate.activate)
 
 
 def _print_version(wanted: bool) -> None:

@@ -1,11 +1,12 @@
-"""`skyload revert`: back to an older release, by command through the link."""
+"""`skyload revert`: back to an older release, by command through the link, in two steps."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from groundsegment.console.output import command, err, out, print_json
+from groundsegment.console.dangerous import BLIND_HELP, LINK_HELP, check_way, command_dangerously, confirm, tell_outcome
+from groundsegment.console.output import command, err
 
 if TYPE_CHECKING:
     from groundsegment.depot.depot import Depot
@@ -14,14 +15,13 @@ if TYPE_CHECKING:
 @command
 def revert(
     satellite: Annotated[str, typer.Option("--for", help="The satellite's name.")],
-    link: Annotated[
-        str, typer.Option("--link", envvar="SKYLOAD_LINK", help="HOST:PORT of modem, emulator, satellite.")
-    ],
     digest: Annotated[
         str | None, typer.Argument(help="Digest of the release, or its first digits; the one before if left out.")
     ] = None,
+    link: Annotated[str | None, typer.Option("--link", envvar="SKYLOAD_LINK", help=LINK_HELP)] = None,
+    blind: Annotated[bool, typer.Option("--blind", help=BLIND_HELP)] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    timeout: Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds to wait for the result.")] = 180.0,
+    timeout: Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds to wait for each answer.")] = 180.0,
     depot: Annotated[Path, typer.Option("--depot", envvar="SKYLOAD_DEPOT", help="The depot directory.")] = Path(
         "depot"
     ),
@@ -29,61 +29,41 @@ def revert(
 ) -> None:
     """Have the satellite serve an older release again; it must still be on board.
 
+    Goes in two steps, like all that is dangerous: the satellite is armed, answers, and only then the command is fired,
+    with that answer in it. Interrupted, the same command goes on where it was.
+
     Examples:
     ```
     skyload revert --for SAT-1 --link 127.0.0.1:7001
     skyload revert 1f2e3d4c5b6a7988 --for SAT-1 --link modem:7001 --yes
+    skyload revert --for SAT-1 --blind --yes
     ```
     """
     from groundsegment.depot.depot import Depot
-    from groundsegment.uplink.wire.exchange import send_command
-    from groundsegment.uplink.wire.link_socket import Endpoint
     from protocol.command import Operation
 
-    endpoint = Endpoint.parse(link)
+    check_way(None if blind else link, is_blind=blind)
     with Depot.open(depot) as opened:
         opened.satellite(satellite)
-        target = None if digest is None else _whole_digest(opened, digest)
+        target = None if digest is None else whole_digest(opened, digest)
         goal = "the release before the one it serves" if target is None else f"release {target.hex()[:16]}"
         if not yes and not confirm(f"Have {satellite} go back to {goal}?"):
             err.print("nothing was sent")
             raise typer.Exit(1)
-        answer = send_command(
+        values = command_dangerously(
             opened,
             satellite,
-            endpoint,
             Operation.REVERT,
             {"digest": target},
+            link=None if blind else link,
             timeout_s=timeout,
-            tell=err.print,
         )
-    ok, text = bool(answer.message.body.get("ok")), str(answer.message.body.get("text", ""))
-    if as_json:
-        print_json({"satellite": satellite, "ok": ok, "text": text, "seconds": round(answer.seconds, 3)})
-    elif ok:
-        out.print(text or f"{satellite} has reverted", markup=False)
-    if not ok:
-        err.print(f"error: {satellite} did not revert: {text}", markup=False)
-        err.print("hint: it keeps the newest releases only; `skyload status` shows what it serves", markup=False)
+    hint = "it keeps the newest releases only; `skyload status` shows what it serves"
+    if not tell_outcome(values, as_json=as_json, verb="revert", hint=hint):
         raise typer.Exit(1)
 
 
-def confirm(question: str) -> bool:
-    """Ask a person; whoever is none must say --yes."""
-    import sys
-
-    from groundsegment.errors import InputError
-
-    sys.stderr.write(f"{question} [y/N]: ")  # typer's own prompt writes to stdout too, where scripts read
-    sys.stderr.flush()
-    answer = sys.stdin.readline()
-    if not answer:
-        sys.stderr.write("\n")
-        raise InputError("nobody is there to confirm; nothing was done", hint="--yes does without asking")
-    return answer.strip().lower() in {"y", "yes"}
-
-
-def _whole_digest(depot: "Depot", text: str) -> bytes:
+def whole_digest(depot: "Depot", text: str) -> bytes:
     """The digest that the digits mean: all 64, or enough of them to find one release in the depot."""
     from groundsegment.errors import InputError, UnknownError
 

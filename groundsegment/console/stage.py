@@ -69,6 +69,9 @@ def stage(
     beside: Annotated[
         bool, typer.Option("--beside", help="Updates under way go on beside it; without this it ends them on arrival.")
     ] = False,
+    hold: Annotated[
+        bool, typer.Option("--hold", help="On board its trial waits, verified, for `skyload activate`.")
+    ] = False,
     symbol_size: Annotated[
         int | None,
         typer.Option("--symbol-size", min=8, max=8192, help="Bytes of a symbol: a frame is 20 more. Multiple of 8."),
@@ -188,6 +191,7 @@ def stage(
         priority=priority,
         weight=weight,
         beside=beside,
+        hold=hold,
         symbol_size=symbol_size,
         floor=floor,
         workers=Workers(count=workers or min(os.cpu_count() or 1, _WORKERS_MAX)),

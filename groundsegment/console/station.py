@@ -190,7 +190,7 @@ def remove(
     """
     import shutil
 
-    from groundsegment.console.revert import confirm
+    from groundsegment.console.dangerous import confirm
     from groundsegment.depot.depot import Depot
     from groundsegment.stations.letters import LetterKind
     from groundsegment.stations.notes import StationNotes

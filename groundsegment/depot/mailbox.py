@@ -47,9 +47,9 @@ class Mailbox:
 
     # Commands
 
-    def allocate_command_counter(self, satellite: str) -> int:
-        """Return a number for a command to a satellite; none is given out twice."""
-        return self.allocate(f"command {satellite}")
+    def allocate_command_counter(self, satellite: str, *, above: int = 0) -> int:
+        """Return a number for a command to a satellite, above another one where wanted; none is given out twice."""
+        return self.allocate(f"command {satellite}", above=above)
 
     def add_command(self, entry: QueuedCommand) -> None:
         """Keep a signed command, to be sent until the satellite has it."""

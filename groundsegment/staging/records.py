@@ -32,6 +32,7 @@ class StageOptions:
         priority: higher flies first, strictly.
         weight: its share of the link among updates of one priority, > 0.
         beside: updates that are under way go on beside it, instead of being superseded.
+        hold: its trial waits for an `activate` command.
         symbol_size: bytes of a symbol (T); None for the satellite's.
         floor: no release with a smaller sequence may serve once this one is confirmed.
         workers: who encodes.
@@ -51,6 +52,7 @@ class StageOptions:
     priority: int = 0
     weight: float = 1.0
     beside: bool = False
+    hold: bool = False
     symbol_size: int | None = None
     floor: int = 0
     workers: Workers = field(default_factory=Workers)

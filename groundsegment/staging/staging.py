@@ -178,6 +178,7 @@ def _manifest(
         keys={satellite.name: wrapped},
         floor=options.floor,
         beside=options.beside,
+        hold=options.hold,
         engine_format=prepared.release.source.kind,
         memory_bytes=prepared.memory_bytes,
         adapter=prepared.adapter.entry if prepared.adapter else None,

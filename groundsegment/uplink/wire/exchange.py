@@ -54,6 +54,18 @@ class Answer:
     is_on_board_s: float | None
 
 
+class NoAnswerError(LinkError):
+    """No answer in time.
+
+    Attributes:
+        has_arrived: whether a report said that the command had.
+    """
+
+    def __init__(self, message: str, *, hint: str, has_arrived: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.has_arrived = has_arrived
+
+
 def send_command(
     depot: Depot,
     satellite: str,
@@ -99,16 +111,34 @@ def send_kept(
 
 
 def keep_command(
-    depot: Depot, satellite: str, operation: Operation, args: Mapping[str, Any], *, state: CommandState
+    depot: Depot,
+    satellite: str,
+    operation: Operation,
+    args: Mapping[str, Any],
+    *,
+    state: CommandState,
+    arm: int = 0,
+    nonce: bytes = b"",
+    above: int = 0,
 ) -> QueuedCommand:
     """Sign a command and keep it in the depot. QUEUED, the next uplink sends it.
+
+    Args:
+        depot: with the keys.
+        satellite: whom it is for.
+        operation: what to do.
+        args: see `protocol.command`.
+        state: who is to send it.
+        arm: counter of the arm that it fires; 0 for none.
+        nonce: that the satellite answered to that.
+        above: its counter is to be above this one.
 
     Raises:
         UnknownError, KeyStoreError: the depot lacks satellite or keys.
     """
     depot.satellite(satellite)
-    counter = depot.journal.allocate_command_counter(satellite)
-    command = Command(satellite=satellite, counter=counter, operation=operation, args=args)
+    counter = depot.journal.allocate_command_counter(satellite, above=above)
+    command = Command(satellite=satellite, counter=counter, operation=operation, args=args, arm=arm, nonce=nonce)
     data = sign_command(KeyStore(depot.keys_path), command)
     kept = QueuedCommand(
         handle=object_handle(data),
@@ -206,20 +236,21 @@ class _Exchange:
             await asyncio.sleep(FAREWELL_PAUSE_S)
             self._hear(elapsed_s)
 
-    def _no_answer(self, timeout_s: float) -> LinkError:
+    def _no_answer(self, timeout_s: float) -> NoAnswerError:
         name = self._command.satellite
         if self._arrived_s is not None:
-            return LinkError(
+            return NoAnswerError(
                 f"{name} has the command, but did not answer within {timeout_s:g} s",
                 hint="give it longer with --timeout; `skyload status` shows the answer if it comes later. "
                 "A satellite answers to the depot whose root it was given only: is --depot right?",
+                has_arrived=True,
             )
         if self._report is not None:
-            return LinkError(
+            return NoAnswerError(
                 f"{name} is heard, but did not take the command within {timeout_s:g} s",
                 hint="the way up may be cut or very lossy; try again with a longer --timeout",
             )
-        return LinkError(
+        return NoAnswerError(
             f"no word from {name} within {timeout_s:g} s",
             hint="is there a contact now, is --link right, does the satellite have this depot's link key?",
         )

@@ -40,6 +40,10 @@ def run(depot, *arguments, text=None):
     return CliRunner().invoke(app, [*arguments, "--depot", str(depot.path)], input=text)
 
 
+def armed(counter):
+    return {"ok": True, "text": "armed", "armed": counter, "nonce": b"n" * 16, "expires_s": 600}
+
+
 class Operator:
     """Answers commands as a satellite would: verified, once."""
 
@@ -49,6 +53,9 @@ class Operator:
 
     def __call__(self, satellite, handle, data, now):
         command = Command.open(data, public_keys=self.keys, satellite="SAT-1")
+        if command.operation is Operation.ARM:
+            satellite.say(MessageKind.RESULT, handle, armed(command.counter), now)
+            return
         self.commands.append(command)
         kind = MessageKind.ANSWER if command.operation is Operation.ASK else MessageKind.RESULT
         satellite.say(kind, handle, self.reply, now)

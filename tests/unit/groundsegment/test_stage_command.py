@@ -397,7 +397,7 @@ def test_how_an_update_shares_the_link_is_frozen_when_it_is_staged(ground):
         depot.add_station("SAT-1", "inuvik", added_utc=NOW, station=2)
         depot.set_symbol_size("SAT-1", 1024)
     plain = run_json("v1", "--no-canary")
-    options = ("--weight", "2.5", "--beside", "--symbol-size", "2048", "--priority", "9")
+    options = ("--weight", "2.5", "--beside", "--hold", "--symbol-size", "2048", "--priority", "9")
     staged = run_json("v2", "--no-canary", *options)
     with Depot.open(Path("depot")) as depot:
         depot.add_station("SAT-1", "troll", added_utc=NOW)
@@ -405,7 +405,9 @@ def test_how_an_update_shares_the_link_is_frozen_when_it_is_staged(ground):
 
     assert (before.weight, before.beside, before.symbol_size, before.lanes) == (1.0, False, 1024, 3)
     assert (urgent.weight, urgent.beside, urgent.symbol_size, urgent.lanes) == (2.5, True, 2048, 3)
-    assert open_as_satellite(Path(staged["directory"]))[0].beside
+    manifest = open_as_satellite(Path(staged["directory"]))[0]
+    assert manifest.beside
+    assert manifest.hold
     targets = json.loads(MetadataBundle.decode(urgent.metadata_path.read_bytes()).targets)
     assert targets["signed"]["expires"] == urgent.expires_utc.strftime("%Y-%m-%dT%H:%M:%SZ")
 

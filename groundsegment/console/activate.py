@@ -1,0 +1,61 @@
+"""`skyload activate`: let the trial of an update begin that was staged with --hold."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from groundsegment.console.dangerous import BLIND_HELP, LINK_HELP, check_way, command_dangerously, confirm, tell_outcome
+from groundsegment.console.output import command, err
+
+
+@command
+def activate(
+    update: Annotated[str, typer.Argument(help="The update, by the first digits of its handle.")],
+    satellite: Annotated[str, typer.Option("--for", help="The satellite's name.")],
+    link: Annotated[str | None, typer.Option("--link", envvar="SKYLOAD_LINK", help=LINK_HELP)] = None,
+    blind: Annotated[bool, typer.Option("--blind", help=BLIND_HELP)] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    timeout: Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds to wait for each answer.")] = 180.0,
+    depot: Annotated[Path, typer.Option("--depot", envvar="SKYLOAD_DEPOT", help="The depot directory.")] = Path(
+        "depot"
+    ),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+) -> None:
+    """Let the trial of an update begin that waits on board, verified: one staged with --hold.
+
+    It serves once it has passed its canary, as any other; a receipt says what came of it. Goes in two steps, like all
+    that is dangerous (see `skyload revert`). Interrupted, the same command goes on where it was.
+
+    Examples:
+    ```
+    skyload stage models/v2 --for SAT-1 --hold
+    skyload activate 1f2e3d --for SAT-1 --link modem:7001
+    ```
+    """
+    from groundsegment.depot.depot import Depot
+    from groundsegment.errors import UnknownError
+    from protocol.command import Operation
+
+    check_way(None if blind else link, is_blind=blind)
+    with Depot.open(depot) as opened:
+        opened.satellite(satellite)
+        entry = opened.find_update(update)
+        if entry.satellite != satellite:
+            raise UnknownError(f"update {entry.handle.hex()} is for {entry.satellite}", hint=f"--for {entry.satellite}")
+        name = f"{entry.release_name} ({entry.handle.hex()})"
+        if not yes and not confirm(f"Have {satellite} try {name}, and serve it if it passes?"):
+            err.print("nothing was sent")
+            raise typer.Exit(1)
+        values = command_dangerously(
+            opened,
+            satellite,
+            Operation.ACTIVATE,
+            {"update": entry.handle},
+            link=None if blind else link,
+            timeout_s=timeout,
+        )
+    values["update"] = entry.handle.hex()
+    hint = "it waits only if it was staged with --hold, once all of it is on board; `skyload status` shows where it is"
+    if not tell_outcome(values, as_json=as_json, verb="activate", hint=hint):
+        raise typer.Exit(1)
