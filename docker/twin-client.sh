@@ -5,7 +5,7 @@
 #
 # A job is a directory, there under its name only when it is complete:
 #   arguments                 of `skyloadd`, one a line; paths lead into the job
-#   manifest, bundles, prompts, release-key-file    copies of what the arguments named
+#   manifest, bundles, prompts, held-out, release-key-file    copies of what the arguments named
 #   taken                     the twin has begun
 #   stdout, stderr, status    the answer; status, the exit code, comes last
 set -eu
@@ -28,7 +28,7 @@ while [ $# -gt 0 ]; do
         printf '%s\n%s\n' "$1" "$job/bundles"
         shift
         ;;
-    --manifest | --prompts | --release-key-file)
+    --manifest | --prompts | --held-out | --release-key-file)
         cp "$2" "$part/${1#--}"
         printf '%s\n%s\n' "$1" "$job/${1#--}"
         shift

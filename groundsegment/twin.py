@@ -1,12 +1,15 @@
-"""The twin: `skyloadd` itself, run on the ground, rebuilds a release from its bundles and answers the canary's prompts.
+"""The twin: `skyloadd` itself, run on the ground, rebuilds a release from its bundles, answers prompts and judges it.
 
 A subprocess: the ground imports no onboard code and has no second implementation of it. What the twin is given is what
 will fly: the manifest and the bundles; and the release key, in a file of mode 0600 that is removed afterwards.
 
     skyloadd rehearse --manifest FILE --bundles DIR --release-key-file FILE --work-dir DIR --json
                       [--base DIR] [--prompts FILE] --max-tokens N
+                      [--held-out FILE --held-out-tokens N [--reference DIR]]
 
-prints one JSON object: {"digest": hex, "answers": [{"tokens": [int], "text": str}], "load_s": float}.
+prints one JSON object: {"digest": hex, "answers": [{"tokens": [int], "text": str}], "load_s": float}, and with
+--held-out "quality": {"text": SHA-256 of it, "num_tokens": int, "perplexity": float, "reference": null |
+{"perplexity": float, "divergence": float}}.
 """
 
 import ctypes
@@ -22,7 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from groundsegment.errors import InputError, TwinError
+from protocol.errors import DecodeError
 from protocol.limits import CANARY_TOKENS_MAX
+from protocol.quality import Quality, QualityReference
 
 PROGRAM = "skyloadd"
 VERB = "rehearse"
@@ -45,6 +50,23 @@ class TwinAnswer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Judging:
+    """What a release is judged by.
+
+    Attributes:
+        held_out: text that nothing was made on.
+        max_tokens: of it.
+        reference: directory of a model that it is compared with; None for none.
+        max_loss: by how much the perplexity may be above the reference's: 0.01 is 1 %; None for no limit.
+    """
+
+    held_out: Path
+    max_tokens: int = 4096
+    reference: Path | None = None
+    max_loss: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Rehearsal:
     """What the twin is given.
 
@@ -56,6 +78,7 @@ class Rehearsal:
         base_files: files of the base release by name; empty if there is no base.
         prompts: to answer, greedily.
         max_tokens: of one answer.
+        judging: what the release is judged by; None for nothing.
     """
 
     manifest: bytes
@@ -65,6 +88,15 @@ class Rehearsal:
     base_files: Mapping[str, Path]
     prompts: tuple[str, ...]
     max_tokens: int
+    judging: Judging | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rehearsed:
+    """What the twin found: an answer to every prompt, and how good the release is if that was asked."""
+
+    answers: tuple[TwinAnswer, ...]
+    quality: Quality | None = None
 
 
 def find_twin(command: str | None) -> list[str]:
@@ -88,8 +120,8 @@ def find_twin(command: str | None) -> list[str]:
     return [program, *words[1:], *([] if VERB in words else [VERB])]
 
 
-def rehearse(rehearsal: Rehearsal, twin: Sequence[str], directory: Path) -> tuple[TwinAnswer, ...]:
-    """Let the twin rebuild the release and answer.
+def rehearse(rehearsal: Rehearsal, twin: Sequence[str], directory: Path) -> Rehearsed:
+    """Let the twin rebuild the release, answer and judge.
 
     Args:
         rehearsal: what it is given.
@@ -108,9 +140,9 @@ def rehearse(rehearsal: Rehearsal, twin: Sequence[str], directory: Path) -> tupl
     finally:
         key_file.unlink(missing_ok=True)
         shutil.rmtree(directory / "work", ignore_errors=True)
-    answers = _parse(printed, rehearsal)
+    found = _parse(printed, rehearsal)
     shutil.rmtree(directory)
-    return answers
+    return found
 
 
 def _installed() -> str | None:
@@ -120,7 +152,8 @@ def _installed() -> str | None:
 
 def _write_inputs(rehearsal: Rehearsal, directory: Path, key_file: Path) -> None:
     (directory / "manifest.msgpack").write_bytes(rehearsal.manifest)
-    (directory / "prompts.json").write_text(json.dumps(list(rehearsal.prompts)), encoding="utf-8")
+    if rehearsal.prompts:
+        (directory / "prompts.json").write_text(json.dumps(list(rehearsal.prompts)), encoding="utf-8")
     (directory / "work").mkdir()
     if rehearsal.base_files:
         # A directory of nothing but the base's files: the operator's may hold others, and a GGUF file has neighbours.
@@ -134,9 +167,15 @@ def _write_inputs(rehearsal: Rehearsal, directory: Path, key_file: Path) -> None
 def _arguments(rehearsal: Rehearsal, directory: Path, key_file: Path) -> list[str]:
     arguments = ["--manifest", str(directory / "manifest.msgpack"), "--bundles", str(rehearsal.bundles)]
     arguments += ["--release-key-file", str(key_file), "--work-dir", str(directory / "work"), "--json"]
-    arguments += ["--prompts", str(directory / "prompts.json"), "--max-tokens", str(rehearsal.max_tokens)]
+    arguments += ["--max-tokens", str(rehearsal.max_tokens)]
+    if rehearsal.prompts:
+        arguments += ["--prompts", str(directory / "prompts.json")]
     if rehearsal.base_files:
         arguments += ["--base", str(directory / "base")]
+    if (judging := rehearsal.judging) is not None:
+        arguments += ["--held-out", str(judging.held_out.resolve()), "--held-out-tokens", str(judging.max_tokens)]
+        if judging.reference is not None:
+            arguments += ["--reference", str(judging.reference.resolve())]
     return arguments
 
 
@@ -167,12 +206,13 @@ def _die_with_parent() -> None:
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _parse(printed: str, rehearsal: Rehearsal) -> tuple[TwinAnswer, ...]:
+def _parse(printed: str, rehearsal: Rehearsal) -> Rehearsed:
     try:
         result: Any = json.loads(printed)
         digest = bytes.fromhex(result["digest"])
         answers = tuple(_answer(item) for item in result["answers"])
-    except (ValueError, KeyError, TypeError) as error:
+        quality = None if rehearsal.judging is None else _quality(result["quality"], rehearsal.judging)
+    except (ValueError, KeyError, TypeError, OverflowError, DecodeError) as error:
         raise TwinError(
             f"the twin printed something else than its result: {error!r}",
             hint="skyload and skyloadd must be of the same version",
@@ -187,9 +227,29 @@ def _parse(printed: str, rehearsal: Rehearsal) -> tuple[TwinAnswer, ...]:
             f"the twin answered {len(answers)} of {len(rehearsal.prompts)} prompts",
             hint="skyload and skyloadd must be of the same version",
         )
-    if not any(answer.tokens for answer in answers):
+    if rehearsal.prompts and not any(answer.tokens for answer in answers):
         raise TwinError("the twin answered nothing to any prompt", hint="a canary of silence proves nothing: --canary")
-    return answers
+    return Rehearsed(answers=answers, quality=quality)
+
+
+def _quality(item: Any, judging: Judging) -> Quality:  # noqa: ANN401 - parsed JSON
+    """Round what the twin found to the integers that a manifest holds; a figure that is no number raises."""
+    there = item["reference"]
+    if (there is None) != (judging.reference is None):
+        raise ValueError("judged against something else")
+    reference = None
+    if there is not None:
+        reference = QualityReference(
+            perplexity_milli=round(1000 * there["perplexity"]),
+            divergence_micro=round(1e6 * there["divergence"]),
+        )
+    quality = Quality(
+        text_sha256=bytes.fromhex(item["text"]),
+        num_tokens=item["num_tokens"],
+        perplexity_milli=round(1000 * item["perplexity"]),
+        reference=reference,
+    )
+    return Quality.from_map(quality.as_map())  # as a manifest will be read
 
 
 def _answer(item: Any) -> TwinAnswer:  # noqa: ANN401 - parsed JSON

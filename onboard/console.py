@@ -102,6 +102,13 @@ def _status(args: argparse.Namespace) -> int:
     if status["num_files_waiting"]:
         print(f"import     {status['num_files_waiting']} files wait for their update, or for room")
     print(f"trust      metadata version {status['accepted']}, floor {status['floor']}")
+    scrub = status["scrub"]
+    print(
+        f"scrub      {scrub['num_scrubs']} releases read, {scrub['flips_found']} flipped bits found,"
+        f" {scrub['flips_repaired']} repaired, {scrub['flips_in_memory']} in memory"
+    )
+    for lost in scrub["lost"]:
+        print(f"           {lost['release'][:16]}: {lost['num_bytes']} bytes lost in {lost['num_ranges']} places")
     print(f"disk       {status['free_mib']} MiB free")
     return 0
 
@@ -181,6 +188,29 @@ def _verify(args: argparse.Namespace) -> int:
     return 0
 
 
+def _scrub(args: argparse.Namespace) -> int:
+    from onboard.config import load_config
+    from onboard.scrub_command import scrub_on_board
+
+    results = scrub_on_board(load_config(args.config), args.digest)
+    if args.json:
+        _print_json(results)
+    for result in () if args.json else results:
+        print(
+            f"{result['digest'][:16]}  {'whole' if result['is_whole'] else 'DAMAGED'}, {result['num_bytes'] / 1e6:.1f} MB read,"
+            f" {result['flips_found']} flipped bits found, {result['flips_repaired']} repaired"
+        )
+        for flip in result["flips"]:
+            bits = ", ".join(map(str, flip["bits"])) or f"{flip['num_bits'] or '?'} bits"
+            print(f"    {flip['file']} at {flip['offset']}: {bits}: {'repaired' if flip['is_repaired'] else 'lost'}")
+        if result["trouble"]:
+            print(f"    {result['trouble']}")
+    if all(result["is_whole"] for result in results):
+        return 0
+    print("hint: the ground is asked for what is lost; `skyloadd revert` to another release meanwhile", file=sys.stderr)
+    return DAMAGE_EXIT_CODE
+
+
 def _provision(args: argparse.Namespace) -> int:
     from onboard.config import load_config
     from onboard.state import provision
@@ -210,6 +240,10 @@ def _rehearse(args: argparse.Namespace) -> int:
         engine_command=args.engine_command,
         num_threads=args.threads,
         work_dir=args.work_dir,
+        held_out=args.held_out,
+        held_out_tokens=args.held_out_tokens,
+        reference=args.reference,
+        judge_command=args.judge_command,
     )
     result = rehearse(task, _progress)
     if args.json:
@@ -219,12 +253,15 @@ def _rehearse(args: argparse.Namespace) -> int:
                 "answers": list(result.answers),
                 "load_s": round(result.load_s, 3),
                 "rebuild_s": round(result.rebuild_s, 3),
+                **({} if result.quality is None else {"quality": result.quality}),
             }
         )
         return 0
     print(f"release {result.digest.hex()[:16]} rebuilt in {result.rebuild_s:.1f} s, as signed")
     for answer in result.answers:
         print(f"  {len(answer['tokens'])} tokens: {answer['text']}")
+    if result.quality is not None:
+        print(f"  perplexity {result.quality['perplexity']:.3f} on {result.quality['num_tokens']} tokens")
     return 0
 
 
@@ -340,6 +377,17 @@ def _parser() -> argparse.ArgumentParser:
     _takes_config(verify)
     _takes_json(verify)
 
+    scrub = _command(
+        commands,
+        "scrub",
+        _scrub,
+        "read releases from the medium, undo flipped bits, say what is lost; exit code 10 if anything is",
+        ["skyloadd scrub", "skyloadd scrub 3f2a9c --json"],
+    )
+    scrub.add_argument("digest", nargs="?", help="first digits of a digest; default: all releases on board")
+    _takes_config(scrub)
+    _takes_json(scrub)
+
     provision = _command(
         commands,
         "provision",
@@ -405,6 +453,10 @@ def _add_rehearse(commands: Any) -> None:  # noqa: ANN401 - argparse has no publ
     rehearse.add_argument(
         "--engine-command", type=_words, default=[], metavar="WORDS", help="replaces the engine worker"
     )
+    rehearse.add_argument("--held-out", type=Path, metavar="FILE", help="text to judge the release on")
+    rehearse.add_argument("--held-out-tokens", type=_positive, default=4096, metavar="N", help="of it, at most")
+    rehearse.add_argument("--reference", type=Path, metavar="DIR", help="model that it is compared with there")
+    rehearse.add_argument("--judge-command", type=_words, default=[], metavar="WORDS", help="replaces the judge")
     rehearse.add_argument("--threads", type=_positive, default=1, metavar="N", help="CPU threads of the engine")
     rehearse.add_argument("--work-dir", type=Path, required=True, metavar="DIR", help="room for the release")
     _takes_json(rehearse)

@@ -1,8 +1,9 @@
-"""The twin: rebuild a release from its bundles exactly as on board, and let the flight engine answer prompts with it.
+"""The twin: rebuild a release from its bundles exactly as on board; let the flight engine answer with it and judge it.
 
 Runs on the ground, before anything is signed: it takes a bare manifest, and the release key itself. The same code
 that installs in orbit assembles and verifies here, and the same worker process answers, so what comes out is what the
-canary must see there. Nothing of a state directory is read or written.
+canary must see there; how good the release is on a held-out text is measured on the same files, by the same engine.
+Nothing of a state directory is read or written.
 """
 
 import asyncio
@@ -41,6 +42,10 @@ class RehearsalTask:
         engine_command: of the engine worker; empty for the built-in one.
         num_threads: CPU threads of the engine.
         work_dir: where the release is rebuilt; it stays there as `release`.
+        held_out: text that it is judged on; None judges nothing.
+        held_out_tokens: at most so many of its tokens.
+        reference: directory of a model that it is compared with.
+        judge_command: of the judge; empty for the built-in one, which is the built-in engine.
     """
 
     manifest: Path
@@ -52,20 +57,28 @@ class RehearsalTask:
     engine_command: Sequence[str]
     num_threads: int
     work_dir: Path
+    held_out: Path | None = None
+    held_out_tokens: int = 4096
+    reference: Path | None = None
+    judge_command: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RehearsalResult:
-    """What came of it: the release's digest, answers in the order of the prompts, seconds to load and answer."""
+    """What came of it: the release's digest, answers in the order of the prompts, seconds to load and answer.
+
+    `quality` is what `onboard.inference.judge` said of what was rebuilt; None if there was no text.
+    """
 
     digest: bytes
     answers: tuple[dict[str, Any], ...]
     load_s: float
     rebuild_s: float
+    quality: dict[str, Any] | None = None
 
 
 def rehearse(task: RehearsalTask, tell: Callable[[str], None]) -> RehearsalResult:
-    """Rebuild, verify, ask.
+    """Rebuild, verify, ask, judge.
 
     Raises:
         ConfigError: an input is not usable.
@@ -77,7 +90,13 @@ def rehearse(task: RehearsalTask, tell: Callable[[str], None]) -> RehearsalResul
     directory = _rebuild(task, manifest, tell)
     rebuild_s = time.perf_counter() - started
     answers, load_s = _ask(task, directory, prompts, tell) if task.prompts is not None else ([], 0.0)
-    return RehearsalResult(digest=manifest.release_digest, answers=tuple(answers), load_s=load_s, rebuild_s=rebuild_s)
+    return RehearsalResult(
+        digest=manifest.release_digest,
+        answers=tuple(answers),
+        load_s=load_s,
+        rebuild_s=rebuild_s,
+        quality=_judge(task, directory, task.held_out, tell) if task.held_out is not None else None,
+    )
 
 
 def _rebuild(task: RehearsalTask, manifest: Manifest, tell: Callable[[str], None]) -> Path:
@@ -123,6 +142,33 @@ def _ask(
         ) from error
     seconds = time.perf_counter() - started - sum(answer.seconds for answer in answers)
     return [{"tokens": list(answer.tokens), "text": answer.text} for answer in answers], max(seconds, 0.0)
+
+
+def _judge(task: RehearsalTask, directory: Path, text: Path, tell: Callable[[str], None]) -> dict[str, Any]:
+    from onboard.inference.errors import ServingError
+    from onboard.inference.rehearsal import JUDGE_COMMAND, judge_release
+
+    tell(f"judging it on {task.held_out_tokens} tokens of {text.name}")
+    for path in filter(None, (text, task.reference)):
+        if not path.exists():
+            raise ConfigError(f"{path}: not found", hint="--held-out takes a text, --reference a model's directory")
+    try:
+        return asyncio.run(
+            judge_release(
+                directory,
+                text,
+                max_tokens=task.held_out_tokens,
+                reference=task.reference,
+                num_threads=task.num_threads,
+                command=task.judge_command or JUDGE_COMMAND,
+            )
+        )
+    except ServingError as error:
+        raise InstallError(
+            str(error),
+            reason=Reason.LOAD_FAILED,
+            hint="the text must be UTF-8, the reference a model of the same tokens",
+        ) from error
 
 
 def _read_manifest(path: Path) -> Manifest:

@@ -17,6 +17,8 @@ One msgpack map, at most 64 kB. Its bytes are a TUF target: they are hashed as t
                 prompts: [[text: str, expected: [int]], ...]}
     adapter    {how: "merge" | "beside", rule: int, files: [[name: str, size: int, sha256: bin32], ...]}
                             only there if what flies is an adapter of the base, which must be named then
+    quality    {text: bin32, tokens: int, perplexity: int, reference: nil | [perplexity: int, divergence: int]}
+                            only there if the twin judged what it had rebuilt; see `quality` for the units
 
 Segments count files as the release lists them; those of an adapter to be merged (`adapters.merge`) as `adapter.files`
 does, and `release.files` are then what the rule makes of it and the base. One that is served beside its base is a
@@ -46,6 +48,7 @@ from protocol.limits import (
 )
 from protocol.names import check_name
 from protocol.packing import Fields, pack_map, unpack_map
+from protocol.quality import Quality
 
 VERSION = 1
 DIGEST_SIZE = 32
@@ -153,6 +156,7 @@ class Manifest:
     memory_bytes: int = 0
     canary: Canary = field(default_factory=Canary)
     adapter: AdapterEntry | None = None
+    quality: Quality | None = None
 
     @property
     def carried_files(self) -> tuple[FileEntry, ...]:
@@ -213,6 +217,7 @@ class Manifest:
                     "prompts": [[prompt.text, list(prompt.expected)] for prompt in self.canary.prompts],
                 },
                 **({} if self.adapter is None else {"adapter": _adapter_map(self.adapter)}),
+                **({} if self.quality is None else {"quality": self.quality.as_map()}),
             }
         )
         self.decode(data)  # what we make must pass our own gate
@@ -249,6 +254,7 @@ class Manifest:
             memory_bytes=engine.integer("memory_bytes"),
             canary=_decode_canary(fields.mapping("canary")),
             adapter=_decode_adapter(fields.mapping("adapter")) if fields.has("adapter") else None,
+            quality=Quality.from_map(fields.mapping("quality")) if fields.has("quality") else None,
         )
         engine.finish()
         fields.finish()

@@ -13,6 +13,7 @@ import typer
 
 from groundsegment.console.output import command, err
 from groundsegment.console.stage_fit import Fit, Fitting
+from groundsegment.console.stage_quality import judging_of
 from groundsegment.console.stage_words import Explaining, tell_choice, tell_estimate, tell_staged
 
 if TYPE_CHECKING:
@@ -111,7 +112,22 @@ def stage(
     calibration: Annotated[
         Path | None, typer.Option("--calibration", help="--fit: text like what the model is for.")
     ] = None,
-    held_out: Annotated[Path | None, typer.Option("--held-out", help="--fit: text that its figures are from.")] = None,
+    held_out: Annotated[
+        Path | None,
+        typer.Option(
+            "--held-out",
+            help="Text that what the twin rebuilt is judged by; the figures are signed. --fit uses it too.",
+        ),
+    ] = None,
+    held_out_tokens: Annotated[int, typer.Option("--held-out-tokens", min=256, help="Of it, at most.")] = 4096,
+    reference: Annotated[
+        Path | None,
+        typer.Option("--reference", help="The model it is compared with; with --fit, the one that is fitted."),
+    ] = None,
+    max_perplexity_loss: Annotated[
+        str | None,
+        typer.Option("--max-perplexity-loss", help="Sign nothing whose perplexity is this much above the reference's."),
+    ] = None,
     old: Annotated[Path | None, typer.Option("--old", help="--fit: the float model that --base was made of.")] = None,
     fit_out: Annotated[
         Path | None, typer.Option("--fit-out", help="--fit: directory of the release; beside the model if left out.")
@@ -128,7 +144,8 @@ def stage(
     """Pack a release for a satellite, rehearse it on a twin, sign and register it. Nothing is sent.
 
     The twin is skyloadd itself, run here: it rebuilds the release from the bundles as it will be on board, and its
-    answers to the canary's questions are what the satellite must answer before the release may serve.
+    answers to the canary's questions are what the satellite must answer before the release may serve. With
+    --held-out it also says how good that release is; the figures are signed, and refused if they are too bad.
     Interrupted, the same command goes on where it was.
 
     Examples:
@@ -137,6 +154,7 @@ def stage(
     skyload stage models/v2 --for SAT-1 --dry-run --explain --explain-plot update.png
     skyload stage models/v2 --for SAT-1
     skyload stage models/v2 --for SAT-1 --base models/v1 --canary questions.json
+    skyload stage models/v2-int8 --for SAT-1 --held-out questions.txt --reference models/v2 --max-perplexity-loss 1%
     skyload stage adapters/flood --for SAT-1 --priority 10 --beside
     skyload stage adapters/flood --for SAT-1 --base models/v1 --adapter merge
     skyload stage model.gguf --for SAT-1 --no-canary --bundle-size 8MiB
@@ -165,7 +183,7 @@ def stage(
     fitting = Fit(
         wanted=fit or "",
         calibration=calibration,
-        held_out=held_out,
+        held_out=held_out if fit is not None else None,
         old=old,
         out=fit_out,
         contacts=contacts,
@@ -175,9 +193,7 @@ def stage(
     if fit is not None and adapter is not None:
         raise InputError("--fit and --adapter exclude each other", hint="--fit is for whole models: leave one out")
     if fit is None and fitting != Fit(wanted=""):
-        raise InputError(
-            "--calibration, --held-out, --old, --fit-out and passes belong to --fit", hint="add --fit 3-passes"
-        )
+        raise InputError("--calibration, --old, --fit-out and passes belong to --fit", hint="add --fit 3-passes")
     wanted = Explaining(is_printed=explain, plot=explain_plot)
     options = StageOptions(
         satellite=satellite,
@@ -197,6 +213,12 @@ def stage(
         workers=Workers(count=workers or min(os.cpu_count() or 1, _WORKERS_MAX)),
         forbid_full_fallback=forbid_full_fallback,
         adapter=None if adapter is None else _parse_adapter_use(adapter),
+        judging=judging_of(
+            held_out,
+            reference or (model if fit is not None and held_out is not None else None),
+            max_tokens=held_out_tokens,
+            max_loss=max_perplexity_loss,
+        ),
     )
     with ExitStack() as stack:
         opened = stack.enter_context(Depot.open(depot))

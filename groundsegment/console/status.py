@@ -152,7 +152,20 @@ def _update(depot: "Depot", entry: "Update") -> dict[str, Any]:
         "payload_bytes": entry.payload_bytes,
         "created_utc": _utc(entry.created_utc),
         "expires_utc": None if entry.expires_utc is None else _utc(entry.expires_utc),
+        "quality": _quality(entry),
     }
+
+
+def _quality(entry: "Update") -> dict[str, Any] | None:
+    """What the manifest that was signed says of it; None if that is lost or says nothing."""
+    from groundsegment.console.stage_quality import quality_as_json
+    from protocol.errors import DecodeError
+    from protocol.manifest import Manifest
+
+    try:
+        return quality_as_json(Manifest.decode(entry.manifest_path.read_bytes()).quality)
+    except (OSError, DecodeError):
+        return None
 
 
 def _links(depot: "Depot", name: str) -> list[dict[str, Any]]:

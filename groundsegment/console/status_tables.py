@@ -19,6 +19,7 @@ def render(values: list[dict[str, Any]]) -> list["RenderableType"]:
         result.append(Text(entry["satellite"], style="bold"))
         result.append(Text(_report_text(entry["report"])))
         result.append(_updates_table(entry["updates"]))
+        result += [Text(_quality_text(update)) for update in entry["updates"] if update["quality"]]
         if waiting := entry["commands_waiting"]:
             result.append(Text(f"  {waiting} command{'s' * (waiting != 1)} to be told at the next contact"))
         if any(link["up"] or link["down"] for link in entry["links"]) or len(entry["links"]) > 1:
@@ -76,6 +77,15 @@ def _updates_table(updates: list[dict[str, Any]]) -> "RenderableType":
             format_bytes(entry["payload_bytes"]),
         )
     return table
+
+
+def _quality_text(update: Mapping[str, Any]) -> str:
+    quality = update["quality"]
+    words = f"  {update['update']}: perplexity {quality['perplexity']:.3f} as rebuilt, {quality['num_tokens']} tokens"
+    if quality["reference"] is None:
+        return words
+    loss, divergence = quality["loss"], quality["reference"]["divergence"]
+    return f"{words}, {loss:+.2%} against its reference, divergence {divergence:.4f}"
 
 
 def _priority_words(entry: Mapping[str, Any]) -> str:

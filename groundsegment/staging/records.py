@@ -9,7 +9,7 @@ from groundsegment.packer.plan import PackPlan
 from groundsegment.packer.transforms import LEVEL_DEFAULT
 from groundsegment.packer.workers import Workers
 from groundsegment.staging.base import AUTO, ChosenBase, HashedRelease
-from groundsegment.twin import TwinAnswer
+from groundsegment.twin import Judging, TwinAnswer
 from protocol.manifest import AdapterUse, Manifest
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class StageOptions:
         forbid_full_fallback: no base to be had is an error, not a full update.
         payload_bytes_max: of all bundles; more is an error, once they are packed.
         adapter: what becomes of a LoRA adapter on board; None: it is served beside its base.
+        judging: text and limits that the twin judges the rebuilt release by; None signs no figures.
     """
 
     satellite: str
@@ -59,6 +60,12 @@ class StageOptions:
     forbid_full_fallback: bool = False
     payload_bytes_max: int | None = None
     adapter: AdapterUse | None = None
+    judging: Judging | None = None
+
+    @property
+    def needs_twin(self) -> bool:
+        """Whether anything is asked of what will be rebuilt."""
+        return bool(self.prompts) or self.judging is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

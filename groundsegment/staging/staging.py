@@ -30,9 +30,10 @@ from groundsegment.staging.checks import (
     warnings_of,
 )
 from groundsegment.staging.choice import choose
+from groundsegment.staging.quality import check_judging, check_quality
 from groundsegment.staging.records import Prepared, Staged, StageOptions
 from groundsegment.staging.workplace import TWIN_DIRECTORY, Workplace, open_workplace
-from groundsegment.twin import Rehearsal, TwinAnswer, find_twin, rehearse
+from groundsegment.twin import Rehearsal, Rehearsed, TwinAnswer, find_twin, rehearse
 from protocol.errors import DecodeError
 from protocol.link_keys import wrap_release_key
 from protocol.manifest import Canary, CanaryPrompt, Manifest
@@ -54,6 +55,8 @@ def prepare(depot: Depot, path: Path, options: StageOptions, on_progress: OnProg
         raise InputError(
             f"{options.name!r} cannot be a release's name", hint="use letters, digits, dot, dash, underscore"
         )
+    if options.judging is not None:
+        check_judging(options.judging)
     counter = _Counter("reading", on_progress)
     if is_adapter(path):
         return _prepare_adapter(depot, satellite, path, options, counter)
@@ -120,7 +123,7 @@ def stage(depot: Depot, prepared: Prepared, options: StageOptions, *, utc: datet
         KeyStoreError: a key is missing or wrong.
     """
     check_signers(KeyStore(depot.keys_path))
-    twin = find_twin(options.twin) if options.prompts else None
+    twin = find_twin(options.twin) if options.needs_twin else None
     check_room(depot, prepared, options, needs_twin=twin is not None)
     workplace = open_workplace(depot, prepared.plan.digest())
     packed = pack(
@@ -141,12 +144,11 @@ def stage(depot: Depot, prepared: Prepared, options: StageOptions, *, utc: datet
     answers: tuple[TwinAnswer, ...] = ()
     if twin is not None:
         on_progress("rehearsing", 0, 0)
-        answers = _rehearse(prepared, options, manifest, workplace, twin)
-        prompts = [
-            CanaryPrompt(text=text, expected=answer.tokens)
-            for text, answer in zip(options.prompts, answers, strict=True)
-        ]
-        manifest = replace(manifest, canary=Canary(prompts=tuple(prompts), max_tokens=options.max_tokens))
+        found = _rehearse(prepared, options, manifest, workplace, twin)
+        answers = found.answers
+        manifest = replace(manifest, canary=_canary(options, answers), quality=found.quality)
+        if found.quality is not None and options.judging is not None:
+            check_quality(found.quality, options.judging)
     return Staged(
         update=_register(depot, prepared, options, manifest, workplace, utc),
         manifest=manifest,
@@ -185,9 +187,18 @@ def _manifest(
     )
 
 
+def _canary(options: StageOptions, answers: tuple[TwinAnswer, ...]) -> Canary:
+    if not options.prompts:
+        return Canary()
+    prompts = [
+        CanaryPrompt(text=text, expected=answer.tokens) for text, answer in zip(options.prompts, answers, strict=True)
+    ]
+    return Canary(prompts=tuple(prompts), max_tokens=options.max_tokens)
+
+
 def _rehearse(
     prepared: Prepared, options: StageOptions, manifest: Manifest, workplace: Workplace, twin: list[str]
-) -> tuple[TwinAnswer, ...]:
+) -> Rehearsed:
     base = prepared.base.release
     rehearsal = Rehearsal(
         manifest=_encode(manifest),
@@ -197,6 +208,7 @@ def _rehearse(
         base_files={file.name: file.path for file in base.source.files} if base else {},
         prompts=options.prompts,
         max_tokens=options.max_tokens,
+        judging=options.judging,
     )
     return rehearse(rehearsal, twin, workplace.path / TWIN_DIRECTORY)
 

@@ -1,4 +1,4 @@
-"""One release, some prompts, its greedy answers: what the ground's twin asks before anything is signed.
+"""One release, some prompts, its greedy answers, how good it is: what the ground's twin asks before anything is signed.
 
 The worker is the same process with the same engine that will serve on board, so the answers are the ones the
 canary must see there.
@@ -6,16 +6,23 @@ canary must see there.
 
 from __future__ import annotations
 
+import json
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from onboard.inference.answers import greedy_answer
+from onboard.inference.children import start_child
+from onboard.inference.confinement.policy import BEST_EFFORT
 from onboard.inference.control import Answer
 from onboard.inference.engine import Prompt, RequestError
 from onboard.inference.errors import ServingError
-from onboard.inference.workers import DEFAULT_ENGINE_COMMAND, EngineWorker, WorkerSpec
+from onboard.inference.workers import DEFAULT_ENGINE_COMMAND, TRIAL_OOM_SCORE, EngineWorker, WorkerSpec
+from onboard.store.bases import base_directory_of
+
+JUDGE_COMMAND = (sys.executable, "-m", "onboard.inference.judge")
 
 
 async def answer_prompts(
@@ -55,6 +62,7 @@ async def answer_prompts(
                 run_directory=Path(directory),
                 num_threads=num_threads,
                 load_timeout_s=load_timeout_s,
+                confinement=BEST_EFFORT,
             )
         )
         try:
@@ -65,3 +73,44 @@ async def answer_prompts(
         finally:
             await worker.stop()
     return [Answer(tokens=probe.tokens, text=probe.text, seconds=probe.seconds) for probe in probes]
+
+
+async def judge_release(
+    release_dir: Path,
+    text: Path,
+    *,
+    max_tokens: int,
+    reference: Path | None = None,
+    num_threads: int = 1,
+    command: Sequence[str] = JUDGE_COMMAND,
+) -> dict[str, Any]:
+    """Say how good a release is on a text, in a process of its own; may take long, so there is no limit of time.
+
+    Args:
+        release_dir: the release's files; its base is found where `base_directory_of` says.
+        text: UTF-8.
+        max_tokens: of the text.
+        reference: directory of a model that it is compared with.
+        num_threads: CPU threads of the engine.
+        command: of the judge, without its options.
+
+    Raises:
+        ServingError: the release does not load, or text and models do not go together.
+    """
+    argv = [*command, "--release-dir", str(release_dir), "--text", str(text), "--max-tokens", str(max_tokens)]
+    argv += ["--threads", str(num_threads)]
+    for option, directory in (("--base-dir", base_directory_of(release_dir)), ("--reference-dir", reference)):
+        if directory is not None:
+            argv += [option, str(directory)]
+    with tempfile.TemporaryDirectory(prefix="skyload-judge-") as directory_of_log:
+        log = Path(directory_of_log) / "judge.log"
+        child = await start_child(argv, log_path=log, oom_score=TRIAL_OOM_SCORE, keep_stdout=True)
+        try:
+            assert child.stdout is not None
+            found: dict[str, Any] = json.loads(await child.stdout.readline())
+        except ValueError:
+            raise ServingError(f"no figures of its quality: {await child.wait()}", kind="load_failed") from None
+        finally:
+            child.kill()
+            await child.wait()
+    return found

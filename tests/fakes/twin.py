@@ -3,22 +3,27 @@
 
 The digest it "rebuilds" is read from the draft manifest, the 32 bytes after the key `digest`. What goes wrong is said
 by the environment: FAKE_TWIN=fail | digest | garbage | silent | wait (until killed; touches WORK_DIR/../waiting).
+It judges every release alike, by the figures below.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import sys
 import time
 from pathlib import Path
 
+PERPLEXITY, PERPLEXITY_THERE, DIVERGENCE = 12.3456, 12.0, 0.0123456
+
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("verb", choices=["rehearse"])
-    for option in ("manifest", "bundles", "release-key-file", "base", "prompts", "work-dir"):
+    for option in ("manifest", "bundles", "release-key-file", "base", "prompts", "work-dir", "held-out", "reference"):
         parser.add_argument(f"--{option}", type=Path)
     parser.add_argument("--max-tokens", type=int, required=True)
+    parser.add_argument("--held-out-tokens", type=int)
     parser.add_argument("--json", action="store_true", required=True)
     given = parser.parse_args()
     trouble = os.environ.get("FAKE_TWIN", "")
@@ -36,7 +41,7 @@ def main():
     manifest = given.manifest.read_bytes()
     at = manifest.index(b"\xa6digest\xc4\x20") + 9
     digest = bytes(32) if trouble == "digest" else manifest[at : at + 32]
-    prompts = json.loads(given.prompts.read_text())
+    prompts = [] if given.prompts is None else json.loads(given.prompts.read_text())
     answers = [{"tokens": list(prompt.encode()[: given.max_tokens]), "text": prompt.upper()} for prompt in prompts]
     if trouble == "silent":
         answers = [{"tokens": [], "text": ""} for _ in prompts]
@@ -45,7 +50,23 @@ def main():
         return
     if given.base is not None:
         (given.bundles / "base-seen").write_text("\n".join(sorted(path.name for path in given.base.iterdir())))
-    sys.stdout.write(json.dumps({"digest": digest.hex(), "answers": answers, "load_s": 0.1}) + "\n")
+    result = {"digest": digest.hex(), "answers": answers, "load_s": 0.1}
+    if given.held_out is not None:
+        result["quality"] = judge(given)
+    sys.stdout.write(json.dumps(result) + "\n")
+
+
+def judge(given):
+    there = None
+    if given.reference is not None:
+        assert given.reference.is_dir()
+        there = {"perplexity": PERPLEXITY_THERE, "divergence": DIVERGENCE}
+    return {
+        "text": hashlib.sha256(given.held_out.read_bytes()).hexdigest(),
+        "num_tokens": given.held_out_tokens,
+        "perplexity": PERPLEXITY,
+        "reference": there,
+    }
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from protocol.link_keys import Direction, derive_frame_key, derive_station_key
 from protocol.manifest import BundleEntry, Canary, CanaryPrompt, FileEntry, Manifest, release_digest
 from protocol.message import Message, MessageKind
 from protocol.metadata import MetadataBundle
+from protocol.quality import Quality, QualityReference
 from protocol.report import SOLVED, OpenBlock, Reason, Report, UpdateState, UpdateStatus
 from protocol.segment import SegmentCipher, SegmentCodec, SegmentRow
 
@@ -39,10 +40,10 @@ REPORT = Report(
     frames_rejected=7,
     serving=b"\xaa" * 6,
     accepted=12,
-    boot_count=4,
     root_version=3,
     epoch=1,
     nonce=b"\0\0\0\4" + b"\x5a" * 8,
+    boot_count=4,
     free_mib=20480,
     updates=(
         UpdateStatus(handle=HANDLE[::-1], state=UpdateState.RECEIVING, bundle_ranges=((0, 4), (9, 9))),
@@ -68,6 +69,15 @@ MANIFEST = Manifest(
     beside=True,
     memory_bytes=1 << 30,
     canary=Canary(prompts=(CanaryPrompt(text="Hello", expected=(1, 2, 300)),)),
+)
+JUDGED = replace(
+    MANIFEST,
+    quality=Quality(
+        text_sha256=b"\x66" * 32,
+        num_tokens=4096,
+        perplexity_milli=14_967,
+        reference=QualityReference(perplexity_milli=14_931, divergence_micro=5_500),
+    ),
 )
 ROW = SegmentRow(number=7, codec=SegmentCodec.ZSTD, file=1, offset=4096, raw_size=1000, stored_size=116)
 DELTA_ROW = SegmentRow(
@@ -96,6 +106,7 @@ VECTORS: dict[str, Callable[[], bytes]] = {
     "frame up crc": lambda: FrameCodec(Direction.UP, None).encode(FRAME),
     "report": REPORT.encode,
     "manifest": MANIFEST.encode,
+    "manifest judged": JUDGED.encode,
     "release digest": lambda: MANIFEST.release_digest,
     "segment row": ROW.encode,
     "segment sealed": lambda: SegmentCipher(RELEASE_KEY, MANIFEST.release_digest).seal(ROW, bytes(100)),

@@ -33,7 +33,8 @@ class TransformersEngine:
 
     def __init__(self, *, num_threads: int, dtype: str, device: str, max_context_tokens: int) -> None:
         torch.set_num_threads(num_threads)
-        torch.set_num_interop_threads(1)
+        if torch.get_num_interop_threads() != 1:  # settable once in a process, which may hold two models
+            torch.set_num_interop_threads(1)
         transformers.utils.logging.disable_progress_bar()
         self._dtype = dtype
         self._num_int8 = 0
@@ -136,6 +137,14 @@ class TransformersEngine:
             token = choose(self._forward(tokens, cache, sampling))
             yield token
             tokens = [token]
+
+    def foresee(self, tokens: list[int]) -> torch.Tensor:
+        """Return the logits after each of some tokens, (T, V), with nothing before them."""
+        if self._adapter is not None:
+            self._adapter.is_on = True
+        with torch.inference_mode():
+            logits: torch.Tensor = self._model(input_ids=torch.tensor([tokens], device=self._device)).logits[0]
+            return logits
 
     def _forward(self, tokens: Sequence[int], cache: DynamicCache, sampling: Sampling) -> torch.Tensor:
         """Read `tokens` into the cache; return the logits after the last."""

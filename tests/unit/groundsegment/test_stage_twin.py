@@ -1,11 +1,15 @@
+import hashlib
+import json
+import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from groundsegment import twin as twin_module
 from groundsegment.errors import TwinError
-from groundsegment.twin import Rehearsal, find_twin, rehearse
+from groundsegment.twin import Judging, Rehearsal, find_twin, rehearse
 from protocol.manifest import FileEntry, Manifest, release_digest
 from tests.fakes import twin as fake
 
@@ -64,8 +68,9 @@ def test_no_program_is_told(command, monkeypatch, tmp_path):
 
 
 def test_answers_come_back_and_nothing_is_left(rehearsal, tmp_path):
-    answers = rehearse(rehearsal, find_twin(f"{sys.executable} {fake.__file__}"), tmp_path / "twin")
-    assert [(bytes(answer.tokens), answer.text) for answer in answers] == [(b"Wh", "WHO?")]
+    found = rehearse(rehearsal, find_twin(f"{sys.executable} {fake.__file__}"), tmp_path / "twin")
+    assert [(bytes(answer.tokens), answer.text) for answer in found.answers] == [(b"Wh", "WHO?")]
+    assert found.quality is None
     assert not (tmp_path / "twin").exists()
 
 
@@ -98,3 +103,55 @@ def test_nonsense_from_the_twin_is_refused(rehearsal, tmp_path, printed):
     program.chmod(0o755)
     with pytest.raises(TwinError):
         rehearse(rehearsal, [str(program)], Path(tmp_path / "twin"))
+
+
+@pytest.fixture
+def judging(tmp_path):
+    (tmp_path / "held-out.txt").write_text("nothing was made on this")
+    (tmp_path / "v2").mkdir()
+    return Judging(held_out=tmp_path / "held-out.txt", max_tokens=512, reference=tmp_path / "v2")
+
+
+def test_figures_come_back_as_a_manifest_holds_them(rehearsal, judging, tmp_path):
+    judged = replace(rehearsal, judging=judging, prompts=())
+    quality = rehearse(judged, find_twin(f"{sys.executable} {fake.__file__}"), tmp_path / "twin").quality
+    assert quality.text_sha256 == hashlib.sha256(judging.held_out.read_bytes()).digest()
+    assert (quality.num_tokens, quality.perplexity_milli) == (512, round(1000 * fake.PERPLEXITY))
+    assert quality.reference.perplexity_milli == round(1000 * fake.PERPLEXITY_THERE)
+    assert quality.reference.divergence_micro == round(1e6 * fake.DIVERGENCE)
+    alone = replace(judged, judging=replace(judging, reference=None))
+    found = rehearse(alone, find_twin(f"{sys.executable} {fake.__file__}"), tmp_path / "twin")
+    assert found.quality == replace(quality, reference=None)
+
+
+FIGURES = {
+    "text": "00" * 32,
+    "num_tokens": 512,
+    "perplexity": 12.5,
+    "reference": {"perplexity": 12.0, "divergence": 0.1},
+}
+
+
+@pytest.mark.parametrize(
+    "quality",
+    [
+        None,
+        {**FIGURES, "perplexity": "12.5"},
+        {**FIGURES, "perplexity": 0.9},
+        {**FIGURES, "perplexity": math.inf},
+        {**FIGURES, "perplexity": math.nan},
+        {**FIGURES, "num_tokens": 12.5},
+        {**FIGURES, "text": "00"},
+        {**FIGURES, "reference": None},
+        {**FIGURES, "reference": {"perplexity": 12.0}},
+        {**FIGURES, "reference": {"perplexity": 12.0, "divergence": -0.1}},
+        [],
+    ],
+)
+def test_nonsense_for_figures_is_refused(rehearsal, judging, tmp_path, quality):
+    printed = {"digest": rehearsal.release_digest.hex(), "answers": [], "load_s": 0.1, "quality": quality}
+    program = tmp_path / "program"
+    program.write_text(f"#!/bin/sh\necho '{json.dumps(printed)}'\n")
+    program.chmod(0o755)
+    with pytest.raises(TwinError, match="something else than its result"):
+        rehearse(replace(rehearsal, judging=judging, prompts=()), [str(program)], Path(tmp_path / "twin"))

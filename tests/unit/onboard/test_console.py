@@ -1,5 +1,6 @@
 """`skyloadd` as a newcomer meets it: every mistake has an exit code and a hint, and nothing is half done."""
 
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from onboard.console import run
+from onboard.inference import rehearsal
 from onboard.store.record import RELEASES_MAX
 from protocol.bundle import BundleHeader
 from tests.fakes.updates import FakeGround, digest_of, write_files
@@ -173,6 +175,54 @@ def test_the_twin_refuses_the_wrong_key_and_an_engine_that_does_not_load(console
     twin.key.write_text("00" * 32)
     assert console(*twin.arguments) == 5
     assert BundleHeader.decode(twin.update.bundles[0]).number == 0
+
+
+JUDGE = """
+import hashlib, json, sys
+given = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+weights = open(given["--release-dir"] + "/model.safetensors", "rb").read()
+text = hashlib.sha256(open(given["--text"], "rb").read()).hexdigest()
+figures = {"text": text, "num_tokens": int(given["--max-tokens"]), "perplexity": 1.0 + len(weights)}
+print(json.dumps({**figures, "reference": given.get("--reference-dir"), "seen": given["--release-dir"]}))
+"""
+
+
+def judge_command(directory, program=JUDGE):
+    (directory / "judge.py").write_text(program)
+    return f"{sys.executable} {directory / 'judge.py'}"
+
+
+def test_the_twin_judges_what_it_rebuilt_and_nothing_else(console, tmp_path):
+    twin = Twin(tmp_path)
+    (tmp_path / "text.txt").write_text("held out")
+    told = ["--held-out", tmp_path / "text.txt", "--held-out-tokens", 512, "--reference", tmp_path]
+    result = console.json(*twin.arguments, *told, "--judge-command", judge_command(tmp_path))
+    quality = result["quality"]
+    assert Path(quality["seen"]) == twin.work / "release"  # there is no other directory with these weights
+    assert quality["perplexity"] == 1.0 + len(NEW["model.safetensors"])
+    assert (quality["num_tokens"], quality["reference"]) == (512, str(tmp_path))
+    assert quality["text"] == hashlib.sha256(b"held out").hexdigest()
+
+
+def test_an_adapter_is_judged_with_its_base(console, tmp_path, monkeypatch):
+    twin = Twin(tmp_path)
+    (tmp_path / "text.txt").write_text("held out")
+    (tmp_path / "base").mkdir()
+    monkeypatch.setattr(rehearsal, "base_directory_of", lambda _release: tmp_path / "base")
+    program = JUDGE.replace('given.get("--reference-dir")', 'given["--base-dir"]')
+    told = ["--held-out", tmp_path / "text.txt", "--judge-command", judge_command(tmp_path, program)]
+    assert console.json(*twin.arguments, *told)["quality"]["reference"] == str(tmp_path / "base")
+
+
+def test_a_judge_that_fails_is_told_with_its_last_words(console, tmp_path):
+    twin = Twin(tmp_path)
+    (tmp_path / "text.txt").write_text("held out")
+    told = ["--held-out", tmp_path / "text.txt"]
+    failing = judge_command(tmp_path, "raise SystemExit('JudgingError: 3 tokens of text are too few')")
+    assert console(*twin.arguments, *told, "--judge-command", failing) == 5
+    assert "3 tokens of text are too few" in console.err
+    assert console(*twin.arguments, "--held-out", tmp_path / "nowhere.txt") == 3
+    assert "nowhere.txt" in console.err
 
 
 def test_a_model_too_many_does_not_fit_the_record_and_leaves_nothing(console, tmp_path):
