@@ -9,6 +9,7 @@
     [install]    probation_s, attempts_max, keep_releases, drain_timeout_s
     [limits]     inbox_bytes_max, open_objects_max
     [commands]   arm_expires_s, blind
+    [scrub]      period_s
 
 Relative paths are relative to the file. Nothing is created or opened here but the file itself, and the key files
 when `read_key` is asked for them. A key the code does not know is an error, with the nearest known one as a hint:
@@ -32,6 +33,7 @@ KEY_SIZE = 32
 INBOX_BYTES_MIN = 96 * MIB  # the largest object, its largest block once more, and the share of small objects
 _CLOCKS = ("untrusted", "trusted")
 _FRESHNESS = ("optional", "required")
+_CONFINEMENTS = ("required", "best-effort", "off")
 _ENGINES = ("transformers", "command")
 _TABLE_LINE = re.compile(r"^\s*\[{1,2}\s*([A-Za-z0-9_.-]+)\s*\]")
 _KEY_LINE = re.compile(r"^\s*([A-Za-z0-9_.-]+)\s*=")
@@ -93,11 +95,23 @@ class EngineConfig:
         kind: the built-in engine, or "command".
         command: replaces the worker's command; empty for the built-in one.
         threads: CPU threads of one worker.
+        confinement: "required", "best-effort" or "off": whether a worker may run without locks that cannot be had.
+        user: account that workers run as, where the daemon is root; empty for our own.
+        readable: more paths that workers may read.
+        devices: device files that workers may use, such as a GPU's.
+        network: whether workers may use TCP, for engines of several processes.
+        memory_bytes_max: of one worker; 0 for what a release of its size needs.
     """
 
     kind: str = "transformers"
     command: tuple[str, ...] = ()
     threads: int = 1
+    confinement: str = "best-effort"
+    user: str = ""
+    readable: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ()
+    network: bool = False
+    memory_bytes_max: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +153,17 @@ class CommandsConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ScrubConfig:
+    """How often flipped bits are looked for.
+
+    Attributes:
+        period_s: in which every release on board is read once, and the weights in memory are; 0: only when told.
+    """
+
+    period_s: float = 5700.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """The whole configuration, and warnings that do not stop anything."""
 
@@ -151,6 +176,7 @@ class Config:
     install: InstallConfig
     limits: LimitsConfig
     commands: CommandsConfig = field(default_factory=CommandsConfig)
+    scrub: ScrubConfig = field(default_factory=ScrubConfig)
     warnings: tuple[str, ...] = ()
 
 
@@ -248,6 +274,12 @@ def _build(reader: "_Reader", path: Path) -> Config:
         kind=reader.choice("engine.kind", _ENGINES, "transformers"),
         command=reader.texts("engine.command"),
         threads=reader.integer("engine.threads", 1, lowest=1, highest=1024),
+        confinement=reader.choice("engine.confinement", _CONFINEMENTS, "best-effort"),
+        user=reader.text_or("engine.user", ""),
+        readable=reader.texts("engine.readable"),
+        devices=reader.texts("engine.devices"),
+        network=reader.boolean("engine.network", default=False),
+        memory_bytes_max=reader.integer("engine.memory_bytes_max", 0, lowest=0),
     )
     if engine.kind == "command" and not engine.command:
         reader.fail("engine.command", 'is needed with kind = "command"', "Give the worker's command as an array.")
@@ -257,6 +289,7 @@ def _build(reader: "_Reader", path: Path) -> Config:
         keep_releases=reader.integer("install.keep_releases", 2, lowest=1, highest=6),
         drain_timeout_s=reader.number("install.drain_timeout_s", 60.0, lowest=0, highest=86400),
     )
+    scrub = ScrubConfig(period_s=reader.number("scrub.period_s", 5700.0, lowest=0, highest=31_536_000))
     limits = LimitsConfig(
         inbox_bytes_max=reader.integer("limits.inbox_bytes_max", 512 * MIB, lowest=INBOX_BYTES_MIN),
         open_objects_max=reader.integer("limits.open_objects_max", 64, lowest=2, highest=4096),
@@ -274,6 +307,7 @@ def _build(reader: "_Reader", path: Path) -> Config:
         engine=engine,
         install=install,
         limits=limits,
+        scrub=scrub,
         commands=commands,
         warnings=(*_link_warnings(link), *_mode_warnings(trust.release_key_file, trust.identity_key_file)),
     )
@@ -339,6 +373,15 @@ class _Reader:
             self.fail(key, f"must be a string that is not empty, got {value!r}")
         if problem := check(value):
             self.fail(key, f"{problem}, got {value!r}")
+        return value
+
+    def text_or(self, key: str, default: str) -> str:
+        """A string that may be absent or empty."""
+        value = self._take(key)
+        if value is None:
+            return default
+        if not isinstance(value, str):
+            self.fail(key, f"must be a string, got {value!r}")
         return value
 
     def texts(self, key: str) -> tuple[str, ...]:

@@ -1,12 +1,14 @@
 """The daemon's control socket, both ends: `run/daemon.sock`, one JSON line asked, one answered.
 
-    {"op": "status"}                        -> {"ok": true, "status": {...}}
+    {"op": "status", "key": hex}                        -> {"ok": true, "status": {...}}
     {"op": "revert", "digest": hex | null}  -> {"ok": true, "digest": hex, "name": str}
     {"op": "import", "sha256": hex}         -> {"ok": true, "outcome": str | null, "reason": str}
+    {"op": "scrub", "digest": hex | null, "now": bool} -> {"ok": true, "releases": [...]}
     {"op": "report"}                        -> {"ok": true, "name": str, "data": hex}; a datagram
     anything that fails                     -> {"ok": false, "error": text, "hint": text, "exit_code": int}
 
-Whoever may open the socket may do all of it: the run directory has mode 0700. Deep state directories work, for the
+Whoever may open the socket and read the key beside it (`store.local_key`) may do all of it; every request carries the
+key. Deep state directories work, for the
 socket is reached through its directory and not by its whole path (which may have 107 bytes at most).
 """
 
@@ -21,11 +23,12 @@ from typing import Any
 
 from onboard.errors import BusyError, OnboardError
 from onboard.installer.serving import ServingProblem
+from onboard.store import local_key
 
 SOCKET_NAME = "daemon.sock"
 _LINE_SIZE_MAX = 1 << 20
 _TIMEOUT_S = 5.0
-_TIMEOUTS_S = {"revert": 900.0, "import": 90.0}  # a model is loaded; a bundle is unpacked
+_TIMEOUTS_S = {"revert": 900.0, "import": 90.0, "scrub": 3600.0}  # a model is loaded; unpacked; read
 
 Operation = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 
@@ -41,9 +44,11 @@ class ControlSocket:
     def __init__(self, run_directory: Path, operations: dict[str, Operation]) -> None:
         self._run_directory, self._operations = run_directory, operations
         self._connections: set[asyncio.Task[Any]] = set()
+        self._key = ""
 
     async def run(self) -> None:
         """Answer, for ever."""
+        self._key = local_key.ensure(self._run_directory)
         (self._run_directory / SOCKET_NAME).unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         with _short_path(self._run_directory) as path:
@@ -75,9 +80,12 @@ class ControlSocket:
     async def _answer(self, line: bytes) -> dict[str, Any]:
         try:
             asked = json.loads(line)
-            operation = self._operations[asked["op"]]
+            operation, is_known = self._operations[asked["op"]], local_key.is_key(asked.get("key"), self._key)
         except (ValueError, KeyError, TypeError):
             return {"ok": False, "error": "not a request", "hint": "", "exit_code": 2}
+        if not is_known:
+            hint = "run as the daemon's user, who can read the key in the run directory"
+            return {"ok": False, "error": "a request without the daemon's key", "hint": hint, "exit_code": 3}
         try:
             return {"ok": True, **await operation(asked)}
         except OnboardError as error:
@@ -99,7 +107,7 @@ def ask_daemon(run_directory: Path, request: dict[str, Any]) -> dict[str, Any]:
             connection.settimeout(timeout_s)
             with _short_path(run_directory) as path:
                 connection.connect(path)
-            connection.sendall(json.dumps(request).encode() + b"\n")
+            connection.sendall(json.dumps({**request, "key": local_key.read(run_directory)}).encode() + b"\n")
             reply: dict[str, Any] = json.loads(connection.makefile("rb").readline(_LINE_SIZE_MAX))
     except (OSError, ValueError) as error:
         raise BusyError(

@@ -17,7 +17,7 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,22 +30,29 @@ from onboard.config import Config, read_key, read_link_key
 from onboard.control_socket import ControlSocket
 from onboard.errors import OnboardError, StoreFailedError, UnknownError
 from onboard.file_import import FileImport, find_bundle_fault
+from onboard.inference.confinement.policy import Confinement, Mode
 from onboard.installer.core import Fate
-from onboard.installer.serving import ServingProblem
 from onboard.installer.freshness import Nonces
+from onboard.installer.release import ReleaseDirectory
+from onboard.installer.serving import ServingProblem
 from onboard.installer.shell import Installer
 from onboard.installer.surroundings import InstallStatus, Surroundings, UpdateStanding
 from onboard.installer.trial import Candidate
 from onboard.messages import MessageBox
+from onboard.receipts import ReceiptWriter
 from onboard.receiver.events import ReportStatus, Verdict
 from onboard.receiver.shell import Receiver, ReceiverOptions
+from onboard.scrub.answering import LinkWatch, outcome_fields, read_scrub, scrub_text
+from onboard.scrub.shell import Scrubber, ScrubSurroundings
 from onboard.serving_process import ServingOptions, ServingSupervision
 from onboard.spool import Spool
 from onboard.state import find_release, locked_state, open_record, open_root
 from onboard.store.disk import RealDisk
 from onboard.store.layout import StateLayout
-from onboard.store.record import MessageCounters
+from onboard.store.record import MessageCounters, copy_paths
+from onboard.store.slots import Damage
 from onboard.telemetry import Event, Telemetry
+from protocol.command import Operation
 from protocol.file_names import report_file_name
 from protocol.frame import HANDLE_SIZE, FrameCodec
 from protocol.limits import MESSAGE_SIZE_MAX
@@ -142,6 +149,7 @@ class Daemon:
             arming=ArmingOptions(
                 expires_s=config.commands.arm_expires_s, may_be_blind=config.commands.is_blind_allowed
             ),
+            others={Operation.SCRUB: self._obey_scrub},
         )
         self.receiver = self._make_receiver(read_link_key(config.link))
         self.imports = FileImport(
@@ -149,6 +157,21 @@ class Daemon:
             take=self.receiver.take_file,
             is_complete=self.installer.is_complete,
             find_fault=self._fault_of,
+        )
+        self._link_watch = LinkWatch(lambda: self.receiver.statistics().frames_received, time.monotonic)
+        self.scrubber = Scrubber(
+            ScrubSurroundings(
+                layout=layout,
+                releases=lambda: [known.digest for known in self._store.record.releases],
+                files_of=lambda directory, digest: ReleaseDirectory.open(directory, digest).files,
+                hold=self.installer.hold,
+                is_busy=self._link_watch.is_busy,
+                messages=self.messages,
+                telemetry=self.telemetry,
+                period_s=config.scrub.period_s,
+                boot=self._store.record.boot_count,
+                disk=RealDisk(),
+            )
         )
         self._wire()
 
@@ -163,6 +186,8 @@ class Daemon:
             self.telemetry.emit(events.CONFIG_WARNING, warning=warning)
         self.telemetry.emit(events.DAEMON_STARTED, boot=record.boot_count, satellite=self._config.satellite.name)
         self.messages.load()
+        self._tell_record_damage(self._store.damage)
+        self._store.on_damage = self._tell_record_damage
         if not await self._is_started():
             return
         control = ControlSocket(
@@ -172,12 +197,14 @@ class Daemon:
                 "revert": self._answer_revert,
                 "import": self._answer_import,
                 "report": self._answer_report,
+                "scrub": self._answer_scrub,
             },
         )
         async with asyncio.TaskGroup() as group:
             works = (
                 self.serving.run(),
                 self.installer.run(),
+                self.scrubber.run(),
                 control.run(),
                 self._import_when_started(),
                 self._until_record_fails(),
@@ -221,7 +248,18 @@ class Daemon:
             take_counter=MessageCounters(self._store).take,
             telemetry=self.telemetry,
             now=asyncio.get_running_loop().time,
+            stamp=self._stamp,
         )
+
+    def _stamp(self) -> dict[str, Any]:
+        """What receipts say of now."""
+        record, is_trusted = self._store.record, self._config.trust.is_clock_trusted
+        return {
+            "serving": record.current,
+            "boot": record.boot_count,
+            "uptime_s": int(time.monotonic() - self._started_at),
+            "utc": int(datetime.now(UTC).timestamp()) if is_trusted else None,
+        }
 
     def _make_serving(self) -> ServingSupervision:
         host, port = self._config.endpoint_listen
@@ -231,8 +269,26 @@ class Daemon:
             run_directory=self._layout.run,
             engine_command=engine.command,
             num_threads=engine.threads,
+            confinement=self._engine_confinement(),
         )
         return ServingSupervision(options, self.telemetry, wanted=self._wanted_release)
+
+    def _engine_confinement(self) -> Confinement:
+        """An engine sees none of our keys, and writes neither releases nor what we remember."""
+        engine, trust, layout = self._config.engine, self._config.trust, self._layout
+        keys = (trust.release_key_file, trust.identity_key_file, self._config.link.link_key_file)
+        guarded = (layout.state_dir, layout.releases, *copy_paths(layout.record))
+        return Confinement(
+            readable=engine.readable,
+            writable=(),
+            devices=("/dev/null", *engine.devices),
+            secret=tuple(str(path) for path in keys if path is not None),
+            guarded=tuple(str(path) for path in guarded),
+            memory_bytes_max=engine.memory_bytes_max,
+            user=engine.user,
+            allows_network=engine.network,
+            mode=Mode(engine.confinement),
+        )
 
     def _make_receiver(self, link_key: bytes | None) -> Receiver:
         link, limits = self._config.link, self._config.limits
@@ -265,6 +321,7 @@ class Daemon:
         )
         self.messages.on_queued = self._report_soon
         self.telemetry.send_down = self._say_event
+        self.telemetry.on_told = self._write_receipt
         self.telemetry.on_event = lambda event: self._report_soon()
 
     def _wanted_release(self) -> Candidate | None:
@@ -300,6 +357,23 @@ class Daemon:
         with contextlib.suppress(OnboardError):  # the record may be what failed
             self.messages.say(MessageKind.EVENT, re=about or NO_HANDLE, body=body, is_kept=False)
 
+    def _tell_record_damage(self, found: Damage) -> None:
+        if found.num_bad:
+            self.telemetry.emit(
+                events.RECORD_MENDED,
+                lost_copies=found.num_lost,
+                damaged_slots=found.num_damaged,
+                ever=self._store.record.num_mended,
+            )
+        if found.num_behind:
+            self.telemetry.emit(events.RECORD_CAUGHT_UP, slots=found.num_behind)
+        if found.num_failed:
+            self.telemetry.emit(events.RECORD_COPY_FAILED, copies=found.num_failed)
+
+    def _write_receipt(self, event: Event, about: bytes | None, arguments: Mapping[str, object]) -> None:
+        with contextlib.suppress(OnboardError):  # the record may be what failed
+            ReceiptWriter(lambda: self._store.record, self.messages).hear(event, about, arguments)
+
     def _note_record_failure(self, error: StoreFailedError) -> None:
         if not self._record_failure.done():
             self.telemetry.emit(events.DAEMON_FAILED, error=str(error))
@@ -332,6 +406,19 @@ class Daemon:
         frame, data = self.receiver.report_now()
         return {"name": report_file_name(frame.handle, frame.sequence), "data": data.hex()}
 
+    async def _answer_scrub(self, asked: dict[str, Any]) -> dict[str, Any]:
+        prefix = asked.get("digest")
+        digest = find_release(self._store.record, str(prefix)).digest if prefix is not None else None
+        outcomes = await self.scrubber.scrub(digest, is_fast=bool(asked.get("now")))
+        return {"releases": [outcome_fields(outcome) for outcome in outcomes]}
+
+    async def _obey_scrub(self, args: Mapping[str, Any]) -> dict[str, Any]:
+        digest, is_fast = read_scrub(args)
+        if digest is not None and self._store.record.release(digest) is None:
+            raise UnknownError(f"no confirmed release {digest.hex()[:16]} on board", hint="`skyload status` shows them")
+        outcomes = await self.scrubber.scrub(digest, is_fast=is_fast)
+        return {"ok": all(outcome.is_whole for outcome in outcomes), "text": scrub_text(outcomes)}
+
     def _fault_of(self, handle: bytes, path: Path | None) -> str:
         reason = self.installer.refusal_of(handle)
         if reason is not None:
@@ -354,6 +441,7 @@ class Daemon:
                 "uptime_s": round(time.monotonic() - self._started_at, 3),
                 "accepted": record.accepted,
                 "floor": record.floor,
+                "record_slots_mended": record.num_mended,
                 "free_mib": status.free_mib,
                 "endpoint": self.serving.endpoint,
                 "serving": {
@@ -374,6 +462,7 @@ class Daemon:
                     }
                     for known in record.releases
                 ],
+                "scrub": self.scrubber.status(),
                 "num_messages_waiting": len(self.messages),
                 "num_files_waiting": self.imports.num_waiting,
                 "receiver": _jsonable(dataclasses.asdict(self.receiver.statistics())),
@@ -413,6 +502,9 @@ class Status:
             updates=_updates(status),
             serving=status.serving[:HANDLE_SIZE] if status.serving else NO_HANDLE,
             accepted=status.accepted,
+            root_version=status.root_version,
+            epoch=status.epoch,
+            nonce=status.nonce,
             boot_count=self._boot_count,
             free_mib=status.free_mib,
         )
@@ -449,9 +541,6 @@ def _update_fields(update: UpdateStanding) -> dict[str, Any]:
 
 
 def _jsonable(fields: dict[str, Any]) -> dict[str, Any]:
-            root_version=status.root_version,
-            epoch=status.epoch,
-            nonce=status.nonce,
     return {name: value.name.lower() if hasattr(value, "name") else value for name, value in fields.items()}
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from onboard import telemetry as events
 from onboard.commands import Question, Reply
+from onboard.inference.confinement.policy import BEST_EFFORT, Confinement
 from onboard.inference.control import ServingControl, ServingProcess, ServingStatus, WorkerFailed
 from onboard.inference.errors import ServingError
 from onboard.installer.serving import Fault, ServingProblem
@@ -38,6 +39,7 @@ class ServingOptions:
         run_directory: sockets and logs.
         engine_command: of the engine worker; empty for the built-in one.
         num_threads: CPU threads of one engine.
+        confinement: what an engine may do.
         health_interval_s: between two questions after the process's health.
         health_timeout_s: a process that does not answer for so long hangs, and is killed.
     """
@@ -46,6 +48,7 @@ class ServingOptions:
     run_directory: Path
     engine_command: Sequence[str]
     num_threads: int
+    confinement: Confinement = BEST_EFFORT
     health_interval_s: float = 10.0
     health_timeout_s: float = 60.0
 
@@ -101,6 +104,7 @@ class ServingSupervision:
             run_directory=options.run_directory,
             engine_command=options.engine_command,
             num_threads=options.num_threads,
+            confinement=options.confinement,
         )
         self.endpoint = self._process.endpoint
         self._control = control = await ServingControl.connect(self._process.control_path)
@@ -189,7 +193,11 @@ class ServingSupervision:
     async def load(self, digest: bytes, *, directory: Path, name: str, timeout_s: float) -> None:
         """See `installer.serving.Serving`."""
         with _sorted_faults():
-            await self._connected().load(digest.hex(), directory=directory, name=name, timeout_s=timeout_s)
+            loaded = await self._connected().load(digest.hex(), directory=directory, name=name, timeout_s=timeout_s)
+        if loaded.not_confined:
+            self._telemetry.emit(
+                events.ENGINE_NOT_CONFINED, release=digest.hex()[:16], missing="; ".join(loaded.not_confined)
+            )
 
     async def probe(
         self, digest: bytes, prompts: Sequence[str], *, max_tokens: int, timeout_s: float

@@ -114,6 +114,14 @@ SERVING_NOT_STARTED = Event(
     id=26, name="serving_not_started", severity=_HI, text="the serving process does not start", throttle=6, down=True
 )
 SERVING_HANGS = Event(id=27, name="serving_hangs", severity=_HI, text="the serving process hangs and is killed")
+ENGINE_NOT_CONFINED = Event(
+    id=28,
+    name="engine_not_confined",
+    severity=_LO,
+    text="an engine runs without some of the locks that should hold it",
+    throttle=6,
+    down=True,
+)
 NOTHING_TO_SERVE = Event(id=25, name="nothing_to_serve", severity=_LO, text="no release is on board yet")
 
 UPDATE_ACCEPTED = Event(id=40, name="update_accepted", severity=_A, text="its metadata is trusted")
@@ -155,6 +163,10 @@ UPDATE_WAITS = Event(
     id=60, name="update_waits", severity=_LO, text="it is trusted, and waits to be accepted", throttle=6, down=True
 )
 
+ROOT_ROTATED = Event(id=64, name="root_rotated", severity=_A, text="a new root is trusted", down=True)
+EPOCH_BEGUN = Event(
+    id=65, name="epoch_begun", severity=_HI, text="a root began a new epoch: what was pending ended", down=True
+)
 UPDATE_HELD = Event(
     id=61, name="update_held", severity=_A, text="all files are there; it waits to be activated", down=True
 )
@@ -163,10 +175,6 @@ RELEASE_FORGOTTEN = Event(
     id=63, name="release_forgotten", severity=_A, text="a release and its keys were wiped, as commanded", down=True
 )
 
-ROOT_ROTATED = Event(id=64, name="root_rotated", severity=_A, text="a new root is trusted", down=True)
-EPOCH_BEGUN = Event(
-    id=65, name="epoch_begun", severity=_HI, text="a root began a new epoch: what was pending ended", down=True
-)
 COMMAND_ACCEPTED = Event(id=70, name="command_accepted", severity=_A, text="a command is carried out")
 COMMAND_REFUSED = Event(id=71, name="command_refused", severity=_LO, text="a command is not obeyed")
 COMMAND_FAILED = Event(id=74, name="command_failed", severity=_HI, text="an error of our own", throttle=6)
@@ -174,6 +182,25 @@ MESSAGE_QUEUED = Event(
     id=72, name="message_queued", severity=Severity.DIAGNOSTIC, text="a message waits for the downlink"
 )
 MESSAGE_NOT_KEPT = Event(id=73, name="message_not_kept", severity=_LO, text="a message would be lost by a restart")
+
+RELEASE_SCRUBBED = Event(
+    id=100, name="release_scrubbed", severity=Severity.DIAGNOSTIC, text="a release was read from the medium, every byte"
+)
+FLIPS_REPAIRED = Event(
+    id=101, name="flips_repaired", severity=_LO, text="flipped bits of a release were found and undone", down=True
+)
+RELEASE_DAMAGED = Event(
+    id=102, name="release_damaged", severity=_HI, text="a release is damaged; the ground is asked for it", down=True
+)
+SCRUB_FAILED = Event(id=103, name="scrub_failed", severity=_HI, text="a scrub did not end", throttle=6, down=True)
+WEIGHTS_FLIPPED = Event(
+    id=104,
+    name="weights_flipped",
+    severity=_HI,
+    text="a bit of the weights in memory was flipped; they are loaded anew",
+    throttle=6,
+    down=True,
+)
 
 EVENTS: Mapping[str, Event] = {event.name: event for event in list(globals().values()) if isinstance(event, Event)}
 
@@ -191,6 +218,8 @@ class Telemetry:
         self._windows: dict[str, tuple[float, int]] = {}
         self.send_down: Callable[[Event, str, bytes | None], None] = lambda event, text, about: None
         self.on_event: Callable[[Event], None] = lambda event: None
+        self.on_told: Callable[[Event, bytes | None, Mapping[str, object]], None] = lambda event, about, arguments: None
+        """Hears of every event that is not throttled, with what it is about and its arguments."""
 
     def emit(self, event: Event, *, about: bytes | None = None, **arguments: object) -> None:
         """Tell that something happened.
@@ -210,6 +239,7 @@ class Telemetry:
         if event.down:
             details = " ".join(f"{key}={_value(value)}" for key, value in arguments.items())
             self.send_down(event, f"{event.text} {details}".strip(), about)
+        self.on_told(event, about, arguments)
 
     def counters(self) -> dict[str, int]:
         """How often each event happened, told or not."""

@@ -148,6 +148,7 @@ listen = "127.0.0.1:8080"     # where the model answers, OpenAI's protocol over 
 kind = "transformers"         # the engine that runs releases
 command = []                  # a command line that replaces the engine worker; empty: the built-in one
 threads = 1                   # CPU threads of one engine worker
+confinement = "best-effort"   # "required": no engine without all its locks; docs/serving.md
 
 [install]
 probation_s = 2.0             # seconds a new release must serve without a crash before it is confirmed

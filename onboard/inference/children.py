@@ -126,6 +126,7 @@ async def start_child(
     log_path: Path,
     oom_score: int,
     environment: Mapping[str, str] | None = None,
+    inherited: Mapping[str, str] | None = None,
     keep_stdout: bool = False,
 ) -> Child:
     """Start `argv` as a child that dies with this process.
@@ -135,18 +136,20 @@ async def start_child(
         log_path: where its standard error goes (and its standard output, unless kept).
         oom_score: the kernel's out-of-memory killer takes the highest first, 0 .. 1000.
         environment: set or overridden for the child.
+        inherited: what it gets of our environment; all but proxies if not given.
         keep_stdout: leave standard output readable through `Child.stdout`.
 
     Raises:
         OSError: it cannot be started.
     """
-    inherited = {name: value for name, value in os.environ.items() if name not in _NO_NETWORK}
+    if inherited is None:
+        inherited = {name: value for name, value in os.environ.items() if name not in _NO_NETWORK}
     process = await asyncio.create_subprocess_exec(
         *argv,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE if keep_stdout else asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
-        env=inherited | dict(environment or {}),
+        env={**inherited, **(environment or {})},
         preexec_fn=_die_with_parent(os.getpid(), oom_score),
     )
     return Child(process, CappedLog(log_path))

@@ -18,13 +18,15 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from onboard.inference.children import Child, start_child
+from onboard.inference.confinement.policy import BEST_EFFORT, Confinement
 from onboard.inference.engine import MAX_LINE_BYTES
 from onboard.inference.errors import ServingError
+from onboard.store import local_key
 
 _SERVING_PROCESS_OOM_SCORE = 300
 _MAX_EVENTS = 256
@@ -41,12 +43,14 @@ class Loaded:
         context_tokens: most tokens of prompt and answer together.
         seconds: how long loading took.
         rss_bytes: resident memory of the worker after loading.
+        not_confined: what does not hold it and should.
     """
 
     engine: str
     context_tokens: int
     seconds: float
     rss_bytes: int
+    not_confined: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +94,8 @@ class WorkerStatus:
         in_flight: answers in the making.
         restarts: how often its worker was restarted.
         rss_bytes: resident memory of the worker.
+        locks: what holds it, by name, and how.
+        not_confined: what does not and should.
     """
 
     release: str
@@ -99,6 +105,8 @@ class WorkerStatus:
     in_flight: int
     restarts: int
     rss_bytes: int
+    locks: Mapping[str, str] = field(default_factory=dict)
+    not_confined: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,8 +158,9 @@ class WorkerFailed:
 class ServingControl:
     """A connection to the control socket; made by `connect`. Every method raises ServingError."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, key: str) -> None:
         self._writer = writer
+        self._key = key
         self._ids = itertools.count(1)
         self._replies: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._events: asyncio.Queue[WorkerFailed | None] = asyncio.Queue()
@@ -164,7 +173,7 @@ class ServingControl:
             reader, writer = await asyncio.open_unix_connection(path, limit=MAX_LINE_BYTES)
         except OSError as error:
             raise ServingError(f"no serving process at {path}: {error}", kind="control") from error
-        return cls(reader, writer)
+        return cls(reader, writer, local_key.read(path.parent))
 
     async def close(self) -> None:
         """Hang up; requests without a reply yet are abandoned."""
@@ -180,6 +189,7 @@ class ServingControl:
             context_tokens=reply["context_tokens"],
             seconds=reply["seconds"],
             rss_bytes=reply["rss_bytes"],
+            not_confined=tuple(reply["not_confined"]),
         )
 
     async def probe(
@@ -244,7 +254,7 @@ class ServingControl:
         """Return how things stand."""
         reply = await self._call("status", {}, timeout_s=30)
         fields = {name: reply[name] for name in ServingStatus.__dataclass_fields__}
-        fields["workers"] = tuple(WorkerStatus(**worker) for worker in reply["workers"])
+        fields["workers"] = tuple(_worker_status(worker) for worker in reply["workers"])
         return ServingStatus(**fields)
 
     async def shutdown(self) -> None:
@@ -261,7 +271,7 @@ class ServingControl:
         request_id = next(self._ids)
         reply: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._replies[request_id] = reply
-        self._writer.write(json.dumps({"type": type_, "id": request_id, **fields}).encode() + b"\n")
+        self._writer.write(json.dumps({"type": type_, "id": request_id, "key": self._key, **fields}).encode() + b"\n")
         try:
             async with asyncio.timeout(timeout_s + _REPLY_SLACK_S):
                 message = await reply
@@ -310,6 +320,7 @@ class ServingProcess:
         run_directory: Path,
         engine_command: Sequence[str] = (),
         num_threads: int = 1,
+        confinement: Confinement = BEST_EFFORT,
         options: Sequence[str] = (),
         timeout_s: float = 30.0,
     ) -> ServingProcess:
@@ -320,6 +331,7 @@ class ServingProcess:
             run_directory: for sockets and logs; made if missing.
             engine_command: program and arguments of the engine worker; empty is the embedded one.
             num_threads: CPU threads of an engine.
+            confinement: what engines may do.
             options: more arguments of the process, see serving.py.
             timeout_s: longest time until it listens.
 
@@ -333,7 +345,7 @@ class ServingProcess:
             raise ServingError(reason, kind="control")
         argv = [sys.executable, "-m", "onboard.inference.serving", "--listen", listen]
         argv += ["--control", str(control_path), "--run-dir", str(run_directory), "--threads", str(num_threads)]
-        argv += ["--engine-command", shlex.join(engine_command), *options]
+        argv += ["--engine-command", shlex.join(engine_command), "--confinement", confinement.to_json(), *options]
         child = await start_child(
             argv, log_path=run_directory / "serving.log", oom_score=_SERVING_PROCESS_OOM_SCORE, keep_stdout=True
         )
@@ -367,3 +379,7 @@ class ServingProcess:
     def kill(self) -> None:
         """SIGKILL; its workers die with it."""
         self._child.kill()
+
+
+def _worker_status(fields: dict[str, Any]) -> WorkerStatus:
+    return WorkerStatus(**{**fields, "not_confined": tuple(fields["not_confined"])})

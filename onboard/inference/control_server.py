@@ -1,6 +1,7 @@
 """The control socket of the serving process: JSON lines, one request, one reply; events pushed between.
 
-    load    {release, directory, name, timeout_s}     -> {engine, context_tokens, seconds, rss_bytes}
+    load    {release, directory, name, timeout_s}     -> {engine, context_tokens, seconds, rss_bytes,
+                                                          not_confined: [text]}
     probe   {release, prompts, max_tokens}            -> {answers: [{tokens, text, seconds}]}   greedy
     flip    {release}                                 -> {swap_ms}
     drain   {release, timeout_s}                      -> {}   waits for its answers, then stops its worker
@@ -10,10 +11,11 @@
                                                       -> {text, tokens, finish_reason, usage, release, name, seconds}
     shutdown {}                                       -> {}
 
-A request is {"type": NAME, "id": ..., fields}; its reply {"id": ..., "ok": true, fields} or {"id": ..., "ok":
-false, "error": text, "kind": word of errors.py}. Requests of one connection run side by side, so a long load
+A request is {"type": NAME, "id": ..., "key": hex, fields}; its reply {"id": ..., "ok": true, fields} or {"id": ...,
+"ok": false, "error": text, "kind": word of errors.py}. Requests of one connection run side by side, so a long load
 does not delay status. Every connection gets every event: {"event": "worker_failed", release, reason, serving,
-failures}. Whoever can open the socket may do all this; the run directory is its guard (mode 0700).
+failures}. Whoever can open the socket and read the key beside it (`store.local_key`) may do all this; a connection
+without the key is told so and closed.
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ from onboard.inference.errors import ServingError
 from onboard.inference.metrics import Tally
 from onboard.inference.openai_api import usage_object
 from onboard.inference.supervisor import Supervisor
+from onboard.store import local_key
 
 _MAX_OPEN_REQUESTS = 64
 """Per connection; one more is refused."""
@@ -60,9 +63,11 @@ class ControlServer:
         self._writers: set[asyncio.StreamWriter] = set()
         self._connections: set[asyncio.Task[Any]] = set()
         self._server: asyncio.Server | None = None
+        self._key = ""
 
     async def start(self, path: Path) -> None:
         """Listen on a Unix socket; a stale one is replaced."""
+        self._key = local_key.ensure(path.parent)
         path.unlink(missing_ok=True)
         self._server = await asyncio.start_unix_server(self._serve, path, limit=MAX_LINE_BYTES)
         path.chmod(0o600)
@@ -82,7 +87,6 @@ class ControlServer:
             _write(writer, event)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._writers.add(writer)
         connection = asyncio.current_task()
         assert connection is not None
         self._connections.add(connection)
@@ -91,6 +95,9 @@ class ControlServer:
         try:
             while line := await reader.readline():
                 message = decode_line(line)
+                if not local_key.is_key(message.get("key"), self._key):
+                    raise SeamError("a request without the key of this serving process")
+                self._writers.add(writer)
                 if len(tasks) >= _MAX_OPEN_REQUESTS:
                     _write(writer, _failure(message, ServingError("too many open requests", kind="busy")))
                     continue
@@ -144,6 +151,7 @@ class ControlServer:
             "context_tokens": model.worker.ready.context_tokens,
             "seconds": time.monotonic() - started_at,
             "rss_bytes": model.worker.rss_bytes,
+            "not_confined": model.worker.confined.troubles(),
         }
 
     async def _probe(self, message: dict[str, Any]) -> dict[str, Any]:
@@ -208,6 +216,8 @@ class ControlServer:
                     "in_flight": model.num_active,
                     "restarts": model.num_restarts,
                     "rss_bytes": model.worker.rss_bytes if model.worker is not None else 0,
+                    "locks": model.worker.confined.in_force if model.worker is not None else {},
+                    "not_confined": model.worker.confined.troubles() if model.worker is not None else [],
                 }
                 for model in supervisor.models
             ],

@@ -22,6 +22,8 @@ from typing import Any
 
 import uvicorn
 
+from onboard.inference.confinement.policy import BEST_EFFORT, Confinement
+from onboard.inference.confinement.quarters import remove_left_behind
 from onboard.inference.control_server import ControlServer
 from onboard.inference.endpoint import make_app
 from onboard.inference.limits import Limits
@@ -51,6 +53,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--run-dir", type=Path, required=True, metavar="DIR", help="for sockets and logs")
     parser.add_argument("--engine-command", default="", metavar="ARGV", help="shell words; default: transformers")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of an engine")
+    parser.add_argument("--confinement", default="", metavar="JSON", help="what engines may do; default: best effort")
     parser.add_argument("--parallel", type=int, default=limits.num_parallel, help="answers a worker steps in turn")
     parser.add_argument("--max-waiting", type=int, default=limits.max_waiting)
     parser.add_argument("--max-workers", type=int, default=limits.max_workers)
@@ -69,6 +72,7 @@ async def serve(arguments: argparse.Namespace, *, on_ready: Callable[[str], None
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     arguments.run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    remove_left_behind(arguments.run_dir)
     listener = _listen(arguments.listen)
     host, port = listener.getsockname()[:2]
     endpoint = f"http://{f'[{host}]' if ':' in host else host}:{port}"
@@ -130,6 +134,7 @@ def _make_supervisor(arguments: argparse.Namespace) -> Supervisor:
             stall_timeout_s=arguments.stall_timeout_s,
             health_interval_s=arguments.health_interval_s,
         ),
+        confinement=Confinement.from_json(arguments.confinement) if arguments.confinement else BEST_EFFORT,
     )
 
 

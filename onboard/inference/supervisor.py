@@ -27,10 +27,18 @@ from typing import Any
 
 from onboard.inference.answers import BASE_SUFFIX, AnswerProgress, Probe, Started, greedy_answer
 from onboard.inference.children import set_oom_score
+from onboard.inference.confinement.policy import Confinement
 from onboard.inference.engine import Delta, Done, Prompt, Sampling
 from onboard.inference.errors import ServingError, WorkerLostError
 from onboard.inference.limits import Limits
-from onboard.inference.workers import SERVING_OOM_SCORE, TRIAL_OOM_SCORE, EngineWorker, Generation, WorkerSpec
+from onboard.inference.workers import (
+    SERVING_OOM_SCORE,
+    TRIAL_OOM_SCORE,
+    UNCONFINED,
+    EngineWorker,
+    Generation,
+    WorkerSpec,
+)
 from onboard.store.bases import base_of
 
 
@@ -96,6 +104,7 @@ class Supervisor:
         limits: Limits,
         on_event: Callable[[dict[str, Any]], None] = lambda event: None,
         start_worker: Callable[[WorkerSpec], Awaitable[EngineWorker]] = EngineWorker.start,
+        confinement: Confinement = UNCONFINED,
     ) -> None:
         self.limits = limits
         self.on_event = on_event
@@ -106,6 +115,7 @@ class Supervisor:
         self._run_directory = run_directory
         self._num_threads = num_threads
         self._start_worker = start_worker
+        self._confinement = confinement
         self._models: dict[str, Model] = {}
         self._serving: Model | None = None
         self._waiting: collections.deque[_Waiting] = collections.deque()
@@ -155,6 +165,7 @@ class Supervisor:
             run_directory=self._run_directory,
             num_threads=self._num_threads,
             load_timeout_s=timeout_s,
+            confinement=self._confinement,
         )
         base = base_of(directory)
         model = Model(release=release, name=name, spec=spec, base=None if base is None else base.hex())

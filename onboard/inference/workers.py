@@ -7,17 +7,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
-import os
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from onboard.inference.children import Child, rss_bytes, start_child
+from onboard.inference.confinement.policy import Confinement, Mode
+from onboard.inference.confinement.quarters import Quarters, Report, open_socket_to
 from onboard.inference.engine import (
     MAX_LINE_BYTES,
     Delta,
@@ -35,11 +34,10 @@ from onboard.store.bases import base_directory_of
 
 _Connection: TypeAlias = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 _Greeting: TypeAlias = tuple[asyncio.StreamReader, asyncio.StreamWriter, Ready]
-_SOCKET_NUMBERS = itertools.count(1)
 DEFAULT_ENGINE_COMMAND = (sys.executable, "-m", "onboard.inference.worker")
 TRIAL_OOM_SCORE = 900
 SERVING_OOM_SCORE = 500
-_MAX_SOCKET_PATH_BYTES = 100
+UNCONFINED = Confinement(readable=(), writable=(), mode=Mode.OFF)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +51,7 @@ class WorkerSpec:
         run_directory: for sockets and logs.
         num_threads: CPU threads of the engine.
         load_timeout_s: longest time from start to ready.
+        confinement: what holds for every engine; this one's paths are added.
     """
 
     release: str
@@ -61,6 +60,7 @@ class WorkerSpec:
     run_directory: Path
     num_threads: int = 1
     load_timeout_s: float = 300.0
+    confinement: Confinement = UNCONFINED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,9 +115,14 @@ class Generation:
 class EngineWorker:
     """A worker process with its release loaded; made by `start`."""
 
-    def __init__(self, spec: WorkerSpec, child: Child, writer: asyncio.StreamWriter, ready: Ready) -> None:
+    def __init__(
+        self, spec: WorkerSpec, child: Child, writer: asyncio.StreamWriter, ready: Ready, quarters: Quarters
+    ) -> None:
         self.spec = spec
         self.ready = ready
+        self.confined: Report = quarters.report()
+        """What holds it."""
+        self._quarters = quarters
         self.on_change: Callable[[], None] = lambda: None
         """Called when an answer ended."""
         self._child = child
@@ -144,13 +149,18 @@ class EngineWorker:
             connections.append(writer)
             accepted.put_nowait((reader, writer))
 
-        with _socket_path(spec.run_directory) as path:
+        try:
+            quarters = Quarters.make(spec.run_directory, user=spec.confinement.user)
+        except OSError as error:
+            raise ServingError(f"no directory for the engine: {error}", kind="unavailable") from error
+        try:
             try:
-                server = await asyncio.start_unix_server(accept, path, limit=MAX_LINE_BYTES)
+                server = await asyncio.start_unix_server(accept, quarters.socket_path, limit=MAX_LINE_BYTES)
+                open_socket_to(quarters.socket_path, spec.confinement.user)
             except OSError as error:
                 raise ServingError(f"no socket for the engine: {error}", kind="unavailable") from error
             try:
-                child = await _start_process(spec, path)
+                child = await _start_process(spec, quarters)
                 try:
                     async with asyncio.timeout(spec.load_timeout_s):
                         reader, writer, ready = await _meet(child, accepted)
@@ -162,10 +172,16 @@ class EngineWorker:
                     if isinstance(error, TimeoutError):
                         reason = f"not loaded after {spec.load_timeout_s:g} s"
                         raise ServingError(reason, kind="load_failed") from None
+                    if spec.confinement.mode is Mode.REQUIRED and (troubles := quarters.report().troubles()):
+                        # Not load_failed: it is this machine that has no locks, the release may be good.
+                        raise ServingError(f"confinement is required: {troubles[0]}", kind="unavailable") from None
                     raise
             finally:
                 server.close()
-        worker = cls(spec, child, writer, ready)
+        except BaseException:
+            quarters.remove()
+            raise
+        worker = cls(spec, child, writer, ready, quarters)
         worker._tasks.add(asyncio.create_task(worker._read(reader)))
         return worker
 
@@ -247,6 +263,7 @@ class EngineWorker:
             broken = f"it broke the seam ({error!r}); "
         self._child.kill()
         how = await self._child.wait()
+        self._quarters.remove()
         reason = "stopped" if self._is_stopping else f"worker process ended: {broken}{how}"
         self._lost.set_result(reason)
         self._writer.close()
@@ -296,17 +313,20 @@ def _item_from(message: dict[str, Any]) -> Delta | Done | ServingError:
             raise SeamError(f"unknown message {other!r}")
 
 
-async def _start_process(spec: WorkerSpec, path: str) -> Child:
-    argv = [*spec.command, "--release-dir", str(spec.directory), "--socket", path]
+async def _start_process(spec: WorkerSpec, quarters: Quarters) -> Child:
+    argv = [*spec.command, "--release-dir", str(spec.directory), "--socket", str(quarters.socket_path)]
     base = base_directory_of(spec.directory)
     if base is not None:
         argv += ["--base-dir", str(base)]
+    argv += ["--threads", str(spec.num_threads)]
+    reads = [spec.directory] if base is None else [spec.directory, base]
     try:
         return await start_child(
-            [*argv, "--threads", str(spec.num_threads)],
+            quarters.command(spec.confinement, argv, reads=reads),
             log_path=spec.run_directory / f"worker-{spec.release[:16]}.log",
             oom_score=TRIAL_OOM_SCORE,
             environment={"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(spec.num_threads)},
+            inherited=quarters.environment(),
         )
     except OSError as error:
         # Not load_failed: the release may be good, it is the engine that is not there.
@@ -345,18 +365,3 @@ async def _greet(accepted: asyncio.Queue[_Connection]) -> _Greeting:
     except (SeamError, KeyError, ValueError, TypeError) as error:
         reason = f"it broke the seam: {error!r}"
     raise ServingError(reason, kind="load_failed")
-
-
-@contextlib.contextmanager
-def _socket_path(run_directory: Path) -> Iterator[str]:
-    """Give a path for a socket that is gone afterwards; outside the run directory if that is too deep."""
-    name = f"w{next(_SOCKET_NUMBERS)}-{os.getpid()}.sock"
-    path = run_directory / name
-    if len(os.fsencode(path)) <= _MAX_SOCKET_PATH_BYTES:
-        try:
-            yield str(path)
-        finally:
-            path.unlink(missing_ok=True)
-        return
-    with tempfile.TemporaryDirectory(prefix="skyload-") as directory:
-        yield str(Path(directory) / name)

@@ -17,6 +17,7 @@ import openai
 import pytest
 
 from onboard.inference.children import rss_bytes
+from onboard.inference.confinement import landlock
 from onboard.inference.control import ServingControl, ServingProcess
 from onboard.inference.errors import ServingError
 from onboard.inference.serving import parse_arguments, serve
@@ -379,6 +380,9 @@ def test_the_serving_process_is_small_and_says_why_it_cannot_start(tmp_path):
             await control.flip("a")
             assert (await control.ask(HELLO, max_tokens=5)).release == "a"
             assert rss_bytes(process.pid) < 120e6
+            (worker,) = (await control.status()).workers
+            assert {"limits", "no-capabilities", "no-new-privileges"} <= set(worker.locks)
+            assert worker.not_confined == () or landlock.abi() < 3
             taken = process.endpoint.removeprefix("http://")
             with pytest.raises(ServingError, match="in use"):
                 await ServingProcess.start(listen=taken, run_directory=tmp_path / "other")

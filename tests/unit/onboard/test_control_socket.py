@@ -2,8 +2,12 @@
 
 import asyncio
 import contextlib
+import json
+
+import pytest
 
 from onboard.control_socket import SOCKET_NAME, ControlSocket
+from onboard.store import local_key
 
 
 def test_stopping_hangs_up_on_those_who_ask_nothing_and_those_who_wait_and_logs_no_error(tmp_path, caplog):
@@ -16,7 +20,8 @@ def test_stopping_hangs_up_on_those_who_ask_nothing_and_those_who_wait_and_logs_
             while not (tmp_path / SOCKET_NAME).exists():
                 await asyncio.sleep(0.001)
             clients = [await asyncio.open_unix_connection(tmp_path / SOCKET_NAME) for _ in range(2)]
-            clients[0][1].write(b'{"op": "wait"}\n')
+            asked = {"op": "wait", "key": local_key.read(tmp_path)}
+            clients[0][1].write(json.dumps(asked).encode() + b"\n")
             await asyncio.sleep(0.01)
             running.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -28,3 +33,37 @@ def test_stopping_hangs_up_on_those_who_ask_nothing_and_those_who_wait_and_logs_
     asyncio.run(run())
     assert not caplog.records
     assert not (tmp_path / SOCKET_NAME).exists()
+
+
+@pytest.mark.parametrize("key", [None, "", "0" * 64, 7, ["0"]])
+def test_nobody_without_the_key_is_obeyed(tmp_path, key):
+    """An engine may connect to any socket of its user; it cannot read the key."""
+    asked = []
+
+    async def run():
+        async def revert(request):
+            asked.append(request)
+            return {}
+
+        running = asyncio.create_task(ControlSocket(tmp_path, {"revert": revert}).run())
+        async with asyncio.timeout(5):
+            while not (tmp_path / SOCKET_NAME).exists():
+                await asyncio.sleep(0.001)
+            reader, writer = await asyncio.open_unix_connection(tmp_path / SOCKET_NAME)
+            writer.write(json.dumps({"op": "revert", "key": key}).encode() + b"\n")
+            answer = json.loads(await reader.readline())
+            writer.close()
+            running.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await running
+        return answer
+
+    answer = asyncio.run(run())
+    assert (answer["ok"], answer["error"], asked) == (False, "a request without the daemon's key", [])
+
+
+def test_the_key_is_made_once_and_read_by_nobody_else(tmp_path):
+    key = local_key.ensure(tmp_path)
+    assert local_key.ensure(tmp_path) == local_key.read(tmp_path) == key
+    assert len(bytes.fromhex(key)) == 32
+    assert [(path.name, path.stat().st_mode & 0o777) for path in tmp_path.iterdir()] == [("key", 0o600)]
