@@ -197,8 +197,8 @@ def _scrub(args: argparse.Namespace) -> int:
         _print_json(results)
     for result in () if args.json else results:
         print(
-            f"{result['digest'][:16]}  {'whole' if result['is_whole'] else 'DAMAGED'}, {result['num_bytes'] / 1e6:.1f} MB read,"
-            f" {result['flips_found']} flipped bits found, {result['flips_repaired']} repaired"
+            f"{result['digest'][:16]}  {'whole' if result['is_whole'] else 'DAMAGED'}, {result['num_bytes'] / 1e6:.1f}"
+            f" MB read, {result['flips_found']} flipped bits found, {result['flips_repaired']} repaired"
         )
         for flip in result["flips"]:
             bits = ", ".join(map(str, flip["bits"])) or f"{flip['num_bits'] or '?'} bits"

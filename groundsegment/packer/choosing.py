@@ -1,9 +1,10 @@
 """Which transform a piece gets: whatever a sample of it says is smallest; then the piece is encoded once.
 
-A piece that the base has unchanged costs its head (SAME). Otherwise the sample, some runs of whole rows from all over
-the piece, is tried as what it is (floats, codes with their scales, blocks), as the difference to the base where there
-is one, and as mere bytes both ways; but what cannot beat the best so far is not tried in earnest. Deterministic: the
-same bytes always get the same transform.
+A piece that the base has unchanged costs its head (SAME). Otherwise it can go as what it is (floats, codes with their
+scales, blocks), as the difference to the base where there is one, and as mere bytes both ways. The frequencies of its
+bytes and a quick look for matches leave out what cannot win: mostly all but one way. What is left is tried on the
+sample, some runs of whole rows from all over the piece, and never in more earnest than it takes to see that it loses.
+Deterministic: the same bytes always get the same transform.
 """
 
 import math
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from groundsegment.packer.tensors.jobs import BaseRef, BaseWindow, PieceExtent, PieceJob
-from groundsegment.packer.transforms import Arrays, Coded, Effort, Way, ways_of
+from groundsegment.packer.transforms import Arrays, Coded, Effort, Way, matches_size, ways_of
 from protocol.codec.contexts.choosing import entropy_bits
 from protocol.codec.kinds import TransformKind
 from protocol.codec.payload import NO_BASE, Extent, Piece
@@ -27,9 +28,7 @@ _ROWS_ALIGNMENT = 8  # packed zero points, and GPTQ's codes, hold eight rows in 
 _COLUMNS_ALIGNMENT = 256  # blocks of GGUF hold 32 or 256 values
 _BYTES_HANDICAP = 0.02
 _FREQUENCIES_SIZE = 64 * KIB
-_CONTEXTS_SHARE = (
-    0.7  # of what the frequencies of bytes allow, contexts leave at least that much: 0.9 and more are usual
-)
+_CONTEXTS_SHARE = 0.7  # contexts leave at least that much of what frequencies allow: 0.9 and more are usual
 _MERE_BYTES = {TransformKind.BYTES, TransformKind.BYTES_DELTA, TransformKind.BYTES_MATCHES}
 _WHOLE = {TransformKind.FLOATS, TransformKind.INTEGERS, TransformKind.NIBBLES, TransformKind.GGUF}
 
@@ -55,13 +54,37 @@ def encode_piece(
     if olds is not None and all(map(np.array_equal, news, olds)):
         return _piece(piece, TransformKind.SAME, (b"", ()), base_numbers)
     ways = ways_of(piece, window)
-    sample = _Sample.of(piece)
-    if sample is not None and len(ways) > 1:
-        olds_there = None if olds is None else sample.cut(olds)
-        transform, _ = _smallest(ways_of(sample.job, window), sample.cut(news), olds_there, effort)
+    sample = _Sample.of(piece) if len(ways) > 1 else None
+    if sample is not None:
+        news_there, olds_there = sample.cut(news), None if olds is None else sample.cut(olds)
+        likely = _likely(ways_of(sample.job, window), news_there, olds_there)
+        transform = likely[0].transform
+        if len(likely) > 1:
+            transform, _ = _smallest(likely, news_there, olds_there, effort)
         ways = tuple(way for way in ways if way.transform is transform)
+    elif piece.size_bytes >= _FREQUENCIES_SIZE:
+        ways = _likely(ways, news, olds)
     transform, coded = _smallest(ways, news, olds, effort)
     return _piece(piece, transform, coded, base_numbers)
+
+
+def _likely(ways: tuple[Way, ...], news: Arrays, olds: Arrays | None) -> tuple[Way, ...]:
+    """Leave out ways that cannot win, as far as the frequencies of bytes and a quick look for matches tell."""
+    if all(way.transform in _MERE_BYTES for way in ways):
+        return ways
+    whole = _order_0_size(news)
+    delta = math.inf if olds is None else _order_0_size(list(map(np.subtract, news, olds)))
+    return tuple(way for way in ways if _is_likely(way.transform, news, olds, whole, delta))
+
+
+def _is_likely(transform: TransformKind, news: Arrays, olds: Arrays | None, whole: float, delta: float) -> bool:
+    """Tell whether a way can win; `whole` and `delta` are what the frequencies of bytes allow."""
+    if transform is TransformKind.BYTES_MATCHES:
+        return True
+    frequencies = delta if transform.needs_base else whole
+    if transform in _MERE_BYTES:
+        return matches_size(news, olds if transform.needs_base else None) < frequencies
+    return _CONTEXTS_SHARE * frequencies <= min(whole, delta)
 
 
 def _smallest(ways: tuple[Way, ...], news: Arrays, olds: Arrays | None, effort: Effort) -> tuple[TransformKind, Coded]:

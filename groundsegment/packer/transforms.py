@@ -112,6 +112,11 @@ def encode_matches(values: NDArray[np.uint8], effort: Effort, least: float = mat
     return best
 
 
+def matches_size(news: Arrays, olds: Arrays | None) -> int:
+    """Return the bytes that a quick look for matches leaves of some bytes, or of their differences."""
+    return len(streams.encode_bytes(_bytes_of(news, olds).tobytes(), level=LEVEL_MIN).data)
+
+
 def _encoder(encode: Callable[..., Coded], layout: object) -> Encode:
     def run(news: Arrays, olds: Arrays | None, effort: Effort, least: float) -> Coded:
         return encode(news, olds, layout, level=effort.pcodec_level)

@@ -20,7 +20,7 @@ It does not know trust, engines, or the link. Names with a leading dot cannot co
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -143,12 +143,13 @@ class Assembly:
                         f"{entry.name} is not what was signed", reason=Reason.DIGEST_MISMATCH, hint="stage it again"
                     )
 
-    def seal(self, target: Path, metadata: bytes) -> None:
+    def seal(self, target: Path, metadata: bytes, *, add: Callable[[Path], None] = lambda part: None) -> None:
         """Give the verified release its name; after a power cut it has it, or is still a `.part`.
 
         Args:
             target: the release's directory; whatever has that name is deleted.
             metadata: the update's metadata object, kept beside the files as evidence.
+            add: puts more into the `.part`, before its names are made durable.
 
         Raises:
             InstallError: DISK_FULL, DISK_FAILED.
@@ -156,6 +157,7 @@ class Assembly:
         with _disk_reasons():
             write_file(self._disk, self.part / METADATA_NAME, metadata)
             write_file(self._disk, self.part / SUMS_NAME, ReleaseDirectory.sums(self.plan.manifest.files))
+            add(self.part)
             self._disk.sync_directory(self.part)
             delete_tree(target, self._disk)
             self._disk.rename(self.part, target)

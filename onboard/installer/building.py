@@ -6,11 +6,13 @@ the lock of the release: whoever clears it away holds it too.
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from onboard.errors import InstallError, StoreCorruptError
 from onboard.installer.acceptance import open_release_key
 from onboard.installer.assemble import Assembly, Plan
+from onboard.installer.guarding import add_guard
 from onboard.installer.release import ReleaseDirectory
 from onboard.installer.threads import in_thread
 from onboard.installer.update_file import AcceptedUpdate
@@ -115,7 +117,8 @@ class Building:
         if assembly is not None:
             await in_thread(assembly.verify)
             crash_point("digests-right")
-            await in_thread(assembly.seal, self._layout.release(self.digest), self.update.metadata)
+            add = partial(add_guard, manifest=self.update.manifest)
+            await in_thread(assembly.seal, self._layout.release(self.digest), self.update.metadata, add=add)
         self._assembly, self._is_whole = None, True
 
     def _base(self) -> ReleaseDirectory | None:

@@ -213,6 +213,10 @@ class Installer:
         """Wipe a release that nothing needs, and its keys; see `forgetting`."""
         return await forget_release(self._shelf, digest)
 
+    def hold(self, digest: bytes) -> contextlib.AbstractAsyncContextManager[None]:
+        """Keep the files of a release from being built or deleted meanwhile."""
+        return self._shelf.locks.of(digest)
+
     # -- queries -------------------------------------------------------------------------------------------
 
     def is_complete(self, handle: bytes) -> bool:

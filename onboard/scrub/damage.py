@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from onboard.scrub.core import flipped_bits
+from protocol.damage import LostRange
 
 _BITS_LISTED = 8  # of one block; a block with more is a burst, told by its number of bits
 
@@ -34,21 +35,6 @@ class Flip:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LostRange:
-    """Bytes that cannot be repaired on board.
-
-    Attributes:
-        file: index in the release's file list.
-        offset: where they begin.
-        size: how many.
-    """
-
-    file: int
-    offset: int
-    size: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ScrubOutcome:
     """One scrub of a whole release.
 
@@ -77,3 +63,8 @@ class ScrubOutcome:
     def num_repaired(self) -> int:
         """Flipped bits that are right again."""
         return sum(flip.num_bits for flip in self.flips if flip.is_repaired)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the release is as it was signed, now."""
+        return not self.lost and not self.trouble

@@ -40,7 +40,7 @@ from protocol.packing import Fields, pack_map, unpack_map
 
 GUARD_NAMES = (".guard-0", ".guard-1")
 PARITY_NAME = ".parity"
-EVIDENCE_NAMES = (".metadata.skm", ".sha256sums")
+EVIDENCE_NAMES = (".sha256sums",)  # not the metadata: to forget a release its key is wiped, and parity would keep it
 _MAGIC = b"SKG1"
 _HEADER = struct.Struct(">4sI32s")
 _HEAD_SIZE_MAX = FILES_MAX * 512

@@ -8,12 +8,13 @@ from functools import partial
 from pathlib import Path
 
 from onboard.errors import StoreCorruptError, StoreError
-from onboard.scrub.damage import Flip, LostRange, ScrubOutcome
+from onboard.scrub.damage import Flip, ScrubOutcome
 from onboard.scrub.guard import Guard, build_guard
 from onboard.scrub.medium import OnStep, hash_medium
 from onboard.scrub.repair import REPAIR_NAME, Repair
 from onboard.scrub.scan import scan
 from onboard.store.disk import Disk
+from protocol.damage import LostRange
 from protocol.manifest import FileEntry
 
 _ROUNDS_MAX = 3  # what is repaired is read again; a medium that goes on flipping is left to the next scrub

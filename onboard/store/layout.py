@@ -20,10 +20,13 @@
             NAME                    its files
             .sha256sums             their digests; the SHA-256 of this file is the digest of the release
             .metadata.skm           the metadata object that brought it; not there for what was provisioned
+            .guard-0, .guard-1      leaf hashes, twice, and .parity: what undoes damage (`scrub.guard`)
+            .repair                 a file being repaired
         DIGEST16.part/          being rebuilt; worth nothing until it is renamed
             .progress               which bundles are in place (`installer.assemble`)
         provision.part/         a release being copied in before launch
     current                 symbolic link to the release that serves
+    scrub.ledger            flips found, what is lost, how far a scrub is; replaced as a whole (`scrub.ledger`)
     run/                    sockets, logs of workers; nothing here outlives a boot
     lock                    held by the one daemon that may write here; holds its process id
     *.new                   a file, or the link, about to take its name
@@ -91,6 +94,11 @@ class StateLayout:
     def current(self) -> Path:
         """The symbolic link to the release that serves."""
         return self.state_dir / "current"
+
+    @property
+    def scrub_ledger(self) -> Path:
+        """What was found wrong with releases."""
+        return self.state_dir / "scrub.ledger"
 
     @property
     def run(self) -> Path:

@@ -29,6 +29,8 @@ def choose(tables: dict[int, Table], *, least: int, levels: int) -> Cuts:
         levels: classes that are one but for their level; cut only if that saves enough to be worth the decoder's time.
     """
     fine_cuts, fine_bits = _join(_gather(tables, least, 1))
+    if levels == 1:
+        return fine_cuts
     coarse_cuts, coarse_bits = _join(_gather(tables, least, levels))
     return coarse_cuts if coarse_bits <= fine_bits * (1 + _LEVELS_GAIN_MIN) else fine_cuts
 

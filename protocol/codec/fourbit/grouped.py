@@ -25,7 +25,6 @@ from protocol.errors import DecodeError
 
 CLASSES_MAX = 256
 _LEVEL_MIN = 12  # as many bins as pcodec makes: with fewer, rare codes share one. Costs no time where codes are bytes
-_LEVEL_OF_TRIAL = 8
 _SCANS_MAX = 4  # buckets: a sort takes as long as that many scans
 _BIN_BITS = 23  # of pcodec's table, about one symbol
 _NEAR = 1.002  # estimates further apart than that need no trying
@@ -127,13 +126,10 @@ def decode_rows(source: StreamReader, classes: Classes, cuts: Cuts, width: int, 
     return rows if order is None else _restore(rows, order)
 
 
-def encode_values(
-    values: NDArray[_T], classes: Classes, cuts: Cuts, *, level: int, is_trial: bool = False
-) -> list[Stream]:
-    """Code one value for each group; as `encode_rows`. A trial is quick, and takes a thousandth more bytes."""
+def encode_values(values: NDArray[_T], classes: Classes, cuts: Cuts, *, level: int) -> list[Stream]:
+    """Code one value for each group; as `encode_rows`."""
     order, counts = _sort(classes, cuts)
     parts = np.split(values if order is None else values[order], np.cumsum(counts)[:-1])
-    level = _LEVEL_OF_TRIAL if is_trial else max(level, _LEVEL_MIN)
     return [streams.encode(part, level=level) for part in parts]
 
 

@@ -99,18 +99,20 @@ def test_a_large_piece_is_encoded_once_and_tried_by_a_sample(tried):
     encode(CODES, RNG.permutation(CODES))
     assert [transform for transform, size in tried if size == CODES.size] == [TransformKind.INTEGERS]
     sampled = [(transform, size) for transform, size in tried if size != CODES.size]
-    assert {transform for transform, _ in sampled} == {
-        TransformKind.INTEGERS,
-        TransformKind.INTEGERS_DELTA,
-        TransformKind.BYTES,
-        TransformKind.BYTES_DELTA,
-    }
+    assert {transform for transform, _ in sampled} == {TransformKind.INTEGERS, TransformKind.INTEGERS_DELTA}
     assert all(size <= CODES.size // 4 for _, size in sampled)
 
 
-def test_numbers_are_not_tried_whole_where_the_difference_is_far_below_what_their_frequencies_allow(tried):
-    assert encode(CODES, nudged(CODES)).transform is TransformKind.INTEGERS_DELTA
-    assert TransformKind.INTEGERS not in {transform for transform, _ in tried}
+@pytest.mark.parametrize("rows", [ROWS, ROWS // 8])
+def test_what_frequencies_and_matches_leave_no_doubt_of_is_not_tried(tried, rows):
+    codes = CODES[: rows * COLUMNS]
+    assert encode(codes, nudged(codes), rows=rows).transform is TransformKind.INTEGERS_DELTA
+    assert tried == [(TransformKind.INTEGERS_DELTA, codes.size)]
+
+
+def test_differences_that_repeat_go_as_bytes():
+    repeated = np.tile(CODES[: 64 * COLUMNS], ROWS // 64)
+    assert encode(CODES + repeated, CODES).transform is TransformKind.BYTES_DELTA
 
 
 def test_numbers_are_tried_whole_where_a_difference_hides_how_few_they_are(tried):

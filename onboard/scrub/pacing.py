@@ -1,0 +1,35 @@
+"""How fast a scrub goes, and what it does next. Pure."""
+
+from collections.abc import Sequence
+
+from onboard.scrub.guard import Guard
+from protocol.damage import LostRange
+
+PAUSE_S_MIN = 0.05
+_IDLE_S = 60.0  # there is nothing to scrub: look again
+
+
+def pause_s(step_bytes: int, total_bytes: int, *, period_s: float) -> float:
+    """How long to wait after a step, so that all there is has been read after one period."""
+    if total_bytes <= 0:
+        return _IDLE_S
+    return max(PAUSE_S_MIN, period_s * step_bytes / total_bytes)
+
+
+def next_release(releases: Sequence[bytes], after: bytes) -> bytes | None:
+    """The release whose turn it is after another; the first after one that is gone."""
+    if not releases:
+        return None
+    return releases[(releases.index(after) + 1) % len(releases)] if after in releases else releases[0]
+
+
+def news(guard: Guard, bad: Sequence[int], lost: Sequence[LostRange]) -> list[int]:
+    """Those of the bad cells that nobody knows of yet."""
+    found = []
+    for cell in bad:
+        if cell < guard.map.num_blocks:
+            span = guard.map.where(cell)
+            if any(each.file == span.file and 0 <= span.offset - each.offset < each.size for each in lost):
+                continue
+        found.append(cell)
+    return found
