@@ -7,10 +7,11 @@ kind       str     `MessageKind`
 re         bin8    handle of the command or update it answers, all zero for none
 body       map     answer: text, release bin32, tokens int, seconds_milli int | error str
                    result: ok bool, text str           (what came of a command)
-                   receipt: state str, reason str, release bin32, sequence int, canary map, text str
+                   receipt: see `receipt`
                          canary, of a trial that passed: agreeing int, expected int (tokens), permille int,
                          swap_ms float (how long the flip to the new release took)
                    event: name str, severity str, text str
+                   damage: what of a release only the ground can bring back, see `damage`
 """
 
 from collections.abc import Callable, Mapping
@@ -34,6 +35,7 @@ class MessageKind(StrEnum):
     RESULT = "result"
     RECEIPT = "receipt"
     EVENT = "event"
+    DAMAGE = "damage"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

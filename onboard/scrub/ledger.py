@@ -149,11 +149,13 @@ class LedgerFile:
         path: of the file.
         disk: where it lies.
         ledger: as it is now.
+        durable: as a restart would find it.
     """
 
     path: Path
     disk: Disk
     ledger: Ledger = field(default_factory=Ledger)
+    durable: Ledger = field(default_factory=Ledger)
 
     def load(self) -> None:
         """Read the file, if there is one that can be read."""
@@ -162,6 +164,7 @@ class LedgerFile:
                 self.ledger = Ledger.decode(file.read(_SIZE_MAX + 1))
         except (OSError, DecodeError):
             self.ledger = Ledger()
+        self.durable = self.ledger
 
     def store(self, ledger: Ledger) -> None:
         """Keep a ledger; it counts from now on, durable or not.
@@ -169,10 +172,10 @@ class LedgerFile:
         Raises:
             StoreError: it is not durable.
         """
-        if ledger == self.ledger:
-            return
         self.ledger = ledger
-        replace_file(self.path, ledger.encode(), self.disk)
+        if ledger != self.durable:
+            replace_file(self.path, ledger.encode(), self.disk)
+            self.durable = ledger
 
 
 def _blocks(entries: list[Entry]) -> list[Flip]:

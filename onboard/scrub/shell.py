@@ -214,7 +214,8 @@ class Scrubber:
         if following is None:
             digest, following = next_release(releases, digest) or digest, 0
         self._note_place(digest, following)
-        total = sum(self._sizes.get(each, num_bytes) for each in releases)
+        like_this = max(self._sizes.values(), default=num_bytes)
+        total = sum(self._sizes.get(each, like_this) for each in releases)
         return pause_s(num_bytes, total, period_s=self._given.period_s)
 
     def _read_step(self, digest: bytes, cell: int) -> tuple[int | None, int | None]:
@@ -238,7 +239,6 @@ class Scrubber:
             self._file.ledger = ledger
             return
         self._kept_at_s = now
-        self._file.ledger = replace(ledger, cell=-1)  # so that it is written
         self._keep(ledger)
 
     # -- a whole release -----------------------------------------------------------------------------------

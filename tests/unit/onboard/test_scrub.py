@@ -9,8 +9,8 @@ from onboard.scrub import guard as guard_module
 from onboard.scrub import repair as repair_module
 from onboard.scrub.blocks import BlockMap
 from onboard.scrub.core import GROUP_SIZE, LEAF_SIZE
-from onboard.scrub.damage import LostRange
 from onboard.scrub.guard import GUARD_NAMES, PARITY_NAME, Guard
+from protocol.damage import LostRange
 from tests.fakes.faulty_disk import FaultyDisk
 from tests.fakes.scrubbing import SMALL, GuardedRelease
 
