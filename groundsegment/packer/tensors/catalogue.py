@@ -152,10 +152,11 @@ def _gguf_tensor(info: TensorInfo) -> Part:
 
 
 def _plain(info: TensorInfo, kind: PartKind, dtype: str, item_bytes: int, packed: Packed | None = None) -> Part:
-    """Return a part of one member, cut at rows; within rows where a segment could not hold one."""
+    """Return a part of one member, cut at rows; within a row that is the only one, or too long for a segment."""
     rows = num_rows(info.shape)
     row_bytes = info.size_bytes // rows
-    unit_rows = 1 if row_bytes <= SEGMENT_SIZE_MAX and kind is not PartKind.BYTES else 0
+    has_rows = len(info.shape) > 1 and kind is not PartKind.BYTES
+    unit_rows = 1 if has_rows and row_bytes <= SEGMENT_SIZE_MAX else 0
     member = Member(
         name=info.name,
         role=Role.CODES if packed else Role.VALUES,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from groundsegment.packer.tensors.assembling import assemble
 from groundsegment.packer.tensors.jobs import BaseRef
 from groundsegment.packer.tensors.parts import Member, Part
 from groundsegment.packer.tensors.samples import Sampler, encoding, likeness, likeness_table
@@ -21,7 +22,23 @@ _BATCH = 1024  # tensors of one shape compared with each other at a time
 _CANDIDATES_MAX = 64  # tensors whose names end alike
 _SUFFIX_WORDS_MIN = 2
 _BEST_MAX = 16  # of those whose values are alike
+_NAMES_MAX = 3
 _TELLING_BYTES = 256  # of fewer values chance makes some look alike
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A run of a part's units that the base has in one place.
+
+    Attributes:
+        first: unit of the part.
+        num_units: that the base has from there on.
+        refs: where each member's old bytes start, member by member.
+    """
+
+    first: int
+    num_units: int
+    refs: tuple[BaseRef, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,18 +46,26 @@ class Match:
     """Where the base has a part.
 
     Attributes:
-        refs: where each member's old bytes start, member by member.
-        num_units: units of the part, from its first, that the base has; all of them unless it grew.
+        runs: rising, without overlaps; one from its first unit on, unless it is made of several of the base's parts.
         base_name: of the base's tensor, of the codes for a family.
         reason: how it was found, in words.
         window_bytes: of bytes that are no tensor: size of their counterpart, in which all of them may be found again.
     """
 
-    refs: tuple[BaseRef, ...]
-    num_units: int
+    runs: tuple[Run, ...]
     base_name: str
     reason: str
     window_bytes: int = 0
+
+    @property
+    def refs(self) -> tuple[BaseRef, ...]:
+        """Where old bytes start: of the members of the first run, then of the next."""
+        return tuple(ref for run in self.runs for ref in run.refs)
+
+    @property
+    def num_units(self) -> int:
+        """Units of the part that the base has; all of them unless it grew."""
+        return sum(run.num_units for run in self.runs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +103,7 @@ class TensorMatcher:
         self._renamed(self._left(parts))
         for by_shape in (True, False):
             self._by_values(self._left(parts), by_shape=by_shape)
+        self._assembled(self._left(parts))
         for part in self._left(parts):
             if part in named:
                 self._take(part, replace(named[part], reason=f"{named[part].reason}, values not alike"))
@@ -141,6 +167,23 @@ class TensorMatcher:
             if found is not None:
                 self._take(part, found)
 
+    def _assembled(self, parts: list[Part]) -> None:
+        """Match tensors made of several of the base's, and tensors that were part of one of them."""
+        olds = [old.part for old in self._unused() if old.member is old.part.members[0]]
+        new_run, old_run = self._sampler.sample_run, self._base_sampler.sample_run
+        for found in assemble(parts, olds, new_run, old_run):
+            runs = tuple(_run_of(placed.first, placed.piece, 0, placed.piece.num_units) for placed in found)
+            names = [placed.piece.name for placed in found]
+            words = ", ".join(names) if len(names) <= _NAMES_MAX else f"{names[0]} ... {names[-1]}"
+            reason = f"made of {len(names)} of the base's tensors"
+            self._take(found[0].whole, Match(runs=_joined(runs, found[0].whole), base_name=words, reason=reason))
+        for found in assemble(olds, self._left(parts), old_run, new_run):
+            for placed in found:
+                run = _run_of(0, placed.whole, placed.first, placed.piece.num_units)
+                reason = f"was a part of {placed.whole.name}"
+                self._take(placed.piece, Match(runs=(run,), base_name=placed.whole.name, reason=reason))
+            self._used.update(_refs_of(found[0].whole, 0))
+
     def _copies(self, parts: list[Part]) -> None:
         for part, old, value in self._alike(parts, self._olds, by_shape=True):
             if part not in self._found and value >= _COPY:
@@ -200,9 +243,38 @@ class TensorMatcher:
         if not num_units or len(old_units) > 1:
             return None  # other types, or other groups: as many codes, but not as many scales
         where = "" if old.part.file == part.file else f", in {old.part.file}"
-        return Match(
-            refs=tuple(x.ref for x in olds), num_units=num_units, base_name=old.member.name, reason=reason + where
-        )
+        run = Run(first=0, num_units=num_units, refs=tuple(x.ref for x in olds))
+        return Match(runs=(run,), base_name=old.member.name, reason=reason + where)
+
+
+def _refs_of(old: Part, first: int) -> tuple[BaseRef, ...]:
+    """Return where a part of the base has its units from the first on."""
+    return tuple(BaseRef(file=old.file, offset=x.offset + first * x.unit_bytes) for x in old.members)
+
+
+def _run_of(first: int, old: Part, old_first: int, num_units: int) -> Run:
+    """Return units of a part that are units of an old one."""
+    return Run(first=first, num_units=num_units, refs=_refs_of(old, old_first))
+
+
+def _joined(runs: Sequence[Run], part: Part) -> tuple[Run, ...]:
+    """Return the runs, those that follow each other in the base as one."""
+    joined: list[Run] = []
+    for run in runs:
+        last = joined[-1] if joined else None
+        if (
+            last is not None
+            and last.first + last.num_units == run.first
+            and run.refs
+            == tuple(
+                BaseRef(file=ref.file, offset=ref.offset + last.num_units * member.unit_bytes)
+                for ref, member in zip(last.refs, part.members, strict=True)
+            )
+        ):
+            joined[-1] = replace(last, num_units=last.num_units + run.num_units)
+        else:
+            joined.append(run)
+    return tuple(joined)
 
 
 def _num_units(part: Part, member: Member, old: Member) -> int:

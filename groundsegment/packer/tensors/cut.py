@@ -11,7 +11,7 @@ from itertools import groupby
 
 from groundsegment.packer.tensors.gathering import Gathered
 from groundsegment.packer.tensors.jobs import BaseRef, BaseWindow, PieceExtent, PieceJob, SegmentJob
-from groundsegment.packer.tensors.matching import Match
+from groundsegment.packer.tensors.matching import Match, Run
 from groundsegment.packer.tensors.parts import Part
 from protocol.limits import SEGMENT_SIZE_MAX, ZSTD_WINDOW_MAX
 
@@ -35,17 +35,26 @@ def pieces_of(part: Part, match: Match | None, *, piece_bytes: int = SEGMENT_SIZ
 
     Args:
         part: the part.
-        match: where the base has its first units; without it, or behind them, pieces have no base.
+        match: where the base has units of it; without it, or between its runs, pieces have no base.
         piece_bytes: what a piece should turn into at most.
     """
     if match is not None and match.window_bytes:
         yield from _windowed(part, match, piece_bytes)
         return
-    known = match.num_units if match is not None else 0
-    for first, end, base in ((0, known, match), (known, part.num_units, None)):
+    for first, end, run in _stretches(part, match.runs if match is not None else ()):
         step = _slab_units(part, end - first, piece_bytes)
         for start in range(first, end, step):
-            yield _slab(part, start, min(start + step, end), base)
+            yield _slab(part, start, min(start + step, end), run)
+
+
+def _stretches(part: Part, runs: Iterable[Run]) -> Iterator[tuple[int, int, Run | None]]:
+    """Yield (first unit, end, where the base has them) of all units, in order."""
+    at = 0
+    for run in runs:
+        yield at, run.first, None
+        at = run.first + run.num_units
+        yield run.first, at, run
+    yield at, part.num_units, None
 
 
 def _windowed(part: Part, match: Match, piece_bytes: int) -> Iterator[PieceJob]:
@@ -53,7 +62,7 @@ def _windowed(part: Part, match: Match, piece_bytes: int) -> Iterator[PieceJob]:
     step = _slab_units(part, part.num_units, piece_bytes)
     for start in range(0, part.num_units, step):
         end = min(start + step, part.num_units)
-        piece = _slab(part, start, end, match if end <= match.num_units else None)
+        piece = _slab(part, start, end, match.runs[0] if end <= match.num_units else None)
         yield replace(piece, window=_window(match, (start + end) / (2 * part.num_units)))
 
 
@@ -70,16 +79,16 @@ def _slab_units(part: Part, num_units: int, piece_bytes: int) -> int:
     return max(1, -(-num_units // num_slabs))
 
 
-def _slab(part: Part, first: int, end: int, match: Match | None) -> PieceJob:
+def _slab(part: Part, first: int, end: int, run: Run | None) -> PieceJob:
     """Return the piece of units first .. end - 1."""
     extents = []
     for index, member in enumerate(part.members):
         start = first * member.unit_bytes
         size = end * member.unit_bytes - start
         base = None
-        if match is not None:
-            ref = match.refs[index]
-            base = BaseRef(file=ref.file, offset=ref.offset + start)
+        if run is not None:
+            ref = run.refs[index]
+            base = BaseRef(file=ref.file, offset=ref.offset + start - run.first * member.unit_bytes)
         extents.append(PieceExtent(role=member.role, offset=member.offset + start, size_bytes=size, base=base))
     rows, columns = _extent_of_rows(part, first, end, extents[0].size_bytes)
     return PieceJob(

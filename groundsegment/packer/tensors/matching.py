@@ -6,8 +6,10 @@ In this order, each step only for what the ones before left over:
    at the end (a grown vocabulary) - unless samples show that other values now go by that name and others fit better;
 2. renamed: the one whose dotted name ends alike (`model.` put before it), if samples are alike;
 3. any unused tensor of the same type and shape, or number of values, whose sample is alike, the nearest in order first;
-4. a copy of one that is used already (a tied head that became a tensor of its own);
-5. values that are not alike, but of the same name: a new training of the same tensor; the packer will see.
+4. several unused ones of its layer, one after another (a qkv of q, k and v; a stack of experts), or rows of one that
+   was such a whole (assembling.py);
+5. values that are not alike, but of the same name: a new training of the same tensor; the packer will see;
+6. a copy of one that is used already (a tied head that became a tensor of its own).
 
 A family matches member by member, wherever the base has them: in other shards, or one by one. Tensors of another type
 (bf16 to int8), or of other groups, have no counterpart. Bytes match by name of file and part,
@@ -20,12 +22,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from groundsegment.packer.tensors.catalogue import Read
-from groundsegment.packer.tensors.counterparts import Match, TensorMatcher, shape_words
+from groundsegment.packer.tensors.counterparts import Match, Run, TensorMatcher, shape_words
 from groundsegment.packer.tensors.jobs import BaseRef
 from groundsegment.packer.tensors.parts import WHOLE_FILE, Part
 from groundsegment.packer.tensors.samples import Sampler
 
-__all__ = ["Match", "match", "removed", "why_unmatched"]
+__all__ = ["Match", "Run", "match", "removed", "why_unmatched"]
 
 
 def match(parts: Sequence[Part], base_parts: Sequence[Part], read: Read, base_read: Read) -> dict[Part, Match]:
@@ -95,8 +97,7 @@ def _match_bytes(parts: Sequence[Part], base_parts: Sequence[Part]) -> dict[Part
 def _bytes_match(part: Part, file: str, offset: int, size_bytes: int, reason: str) -> Match:
     num_bytes = min(part.size_bytes, size_bytes)
     return Match(
-        refs=(BaseRef(file=file, offset=offset),),
-        num_units=num_bytes,
+        runs=(Run(first=0, num_units=num_bytes, refs=(BaseRef(file=file, offset=offset),)),),
         base_name=part.name,
         reason=reason,
         window_bytes=size_bytes,

@@ -33,15 +33,26 @@ class Sampler:
         self._read = read
         self._samples: dict[tuple[str, str], Sample] = {}
 
+    def sample_run(self, part: Part, offset: int, size: int) -> Sample:
+        """Return the same of a run of bytes of a part's first member; kept only if that is all of it."""
+        member = part.members[0]
+        if not offset and size == member.size_bytes:
+            return self.sample(part, member)
+        return self._take(part, member, offset, size)
+
     def sample(self, part: Part, member: Member) -> Sample:
         """Return the values in the windows of a member, centred and of length 1; constants keep their value."""
         key = (part.file, member.name)
         if key not in self._samples:
             if len(self._samples) >= _KEPT_MAX:
                 self._samples.clear()
-            raw = b"".join(self._read(part.file, member.offset + at, size) for at, size in _windows(member.size_bytes))
-            self._samples[key] = _normed(_values(raw, encoding(part, member)))
+            self._samples[key] = self._take(part, member, 0, member.size_bytes)
         return self._samples[key]
+
+    def _take(self, part: Part, member: Member, offset: int, size: int) -> Sample:
+        start = member.offset + offset
+        raw = b"".join(self._read(part.file, start + at, count) for at, count in _windows(size))
+        return _normed(_values(raw, encoding(part, member)))
 
 
 def likeness(one: Sample, other: Sample) -> float:

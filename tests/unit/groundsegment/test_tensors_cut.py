@@ -9,7 +9,7 @@ from groundsegment.packer.tensors.catalogue import parts_of
 from groundsegment.packer.tensors.cut import cut, pieces_of
 from groundsegment.packer.tensors.jobs import BaseRef
 from groundsegment.packer.tensors.layouts import nibble_layout_of
-from groundsegment.packer.tensors.matching import Match
+from groundsegment.packer.tensors.matching import Match, Run
 from groundsegment.packer.tensors.parts import PartKind
 from protocol.codec.payload import PIECES_MAX
 from protocol.limits import MIB, SEGMENT_SIZE_MAX
@@ -26,8 +26,13 @@ def matched(parts, shift=0):
     """Each part's counterpart at the same place, moved by `shift`."""
     return {
         part: Match(
-            refs=tuple(BaseRef(file="old", offset=member.offset + shift) for member in part.members),
-            num_units=part.num_units,
+            runs=(
+                Run(
+                    first=0,
+                    num_units=part.num_units,
+                    refs=tuple(BaseRef(file="old", offset=member.offset + shift) for member in part.members),
+                ),
+            ),
             base_name=part.name,
             reason="test",
         )
