@@ -2,7 +2,7 @@
 
     offset  size  field
     0       8     object prefix: SKM1, total size (`objects`)
-    8       n     zstd frame (content size stated, window at most 8 MiB) of one msgpack map:
+    8       n     zstd frame (content size stated, window at most 8 MiB, DICTIONARY) of one msgpack map:
                   roots      [bin]   root metadata that follow the satellite's own, oldest first; usually none
                   timestamp  bin     TUF metadata as compact JSON, raw bytes
                   snapshot   bin
@@ -26,6 +26,25 @@ from protocol.packing import Fields, pack_map, unpack_map
 
 _ROLE_SIZE_MAX = 64 * 1024
 _LEVEL = 19
+
+
+def _skeleton() -> bytes:
+    """What the metadata of every update has in common: a fifth of it. Changing a byte changes the format."""
+    around = '{"signatures":[{"keyid":"","sig":""}],"signed":{"_type":'
+    named = '{"hashes":{"sha256":""},"length":400'
+    expires, spec = '"expires":"2027-11-22T00:00:00Z"', '"spec_version":"1.0.31"'
+    roles = {
+        "timestamp": f'"timestamp",{expires},"meta":{{"snapshot.json":{named},"version":1}}}},{spec},"version":1,'
+        '"x-skyload-nonce":""',
+        "snapshot": f'"snapshot",{expires},"meta":{{"targets.json":{named},"version":1}}}},{spec},"version":1',
+        "targets": f'"targets",{expires},{spec},"targets":{{"updates/1.manifest":{named}}}}},"version":1',
+    }
+    texts = {name: f"{around}{text}}}}}".encode() for name, text in roles.items()}
+    return pack_map({"roots": [], **texts, "manifest": b""})
+
+
+DICTIONARY = _skeleton()
+_DICTIONARY = zstandard.ZstdCompressionDict(DICTIONARY, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +83,7 @@ class MetadataBundle:
                 "manifest": self.manifest,
             }
         packed = pack_map(fields)
-        body = zstandard.ZstdCompressor(level=_LEVEL).compress(packed)
+        body = zstandard.ZstdCompressor(level=_LEVEL, dict_data=_DICTIONARY).compress(packed)
         return object_prefix(ObjectKind.METADATA, PREFIX_SIZE + len(body)) + body
 
     @classmethod
@@ -101,7 +120,7 @@ def _decompress(body: bytes) -> bytes:
         size = zstandard.get_frame_parameters(body).content_size
         if not 0 < size <= METADATA_UNPACKED_MAX:
             raise DecodeError(f"metadata: {size} decompressed bytes are not in 1..{METADATA_UNPACKED_MAX}")
-        decompressor = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW_MAX)
+        decompressor = zstandard.ZstdDecompressor(dict_data=_DICTIONARY, max_window_size=ZSTD_WINDOW_MAX)
         return decompressor.decompress(body, max_output_size=METADATA_UNPACKED_MAX, allow_extra_data=False)
     except (zstandard.ZstdError, MemoryError) as error:
         raise DecodeError(f"metadata: zstd refused it: {error}") from None

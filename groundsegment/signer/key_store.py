@@ -1,36 +1,47 @@
-"""The key store: Ed25519 private keys as PKCS8 PEM files of mode 0600, one for each role.
+"""The key store: the keys that sign, one for each name, and the roots that say what each may sign.
 
     keys/root-1.pem root-2.pem root-3.pem   a threshold of 2 makes a trust root; wanted again only for a new root
+    keys/root-pq-1.pem root-pq-2.pem        only with post-quantum roots: one of them has to sign as well (ML-DSA-65)
     keys/targets.pem snapshot.pem timestamp.pem   sign updates
     keys/command.pem                        signs commands
+    keys/NAME.public                        JSON: the public key, and where the private one is if not here (`key_entry`)
     keys/root.json                          the trust root: TUF root metadata, public
+    keys/roots/N.json                       every version of it: a satellite that missed some needs them in order
+    keys/next/                              the next root while it is being made (`rotation`): new keys, root.json
 
-A root key that is not there is no error until a root is to be signed: keep them elsewhere. Files are made, never
-overwritten. Encryption of the files by a passphrase has its place in `_write_private` and `_read_private`, and no
-code yet.
+A private key is a file (`key_file`), or in a device or service that `securesystemslib` signs with: then NAME.public has
+its URI. A root key that is not there is no error until a root is to be signed: keep them elsewhere. Only a rotation
+ever puts a file in another's place.
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey
+from securesystemslib.signer import CryptoSigner, Signer, SSlibKey
 
 from groundsegment.errors import KeyStoreError
+from groundsegment.signer.files import sync_directory, write_new
+from groundsegment.signer.key_entry import KeyEntry, open_signer, read_entry, write_entry
+from groundsegment.signer.key_file import Private, read_key, write_key
+from groundsegment.signer.passphrase import PASSPHRASE, Passphrase
 from protocol.errors import ProtocolError
 
+__all__ = ["ALL_NAMES", "KeyStore", "PrivateKey", "sync_directory", "write_new"]
+
 ROOT_NAMES = ("root-1", "root-2", "root-3")
+POST_QUANTUM_NAMES = ("root-pq-1", "root-pq-2")
 ONLINE_NAMES = ("targets", "snapshot", "timestamp")
 COMMAND_NAME = "command"
 ALL_NAMES = (*ROOT_NAMES, *ONLINE_NAMES, COMMAND_NAME)
+KNOWN_NAMES = (*ROOT_NAMES, *POST_QUANTUM_NAMES, *ONLINE_NAMES, COMMAND_NAME)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrivateKey:
-    """One signing key.
+    """One signing key in a file.
 
     Attributes:
         name: of its file.
@@ -46,15 +57,30 @@ class PrivateKey:
 
 
 class KeyStore:
-    """The private keys in one directory."""
+    """The keys in one directory.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Args:
+        path: of the directory.
+        passphrase: where that of sealed keys comes from.
+    """
+
+    def __init__(self, path: Path, passphrase: Passphrase = PASSPHRASE) -> None:
+        self.path, self.passphrase = path, passphrase
 
     @property
     def root_path(self) -> Path:
         """The trust root's file."""
         return self.path / "root.json"
+
+    @property
+    def roots_path(self) -> Path:
+        """Where every version of it is."""
+        return self.path / "roots"
+
+    @property
+    def next_path(self) -> Path:
+        """Where the next root is made."""
+        return self.path / "next"
 
     def root(self) -> bytes:
         """Return the trust root.
@@ -62,7 +88,7 @@ class KeyStore:
         Raises:
             KeyStoreError: there is none, or what is there is none.
         """
-        from protocol.trust import command_keys  # TUF takes its time to import, and listing keys needs none of it
+        from protocol.roots import command_keys  # TUF takes its time to import, and listing keys needs none of it
 
         hint = "restore it from a backup of the depot; every kit holds a copy as root.json"
         try:
@@ -74,80 +100,94 @@ class KeyStore:
             raise KeyStoreError(f"{self.root_path}: not a trust root ({error})", hint=hint) from None
         return root
 
-    def has(self, name: str) -> bool:
-        """Whether the private key is here."""
-        return self._file(name).exists()
-
-    def make(self, name: str) -> PrivateKey:
-        """Return a key, making it if it is not there: an interrupted set-up goes on where it was."""
-        if not self.has(name):
-            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-            _write_private(self._file(name), Ed25519PrivateKey.generate())
-        return self.load(name)
-
-    def load(self, name: str) -> PrivateKey:
-        """Read a key.
+    def roots_after(self, version: int) -> tuple[bytes, ...]:
+        """Return the roots that follow a version, oldest first.
 
         Raises:
-            KeyStoreError: missing, unreadable, or open to others.
+            KeyStoreError: one is missing.
         """
-        key = _read_private(self._file(name))
+        from protocol.roots import read_root
+
+        newest = read_root(self.root()).version
+        roots = []
+        for number in range(max(version, 1) + 1, newest + 1):
+            path = self.roots_path / f"{number}.json"
+            try:
+                roots.append(path.read_bytes())
+            except FileNotFoundError:
+                hint = "restore it from a backup of the depot: satellites follow roots one by one"
+                raise KeyStoreError(f"{path}: a root is missing", hint=hint) from None
+        return tuple(roots)
+
+    def has(self, name: str) -> bool:
+        """Whether the private key is in a file here."""
+        return self._file(name).exists()
+
+    def can_sign(self, name: str) -> bool:
+        """Whether the private key is in a file here, or in a device or service that is named here."""
+        entry = self.entry(name)
+        return self.has(name) or (entry is not None and entry.uri is not None)
+
+    def entry(self, name: str) -> KeyEntry | None:
+        """What is known of a key, None if nothing is."""
+        return read_entry(self.path / f"{name}.public")
+
+    def public_key(self, name: str) -> SSlibKey:
+        """Return a public key; asks for no passphrase if it was written down, as it is for every key made here.
+
+        Raises:
+            KeyStoreError: it is not known, and neither is the private one.
+        """
+        entry = self.entry(name)
+        return entry.key if entry is not None else _public_of(read_key(self._file(name), self.passphrase))
+
+    def make(self, name: str) -> Signer:
+        """Return a key's signer, making the key if it is not there: an interrupted set-up goes on where it was."""
+        if not self.has(name):
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_key(self._file(name), self.passphrase, is_post_quantum=name in POST_QUANTUM_NAMES)
+        return self.signer(name)
+
+    def signer(self, name: str) -> Signer:
+        """Return what signs with a key.
+
+        Raises:
+            KeyStoreError: it is missing, unreadable, open to others, or its device is not there.
+        """
+        entry = self.entry(name)
+        if entry is not None and entry.uri is not None:
+            return open_signer(entry, self.passphrase)
+        key = read_key(self._file(name), self.passphrase)
+        return CryptoSigner(key, _public_of(key))
+
+    def load(self, name: str) -> PrivateKey:
+        """Read an Ed25519 key from its file.
+
+        Raises:
+            KeyStoreError: missing, unreadable, open to others, or of another kind.
+        """
+        key = read_key(self._file(name), self.passphrase)
+        if not isinstance(key, Ed25519PrivateKey):
+            raise KeyStoreError(f"{self._file(name)}: not an Ed25519 key", hint="restore it from a backup")
         return PrivateKey(name=name, public=key.public_key().public_bytes_raw(), sign=key.sign, ed25519=key)
 
     def _file(self, name: str) -> Path:
-        assert name in ALL_NAMES
+        assert name in KNOWN_NAMES
         return self.path / f"{name}.pem"
 
 
-def write_new(path: Path, data: bytes, *, mode: int) -> None:
-    """Write a file that must not exist, whole or not at all, and make it durable.
+def make_key(path: Path, passphrase: Passphrase, *, is_post_quantum: bool = False) -> KeyEntry:
+    """Make a key in a file, and what is known of it beside.
 
     Raises:
-        KeyStoreError: it exists.
+        KeyStoreError: there is one already.
     """
-    part = path.with_name(f".{path.name}.part")
-    part.unlink(missing_ok=True)
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(part, path)  # unlike rename, it refuses to overwrite
-    except FileExistsError:
-        hint = "another skyload made it meanwhile; run the same command again"
-        raise KeyStoreError(f"{path}: is there already and is never overwritten", hint=hint) from None
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk names no file by itself
-    finally:
-        part.unlink()
-    sync_directory(path.parent)
+    key: Private = MLDSA65PrivateKey.generate() if is_post_quantum else Ed25519PrivateKey.generate()
+    write_key(path, key, passphrase)
+    entry = KeyEntry(key=_public_of(key))
+    write_entry(path.with_suffix(".public"), entry)
+    return entry
 
 
-def sync_directory(path: Path) -> None:
-    """Make names in a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _write_private(path: Path, key: Ed25519PrivateKey) -> None:
-    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    write_new(path, pem, mode=0o600)
-
-
-def _read_private(path: Path) -> Ed25519PrivateKey:
-    try:
-        if path.stat().st_mode & 0o077:
-            raise KeyStoreError(f"{path}: others may read this private key", hint=f"chmod 600 {path}")
-        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
-    except FileNotFoundError:
-        hint = "bring the key file back from where it is kept, or from a backup of the depot"
-        raise KeyStoreError(f"{path}: the private key is missing", hint=hint) from None
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise KeyStoreError(f"{path}: not an unencrypted PKCS8 key", hint="restore it from a backup") from None
-    if not isinstance(key, Ed25519PrivateKey):
-        raise KeyStoreError(f"{path}: not an Ed25519 key", hint="restore it from a backup")
-    return key
+def _public_of(key: Private) -> SSlibKey:
+    return SSlibKey.from_crypto(key.public_key())

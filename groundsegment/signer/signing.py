@@ -1,4 +1,4 @@
-"""What is signed: the trust root, updates, commands. Every product is verified with the satellite's own rules first.
+"""What is signed: the trust root, updates, rotations, commands. Each is verified with the satellite's own rules first.
 
 TUF 1.0.34 metadata as compact JSON. All four roles of an update carry its sequence as version, so versions rise with
 updates and a replay of an older one is seen. The clock is passed in.
@@ -7,26 +7,26 @@ updates and a replay of an older one is seen. The clock is passed in.
 from datetime import datetime, timedelta
 from typing import Any
 
-from securesystemslib.signer import CryptoSigner, Key
+from securesystemslib.signer import Signer
 from tuf.api.metadata import Metadata, MetaFile, Root, Signed, Snapshot, TargetFile, Targets, Timestamp
-from tuf.api.serialization.json import JSONSerializer
 
 from groundsegment.errors import KeyStoreError
-from groundsegment.signer.key_store import COMMAND_NAME, ONLINE_NAMES, ROOT_NAMES, KeyStore, PrivateKey, write_new
+from groundsegment.signer.key_store import COMMAND_NAME, KNOWN_NAMES, ONLINE_NAMES, POST_QUANTUM_NAMES, KeyStore
+from groundsegment.signer.roots import COMPACT, check_root, first_root, sign_root, whole_seconds
+from groundsegment.signer.rotation import keep_first
 from protocol.command import Command
 from protocol.errors import ProtocolError
+from protocol.limits import MESSAGE_SIZE_MAX, ROOTS_MAX
 from protocol.manifest import Manifest
 from protocol.metadata import MetadataBundle
-from protocol.trust import COMMAND_FIELD, TrustState, accept_update, command_keys, target_path
+from protocol.report import NO_NONCE
+from protocol.roots import read_root
+from protocol.trust import NONCE_FIELD, TrustState, accept_metadata, command_keys, target_path
 
-ROOT_THRESHOLD = 2
 EXPIRY = timedelta(days=365)
-# Judged only where the clock is trusted, and there is no way yet to send a new root: outlive the satellite.
-ROOT_EXPIRY = timedelta(days=3650)
-_COMPACT = JSONSerializer(compact=True)
 
 
-def create_trust(store: KeyStore, *, utc: datetime) -> bytes:
+def create_trust(store: KeyStore, *, utc: datetime, is_post_quantum: bool = False) -> bytes:
     """Make all keys that are missing, and the trust root from them; returns the root's bytes.
 
     Raises:
@@ -35,19 +35,16 @@ def create_trust(store: KeyStore, *, utc: datetime) -> bytes:
     if store.root_path.exists():
         hint = "`skyload keys list` shows it; `skyload keys add-satellite` adds a satellite to it"
         raise KeyStoreError(f"{store.root_path}: there is a trust root already", hint=hint)
-    signers = {name: _signer(store.make(name)) for name in (*ROOT_NAMES, *ONLINE_NAMES, COMMAND_NAME)}
-    root = Root(expires=_whole_seconds(utc + ROOT_EXPIRY), consistent_snapshot=False)
-    for name in ROOT_NAMES:
-        root.add_key(signers[name].public_key, Root.type)
-    root.roles[Root.type].threshold = ROOT_THRESHOLD
-    for name in ONLINE_NAMES:
-        root.add_key(signers[name].public_key, name)
-    command_key: Key = signers[COMMAND_NAME].public_key
-    root.keys[command_key.keyid] = command_key
-    root.unrecognized_fields[COMMAND_FIELD] = {"keyids": [command_key.keyid]}
-    data = _signed(root, *(signers[name] for name in ROOT_NAMES))
-    _check_root(data, store)
-    write_new(store.root_path, data, mode=0o644)
+    names = [name for name in KNOWN_NAMES if is_post_quantum or name not in POST_QUANTUM_NAMES]
+    signers = {name: store.make(name) for name in names}
+    metadata = first_root({name: store.public_key(name) for name in names}, utc=utc)
+    for name, signer in signers.items():
+        if name.startswith("root"):
+            sign_root(metadata, signer)
+    data: bytes = metadata.to_bytes(COMPACT)
+    check_root(data, None)
+    assert list(command_keys(data).values()) == [store.load(COMMAND_NAME).public]
+    keep_first(store, data)
     return data
 
 
@@ -59,18 +56,22 @@ def check_signers(store: KeyStore) -> None:
     """
     root: Metadata[Root] = Metadata.from_bytes(store.root())
     for name in ONLINE_NAMES:
-        key_id = _signer(store.load(name)).public_key.keyid
+        key_id = store.signer(name).public_key.keyid
         if key_id not in root.signed.roles[name].keyids:
             raise _unacceptable(store, f"root.json does not name this {name} key")
 
 
-def sign_update(store: KeyStore, manifest: bytes, *, utc: datetime) -> bytes:
+def sign_update(
+    store: KeyStore, manifest: bytes, *, utc: datetime, root_version: int | None = None, nonce: bytes = NO_NONCE
+) -> bytes:
     """Return the metadata object of an update.
 
     Args:
         store: needs the keys of targets, snapshot and timestamp; no root key.
         manifest: the manifest's bytes, signed as they are.
         utc: now; what is signed expires a year later.
+        root_version: that the satellites are known to trust: those that follow it go along. None: the newest.
+        nonce: what the satellite told last, all zero for nothing.
 
     Raises:
         KeyStoreError: a key is missing, or a satellite would not accept the result.
@@ -78,29 +79,51 @@ def sign_update(store: KeyStore, manifest: bytes, *, utc: datetime) -> bytes:
     decoded = Manifest.decode(manifest)
     version, expires = decoded.sequence, expiry(utc)
     target = TargetFile.from_data(target_path(version), manifest, ["sha256"])
-    targets = _signed(
-        Targets(version=version, expires=expires, targets={target.path: target}), _signer(store.load("targets"))
-    )
+    targets = _signed(Targets(version=version, expires=expires, targets={target.path: target}), store.signer("targets"))
     meta = {"targets.json": MetaFile.from_data(version, targets, ["sha256"])}
-    snapshot = _signed(Snapshot(version=version, expires=expires, meta=meta), _signer(store.load("snapshot")))
-    snapshot_meta = MetaFile.from_data(version, snapshot, ["sha256"])
-    timestamp = _signed(
-        Timestamp(version=version, expires=expires, snapshot_meta=snapshot_meta), _signer(store.load("timestamp"))
+    snapshot = _signed(Snapshot(version=version, expires=expires, meta=meta), store.signer("snapshot"))
+    timestamp = Timestamp(
+        version=version, expires=expires, snapshot_meta=MetaFile.from_data(version, snapshot, ["sha256"])
     )
-    bundle = MetadataBundle(timestamp=timestamp, snapshot=snapshot, targets=targets, manifest=manifest)
+    if nonce != NO_NONCE:
+        timestamp.unrecognized_fields[NONCE_FIELD] = nonce.hex()
+    base, roots = _chain(store, root_version)
+    bundle = MetadataBundle(
+        roots=roots[:ROOTS_MAX],
+        timestamp=_signed(timestamp, store.signer("timestamp")),
+        snapshot=snapshot,
+        targets=targets,
+        manifest=manifest,
+    )
     data = bundle.encode()
-    state = TrustState(root=store.root(), accepted=version - 1)
+    state = TrustState(root=base, epoch=read_root(base).epoch, accepted=version - 1)
     try:
         for satellite in decoded.satellites:
-            accept_update(data, state, satellite=satellite, utc=utc)
+            accept_metadata(data, state, satellite=satellite, utc=utc, nonces=(nonce,))
     except ProtocolError as error:
         raise _unacceptable(store, error) from error
     return data
 
 
+def make_rotations(store: KeyStore, root_version: int) -> tuple[bytes, ...]:
+    """Return objects that bring a satellite from a root to the newest: one, or a few if it missed many.
+
+    Raises:
+        KeyStoreError: a root is missing.
+    """
+    roots, objects = list(_chain(store, root_version)[1]), []
+    while roots:
+        count = min(len(roots), ROOTS_MAX)
+        while count > 1 and len(MetadataBundle(roots=tuple(roots[:count])).encode()) > MESSAGE_SIZE_MAX:
+            count //= 2  # they fly as commands do
+        objects.append(MetadataBundle(roots=tuple(roots[:count])).encode())
+        del roots[:count]
+    return tuple(objects)
+
+
 def expiry(utc: datetime) -> datetime:
     """When metadata that is signed now is good for nothing any more."""
-    return _whole_seconds(utc + EXPIRY)
+    return whole_seconds(utc + EXPIRY)
 
 
 def sign_command(store: KeyStore, command: Command) -> bytes:
@@ -118,25 +141,19 @@ def sign_command(store: KeyStore, command: Command) -> bytes:
     return data
 
 
-def _check_root(data: bytes, store: KeyStore) -> None:
-    root: Metadata[Root] = Metadata.from_bytes(data)
-    root.verify_delegate(Root.type, root)
-    assert list(command_keys(data).values()) == [store.load(COMMAND_NAME).public]
+def _chain(store: KeyStore, root_version: int | None) -> tuple[bytes, tuple[bytes, ...]]:
+    """The root that a satellite trusts, and those that follow it."""
+    newest = store.root()
+    if root_version is None or root_version >= read_root(newest).version:
+        return newest, ()
+    roots = store.roots_after(root_version)
+    return (store.roots_path / f"{max(root_version, 1)}.json").read_bytes(), roots
 
 
-def _signer(key: PrivateKey) -> CryptoSigner:
-    return CryptoSigner(key.ed25519)
-
-
-def _signed(role: Signed, *signers: CryptoSigner) -> bytes:
+def _signed(role: Signed, signer: Signer) -> bytes:
     metadata: Metadata[Any] = Metadata(role)
-    for signer in signers:
-        metadata.sign(signer, append=True)
-    return metadata.to_bytes(_COMPACT)
-
-
-def _whole_seconds(utc: datetime) -> datetime:
-    return utc.replace(microsecond=0)  # TUF 1.0.34, 4.2: no fractions
+    metadata.sign(signer, append=True)
+    return metadata.to_bytes(COMPACT)
 
 
 def _unacceptable(store: KeyStore, error: ProtocolError | str) -> KeyStoreError:

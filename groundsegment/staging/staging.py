@@ -39,6 +39,7 @@ from protocol.link_keys import wrap_release_key
 from protocol.manifest import Canary, CanaryPrompt, Manifest
 from protocol.names import is_safe_name
 from protocol.objects import object_handle
+from protocol.report import NO_NONCE
 
 OnProgress = Callable[[str, int, int], None]
 
@@ -217,7 +218,14 @@ def _register(
     depot: Depot, prepared: Prepared, options: StageOptions, manifest: Manifest, workplace: Workplace, utc: datetime
 ) -> Update:
     encoded = _encode(manifest)
-    metadata = sign_update(KeyStore(depot.keys_path), encoded, utc=utc)
+    heard = depot.journal.last_report(prepared.satellite.name)
+    metadata = sign_update(
+        KeyStore(depot.keys_path),
+        encoded,
+        utc=utc,
+        root_version=heard.report.root_version if heard else 0,
+        nonce=heard.report.nonce if heard else NO_NONCE,
+    )
     handle = object_handle(metadata)
     release = RegisteredRelease(
         digest=manifest.release_digest,

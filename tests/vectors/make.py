@@ -1,5 +1,6 @@
 """The values behind the golden vectors. `python -m tests.vectors.make` prints the file anew; see the README first."""
 
+import hashlib
 import json
 import sys
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from protocol.frame import Frame, FrameCodec, FrameKind
 from protocol.link_keys import Direction, derive_frame_key, derive_station_key
 from protocol.manifest import BundleEntry, Canary, CanaryPrompt, FileEntry, Manifest, release_digest
 from protocol.message import Message, MessageKind
-from protocol.metadata import MetadataBundle
+from protocol.metadata import DICTIONARY, MetadataBundle
 from protocol.quality import Quality, QualityReference
 from protocol.report import SOLVED, OpenBlock, Reason, Report, UpdateState, UpdateStatus
 from protocol.segment import SegmentCipher, SegmentCodec, SegmentRow
@@ -105,6 +106,7 @@ VECTORS: dict[str, Callable[[], bytes]] = {
     "frame up short": lambda: FrameCodec(Direction.UP, LINK_KEY).encode(SHORT_FRAME, is_short=True),
     "frame up crc": lambda: FrameCodec(Direction.UP, None).encode(FRAME),
     "report": REPORT.encode,
+    "metadata dictionary": lambda: hashlib.sha256(DICTIONARY).digest(),
     "manifest": MANIFEST.encode,
     "manifest judged": JUDGED.encode,
     "release digest": lambda: MANIFEST.release_digest,

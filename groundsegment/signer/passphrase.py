@@ -1,0 +1,90 @@
+"""Where the passphrase of private keys comes from: a file, the environment, or a person at a terminal.
+
+In this order: a file that was named (`--passphrase-file`), SKYLOAD_PASSPHRASE_FILE, SKYLOAD_PASSPHRASE, a prompt. Asked
+for once in the life of a process, and only if a key wants it. Nobody to ask is an error, and no key is left unsealed.
+The PIN of a token is SKYLOAD_PIN, or asked for.
+"""
+
+import os
+import sys
+from getpass import getpass
+from pathlib import Path
+
+from groundsegment.errors import InputError, KeyStoreError
+
+FILE_VARIABLE = "SKYLOAD_PASSPHRASE_FILE"
+WORDS_VARIABLE = "SKYLOAD_PASSPHRASE"
+PIN_VARIABLE = "SKYLOAD_PIN"
+_SIZE_MAX = 1024
+
+
+class Passphrase:
+    """See the module.
+
+    Args:
+        file: that was named, None for none.
+        seals: whether new keys are sealed even if that means asking somebody.
+    """
+
+    def __init__(self, file: Path | None = None, *, seals: bool = False) -> None:
+        self._file, self._seals = file, seals
+        self._words: bytes | None = None
+
+    def for_new_key(self) -> bytes | None:
+        """The passphrase for a key that is made; None if none is given and nobody wants one.
+
+        Raises:
+            InputError: a file that was named gives none.
+            KeyStoreError: nobody can be asked.
+        """
+        if self._words is None:
+            self._words = self._given()
+        if self._words is None and self._seals:
+            self._words = _ask("passphrase for new keys: ", twice=True)
+        return self._words
+
+    def for_key(self, path: Path) -> bytes:
+        """The passphrase for a key that is sealed. Raises as `for_new_key`."""
+        if self._words is None:
+            self._words = self._given() or _ask(f"passphrase of {path.name}: ")
+        return self._words
+
+    def pin(self, uri: str) -> str:
+        """The PIN of a token. Raises as `for_new_key`."""
+        return os.environ.get(PIN_VARIABLE) or _ask(f"PIN for {uri}: ").decode()
+
+    def forget(self) -> None:
+        """It was the wrong one."""
+        self._words = None
+
+    def _given(self) -> bytes | None:
+        name = self._file or (Path(os.environ[FILE_VARIABLE]) if os.environ.get(FILE_VARIABLE) else None)
+        if name is not None:
+            return _first_line(name)
+        words = os.environ.get(WORDS_VARIABLE)
+        return words.encode() if words else None
+
+
+PASSPHRASE = Passphrase()
+"""For whoever was given no file: environment or prompt, once in this process."""
+
+
+def _first_line(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            words = file.read(_SIZE_MAX).partition(b"\n")[0].rstrip(b"\r")
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}", hint="name a readable file whose first line it is") from None
+    if not words:
+        raise InputError(f"{path}: its first line is empty", hint="write the passphrase into its first line")
+    return words
+
+
+def _ask(prompt: str, *, twice: bool = False) -> bytes:
+    if not sys.stdin.isatty():
+        hint = f"--passphrase-file, {FILE_VARIABLE} or {WORDS_VARIABLE} give one where nobody can be asked"
+        raise KeyStoreError("a passphrase is needed, and this is not a terminal", hint=hint)
+    words = getpass(prompt)
+    if not words or (twice and getpass("once more: ") != words):
+        raise KeyStoreError("no passphrase, or two different ones", hint="run the same command again")
+    return words.encode()

@@ -1,0 +1,259 @@
+"""The next root: which keys change, who has signed it, and when it counts. Interrupted anywhere, the same call goes on.
+
+    keys/next/root.json     the next root, with the signatures it has so far
+    keys/next/NAME.pem      private keys that take the places of old ones, and NAME.public
+
+`prepare` makes it, `sign_here` signs with the root keys that are here, `take_signatures` brings those that were made
+elsewhere, `commit` puts it in force once a satellite would follow it: first `roots/N.json` is durable, then the new
+keys are in their places, then root.json is replaced; `commit` again finishes what was interrupted.
+"""
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from securesystemslib.signer import SSlibKey
+from tuf.api.metadata import Metadata, Root
+from tuf.api.serialization import DeserializationError
+
+from groundsegment.errors import KeyStoreError
+from groundsegment.signer.files import replace_durably, sync_directory, write_new
+from groundsegment.signer.key_entry import KeyEntry, read_entry, write_entry
+from groundsegment.signer.key_store import KNOWN_NAMES, ONLINE_NAMES, POST_QUANTUM_NAMES, ROOT_NAMES, KeyStore, make_key
+from groundsegment.signer.roots import COMPACT, check_root, next_root, num_signed, role_keyids, role_of, sign_root
+from protocol.roots import read_root
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NextRoot:
+    """The next root as it stands.
+
+    Attributes:
+        metadata: parsed.
+        data: its bytes with the signatures so far.
+        changes: names of keys that are replaced by it.
+        begins_epoch: whether the counters start again with it.
+        missing: what is missing, for people; empty if a satellite would follow it.
+    """
+
+    metadata: Metadata[Root]
+    data: bytes
+    changes: tuple[str, ...]
+    begins_epoch: bool
+    missing: tuple[str, ...]
+
+    @property
+    def version(self) -> int:
+        """Its number."""
+        return self.metadata.signed.version
+
+
+def prepare(
+    store: KeyStore,
+    names: Sequence[str],
+    *,
+    is_leaked: bool,
+    floor: int,
+    utc: datetime,
+    entries: Mapping[str, KeyEntry] | None = None,
+) -> NextRoot:
+    """Make the next root, in which keys are replaced; it is not signed yet.
+
+    Args:
+        store: with the trust root.
+        names: of the keys.
+        is_leaked: somebody else may have one of them: if it signs updates, a new epoch begins.
+        floor: that a new epoch begins with.
+        utc: now.
+        entries: public keys that were made elsewhere, by name; the others are made here.
+
+    Raises:
+        KeyStoreError: another next root is on its way, or a name is not one.
+    """
+    current = store.root()
+    if (store.next_path / "root.json").exists():
+        hint = "finish it (`skyload keys root status` says what it lacks) or drop it with `skyload keys root drop`"
+        raise KeyStoreError(f"{store.next_path}: a next root is being made already", hint=hint)
+    entries = entries or {}
+    unknown = [name for name in names if name not in KNOWN_NAMES]
+    if unknown or not names:
+        raise KeyStoreError(f"no key is called {', '.join(unknown)}", hint=f"one of {', '.join(KNOWN_NAMES)}")
+    old = {name: store.public_key(name) for name in names if name not in POST_QUANTUM_NAMES or store.entry(name)}
+    store.next_path.mkdir(exist_ok=True, mode=0o700)
+    new = {name: _new_entry(store, name, entries.get(name)).key for name in names}
+    begins_epoch = is_leaked and any(name in ONLINE_NAMES for name in names)
+    metadata = next_root(current, old=old, new=new, begins_epoch=begins_epoch, floor=floor, utc=utc)
+    write_new(store.next_path / "root.json", metadata.to_bytes(COMPACT), mode=0o644)
+    return _standing(store, metadata)
+
+
+def pending(store: KeyStore) -> NextRoot | None:
+    """The next root that is being made, None if there is none."""
+    data = _read_next(store)
+    return None if data is None else _standing(store, _parse(data, store.next_path / "root.json"))
+
+
+def sign_here(store: KeyStore) -> NextRoot:
+    """Sign the next root with all root keys that are here, old and new.
+
+    Raises:
+        KeyStoreError: there is no next root, or a key does not open.
+    """
+    metadata = _must_be_pending(store).metadata
+    for name in (*ROOT_NAMES, *POST_QUANTUM_NAMES):
+        for place in (store, KeyStore(store.next_path, store.passphrase)):
+            if place.can_sign(name):
+                signer = place.signer(name)
+                if signer.public_key.keyid not in metadata.signatures:
+                    sign_root(metadata, signer)
+    return _keep(store, metadata)
+
+
+def take_signatures(store: KeyStore, data: bytes, source: Path) -> NextRoot:
+    """Add the signatures of a copy of the next root that was signed elsewhere.
+
+    Raises:
+        KeyStoreError: it is another root.
+    """
+    metadata, other = _must_be_pending(store).metadata, _parse(data, source)
+    if other.signed_bytes != metadata.signed_bytes:
+        hint = "bring back the file that `skyload keys root prepare` wrote for this root"
+        raise KeyStoreError(f"{source}: not the root that was prepared here", hint=hint)
+    metadata.signatures.update(other.signatures)
+    return _keep(store, metadata)
+
+
+def commit(store: KeyStore) -> NextRoot | None:
+    """Put the next root in force; None if there is none. Finishes what an interruption left.
+
+    Raises:
+        KeyStoreError: it lacks signatures.
+    """
+    next_ = pending(store)
+    if next_ is None:
+        return None
+    current = store.root()
+    if read_root(current).version < next_.version:
+        check_root(next_.data, current)
+    store.roots_path.mkdir(exist_ok=True)
+    _keep_version(store, current)
+    _keep_version(store, next_.data)
+    for name in next_.changes:
+        _move_in(store, name)
+    replace_durably(store.root_path, next_.data, mode=0o644)
+    drop(store)
+    return next_
+
+
+def drop(store: KeyStore) -> None:
+    """Forget the next root and its keys."""
+    (store.next_path / "root.json").unlink(missing_ok=True)
+    if store.next_path.exists():
+        for path in store.next_path.iterdir():
+            path.unlink()
+        store.next_path.rmdir()
+        sync_directory(store.path)
+
+
+def keep_first(store: KeyStore, data: bytes) -> None:
+    """Write the first root down, under its number too."""
+    store.roots_path.mkdir(exist_ok=True)
+    _keep_version(store, data)
+    write_new(store.root_path, data, mode=0o644)
+
+
+def _new_entry(store: KeyStore, name: str, given: KeyEntry | None) -> KeyEntry:
+    path = store.next_path / f"{name}.pem"
+    public = path.with_suffix(".public")
+    if given is not None:
+        path.unlink(missing_ok=True)
+        write_entry(public, given)
+        return given
+    made = read_entry(public) if path.exists() else None
+    if made is None:
+        path.unlink(missing_ok=True)
+        made = make_key(path, store.passphrase, is_post_quantum=name in POST_QUANTUM_NAMES)
+    return made
+
+
+def _move_in(store: KeyStore, name: str) -> None:
+    """Put a new key in the place of the old one: first the private one, so that no public one lacks it."""
+    public = store.next_path / f"{name}.public"
+    if not public.exists():
+        return  # it was moved before an interruption
+    private, target = store.next_path / f"{name}.pem", store.path / f"{name}.pem"
+    if private.exists():
+        private.replace(target)
+    elif read_root(store.root()).version < _must_be_pending(store).version:
+        entry, here = read_entry(public), target.exists()
+        if here and entry is not None and not _is_of(store, name, entry.key):
+            target.unlink()  # the new private key is kept elsewhere
+    public.replace(store.path / f"{name}.public")
+    sync_directory(store.path)
+
+
+def _is_of(store: KeyStore, name: str, key: SSlibKey) -> bool:
+    with contextlib.suppress(KeyStoreError):
+        return bool(store.signer(name).public_key.keyid == key.keyid)
+    return False
+
+
+def _keep_version(store: KeyStore, data: bytes) -> None:
+    path = store.roots_path / f"{read_root(data).version}.json"
+    if not path.exists():
+        write_new(path, data, mode=0o644)
+
+
+def _keep(store: KeyStore, metadata: Metadata[Root]) -> NextRoot:
+    replace_durably(store.next_path / "root.json", metadata.to_bytes(COMPACT), mode=0o644)
+    return _standing(store, metadata)
+
+
+def _must_be_pending(store: KeyStore) -> NextRoot:
+    next_ = pending(store)
+    if next_ is None:
+        hint = "`skyload keys rotate` or `skyload keys revoke` makes one"
+        raise KeyStoreError(f"{store.path}: no next root is being made", hint=hint)
+    return next_
+
+
+def _read_next(store: KeyStore) -> bytes | None:
+    try:
+        return (store.next_path / "root.json").read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+def _parse(data: bytes, path: Path) -> Metadata[Root]:
+    hint = "write it anew with `skyload keys root prepare`"
+    try:
+        metadata: Metadata[Any] = Metadata.from_bytes(data)
+    except DeserializationError:
+        raise KeyStoreError(f"{path}: not a root", hint=hint) from None
+    if not isinstance(metadata.signed, Root):
+        raise KeyStoreError(f"{path}: not a root", hint=hint)
+    return metadata
+
+
+def _standing(store: KeyStore, metadata: Metadata[Root]) -> NextRoot:
+    current = read_root(store.root())
+    data: bytes = metadata.to_bytes(COMPACT)
+    missing = [
+        f"{threshold - signed} more of the {whose} {role} keys"
+        for whose, judge in (("old", current.root), ("new", metadata.signed))
+        for role, (signed, threshold) in num_signed(metadata, judge).items()
+        if signed < threshold
+    ]
+    old_ids, new_ids = role_keyids(current.root), role_keyids(metadata.signed)
+    brought = [path.stem for path in store.next_path.glob("*.public")]
+    changes = [name for name in KNOWN_NAMES if name in brought and old_ids[role_of(name)] != new_ids[role_of(name)]]
+    return NextRoot(
+        metadata=metadata,
+        data=data,
+        changes=tuple(changes or [name for name in KNOWN_NAMES if name in brought]),
+        begins_epoch=read_root(data).epoch > current.epoch,
+        missing=tuple(missing),
+    )
