@@ -42,6 +42,7 @@ class MessageBox(Outbox):
         take_counter: gives counters, each once for ever.
         telemetry: events.
         now: monotonic seconds, the receiver's clock.
+        stamp: what every receipt says of the moment it is signed: see `protocol.receipt`.
     """
 
     def __init__(
@@ -54,11 +55,13 @@ class MessageBox(Outbox):
         take_counter: Callable[[], int],
         telemetry: Telemetry,
         now: Callable[[], float],
+        stamp: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
         super().__init__(retry_s=_RETRY_S, length_max=MESSAGES_MAX)
         self._directory, self._disk = directory, RealDisk()
         self._satellite, self._public_key, self._sign = satellite, public_key, sign
         self._take_counter, self._telemetry, self._now = take_counter, telemetry, now
+        self._stamp = stamp
         self._kept: set[bytes] = set()
         self.on_queued: Callable[[], None] = lambda: None
 
@@ -103,6 +106,8 @@ class MessageBox(Outbox):
         Returns:
             Whether it will.
         """
+        if kind is MessageKind.RECEIPT:
+            body = {**body, **self._stamp()}
         message = Message(
             satellite=self._satellite, counter=self._take_counter(), kind=kind, re=re, body=_bounded(body)
         )

@@ -16,6 +16,7 @@ from groundsegment.console import (
     link,
     model,
     plan,
+    receipt,
     revert,
     simulate,
     stage,
@@ -36,6 +37,7 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(link.app, name="link")
 app.add_typer(model.app, name="model")
 app.add_typer(station.app, name="station")
+app.add_typer(receipt.app, name="receipt")
 app.command("stage")(stage.stage)
 app.command("plan")(plan.plan)
 app.command("uplink")(uplink.uplink)

@@ -172,8 +172,14 @@ def test_an_update_flies_in_and_the_endpoint_answers_with_it(satellite):
     satellite.uplink.until(is_confirmed(update))
     assert satellite.models() == update.digest.hex()
     assert satellite.chat() != before
-    satellite.uplink.until(lambda uplink: any(m.kind is MessageKind.RECEIPT for m in uplink.messages))
-    receipt = next(m for m in satellite.uplink.messages if m.kind is MessageKind.RECEIPT)
+    satellite.uplink.until(
+        lambda uplink: any(m.kind is MessageKind.RECEIPT and m.body["state"] == "confirmed" for m in uplink.messages)
+    )
+    (receipt,) = [
+        message
+        for message in satellite.uplink.messages
+        if message.kind is MessageKind.RECEIPT and message.body["state"] != "accepted"
+    ]
     assert (receipt.body["state"], receipt.body["release"]) == ("confirmed", update.digest)
     assert satellite.stop() == 0
 

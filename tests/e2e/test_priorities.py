@@ -106,7 +106,11 @@ def test_an_urgent_update_and_a_question_overtake_a_big_flight_that_then_goes_on
     assert answered_s < 15.0
     assert still_flying, "the question was not asked in mid-flight"
     assert [entry["state"] for entry in json.loads(output)["updates"]] == ["confirmed"]
-    receipts = [entry["re"] for entry in status(rehearsal)["messages"] if entry["kind"] == "receipt"]
+    receipts = [
+        entry["re"]
+        for entry in status(rehearsal)["messages"]
+        if entry["kind"] == "receipt" and entry["body"]["state"] == "confirmed"
+    ]
     assert [handle for handle in receipts if handle in (big["update"], urgent["update"])] == [
         urgent["update"],
         big["update"],

@@ -250,6 +250,8 @@ class Flights:
 
     def take_receipt(self, receipt: Receipt) -> None:
         """A receipt is safe in the depot."""
+        if receipt.flight_state is None:
+            return  # it was accepted, say; what it comes to is still to be told
         flight = self.flying.get(receipt.update) or self.settling.get(receipt.update)
         if flight is not None:
             flight.take_receipt(receipt)

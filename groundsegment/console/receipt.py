@@ -1,0 +1,236 @@
+"""`skyload receipt`: what a satellite signed about updates: list, show, verify (also without a depot), export."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from groundsegment.console.output import command, err, out, print_json
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from groundsegment.receipts import Checked
+
+app = typer.Typer(
+    no_args_is_help=True, help="What a satellite signed: accepted, refused, confirmed, rejected, what it serves."
+)
+
+_DepotOption = Annotated[Path, typer.Option("--depot", envvar="SKYLOAD_DEPOT", help="The depot directory.")]
+_JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+_KeyOption = Annotated[
+    Path | None, typer.Option("--key", help="The satellite's public key: verify a file with it alone, no depot.")
+]
+_WhatArgument = Annotated[str, typer.Argument(help="A receipt's file, or an update by the first digits of its handle.")]
+_SatelliteOption = Annotated[str | None, typer.Option("--for", help="The satellite's name.")]
+
+
+@app.command("list")
+@command
+def list_(
+    satellite: _SatelliteOption = None, depot: _DepotOption = Path("depot"), as_json: _JsonOption = False
+) -> None:
+    """List the receipts of the depot, oldest first, each verified again.
+
+    Examples:
+    ```
+    skyload receipt list
+    skyload receipt list --for SAT-1 --json
+    ```
+    """
+    from groundsegment.depot.depot import Depot
+    from groundsegment.receipts import kept
+
+    with Depot.open(depot) as opened:
+        found = [_values(checked) for checked in kept(opened, satellite)]
+    if as_json:
+        print_json({"receipts": found})
+    elif not found:
+        out.print("no receipt has come yet")
+    else:
+        _print_table(found)
+
+
+@app.command()
+@command
+def show(
+    what: _WhatArgument,
+    satellite: _SatelliteOption = None,
+    key: _KeyOption = None,
+    depot: _DepotOption = Path("depot"),
+    as_json: _JsonOption = False,
+) -> None:
+    """Show what a receipt says, once it is verified.
+
+    Examples:
+    ```
+    skyload receipt show 1f2e3d
+    skyload receipt show receipt-SAT-1-confirmed-0a1b2c3d4e5f.ska --key SAT-1.pub
+    ```
+    """
+    found = _find(what, satellite, key, depot)
+    _tell(found, as_json=as_json, is_long=True)
+
+
+@app.command()
+@command
+def verify(
+    what: _WhatArgument,
+    satellite: _SatelliteOption = None,
+    key: _KeyOption = None,
+    depot: _DepotOption = Path("depot"),
+    as_json: _JsonOption = False,
+) -> None:
+    """Verify a receipt: did this satellite sign exactly this?
+
+    With --key a file is verified by it and the satellite's public key alone: no depot, no network, on any machine. Else
+    with the keys of the depot. Verdicts: good, not-a-receipt, forged, altered, other-satellite.
+
+    Exit codes:
+    ```
+    0 good    1 any other verdict    3 no such file, or not a key    5 no such update, or no receipt of it
+    ```
+
+    Examples:
+    ```
+    skyload receipt verify 1f2e3d
+    skyload receipt verify receipt-SAT-1-confirmed-0a1b2c3d4e5f.ska --key SAT-1.pub --for SAT-1 --json
+    ```
+    """
+    found = _find(what, satellite, key, depot)
+    _tell(found, as_json=as_json, is_long=False)
+
+
+@app.command()
+@command
+def export(
+    update: Annotated[str, typer.Argument(help="The update, by the first digits of its handle.")],
+    directory: Annotated[Path, typer.Option("--out", help="Where the files go.")] = Path(),
+    key_out: Annotated[
+        Path | None, typer.Option("--key-out", help="Write the satellite's public key there, too.")
+    ] = None,
+    depot: _DepotOption = Path("depot"),
+    as_json: _JsonOption = False,
+) -> None:
+    """Write the receipts of an update as files that others can verify.
+
+    Give them the satellite's public key by another way than the receipts: who could swap both could forge both.
+
+    Examples:
+    ```
+    skyload receipt export 1f2e3d --out receipts --key-out SAT-1.pub
+    ```
+    """
+    from groundsegment import receipts
+    from groundsegment.depot.depot import Depot
+    from groundsegment.errors import UnknownError
+
+    with Depot.open(depot) as opened:
+        entry = opened.find_update(update)
+        good = [checked for checked in receipts.of_update(opened, update) if checked.is_good]
+        if not good:
+            raise UnknownError(f"update {entry.handle.hex()}: no receipt that verifies", hint="`skyload receipt list`")
+        paths = receipts.export(good, directory)
+        public_key = opened.satellite(entry.satellite).identity_public
+    if key_out is not None:
+        key_out.write_text(receipts.key_text(public_key), encoding="ascii")
+    if as_json:
+        print_json({"files": [str(path) for path in paths], "key": public_key.hex()})
+        return
+    for path in paths:
+        out.print(str(path), markup=False)
+    if key_out is not None:
+        err.print(f"{entry.satellite}'s public key: {key_out}", markup=False)
+
+
+def _find(what: str, satellite: str | None, key: Path | None, depot: Path) -> "Sequence[Checked]":
+    from groundsegment import receipts
+    from groundsegment.depot.depot import Depot
+    from groundsegment.errors import InputError
+
+    path = Path(what)
+    if key is not None:
+        return [receipts.check(receipts.read_file(path), public_key=receipts.read_public_key(key), satellite=satellite)]
+    is_handle = bool(what) and len(what) <= 12 and not set(what.lower()) - set("0123456789abcdef")
+    if not is_handle and not path.exists():
+        raise InputError(f"{what}: no such file, and not the handle of an update", hint="`skyload receipt list`")
+    with Depot.open(depot) as opened:
+        if path.is_file():
+            return [receipts.check_in_depot(opened, receipts.read_file(path), satellite=satellite)]
+        return receipts.of_update(opened, what)
+
+
+def _tell(found: "Sequence[Checked]", *, as_json: bool, is_long: bool) -> None:
+    values = [_values(checked) for checked in found]
+    if as_json:
+        print_json({"receipts": values, "verdict": next((v["verdict"] for v in values if v["text"]), "good")})
+    else:
+        for entry in values:
+            _print_one(entry, is_long=is_long)
+    if not all(checked.is_good for checked in found):
+        err.print("error: not a receipt to rely on", markup=False)
+        raise typer.Exit(1)
+
+
+def _values(checked: "Checked") -> dict[str, Any]:
+    from groundsegment.receipts import utc_of
+
+    receipt = checked.receipt
+    values: dict[str, Any] = {
+        "verdict": str(checked.verdict),
+        "text": checked.text,
+        "received_utc": checked.received_utc.isoformat() if checked.received_utc else None,
+    }
+    if receipt is None:
+        return values
+    utc = utc_of(receipt)
+    return {
+        **values,
+        "satellite": receipt.satellite,
+        "counter": receipt.counter,
+        "update": receipt.update.hex() if any(receipt.update) else None,
+        "state": str(receipt.state),
+        "reason": receipt.reason,
+        "says": receipt.text,
+        "release": receipt.release.hex() if receipt.release else None,
+        "sequence": receipt.sequence,
+        "canary": dict(receipt.canary),
+        "serving": receipt.serving.hex() if receipt.serving else None,
+        "boot": receipt.boot,
+        "uptime_s": receipt.uptime_s,
+        "signed_utc": utc.isoformat() if utc else None,
+    }
+
+
+def _print_one(values: dict[str, Any], *, is_long: bool) -> None:
+    if "state" not in values:
+        out.print(f"{values['verdict']}: {values['text'].removeprefix(values['verdict'] + ': ')}", markup=False)
+        return
+    release = (values["release"] or "no release")[:16]
+    about = f"update {values['update']}, " if values["update"] else ""
+    out.print(
+        f"{values['verdict']}: {values['satellite']} signed: {values['state']} ({about}release {release})", markup=False
+    )
+    if is_long:
+        for name, value in values.items():
+            if name not in {"verdict", "text"} and value not in (None, "", {}):
+                out.print(f"  {name:<13} {value}", markup=False)
+
+
+def _print_table(found: "list[dict[str, Any]]") -> None:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("received", "satellite", "state", "update", "release", "reason", "verdict"):
+        table.add_column(column, no_wrap=True)
+    for values in found:
+        table.add_row(
+            (values["received_utc"] or "")[:19],
+            values.get("satellite", ""),
+            values.get("state", ""),
+            values.get("update") or "",
+            (values.get("release") or "")[:16],
+            values.get("reason", ""),
+            values["verdict"],
+        )
+    out.print(table)
