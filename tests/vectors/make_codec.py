@@ -219,6 +219,25 @@ def nibble_segment(packing: Packing, with_base: bool) -> GoldenSegment:
     )
 
 
+def few_changes_segment(packing: Packing) -> GoldenSegment:
+    """Return a delta of four-bit codes of which one in a hundred and a few of their scales moved."""
+    rows, columns = (64, 48) if packing is Packing.ROW else (48, 64)
+    layout = NibbleLayout(packing=packing, rows=rows, columns=columns, group=16, scales=Float.F16, zeros=Zeros.BYTES)
+    codes, scales, zeros = layout.sizes
+    nibble = np.clip(bell(2 * codes, 18) // 100 + 8, 0, 15).astype(np.uint8)
+    olds = [
+        nibble[::2] | nibble[1::2] << np.uint8(4),
+        as_bytes((0x2000 + noise(scales // 2, 19) % 3000).astype("<u2")),
+        (noise(zeros, 20) % 3 + 7).astype(np.uint8),
+    ]
+    news = [old.copy() for old in olds]
+    news[0][3::167] ^= 0x10
+    news[0][5::431] ^= 0x03
+    news[1].view("<u2")[::29] += 1
+    coded = nibbles.encode(news, olds, layout, level=8)
+    return golden(TransformKind.NIBBLES_DELTA, coded, news, olds)
+
+
 def gguf_segment(block_type: BlockType, with_base: bool) -> GoldenSegment:
     """Return two rows of blocks whose bytes are small numbers, whole or as a delta with one in thirteen moved."""
     old = (noise(8 * FORMATS[block_type].size, 15) % 40).astype(np.uint8)
@@ -251,6 +270,7 @@ for _context in contextual.Context:
 for _packing in Packing:
     SEGMENTS[f"nibbles {_packing.name}"] = partial(nibble_segment, _packing, with_base=False)
     SEGMENTS[f"nibbles {_packing.name} delta"] = partial(nibble_segment, _packing, with_base=True)
+    SEGMENTS[f"nibbles {_packing.name} few changes"] = partial(few_changes_segment, _packing)
 for _block_type in BlockType:
     SEGMENTS[f"gguf {_block_type.name}"] = partial(gguf_segment, _block_type, with_base=False)
     SEGMENTS[f"gguf {_block_type.name} delta"] = partial(gguf_segment, _block_type, with_base=True)

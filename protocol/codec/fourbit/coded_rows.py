@@ -1,57 +1,115 @@
 """The codes of groups, row by row, as streams: as they are, or as the difference to what the base predicts.
 
+Where few differ (`few_changes`), the streams say which and by how much; else they are the codes, or the differences,
+of each bucket of groups (`grouped`). A piece's parameters say which, as its `Plan`:
+
+    0       1     number of cuts; 0x80 on top: few changes
+    1       n     first class of each bucket but the first
+    ...     6     of few changes only: the lots of the codes
+
 Pure.
 """
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from protocol.codec.contexts.buckets import Cuts
-from protocol.codec.fourbit import cells, grouped
+from protocol.codec.fourbit import cells, choosing_lots, few_changes, grouped
+from protocol.codec.fourbit.few_changes import Lots
 from protocol.codec.fourbit.grouped import Classes, StreamReader
 from protocol.codec.payload import Stream
 from protocol.errors import DecodeError
 
 Bytes = NDArray[np.uint8]
+HALF_OCTAVES = 64  # a class of few: what became of a group, times this, and its scale modulo this
+_ARE_FEW = 0x80  # beside the number of cuts, which is below
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How the rows are coded.
+
+    Attributes:
+        cuts: of the classes of their groups into buckets.
+        lots: of the codes, if few changed.
+    """
+
+    cuts: Cuts = ()
+    lots: Lots | None = None
+
+    def encode(self) -> bytes:
+        """Return the bytes of the plan."""
+        packed = grouped.pack_cuts(self.cuts)
+        if self.lots is None:
+            return packed
+        return bytes([packed[0] | _ARE_FEW]) + packed[1:] + self.lots.encode()
+
+    @classmethod
+    def decode(cls, data: bytes) -> tuple[Self, bytes]:
+        """Read a plan from the front; return it and the rest.
+
+        Raises:
+            DecodeError: it is none.
+        """
+        if not data or not data[0] & _ARE_FEW:
+            cuts, rest = grouped.read_cuts(data)
+            return cls(cuts), rest
+        cuts, rest = grouped.read_cuts(bytes([data[0] & ~_ARE_FEW]) + data[1:])
+        lots, rest = Lots.decode(rest)
+        return cls(cuts, lots), rest
+
+
+@dataclass(frozen=True, slots=True)
+class Contexts:
+    """What is known of the groups before their codes.
+
+    Attributes:
+        predicted: their rows as the base has them, for a delta.
+        classes: one for each group, if their rows are coded as streams.
+        classes_of_few: returns one for each group, if few changed.
+    """
+
+    predicted: Bytes | None
+    classes: Callable[[], Classes]
+    classes_of_few: Callable[[], Classes]
 
 
 def encode(
-    rows: Bytes, predicted: Bytes | None, classes: Classes, *, code_max: int, is_packed: bool, levels: int, level: int
-) -> tuple[Cuts, list[Stream]]:
-    """Return the cuts and streams of the rows.
+    rows: Bytes, known: Contexts, *, code_max: int, is_packed: bool, levels: int, level: int
+) -> tuple[Plan, list[Stream]]:
+    """Return the plan and streams of the rows.
 
     Args:
         rows: one for each group.
-        predicted: what to take the difference to.
-        classes: one for each group.
+        known: before them.
         code_max: 2**bits - 1; differences are modulo 2**bits.
         is_packed: whether a byte holds two codes, of four bits.
         levels: see `grouped.choose_cuts`.
         level: see `grouped.encode_rows`.
     """
+    predicted = known.predicted
     if predicted is not None:
         rows = cells.subtract(rows, predicted) if is_packed else (rows - predicted) & np.uint8(code_max)
+        if is_packed:
+            few = _encode_few(rows, predicted, known.classes_of_few(), level)
+            if few is not None:
+                return few
+    classes = known.classes()
     cuts = grouped.choose_cuts(rows, classes, is_packed=is_packed, levels=levels)
-    return cuts, grouped.encode_rows(rows, classes, cuts, is_packed=is_packed, level=level)
+    return Plan(cuts), grouped.encode_rows(rows, classes, cuts, is_packed=is_packed, level=level)
 
 
-def decode(
-    source: StreamReader,
-    predicted: Bytes | None,
-    classes: Classes,
-    cuts: Cuts,
-    *,
-    width: int,
-    code_max: int,
-    is_packed: bool,
-) -> Bytes:
-    """Return the rows; undoes `encode`.
+def decode(source: StreamReader, known: Contexts, plan: Plan, *, width: int, code_max: int, is_packed: bool) -> Bytes:
+    """Return the rows; undoes `encode`. What was predicted may be used up.
 
     Args:
         source: where the streams come from.
-        predicted: as for `encode`.
-        classes: likewise.
-        cuts: as `encode` returned them.
+        known: before them.
+        plan: as `encode` returned it.
         width: bytes of a row.
         code_max: as for `encode`.
         is_packed: likewise.
@@ -59,7 +117,13 @@ def decode(
     Raises:
         DecodeError: the streams are not those of such groups.
     """
-    rows = grouped.decode_rows(source, classes, cuts, width, is_packed=is_packed)
+    predicted = known.predicted
+    if plan.lots is not None:
+        if predicted is None or not is_packed or width > few_changes.WIDTH_MAX:
+            raise DecodeError("few changes of codes that are not of four bits, or of nothing")
+        buckets = grouped.members(known.classes_of_few(), plan.cuts)
+        return few_changes.decode(source.take(), source.take(), predicted, buckets, plan.lots)
+    rows = grouped.decode_rows(source, known.classes(), plan.cuts, width, is_packed=is_packed)
     if not is_packed and rows.max() > code_max:
         raise DecodeError(f"a code of {rows.max()} where {code_max} is the highest")
     if predicted is None:
@@ -69,3 +133,12 @@ def decode(
     rows += predicted
     rows &= np.uint8(code_max)
     return rows
+
+
+def _encode_few(differences: Bytes, predicted: Bytes, classes: Classes, level: int) -> tuple[Plan, list[Stream]] | None:
+    chosen = choosing_lots.choose(differences, predicted, classes)
+    if chosen is None:
+        return None
+    cuts, lots = chosen
+    buckets = grouped.members(classes, cuts)
+    return Plan(cuts, lots), few_changes.encode(differences, predicted, buckets, lots, level=level)

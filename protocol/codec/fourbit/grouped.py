@@ -205,6 +205,14 @@ def _sort(classes: Classes, cuts: Cuts) -> tuple[Index | None, list[int]]:
     return order, [count for count in counts if count]
 
 
+def members(classes: Classes, cuts: Cuts) -> list[Index]:
+    """Return the groups of each bucket that is not empty, rising."""
+    order, counts = _sort(classes, cuts)
+    if order is None:
+        order = np.arange(classes.size)
+    return np.split(order, np.cumsum(counts)[:-1]) if counts else []
+
+
 def _split(rows: Bytes, classes: Classes, cuts: Cuts) -> list[Bytes]:
     """Return the rows of each bucket that is not empty."""
     order, counts = _sort(classes, cuts)

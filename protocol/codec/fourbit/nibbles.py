@@ -17,7 +17,7 @@ Parameters:
     ...     1+n   number of thresholds between levels of loudness (0 or 7), the lowest, and by how much each rises
     ...     1+n   scales: number of cuts, 0x80 on top if there is a dictionary; first class of each bucket but the first
     ...     1+n   zero points, likewise
-    ...     1+n   codes, likewise; no dictionary
+    ...     1+n   codes: `coded_rows`
 
 Streams: scales, zero points, codes; of each the dictionary if there is one, then one for each bucket that is not empty.
 One of codes has all low nibbles of its bucket and then all high ones, or the bytes as they are: its count tells.
@@ -32,12 +32,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocol.codec.contexts import loudness
-from protocol.codec.contexts.buckets import Cuts
 from protocol.codec.contexts.loudness import LEVELS, Loudness
-from protocol.codec.fourbit import coded_fields, coded_rows, grouped, still_units
+from protocol.codec.fourbit import coded_fields, coded_rows, still_units
 from protocol.codec.fourbit.affine import FRACTION_BITS, Number, Shift
 from protocol.codec.fourbit.carrying import Change
 from protocol.codec.fourbit.coded_fields import Form
+from protocol.codec.fourbit.coded_rows import HALF_OCTAVES, Contexts, Plan
 from protocol.codec.fourbit.grouped import Classes, StreamReader
 from protocol.codec.fourbit.nibble_layout import NibbleLayout, Packing, Zeros
 from protocol.codec.fourbit.nibble_slab import Bytes, Fields, read_cells, read_fields, write_cells, write_fields
@@ -59,11 +59,11 @@ class _Parameters:
     thresholds: Loudness
     scale_form: Form
     zero_form: Form
-    code_cuts: Cuts
+    code_plan: Plan
 
     def encode(self) -> bytes:
         forms = self.scale_form.encode() + self.zero_form.encode()
-        return self.layout.encode() + self.thresholds.encode() + forms + grouped.pack_cuts(self.code_cuts)
+        return self.layout.encode() + self.thresholds.encode() + forms + self.code_plan.encode()
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
@@ -71,11 +71,11 @@ class _Parameters:
         thresholds, rest = Loudness.decode(rest)
         scale_form, rest = Form.decode(rest)
         zero_form, rest = Form.decode(rest)
-        code_cuts, rest = grouped.read_cuts(rest)
+        code_plan, rest = Plan.decode(rest)
         if rest:
             raise DecodeError(f"nibbles: {len(rest)} bytes of parameters too many")
         return cls(
-            layout=layout, thresholds=thresholds, scale_form=scale_form, zero_form=zero_form, code_cuts=code_cuts
+            layout=layout, thresholds=thresholds, scale_form=scale_form, zero_form=zero_form, code_plan=code_plan
         )
 
 
@@ -113,12 +113,12 @@ def _encode(
     old_scales, old_zeros = (None, None) if base is None else (base.scales, base.zeros)
     scales = coded_fields.encode(fields.scales, old_scales, _scale_classes(layout, base), level=level)
     zeros = coded_fields.encode(fields.zeros, old_zeros, _zero_classes(fields, base, levels), level=level)
-    classes = _code_classes(layout, fields, change, levels)
-    codes = coded_rows.encode(table, predicted, classes, code_max=CODE_MAX, is_packed=True, levels=LEVELS, level=level)
+    known = _contexts(layout, fields, change, predicted, levels)
+    codes = coded_rows.encode(table, known, code_max=CODE_MAX, is_packed=True, levels=LEVELS, level=level)
     if not _uses_levels(zeros[0], codes[0]):
         thresholds = Loudness()
     parameters = _Parameters(
-        layout=layout, thresholds=thresholds, scale_form=scales[0], zero_form=zeros[0], code_cuts=codes[0]
+        layout=layout, thresholds=thresholds, scale_form=scales[0], zero_form=zeros[0], code_plan=codes[0]
     )
     return parameters.encode(), (*scales[1], *zeros[1], *codes[1])
 
@@ -152,10 +152,8 @@ def _decode(parameters: bytes, streams: tuple[Stream, ...], sizes: list[int], ol
     if olds is not None and base is not None:
         change = _compare(layout, fields, base)
         predicted = _predict(olds[0], layout, change)
-    classes = _code_classes(layout, fields, change, levels)
-    table = coded_rows.decode(
-        source, predicted, classes, said.code_cuts, width=layout.group // 2, code_max=CODE_MAX, is_packed=True
-    )
+    known = _contexts(layout, fields, change, predicted, levels)
+    table = coded_rows.decode(source, known, said.code_plan, width=layout.group // 2, code_max=CODE_MAX, is_packed=True)
     source.finish()
     return [write_cells(table, layout), *write_fields(fields, layout)]
 
@@ -233,15 +231,31 @@ def _zero_classes(fields: Fields, base: Fields | None, levels: Classes) -> Class
     return classes
 
 
-def _uses_levels(zero_form: Form, code_cuts: Cuts) -> bool:
+def _uses_levels(zero_form: Form, code_plan: Plan) -> bool:
     """Tell whether any two levels are in different buckets."""
-    return any(cut > 1 for cut in zero_form.cuts) or any(cut % LEVELS for cut in code_cuts)
+    if any(cut > 1 for cut in zero_form.cuts):
+        return True
+    return code_plan.lots is None and any(cut % LEVELS for cut in code_plan.cuts)
 
 
-def _code_classes(layout: NibbleLayout, fields: Fields, change: Change | None, levels: Classes) -> Classes:
-    """By the centre of the codes of a group, in a delta by what became of it; and by its level."""
+def _contexts(
+    layout: NibbleLayout, fields: Fields, change: Change | None, predicted: Bytes | None, levels: Classes
+) -> Contexts:
+    """By the centre of the codes of a group, in a delta by what became of it; and by its level, or by its scale."""
     kinds = _centres(layout, fields) if change is None else change.kinds
-    return kinds * np.uint8(LEVELS) + levels
+    return Contexts(
+        predicted=predicted,
+        classes=lambda: kinds * np.uint8(LEVELS) + levels,
+        classes_of_few=lambda: kinds * np.uint8(HALF_OCTAVES) + _half_octaves(layout, fields),
+    )
+
+
+def _half_octaves(layout: NibbleLayout, fields: Fields) -> Classes:
+    """Return in which half octave each scale is, modulo HALF_OCTAVES."""
+    if layout.scales is None:
+        return np.zeros(layout.num_groups, np.uint8)
+    steps = (fields.scales >> (layout.scales.mantissa_bits - 1)).astype(np.uint8)
+    return steps & np.uint8(HALF_OCTAVES - 1)
 
 
 def _centres(layout: NibbleLayout, fields: Fields) -> Bytes:

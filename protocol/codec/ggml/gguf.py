@@ -13,7 +13,7 @@ Parameters:
     ...     1+n   number of thresholds between levels of loudness (0 or 7), the lowest, and by how much each rises
     ...     1+n   four times, for scales, minima, factors and factors of minima: number of cuts, 0x80 on top if there is
                   a dictionary; first class of each bucket but the first. Types that lack a field say 0
-    ...     1+n   codes, likewise; no dictionary
+    ...     1+n   codes: `coded_rows`
 
 Streams: the fields in this order, then the codes; of each the dictionary if there is one, then one for each bucket that
 is not empty. One of codes of four bits has all low nibbles of its bucket and then all high ones, or the bytes as they
@@ -31,12 +31,12 @@ from numpy.typing import NDArray
 
 from protocol.codec import numbers
 from protocol.codec.contexts import logarithms, loudness
-from protocol.codec.contexts.buckets import Cuts
 from protocol.codec.contexts.loudness import LEVELS, Loudness
-from protocol.codec.fourbit import coded_fields, coded_rows, grouped, still_units
+from protocol.codec.fourbit import coded_fields, coded_rows, still_units
 from protocol.codec.fourbit.affine import FRACTION_BITS, Float, Number, Shift
 from protocol.codec.fourbit.carrying import Change
 from protocol.codec.fourbit.coded_fields import Form
+from protocol.codec.fourbit.coded_rows import HALF_OCTAVES, Contexts, Plan
 from protocol.codec.fourbit.grouped import Classes, StreamReader
 from protocol.codec.ggml.gguf_blocks import FORMATS, BlockFormat, BlockType, Fields, join_blocks, split_blocks
 from protocol.codec.numbers import Reader
@@ -111,11 +111,11 @@ class _Parameters:
     layout: GgufLayout
     thresholds: Loudness
     forms: tuple[Form, ...]
-    code_cuts: Cuts
+    code_plan: Plan
 
     def encode(self) -> bytes:
         forms = b"".join(form.encode() for form in self.forms)
-        return self.layout.encode() + self.thresholds.encode() + forms + grouped.pack_cuts(self.code_cuts)
+        return self.layout.encode() + self.thresholds.encode() + forms + self.code_plan.encode()
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
@@ -125,10 +125,10 @@ class _Parameters:
         for _ in _FIELDS:
             form, rest = Form.decode(rest)
             forms.append(form)
-        code_cuts, rest = grouped.read_cuts(rest)
+        code_plan, rest = Plan.decode(rest)
         if rest:
             raise DecodeError(f"gguf: {len(rest)} bytes of parameters too many")
-        return cls(layout=layout, thresholds=thresholds, forms=tuple(forms), code_cuts=code_cuts)
+        return cls(layout=layout, thresholds=thresholds, forms=tuple(forms), code_plan=code_plan)
 
 
 def encode(
@@ -164,19 +164,17 @@ def _encode(
             form, field_streams = coded_fields.encode(values, base, field.classes(facts, new, old), level=level)
             made += field_streams
         forms.append(form)
-    classes, predicted = _foresee(layout, new, old, levels)
-    cuts, code_streams = coded_rows.encode(
+    plan, code_streams = coded_rows.encode(
         new.rows,
-        predicted,
-        classes,
+        _foresee(layout, new, old, levels),
         code_max=facts.code_max,
         is_packed=facts.is_packed,
         levels=LEVELS,
         level=level,
     )
-    if not any(cut % LEVELS for cut in cuts):
+    if plan.lots is not None or not any(cut % LEVELS for cut in plan.cuts):
         thresholds = Loudness()
-    parameters = _Parameters(layout=layout, thresholds=thresholds, forms=tuple(forms), code_cuts=cuts)
+    parameters = _Parameters(layout=layout, thresholds=thresholds, forms=tuple(forms), code_plan=plan)
     return parameters.encode(), (*made, *code_streams)
 
 
@@ -206,12 +204,10 @@ def _decode(parameters: bytes, streams: tuple[Stream, ...], sizes: list[int], ol
     fields = _decode_fields(source, said, old, sizes[0] // facts.size)
     num_groups = fields.num_blocks * facts.num_groups
     levels = said.thresholds.levels(num_groups, lambda: _measure(layout, fields))
-    classes, predicted = _foresee(layout, fields, old, levels)
     rows = coded_rows.decode(
         source,
-        predicted,
-        classes,
-        said.code_cuts,
+        _foresee(layout, fields, old, levels),
+        said.code_plan,
         width=facts.width,
         code_max=facts.code_max,
         is_packed=facts.is_packed,
@@ -234,11 +230,11 @@ def _decode_fields(source: StreamReader, said: _Parameters, old: Fields | None, 
     return fields
 
 
-def _foresee(layout: GgufLayout, fields: Fields, old: Fields | None, levels: Classes) -> tuple[Classes, Bytes | None]:
+def _foresee(layout: GgufLayout, fields: Fields, old: Fields | None, levels: Classes) -> Contexts:
     """Return the classes of the codes and, in a delta, the old ones where they land. The old rows are used up."""
     facts = layout.format
     if old is None:
-        return _centres(facts, fields) * np.uint8(LEVELS) + levels, None
+        return _contexts(facts, fields, _centres(facts, fields), None, levels)
     blocks = fields.num_blocks
     changed = _differs(fields.scales, old.scales, blocks) | _differs(fields.minima, old.minima, blocks)
     changed = facts.spread(changed)
@@ -246,7 +242,21 @@ def _foresee(layout: GgufLayout, fields: Fields, old: Fields | None, levels: Cla
     changed |= _differs(fields.min_factors, old.min_factors, changed.size)
     change = Change.of(changed, lambda groups: _shift(facts, fields, old, groups), facts.code_max)
     change.carry(old.rows, facts.code_max, is_packed=facts.is_packed)
-    return change.kinds * np.uint8(LEVELS) + levels, old.rows
+    return _contexts(facts, fields, change.kinds, old.rows, levels)
+
+
+def _contexts(facts: BlockFormat, fields: Fields, kinds: Bytes, predicted: Bytes | None, levels: Classes) -> Contexts:
+    return Contexts(
+        predicted=predicted,
+        classes=lambda: kinds * np.uint8(LEVELS) + levels,
+        classes_of_few=lambda: kinds * np.uint8(HALF_OCTAVES) + _half_octaves(facts, fields),
+    )
+
+
+def _half_octaves(facts: BlockFormat, fields: Fields) -> Classes:
+    """Return in which half octave each group's scale is, modulo HALF_OCTAVES."""
+    halves = _log_scale(facts, fields) // np.int16(logarithms.OCTAVE // 2)
+    return (halves & np.int16(HALF_OCTAVES - 1)).astype(np.uint8)
 
 
 def _differs(new: NDArray[Any], old: NDArray[Any], num_values: int) -> NDArray[np.bool_]:

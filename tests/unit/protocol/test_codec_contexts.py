@@ -13,6 +13,7 @@ from protocol.codec.contexts import buckets, logarithms, loudness
 from protocol.codec.contexts.loudness import LEVELS, Loudness
 from protocol.codec.fourbit import cells, coded_rows, grouped
 from protocol.codec.fourbit.affine import FRACTION_BITS, Float, Number, Shift
+from protocol.codec.fourbit.coded_rows import Contexts
 from protocol.codec.fourbit.grouped import StreamReader
 from protocol.codec.payload import Stream
 from protocol.errors import DecodeError
@@ -218,9 +219,9 @@ def test_thresholds_that_cannot_be_are_refused(data: bytes) -> None:
 
 
 def test_a_code_above_the_highest_is_refused() -> None:
-    classes = np.zeros(4, np.uint8)
+    known = Contexts(None, lambda: np.zeros(4, np.uint8), lambda: np.zeros(4, np.uint8))
     rows = np.full((4, 8), 32, np.uint8)
     rows[0, 0] = 31
-    cuts, streams = coded_rows.encode(rows, None, classes, code_max=255, is_packed=False, levels=1, level=8)
+    plan, streams = coded_rows.encode(rows, known, code_max=255, is_packed=False, levels=1, level=8)
     with pytest.raises(DecodeError):
-        coded_rows.decode(StreamReader(streams), None, classes, cuts, width=8, code_max=31, is_packed=False)
+        coded_rows.decode(StreamReader(streams), known, plan, width=8, code_max=31, is_packed=False)
