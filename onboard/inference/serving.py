@@ -29,6 +29,7 @@ from onboard.inference.endpoint import make_app
 from onboard.inference.limits import Limits
 from onboard.inference.metrics import Tally
 from onboard.inference.openai_api import ApiLimits
+from onboard.inference.patience import HEAD_BYTES_MAX, PatientProtocol, patient_protocol
 from onboard.inference.supervisor import Supervisor
 from onboard.inference.workers import DEFAULT_ENGINE_COMMAND
 
@@ -62,6 +63,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--stall-timeout-s", type=float, default=limits.stall_timeout_s)
     parser.add_argument("--health-interval-s", type=float, default=limits.health_interval_s)
     parser.add_argument("--max-body-bytes", type=int, default=api.body_bytes)
+    parser.add_argument("--head-timeout-s", type=float, default=PatientProtocol.head_timeout_s)
     parser.add_argument("--max-tokens", type=int, default=api.max_tokens)
     return parser.parse_args(arguments)
 
@@ -92,6 +94,8 @@ async def serve(arguments: argparse.Namespace, *, on_ready: Callable[[str], None
         lifespan="off",
         access_log=False,
         log_level="warning",
+        http=patient_protocol(arguments.head_timeout_s),
+        h11_max_incomplete_event_size=HEAD_BYTES_MAX,
         limit_concurrency=_MAX_CONNECTIONS,
         # Well above what HTTP clients keep: one that closes first would lose a request that is on its way.
         timeout_keep_alive=75,

@@ -206,6 +206,39 @@ def test_a_full_queue_says_when_to_come_back(tmp_path):
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize(("num_answers", "said"), [(0, b""), (0, b"GET /hea"), (1, b"GET /hea")])
+def test_whoever_never_says_what_he_wants_is_hung_up_on(tmp_path, num_answers, said):
+    async def scenario():
+        async with satellite(tmp_path, "--head-timeout-s", "0.05") as there:
+            host, port = there.endpoint.removeprefix("http://").split(":")
+            reader, writer = await asyncio.open_connection(host, int(port))
+            for _ in range(num_answers):
+                writer.write(b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n")
+                await reader.readuntil(b"[]}")
+            writer.write(said)
+            async with asyncio.timeout(5):
+                assert await reader.read() == b""
+            writer.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_head_without_end_is_refused_and_others_are_answered(tmp_path):
+    async def scenario():
+        async with satellite(tmp_path) as there:
+            host, port = there.endpoint.removeprefix("http://").split(":")
+            reader, writer = await asyncio.open_connection(host, int(port))
+            with contextlib.suppress(ConnectionError):
+                for _ in range(64):
+                    writer.write(b"GET /health HTTP/1.1\r\nX: " + b"x" * (1 << 16))
+                    await writer.drain()
+                assert (await reader.read()).startswith(b"HTTP/1.1 400")
+            writer.close()
+            assert (await there.http.get("/v1/models")).status_code == 200
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_hangs_up_frees_the_engine(tmp_path, stream):
     a = make_release(tmp_path / "a", b"a", token_s=0.005, num_tokens=100)
