@@ -74,3 +74,42 @@ class GuardedRelease:
 
     def scrub(self, **options):
         return scrub_release(self.directory, self.digest, self.disk, files=lambda: self.entries, **options)
+
+
+class RepairScenario:
+    """A repair for sweeps of power cuts, errors and kills: `prepare`, then `run`, perhaps cut; then `find_broken`.
+
+    Args:
+        directory: of the release; made by `prepare` on a real disk.
+        disk: where it lies.
+    """
+
+    SIZES = {"config.json": 700, "model.safetensors": 9000}
+
+    def __init__(self, directory, disk=None):
+        self.release = GuardedRelease(directory, self.SIZES, disk=disk)
+        self.names = [*self.release.files, ".sha256sums", ".parity", ".guard-0", ".guard-1"]
+        self.right = {name: self.release.read(name) for name in self.names}
+        for name in (MODEL_NAME, ".parity", ".guard-1"):
+            self.release.flip(name, 8 * 100 + 3)
+        self.damaged = {name: self.release.read(name) for name in self.names}
+
+    def run(self, disk=None):
+        """Scrub and repair; returns the outcome."""
+        release = self.release
+        return scrub_release(release.directory, release.digest, disk or release.disk, files=lambda: release.entries)
+
+    def find_broken(self, read, *, is_done=False):
+        """Yield what a power cut may not leave.
+
+        Args:
+            read: gives the bytes of a file by its name, None if it is not there.
+            is_done: whether `run` had returned.
+        """
+        for name in self.names:
+            found = read(name)
+            if found not in ((self.right[name],) if is_done else (self.right[name], self.damaged[name])):
+                yield f"{name} is neither as it was nor repaired"
+
+
+MODEL_NAME = "model.safetensors"

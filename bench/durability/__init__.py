@@ -1,0 +1,1 @@
+"""What survives power cuts, faults and flipped bits, measured: `make bench NAME=durability`."""
