@@ -1,91 +1,168 @@
-"""Update-aware quantization as it would fly: bytes on the link against perplexity, int8 and int4.
+"""What update-aware quantization is worth: the curves of bench/codec/curves.py as figures, table and picture.
 
-On board is v1, quantized (int8: rounded; int4: calibrated by GPTQ); new is v2, the full fine-tune. What is compared is
-the fresh release, v2 quantized in the same way and sent as a lossless delta, with the release that `skyload model
-requantize --max-loss` makes on the grid that is on board. Sizes are whole releases through the packer. Perplexities are
-on text that nothing was trained, calibrated or chosen on, by the same code for both.
+Held against the best that one would send without it: of the fresh releases (rounded, by GPTQ, GPTQ polished) those
+whose perplexity is within 0.2 % of the best one's, and of these the smallest delta. Bytes are the packer's.
 """
 
-import json
-import sys
-from collections.abc import Callable
+import math
+import statistics
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.codec import ours
+from bench.codec.curves import CASES, Case, load
+from bench.results import markdown_table
 
-MAX_LOSS = 0.005
-_BUDGET_SHARE = 0.48  # estimates are within 3 % of what is sent, and half is promised
-FORMATS = ("int8", "int4")
+LOSSES = {0.005: 0.5, 0.01: 0.4}  # of perplexity, and the share of the fresh delta that may be sent for it
+_AS_GOOD = 0.002
+_OURS, _FRESH, _FLOAT = "#0b6e4f", "#c1440e", "#222222"
+_WORST_SHOWN = 1.25  # of the reference's perplexity; what is above is in the table
+_MARKERS = {"rounded": "s", "gptq": "^", "gptq, polished": "D"}
 
-
-def make(directory: Path) -> None:
-    """Write what is missing of the releases; from minutes to an hour of a core each, resumable."""
-    from groundsegment.models.quantize import plan_quantize, quantize
-    from groundsegment.models.release import scan_release
-
-    for name in ("v1", "v2"):
-        out = directory / f"{name}-int8"
-        if not out.exists():
-            quantize(plan_quantize(scan_release(directory / name), format_name="int8"), out)
-    for form in FORMATS:
-        if not (directory / f"v2-{form}-aware").exists():
-            _requantize(directory, form)
+Point = Mapping[str, Any]
 
 
-def _requantize(directory: Path, form: str) -> None:
-    """Ask for a small loss; where none is small enough, for the best that takes half of the fresh delta."""
-    from groundsegment.errors import InputError
-    from groundsegment.requantize.options import Effort, Goal, Options
-    from groundsegment.requantize.requantize import requantize
-
-    base = directory / f"v1-{form}"
-    budget_bytes = int(_BUDGET_SHARE * _delta_bytes(directory / f"v2-{form}", base))
-    for goal in (Goal(max_loss=MAX_LOSS), Goal(budget_bytes=budget_bytes)):
-        options = Options(
-            goal=goal,
-            calibration=directory / "train.txt",
-            held_out=directory / "held-out.txt",
-            old=directory / "v1",
-            effort=Effort(num_calibration_tokens=8192, num_held_out_tokens=6144, num_steps=3, num_threads=1),
-        )
-        try:
-            requantize(directory / "v2", base, directory / f"v2-{form}-aware", options)
-        except InputError as error:
-            print(f"  {form}: {error}", file=sys.stderr, flush=True)
-        else:
-            return
+def curves(directory: Path) -> list[tuple[Case, dict[str, Any]]]:
+    """Return the curves that are whole: every fresh release and at least one of ours."""
+    found = []
+    for case in CASES:
+        curve = load(directory, case)
+        if curve is not None and ours_of(curve) and len(_fresh_of(curve, case)) == len(case.fresh):
+            found.append((case, curve))
+    return found
 
 
-def figures(directory: Path, kept: Callable[[str, Callable[[], Any]], Any]) -> dict[str, Any]:
-    """Return bytes and perplexities of each format whose releases are there.
+def ours_of(curve: Mapping[str, Any]) -> list[Point]:
+    """Return the update-aware releases of a curve, from few bytes to many."""
+    return sorted((point for point in curve["points"] if point["name"].startswith("aware")), key=_size)
 
-    Args:
-        directory: of the models.
-        kept: returns what is known under a name, or computes it.
-    """
+
+def reference_of(curve: Mapping[str, Any], case: Case) -> Point:
+    """Return what one would send without all this: the smallest of the best."""
+    fresh = _fresh_of(curve, case)
+    best = min(point["ppl"] for point in fresh)
+    return min((point for point in fresh if point["ppl"] <= best * (1 + _AS_GOOD)), key=_size)
+
+
+def cheapest_within(curve: Mapping[str, Any], reference: Point, loss: float) -> Point | None:
+    """Return the smallest of ours that loses at most so much against the reference; None if none is good enough."""
+    good = [point for point in ours_of(curve) if point["ppl"] <= reference["ppl"] * (1 + loss)]
+    return min(good, key=_size, default=None)
+
+
+def figures(directory: Path) -> dict[str, Any]:
+    """Return bytes and perplexities of each curve: of the smallest release within 0.5 % of the reference."""
     found = {}
-    for form in FORMATS:
-        release, fresh, base = (directory / f"{name}-{form}" for name in ("v2", "v2", "v1"))
-        release = release.with_name(f"{release.name}-aware")
-        if not (release.exists() and fresh.exists() and base.exists()):
-            continue
-        report = json.loads((release / "requantize.json").read_text())
-        fresh_point = report["naive"] if form == "int8" else report.get("gptq", report["fresh"])
-        found[form] = {
-            "bytes": kept(f"aware {_stamp(release, base)}", lambda new=release, old=base: _delta_bytes(new, old)),
-            "lossless_bytes": kept(f"aware {_stamp(fresh, base)}", lambda new=fresh, old=base: _delta_bytes(new, old)),
-            "ppl": round(report["chosen"]["perplexity"], 4),
-            "naive_ppl": round(fresh_point["perplexity"], 4),
+    for case, curve in curves(directory):
+        reference = reference_of(curve, case)
+        chosen = cheapest_within(curve, reference, min(LOSSES)) or min(ours_of(curve), key=lambda each: each["ppl"])
+        further = cheapest_within(curve, reference, max(LOSSES))
+        found[case.name] = {
+            "bytes": chosen["bytes"],
+            "lossless_bytes": reference["bytes"],
+            "ppl": chosen["ppl"],
+            "naive_ppl": reference["ppl"],
+            "within_1_percent": None if further is None else {"bytes": further["bytes"], "ppl": further["ppl"]},
         }
     return found
 
 
-def _delta_bytes(new: Path, old: Path) -> int:
-    return ours.pack(new, old).stored_bytes
+def text(directory: Path) -> str:
+    """Return the tables for people, one for each curve, and how to read them."""
+    parts = []
+    for case, curve in curves(directory):
+        reference = reference_of(curve, case)
+        head = [f"{case.name}: {case.new} where {case.base} is", "MB", "share", "perplexity", "against fresh", "KL"]
+        rows: list[list[Any]] = [["not quantized", "", "", f"{curve['float']['ppl']:.3f}", "", ""]]
+        rows += [_row(point, reference) for point in sorted(curve["points"], key=_size)]
+        parts.append(markdown_table(head, rows))
+    return "\n\n".join(parts)
 
 
-def _stamp(*releases: Path) -> str:
-    facts = [(release / "model.safetensors").stat() for release in releases]
-    named = zip(releases, facts, strict=True)
-    return " ".join(f"{release.name} {fact.st_size} {fact.st_mtime_ns}" for release, fact in named)
+def draw(directory: Path, path: Path) -> None:
+    """Write PATH.svg and PATH.png: perplexity over bytes, a panel for each curve; none without curves."""
+    found = curves(directory)
+    if not found:
+        return
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    from matplotlib import pyplot
+
+    mpl.rcParams["svg.hashsalt"] = "skyload"
+    columns = 2 if len(found) > 1 else 1
+    rows = math.ceil(len(found) / columns)
+    figure, panels = pyplot.subplots(
+        rows, columns, figsize=(6 * columns, 3.6 * rows), layout="constrained", squeeze=False
+    )
+    for axes, (case, curve) in zip(panels.flat, found, strict=False):
+        _draw_panel(axes, case, curve)
+    for axes in panels.flat[len(found) :]:
+        axes.set_visible(False)
+    handles: dict[str, Any] = {}
+    for axes in panels.flat:
+        handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False)
+    figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
+    figure.savefig(path.with_suffix(".png"), dpi=110, metadata={"Software": None})
+    pyplot.close(figure)
+
+
+def _draw_panel(axes: Any, case: Case, curve: Mapping[str, Any]) -> None:
+    reference = reference_of(curve, case)
+    nothing = next(point for point in curve["points"] if point["name"] == "nothing")
+    ours = ours_of(curve)
+    low = 0.7 * ours[0]["bytes"] / 1e6
+    sizes = [point["bytes"] / 1e6 for point in ours]
+    axes.plot(sizes, [point["ppl"] for point in ours], "o-", color=_OURS, label="update-aware", markersize=5, zorder=3)
+    for name in case.fresh:
+        point = next(point for point in curve["points"] if point["name"] == name)
+        axes.plot(
+            point["bytes"] / 1e6, point["ppl"], _MARKERS[name], color=_FRESH, label=f"fresh, {name}", linestyle=""
+        )
+    axes.axhline(curve["float"]["ppl"], color=_FLOAT, linestyle=":", linewidth=1, label="not quantized")
+    for loss, share in LOSSES.items():
+        height = [reference["ppl"] * (1 + loss)] * 2
+        label = f"bar: {loss:.1%} at {share:g} of the bytes"
+        style = "-" if loss == min(LOSSES) else "--"
+        axes.plot([low, share * reference["bytes"] / 1e6], height, style, color=_FRESH, linewidth=1.2, label=label)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.set_xlim(left=low)
+    shown = [point["ppl"] for point in ours if point["ppl"] < _WORST_SHOWN * reference["ppl"]]
+    lowest, highest = min([*shown, reference["ppl"], curve["float"]["ppl"]]), max([*shown, 1.03 * reference["ppl"]])
+    axes.set_ylim(lowest - 0.08 * (highest - lowest), highest + 0.12 * (highest - lowest))
+    axes.text(0.98, 0.95, f"nothing sent: {nothing['ppl']:.2f}", transform=axes.transAxes, ha="right", fontsize=8)
+    axes.set_title(f"{case.name}: {case.new} where {case.base} is", loc="left", fontweight="bold", fontsize=10)
+    axes.set_xlabel("delta, MB")
+    axes.set_ylabel("perplexity")
+    axes.grid(color="#e4e4e4")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _row(point: Point, reference: Point) -> list[Any]:
+    loss = 100 * (point["ppl"] / reference["ppl"] - 1)
+    return [
+        point["name"] if not point["name"].startswith("aware") else "update-aware",
+        f"{point['bytes'] / 1e6:.3f}",
+        f"{point['bytes'] / reference['bytes']:.3f}",
+        f"{point['ppl']:.3f}",
+        "reference" if point is reference else f"{loss:+.2f} % ± {_doubt(point, reference):.2f}",
+        f"{point['kl']:.4f}",
+    ]
+
+
+def _doubt(point: Point, reference: Point) -> float:
+    """Return the standard error of the difference of two perplexities on the same text, in per cent."""
+    differences = [mine - other for mine, other in zip(point["surprise"], reference["surprise"], strict=True)]
+    return 100 * statistics.stdev(differences) / math.sqrt(len(differences))
+
+
+def _fresh_of(curve: Mapping[str, Any], case: Case) -> Sequence[Point]:
+    return [point for point in curve["points"] if point["name"] in case.fresh]
+
+
+def _size(point: Point) -> int:
+    size: int = point["bytes"]
+    return size

@@ -132,7 +132,7 @@ class Job:
         aim: Aim = walk.nothing
         for target in targets:
             self._tell("moving codes", number, num_stages)
-            aim = partial(walk.at_price, price=target) if goal.price else partial(walk.at_size, size_bytes=int(target))
+            aim = partial(walk.settled, price=target) if goal.price else partial(walk.at_size, size_bytes=int(target))
             step = self._kept_step(walk, number, partial(walk.start, aim), curve)
             number += 1
             if goal.max_loss is not None and curve[-1].perplexity <= enough:

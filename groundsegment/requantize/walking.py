@@ -43,6 +43,7 @@ _TRIES = 9
 _TILT_FIRST, _TILT_MAX = 1.4, 2.0
 _TOO_FAR = 1.05  # of the way to the new model
 _THINNED_MAX = 0.2  # of the codes: where rounding to nearest changes more, the base was not rounded to nearest
+_JUDGED_TOKENS = 2048  # of calibration text, to tell thinning from descent
 _FINE = 8  # bits: rounding does so little harm that there is nothing for descent to mend
 
 
@@ -100,6 +101,7 @@ class Walk:
         self._scratch = scratch
         self.caution = _CAUTION_FIRST
         self._last: Lean | None = None
+        self._sample_text: Text | None = None
         self._rounded: dict[str, Codes] | None = None
         self.price = _PRICE_FIRST
         base = work.base
@@ -121,7 +123,10 @@ class Walk:
         return min(aim(Lean(at=base)), thinned, key=self._divergence)
 
     def _divergence(self, step: Step) -> float:
-        text = self._text(0)
+        """Return it on some of the text, the same for every step."""
+        if self._sample_text is None:
+            self._sample_text = self._read(_spread(self._parts[0], _JUDGED_TOKENS), "teacher.sample")
+        text = self._sample_text
         return self._work.show(step.candidate).evaluate(text.sequences, text.teacher)[1]
 
     def nothing(self, _lean: Lean) -> Step:
@@ -153,9 +158,11 @@ class Walk:
         return None
 
     def _text(self, turn: int) -> Text:
-        part = self._parts[turn % len(self._parts)]
-        teacher = self._work.show_new().log_probabilities(part, self._scratch / f"teacher.{turn % 2}")
-        return Text(sequences=part, teacher=teacher)
+        return self._read(self._parts[turn % len(self._parts)], f"teacher.{turn % 2}")
+
+    def _read(self, sequences: Sequences, name: str) -> Text:
+        teacher = self._work.show_new().log_probabilities(sequences, self._scratch / name)
+        return Text(sequences=sequences, teacher=teacher)
 
     def _lean(self, at: Candidate, text: Text, on_tokens: OnTokens | None) -> Lean:
         model = self._work.show(at)
@@ -174,6 +181,14 @@ class Walk:
         candidate = Candidate(grid=lean.at.grid, codes=codes, others=self._work.others_worth(self._statistics, price))
         self.price = price
         return Step(candidate=candidate, price=price, size_bytes=self._work.size_bytes(candidate))
+
+    def settled(self, lean: Lean, *, price: float) -> Step:
+        """Move what pays at a price, twice: the second time it is known what bits cost and how far it went."""
+        step = self.at_price(lean, price=price)
+        if lean.rounded is None:
+            self._aim_again(step)
+            step = self.at_price(lean, price=price, like=step)
+        return step
 
     def at_size(self, lean: Lean, *, size_bytes: int) -> Step:
         """Move what pays best within a size; a few per cent less may be used."""
@@ -240,6 +255,12 @@ class Walk:
         return move_by_model(
             self._situation, codes, lean.gradients, price, caution=self.caution, tilt=self.tilt, like=like
         )
+
+
+def _spread(sequences: Sequences, num_tokens: int) -> Sequences:
+    """Return about so many tokens of the sequences, from the begin to the end of them."""
+    step = max(1, sequences.size // num_tokens)
+    return sequences[::step]
 
 
 def _correction(size: float, wanted: float) -> float:

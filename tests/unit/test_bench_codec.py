@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from bench.codec import bounds, noise, ours, q4_k, samples, text
+from bench.codec import aware, bounds, curves, noise, ours, q4_k, samples, text
 from bench.codec.fields import fields_of
 from bench.codec.rows import Bench, Kept, Row
 from bench.codec.samples import FORMATS, quantize
@@ -224,3 +224,37 @@ def test_the_picture_shows_every_row(tmp_path):
     draw(rows, rows, tmp_path / "picture")
     assert (tmp_path / "picture.svg").stat().st_size > 5000
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def aware_curve(directory, **points):
+    """Write the int8 curve: bytes and perplexity by name."""
+    case = curves.CASES[0]
+    (directory / "aware").mkdir(exist_ok=True)
+    rows = [
+        {"name": name.replace("_", " "), "bytes": size, "ppl": ppl, "kl": 0.1, "surprise": [ppl / 10, ppl / 11]}
+        for name, (size, ppl) in points.items()
+    ]
+    curves.path_of(directory, case).write_text(json.dumps({"float": {"ppl": 15.0}, "points": rows}))
+
+
+FRESH = {"nothing": (2, 20.0), "rounded": (1000, 15.02), "gptq": (1800, 15.0)}
+
+
+def test_update_aware_is_held_against_the_cheapest_of_the_best_and_takes_the_fewest_bytes_within_the_bar(tmp_path):
+    aware_curve(tmp_path, **FRESH, aware_1=(90, 15.4), aware_2=(300, 15.15), aware_3=(480, 15.05), aware_4=(700, 15.0))
+    found = aware.figures(tmp_path)["int8"]
+    assert (found["bytes"], found["lossless_bytes"], found["ppl"], found["naive_ppl"]) == (480, 1000, 15.05, 15.02)
+    assert found["within_1_percent"] == {"bytes": 300, "ppl": 15.15}
+    assert "| update-aware" in aware.text(tmp_path)
+
+
+def test_where_it_does_not_pay_the_best_is_told_and_nothing_within(tmp_path):
+    aware_curve(tmp_path, **FRESH, aware_1=(90, 17.0), aware_2=(300, 16.0))
+    found = aware.figures(tmp_path)["int8"]
+    assert (found["ppl"], found["within_1_percent"]) == (16.0, None)
+
+
+def test_a_curve_that_is_not_whole_is_not_told(tmp_path):
+    aware_curve(tmp_path, rounded=(1000, 15.0), aware_1=(90, 15.0))
+    assert aware.figures(tmp_path) == {}
+    assert aware.figures(tmp_path / "nowhere") == {}
