@@ -11,6 +11,7 @@ from groundsegment.console import (
     ask,
     cancel,
     export,
+    forget,
     import_,
     keys,
     link,
@@ -49,6 +50,7 @@ app.command("ask")(ask.ask)
 app.command("cancel")(cancel.cancel)
 app.command("revert")(revert.revert)
 app.command("activate")(activate.activate)
+app.command("forget")(forget.forget)
 
 
 def _print_version(wanted: bool) -> None:

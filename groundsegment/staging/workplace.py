@@ -83,6 +83,17 @@ def open_workplace(depot: Depot, plan_digest: str) -> Workplace:
     return Workplace(depot=depot, path=path, key_path=key_path, release_key=release_key)
 
 
+def discard_unfinished(depot: Depot) -> int:
+    """Throw away what was packed and never registered, its key first of all; returns how many keys there were.
+
+    The caller holds the depot's `stage` lock.
+    """
+    _take_back(depot)
+    keys = list((depot.keys_path / "release").glob("*.key"))
+    _discard_others(depot, "")
+    return len(keys)
+
+
 def _take_back(depot: Depot) -> None:
     """Settle directories in `updates/` whose registration was interrupted: they still have their index."""
     for index in depot.updates_path.glob(f"*/{INDEX_NAME}"):

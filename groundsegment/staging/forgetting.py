@@ -1,0 +1,145 @@
+"""Forgetting a release on the ground: after this, no file of the depot can be turned into it again.
+
+The key of a release is in the depot in the clear only while it is being staged. From then on there are wrapped copies
+for the satellites, in each update's metadata and manifest: with those gone, its bundles are noise. So metadata and
+manifests are overwritten, synced and deleted first, then the bundles, then what is left of an unfinished staging with
+its key. The history (that it was staged, flew, was confirmed) stays in the database.
+
+What this cannot reach is said, not hidden: see `Forgotten.stays`.
+"""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from groundsegment.depot.depot import Depot
+from groundsegment.depot.records import Update
+from groundsegment.errors import InputError, UnknownError
+from groundsegment.signer.key_store import sync_directory
+from groundsegment.staging.workplace import discard_unfinished
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forgotten:
+    """What was forgotten, or would be.
+
+    Attributes:
+        digest: of the release.
+        name: as its newest update called it.
+        updates: handles of its updates.
+        num_keys: files with a wrapped key that were overwritten.
+        bundle_bytes: of bundles that were deleted.
+        stays: what is still readable somewhere, one sentence each.
+    """
+
+    digest: bytes
+    name: str
+    updates: tuple[bytes, ...]
+    num_keys: int
+    bundle_bytes: int
+    stays: tuple[str, ...]
+
+
+def find_release(depot: Depot, digits: str) -> bytes:
+    """The release that the digits mean, among all that updates were staged to.
+
+    Raises:
+        UnknownError: none, or several.
+    """
+    wanted = digits.lower()
+    found = {
+        entry.release_digest for entry in depot.updates() if wanted and entry.release_digest.hex().startswith(wanted)
+    }
+    if len(found) != 1:
+        problem = "no such release" if not found else f"{len(found)} releases start so, give more digits"
+        raise UnknownError(f"{digits!r}: {problem}", hint="`skyload status --json` has the digests of all updates")
+    return found.pop()
+
+
+def look(depot: Depot, digest: bytes) -> Forgotten:
+    """What `forget` would do.
+
+    Raises:
+        InputError: an update to it is under way.
+    """
+    updates = _ended_updates(depot, digest)
+    files = [path for entry in updates for path in _key_files(entry) if path.exists()]
+    sizes = [path.stat().st_size for entry in updates for path in _bundle_files(entry)]
+    return _forgotten(depot, digest, updates, num_keys=len(files), bundle_bytes=sum(sizes))
+
+
+def forget(depot: Depot, digest: bytes) -> Forgotten:
+    """Wipe every key of a release in the depot, and its bundles. May be called again after an interruption.
+
+    Raises:
+        InputError: an update to it is under way.
+        BusyError: somebody is staging.
+    """
+    with depot.lock("stage"):
+        updates = _ended_updates(depot, digest)
+        done = look(depot, digest)
+        num_keys = sum(wipe(path) for entry in updates for path in _key_files(entry))
+        for entry in updates:
+            shutil.rmtree(entry.directory, ignore_errors=True)
+        num_keys += discard_unfinished(depot)
+        shutil.rmtree(depot.path / "adapters" / digest.hex()[:16], ignore_errors=True)
+    return _forgotten(depot, digest, updates, num_keys=num_keys, bundle_bytes=done.bundle_bytes)
+
+
+def wipe(path: Path) -> bool:
+    """Overwrite a file with zeros, durably, then delete it; False if it is not there."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return False
+    try:
+        left = os.fstat(descriptor).st_size
+        while left > 0:
+            left -= os.write(descriptor, bytes(min(left, 1 << 16)))
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    path.unlink()
+    sync_directory(path.parent)
+    return True
+
+
+def _ended_updates(depot: Depot, digest: bytes) -> tuple[Update, ...]:
+    updates = tuple(entry for entry in depot.updates() if entry.release_digest == digest)
+    for entry in updates:
+        if entry.state.is_open:
+            hint = f"skyload cancel {entry.handle.hex()} --for {entry.satellite}"
+            raise InputError(f"update {entry.handle.hex()} to it is {entry.state}: cancel it first", hint=hint)
+    return updates
+
+
+def _key_files(entry: Update) -> tuple[Path, ...]:
+    return entry.metadata_path, entry.manifest_path
+
+
+def _bundle_files(entry: Update) -> list[Path]:
+    return sorted(entry.directory.glob("*.skb")) if entry.directory.is_dir() else []
+
+
+def _forgotten(
+    depot: Depot, digest: bytes, updates: tuple[Update, ...], *, num_keys: int, bundle_bytes: int
+) -> Forgotten:
+    stays = []
+    registered = next((entry for entry in depot.releases() if entry.digest == digest), None)
+    if registered is not None and registered.path.exists():
+        stays.append(f"the model it was staged from, {registered.path}: it is yours, delete it yourself")
+    for satellite in sorted({entry.satellite for entry in updates}):
+        stations = ", ".join(station.name for station in depot.stations(satellite))
+        if stations:
+            stays.append(f"copies of bundles and metadata at stations ({stations}): only {satellite} can open them")
+    stays.append("backups of the depot, and recordings of the link: only a satellite it was wrapped for can open them")
+    stays.append("what flash or a copying file system keeps of overwritten blocks until it erases them")
+    return Forgotten(
+        digest=digest,
+        name=updates[-1].release_name if updates else "",
+        updates=tuple(entry.handle for entry in updates),
+        num_keys=num_keys,
+        bundle_bytes=bundle_bytes,
+        stays=tuple(stays),
+    )

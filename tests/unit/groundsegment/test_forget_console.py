@@ -1,0 +1,143 @@
+"""`skyload forget`: no key of the release is left in the depot, nothing else is touched, and what stays is said."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from groundsegment.console.main import app
+from groundsegment.depot.records import CommandState, FlightState
+from groundsegment.signer.key_store import KeyStore
+from groundsegment.signer.signing import create_trust
+from groundsegment.staging import forgetting
+from groundsegment.staging.workplace import open_workplace
+from tests.fakes.depots import NOW, make_depot, stage_bytes
+
+
+@pytest.fixture
+def depot(tmp_path):
+    with make_depot(tmp_path / "depot") as depot:
+        create_trust(KeyStore(depot.keys_path), utc=NOW)
+        yield depot
+
+
+def run(depot, *arguments, text=None):
+    return CliRunner().invoke(app, ["forget", *arguments, "--depot", str(depot.path)], input=text)
+
+
+def staged(depot, state=FlightState.CONFIRMED, number=0):
+    update = stage_bytes(depot, [20_000 + number]).update
+    return depot.set_update_state(update.handle, state)
+
+
+def everything(depot):
+    return b"".join(path.read_bytes() for path in sorted(depot.path.rglob("*")) if path.is_file())
+
+
+def test_no_file_of_the_update_is_left_and_its_history_is(depot):
+    update = staged(depot)
+    metadata = update.metadata_path.read_bytes()
+    result = run(depot, update.release_digest.hex()[:8], "--yes", "--json")
+
+    values = json.loads(result.stdout)
+    assert result.exit_code == 0, result.output
+    assert values["ground"]["forgotten"]
+    assert values["ground"]["keys"] >= 1
+    assert not update.directory.exists()
+    assert metadata not in everything(depot)
+    assert depot.update(update.handle).state is FlightState.CONFIRMED
+
+
+def test_keys_are_overwritten_before_they_are_deleted(depot):
+    update = staged(depot)
+    size = update.metadata_path.stat().st_size
+    with update.metadata_path.open("rb") as file:
+        forgetting.forget(depot, update.release_digest)
+        assert file.read() == bytes(size)
+
+
+def test_what_stays_is_said(depot):
+    update = staged(depot)
+    depot.add_station("SAT-1", "inuvik", added_utc=NOW)
+    result = run(depot, update.release_digest.hex(), "--yes")
+
+    for words in ("stations (inuvik)", "recordings of the link", "flash"):
+        assert words in result.stderr
+
+
+def test_the_key_of_an_unfinished_staging_goes_too(depot):
+    update = staged(depot)
+    workplace = open_workplace(depot, "ab" * 32)
+    (workplace.path / "bundle").write_bytes(b"x")
+    run(depot, update.release_digest.hex(), "--yes")
+
+    assert not workplace.key_path.exists()
+    assert not workplace.path.exists()
+
+
+def test_an_update_under_way_is_cancelled_first(depot):
+    update = staged(depot, FlightState.FLYING)
+    result = run(depot, update.release_digest.hex(), "--yes")
+
+    assert result.exit_code == 3
+    assert "skyload cancel" in result.stderr
+    assert update.metadata_path.exists()
+
+
+@pytest.mark.parametrize(("options", "text"), [(("--dry-run",), None), ((), "n\n")])
+def test_nothing_is_done_without_a_yes(depot, options, text):
+    update = staged(depot)
+    run(depot, update.release_digest.hex(), *options, text=text)
+
+    assert update.metadata_path.exists()
+
+
+def test_an_interruption_is_gone_on_with(depot, monkeypatch):
+    update = staged(depot)
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(forgetting.shutil, "rmtree", stop)
+    assert run(depot, update.release_digest.hex(), "--yes").exit_code == 130
+    assert not update.metadata_path.exists()  # keys first
+    monkeypatch.undo()
+    assert run(depot, update.release_digest.hex(), "--yes").exit_code == 0
+    assert not update.directory.exists()
+
+
+def test_a_satellite_that_refuses_keeps_the_ground_from_forgetting(depot, monkeypatch):
+    update = staged(depot)
+    from groundsegment.console import forget
+
+    refused = {"ok": False, "text": "release serves: revert to another one first", "refusal": ""}
+    monkeypatch.setattr(forget, "command_dangerously", lambda *_, **__: dict(refused))
+    result = run(depot, update.release_digest.hex(), "--for", "SAT-1", "--link", "127.0.0.1:9", "--yes")
+
+    assert result.exit_code == 1
+    assert "did not forget it: release serves" in result.stderr
+    assert update.metadata_path.exists()
+
+
+def test_blind_the_satellite_is_told_by_the_uplink(depot):
+    update = staged(depot)
+    result = run(depot, update.release_digest.hex(), "--for", "SAT-1", "--blind", "--yes", "--keep-ground", "--json")
+
+    assert json.loads(result.stdout)["on_board"]["blind"] is True
+    assert [entry.operation for entry in depot.journal.commands("SAT-1", CommandState.QUEUED)] == ["arm", "forget"]
+    assert update.metadata_path.exists()
+
+
+def test_other_releases_are_left_alone(depot):
+    update, other = staged(depot), stage_bytes(depot, [30_000], seed=2).update
+    run(depot, update.release_digest.hex(), "--yes")
+
+    assert not update.directory.exists()
+    assert other.metadata_path.exists()
+
+
+def test_a_release_that_is_none_is_said_so(depot):
+    result = run(depot, "abcd", "--yes")
+
+    assert result.exit_code == 5
+    assert "no such release" in result.stderr
