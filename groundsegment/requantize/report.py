@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
+REPORT_NAME = "requantize.json"  # beside the weights; it does not fly
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:

@@ -21,10 +21,10 @@ from groundsegment.requantize.grid import plan_on_grid, read_grid
 from groundsegment.requantize.job import Job
 from groundsegment.requantize.keeping import Keeper
 from groundsegment.requantize.options import Effort, Goal, OnPhase, Options
-from groundsegment.requantize.report import Report
+from groundsegment.requantize.report import REPORT_NAME, Report
 from groundsegment.requantize.text import read_sequences
 from groundsegment.requantize.workpiece import Workpiece
-from groundsegment.requantize.writing import REPORT_NAME, write_release
+from groundsegment.requantize.writing import write_release
 
 _KEPT_OUT = 8  # one sequence in so many of the calibration text, where there is no other
 

@@ -16,8 +16,7 @@ from groundsegment.models.quantize import SHARD_BYTES, QuantizePlan, copy_other_
 from groundsegment.models.rounding import pack_nibbles
 from groundsegment.models.safetensors_file import CheckpointWriter
 from groundsegment.requantize.candidate import Candidate
-
-REPORT_NAME = "requantize.json"
+from groundsegment.requantize.report import REPORT_NAME
 
 
 def write_release(

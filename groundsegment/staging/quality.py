@@ -3,7 +3,11 @@
 The figures come from the twin: of the very bytes that it rebuilt from the bundles, and of nothing that staging read.
 """
 
+from collections.abc import Iterator
+from pathlib import Path
+
 from groundsegment.errors import InputError
+from groundsegment.requantize.report import REPORT_NAME
 from groundsegment.twin import Judging
 from protocol.quality import Quality
 
@@ -21,6 +25,15 @@ def check_judging(judging: Judging) -> None:
         raise InputError("--max-perplexity-loss needs a model to compare with", hint=hint)
     if judging.reference is not None and not (judging.reference / "config.json").is_file():
         raise InputError(f"--reference: {judging.reference} is no model directory", hint="a Hugging Face directory")
+
+
+def unjudged(path: Path, judging: Judging | None) -> Iterator[str]:
+    """Say so where a lossy choice was made for few bytes and nobody asks what it cost."""
+    if judging is None and (path / REPORT_NAME).is_file():
+        yield (
+            "requantized for few bytes, and no figures of its quality are signed: --held-out FILE judges what will be "
+            "rebuilt, --reference DIR compares it"
+        )
 
 
 def check_quality(quality: Quality, judging: Judging) -> None:

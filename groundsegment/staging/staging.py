@@ -30,7 +30,7 @@ from groundsegment.staging.checks import (
     warnings_of,
 )
 from groundsegment.staging.choice import choose
-from groundsegment.staging.quality import check_judging, check_quality
+from groundsegment.staging.quality import check_judging, check_quality, unjudged
 from groundsegment.staging.records import Prepared, Staged, StageOptions
 from groundsegment.staging.workplace import TWIN_DIRECTORY, Workplace, open_workplace
 from groundsegment.twin import Rehearsal, Rehearsed, TwinAnswer, find_twin, rehearse
@@ -84,6 +84,7 @@ def prepare(depot: Depot, path: Path, options: StageOptions, on_progress: OnProg
         warnings=(
             *warnings_of(depot, satellite.name, release, base),
             *useless_base(choice.plan),
+            *unjudged(path, options.judging),
             *overtaken(depot, satellite.name, options),
         ),
     )

@@ -95,6 +95,16 @@ def test_what_does_not_go_together_is_said_before_anything_is_done(ground, words
     assert not any(Path("depot/staging").glob("*"))
 
 
+def test_a_lossy_release_without_figures_is_warned_of(ground):
+    (ground / "v1-int8/requantize.json").write_text("{}")
+    assert any("no figures of its quality" in warning for warning in run_json("v1-int8", "--no-canary")["warnings"])
+
+
+def test_a_lossy_release_with_figures_is_not(ground):
+    (ground / "v1-int8/requantize.json").write_text("{}")
+    assert not any("no figures" in warning for warning in run_json(*JUDGED)["warnings"])
+
+
 def test_what_is_fitted_is_compared_with_the_model_that_it_is_made_of(ground, monkeypatch):
     seen = []
 
