@@ -9,18 +9,17 @@ of LoRA and of polished bases by `python -m bench.codec.curves`.
 import argparse
 import json
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.codec import aware, checkpoints, curves, data, noise, peers
+from bench.codec import aware, checkpoints, curves, data, memory, noise, ours, peers
 from bench.codec.checkpoints import Weights
+from bench.codec.memory import Peak
 from bench.codec.plot import draw
 from bench.codec.rows import Bench, Kept, Row, format_of
-from bench.memory_watch import MemoryWatch
 from bench.results import PAGE, markdown_table
 
 FULL_FORMATS = ["bf16", "int8", "int4_g32", "int4_g128", "int4_g32_asym", "int4_g128_asym", "q8_0", "q4_1", "q4_k"]
@@ -28,7 +27,6 @@ DELTA_FORMATS = FULL_FORMATS
 UPDATES = {"": "v2", " lora": "v2-lora"}
 BARS = {"full": 1.01, "delta": 1.05}
 PLOT = PAGE.parent / "benchmarks-codec"
-_ROOT = PAGE.parent.parent
 NOTES = """\
 - Sizes in % of the raw bytes of the same tensors: a seeded sample, one linear layer of each kind and a slice of the
   embedding; for groups of 128 and Q4_K, which 576 columns are no multiple of, down projections of four blocks.
@@ -71,7 +69,8 @@ def measure(options: Sequence[str]) -> tuple[str, dict[str, Any]]:
             has_peers=not arguments.no_peers,
         )
         full, delta = list(_full_rows(bench, arguments)), list(_delta_rows(bench, arguments))
-        memory = {} if arguments.no_memory else _memory(_models(arguments), scratch)
+        models = _models(arguments)
+        peaks = [] if arguments.no_memory else memory.measure(models / "v2", models / "v1", scratch)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     draw(full, delta, arguments.plot)
@@ -84,9 +83,9 @@ def measure(options: Sequence[str]) -> tuple[str, dict[str, Any]]:
         "aware": {} if arguments.quick else aware.figures(arguments.directory),
         "decode_mb_s": round(min(row.decode_mb_s for row in rows), 1),
         "encode_mb_s": round(min(row.encode_mb_s for row in rows), 1),
-        **memory,
+        **(memory.figures(peaks) if peaks else {}),
     }
-    return _text(full, delta, figures, arguments, missing), figures
+    return _text(full, delta, peaks, figures, arguments, missing), figures
 
 
 def illustrate(_: dict[str, Any]) -> str:
@@ -101,7 +100,9 @@ def _arguments(options: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--directory", type=Path, default=data.DIRECTORY, help="of the models (default: .cache/codec)")
     parser.add_argument("--quick", action="store_true", help="on stand-ins without training, SmolLM2 only")
     parser.add_argument("--as-it-is", action="store_true", help="make no models; leave out rows of those that miss")
-    parser.add_argument("--runs", type=int, default=5, help="of each decoding; the median counts")
+    parser.add_argument(
+        "--runs", type=int, default=5, help="of each decoding, and at most three of each encoding; the median counts"
+    )
     parser.add_argument("--formats", nargs="*", default=FULL_FORMATS, help="only these")
     parser.add_argument("--no-peers", action="store_true", help="ours and the bounds only")
     parser.add_argument("--no-memory", action="store_true", help="leave out the memory of both ends")
@@ -155,25 +156,10 @@ def _told(row: Row) -> Row:
     return row
 
 
-def _memory(models: Path, scratch: Path) -> dict[str, float]:
-    """Pack and rebuild the whole bf16 fine-tune, each end in a process of its own."""
-    out = scratch / "whole"
-    command = [sys.executable, "-m", "bench.codec.packer_process", str(models / "v2"), str(models / "v1"), str(out)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=_ROOT)
-    with MemoryWatch(process.pid) as watch:
-        if process.wait():
-            raise SystemExit("codec: the packer failed")
-    command = [sys.executable, "-m", "bench.codec.decoder_process", str(out)]
-    decoder = json.loads(subprocess.run(command, check=True, capture_output=True, text=True, cwd=_ROOT).stdout)
-    return {
-        "decode_rss_mb": round(decoder["rss_bytes"] / 1e6, 1),
-        "packer_rss_mb": round(watch.peak_tree_bytes / 1e6, 1),
-    }
-
-
 def _text(
     full: Sequence[Row],
     delta: Sequence[Row],
+    peaks: Sequence[Peak],
     figures: dict[str, Any],
     arguments: argparse.Namespace,
     missing: Sequence[str],
@@ -183,9 +169,11 @@ def _text(
         ["decode, slowest format, MB/s a core", figures["decode_mb_s"], "at least 200"],
         ["encode, slowest format, MB/s a core", figures["encode_mb_s"], "at least 20"],
     ]
-    if "decode_rss_mb" in figures:
-        ends.append(["decoder, peak resident MB", figures["decode_rss_mb"], "under 150"])
-        ends.append(["packer and its workers, peak resident MB", figures["packer_rss_mb"], "under 1000"])
+    for peak in peaks:
+        what = f"{peak.name}, {peak.raw_mb:.0f} MB with its base"
+        ends.append([f"decoder, peak resident MB: {what}", round(peak.decoder_mb, 1), "under 150"])
+        ends.append([f"packer and its workers, peak resident MB: {what}", round(peak.packer_mb, 1), "under 1000"])
+    ends.append(["SHA-256 on this core, MB/s, to compare machines", round(ours.sha256_mb_s()), ""])
     parts.append(markdown_table(["figure", "value", "bar"], ends))
     if figures["aware"]:
         parts += [_aware_table(figures["aware"]), aware.text(arguments.directory), AWARE_NOTES]

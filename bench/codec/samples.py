@@ -157,7 +157,9 @@ def write(path: Path, matrices: list[Matrix]) -> None:
         for spec, data in tensors:
             writer.write(spec.name, data.tobytes())
         writer.close()
-        (path.parent / "config.json").write_text(json.dumps(_config(matrices[0]), indent=2) + "\n")
+        (path.parent / "config.json").write_text(
+            json.dumps(config_of(matrices[0].kind, matrices[0].group_columns), indent=2) + "\n"
+        )
     part.replace(path)
 
 
@@ -208,17 +210,18 @@ def _tensors(matrix: Matrix) -> Iterator[tuple[TensorSpec, NDArray[np.uint8]]]:
         yield TensorSpec(name=f"{name}_shape", dtype="I64", shape=(2,)), shape_bytes
 
 
-def _config(matrix: Matrix) -> dict[str, object]:
-    if matrix.kind == "bf16":
+def config_of(kind: str, group_columns: int) -> dict[str, object]:
+    """Return the config.json of a release of such matrices, as compressed-tensors writes it."""
+    if kind == "bf16":
         return {"model_type": "qwen2"}
     weights = {
-        "num_bits": 8 if matrix.kind == "int8" else 4,
+        "num_bits": 8 if kind == "int8" else 4,
         "type": "int",
-        "symmetric": matrix.kind != "int4_asym",
-        "strategy": "group" if matrix.group_columns else "channel",
-        "group_size": matrix.group_columns or None,
+        "symmetric": kind != "int4_asym",
+        "strategy": "group" if group_columns else "channel",
+        "group_size": group_columns or None,
     }
-    layout = "int-quantized" if matrix.kind == "int8" else "pack-quantized"
+    layout = "int-quantized" if kind == "int8" else "pack-quantized"
     groups = {"group_0": {"targets": ["Linear"], "format": layout, "weights": weights}}
     settings = {"quant_method": "compressed-tensors", "format": layout, "config_groups": groups}
     return {"model_type": "qwen2", "quantization_config": settings}

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from bench.codec import aware, bounds, curves, noise, ours, q4_k, samples, text
+from bench.codec import aware, bounds, curves, memory, noise, ours, q4_k, samples, text
 from bench.codec.fields import fields_of
 from bench.codec.rows import Bench, Kept, Row
 from bench.codec.samples import FORMATS, quantize
@@ -258,3 +258,14 @@ def test_a_curve_that_is_not_whole_is_not_told(tmp_path):
     aware_curve(tmp_path, rounded=(1000, 15.0), aware_1=(90, 15.0))
     assert aware.figures(tmp_path) == {}
     assert aware.figures(tmp_path / "nowhere") == {}
+
+
+@pytest.mark.parametrize(("kind", "transform"), [("bf16", "FLOATS_DELTA"), ("int4", "NIBBLES_DELTA")])
+def test_the_releases_that_memory_is_measured_on_are_understood_as_tensors(monkeypatch, tmp_path, kind, transform):
+    for name, value in {"ROWS": 512, "COLUMNS": 256, "_POOL_VALUES": 2**19}.items():
+        monkeypatch.setattr(memory, name, value)
+    memory.make(tmp_path, kind, 400_000)
+    packed = ours.pack(tmp_path / "new", tmp_path / "old", level=3)
+    assert packed.raw_bytes > 400_000
+    assert packed.transforms[transform] > 0.9 * packed.raw_bytes
+    assert packed.stored_bytes < 0.2 * packed.raw_bytes
