@@ -60,27 +60,32 @@ def decode(data: bytes, lengths: Sequence[int], most: int) -> list[Places]:
     """
     reader = Reader(data, "gaps")
     counts = [reader.number(length) if length else 0 for length in lengths]
-    if sum(counts) > most:
-        raise DecodeError(f"{sum(counts)} rare things, {most} at most")
+    num_things = sum(counts)
+    if num_things > most:
+        raise DecodeError(f"{num_things} rare things, {most} at most")
     parameters = [_parameter(length, count) for length, count in zip(lengths, counts, strict=True)]
     num_bits = sum(k * count for k, count in zip(parameters, counts, strict=True))
     packed = np.frombuffer(reader.rest(), np.uint8)
     low_size = -(-num_bits // 8)
     if packed.size < low_size:
         raise DecodeError(f"{packed.size} bytes of gaps, {low_size} and more belong")
-    quotients = _read_unary(packed[: packed.size - low_size], sum(counts))
-    low = np.unpackbits(packed[packed.size - low_size :])
-    if low[num_bits:].any():
-        raise DecodeError("gaps with surplus bits")
-    found, at, bit = [], 0, 0
-    for length, count, k in zip(lengths, counts, parameters, strict=True):
-        gaps = quotients[at : at + count] << k
-        gaps += low[bit : bit + k * count].reshape(count, k) @ (1 << np.arange(k - 1, -1, -1, dtype=np.int64))
-        places = np.cumsum(gaps + 1) - 1
+    widths = np.repeat(np.array(parameters, np.int64), counts)
+    steps = _read_unary(packed[: packed.size - low_size], num_things) << widths
+    steps += _read_low(packed[packed.size - low_size :], widths, num_bits)
+    steps += 1
+    return _places(steps, counts, lengths)
+
+
+def _places(steps: Places, counts: Sequence[int], lengths: Sequence[int]) -> list[Places]:
+    """Return the places of each sequence, given how far each is from the one before."""
+    found, at = [], 0
+    for length, count in zip(lengths, counts, strict=True):
+        places = np.cumsum(steps[at : at + count])
+        places -= 1
         if count and places[-1] >= length:
             raise DecodeError(f"a rare thing at {places[-1]} of {length}")
         found.append(places)
-        at, bit = at + count, bit + k * count
+        at += count
     return found
 
 
@@ -96,3 +101,17 @@ def _read_unary(packed: NDArray[np.uint8], count: int) -> Places:
     if ones.size != count or -(-last // 8) != packed.size:
         raise DecodeError(f"{ones.size} gaps in {packed.size} bytes, {count} belong")
     return np.diff(ones, prepend=-1) - 1
+
+
+def _read_low(packed: NDArray[np.uint8], widths: Places, num_bits: int) -> Places:
+    """Return numbers of so many bits each: four bytes hold any, wherever in the first it begins."""
+    if num_bits % 8 and packed[-1] & (0xFF >> num_bits % 8):
+        raise DecodeError("gaps with surplus bits")
+    starts = np.cumsum(widths) - widths
+    at = starts >> 3
+    padded = np.concatenate([packed, np.zeros(4, np.uint8)])
+    window = np.zeros(widths.size, np.int64)
+    for place in range(4):
+        window = window << 8 | padded[at + place]
+    low: Places = window >> (32 - (starts & 7) - widths) & ((1 << widths) - 1)
+    return low

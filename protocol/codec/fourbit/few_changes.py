@@ -8,13 +8,14 @@ costs a byte or two here (`gaps`), so there can be a few: the bucket of a group,
     4       the lots of the codes 0 .. 15: two bits each, lowest code in the lowest bits, lowest byte first
     2       of which codes a difference is said with its sign turned round, a bit each, likewise
 
-Streams: the bytes of `gaps`, a sequence for each bucket and lot, bucket by bucket; then the differences modulo 16 of
+Streams: the bytes of `gaps`, a sequence for each lot and bucket, lot by lot; then the differences modulo 16 of
 all that changed, in the same order. The codes of a sequence are in the order of the groups, and in a group in that of
 its bytes, the low nibble first.
 
 Where codes of a lot are is found by counting them, group by group: all work but that is for what changed. Pure.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
@@ -22,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocol.codec import gaps, streams
-from protocol.codec.fourbit import cells
+from protocol.codec.fourbit import cells, grouped
 from protocol.codec.kinds import Coder
 from protocol.codec.payload import Stream
 from protocol.errors import DecodeError
@@ -32,8 +33,8 @@ WIDTH_MAX = 127  # bytes of a row: counts of a group's codes stay below 256
 RATE_MAX = 1 / 16  # of what may change: beyond, streams of all values do better
 _HEAD_SIZE = 6
 _CHUNK = 16_384  # changes that are looked up at once: their rows are unpacked
-_PAIR_FIELDS = np.uint64(0x0303030303030303)
-_SUM_BYTES = np.uint64(0x0101010101010101)
+
+_EVERY_BYTE = np.uint64(0x0101010101010101)
 
 Bytes = NDArray[np.uint8]
 Index = NDArray[np.intp]
@@ -71,44 +72,62 @@ class Lots:
         lot_of = (lots >> 2 * codes & 3).astype(np.uint8)
         return cls(lot_of, (turned >> codes & 1).astype(np.uint8)), data[_HEAD_SIZE:]
 
-    def counts(self, rows: Bytes) -> NDArray[np.int64]:
+    @property
+    def number(self) -> int:
+        """How many there are, if none up to the last is empty."""
+        return int(self.lot_of.max()) + 1
+
+    def marks(self, rows: Bytes) -> Bytes:
+        """Return for each byte of rows which codes it holds: bit 2 n of lot n + 1 the low, bit 2 n + 1 the high one."""
+        low = np.where(
+            self.lot_of > 0, np.uint8(1) << 2 * (self.lot_of.astype(np.uint8) - np.uint8(self.lot_of > 0)), 0
+        )
+        table = (low[None, :] | low[:, None] << 1).astype(np.uint8).tobytes()
+        return np.frombuffer(rows.tobytes().translate(table), np.uint8).reshape(rows.shape)
+
+    def counts(self, marks: Bytes) -> Bytes:
         """Return how many codes of each lot are in each row: (lots, rows)."""
-        one = np.uint8(1) << 2 * self.lot_of
-        pairs = (one[None, :] + one[:, None]).astype(np.uint8).tobytes()  # of bytes: two bits a lot, at most 2 in each
-        counted = np.frombuffer(rows.tobytes().translate(pairs), np.uint8)
-        if rows.shape[1] % 8 == 0:
-            words = counted.view(np.uint64).reshape(rows.shape[0], -1)
-            return np.stack([_sum_words(words >> np.uint64(2 * lot) & _PAIR_FIELDS) for lot in range(NUM_LOTS)])
-        table = counted.reshape(rows.shape)
-        return np.stack([(table >> np.uint8(2 * lot) & 3).sum(axis=1, dtype=np.int64) for lot in range(NUM_LOTS)])
+        words = marks.view(np.uint64) if marks.shape[1] % 8 == 0 else marks
+        counts = np.empty((self.number, marks.shape[0]), np.uint8)
+        counts[0] = 2 * marks.shape[1]
+        for lot in range(1, self.number):
+            mask = np.frombuffer(bytes([3 << 2 * lot - 2]) * words.itemsize, words.dtype)[0]
+            bits = np.bitwise_count(words & mask)
+            counts[lot] = bits[:, 0]
+            for column in range(1, bits.shape[1]):  # a sum along so short an axis takes four times as long
+                counts[lot] += bits[:, column]
+            counts[0] -= counts[lot]
+        return counts
 
 
 @dataclass(frozen=True, slots=True)
 class _Sequences:
-    """The sequences of codes: for each bucket and lot.
+    """The sequences of codes, one after another: lot by lot, bucket by bucket.
 
     Attributes:
-        groups: of each sequence: its bucket's.
-        ends: of each sequence: how many of its codes come up to the end of each group.
-        lots: of each sequence.
+        groups: all of them, bucket by bucket.
+        ends: for each lot and each of these groups, where its codes end among those of all sequences.
+        starts: of each sequence, among the same.
+        lengths: of each.
+        num_lots: how many lots there are.
     """
 
-    groups: list[Index]
-    ends: list[NDArray[np.int64]]
-    lots: list[int]
+    groups: Index
+    ends: NDArray[np.int32]
+    starts: list[int]
+    lengths: list[int]
+    num_lots: int
 
     @classmethod
-    def of(cls, buckets: list[Index], counts: NDArray[np.int64]) -> Self:
-        pairs = [(groups, lot) for groups in buckets for lot in range(NUM_LOTS)]
-        return cls(
-            [groups for groups, _ in pairs],
-            [np.cumsum(counts[lot][groups]) for groups, lot in pairs],
-            [lot for _, lot in pairs],
-        )
-
-    @property
-    def lengths(self) -> list[int]:
-        return [int(ends[-1]) for ends in self.ends]
+    def of(cls, buckets: list[Index], counts: Bytes) -> Self:
+        groups = buckets[0] if len(buckets) == 1 else np.concatenate(buckets)
+        ordered = counts if len(buckets) == 1 else np.take(counts, groups, axis=1)
+        ends = np.cumsum(ordered, dtype=np.int32)
+        last = np.cumsum([bucket.size for bucket in buckets])
+        bounds = ends[(last + groups.size * np.arange(counts.shape[0])[:, None] - 1).reshape(-1)].tolist()
+        starts = [0, *bounds[:-1]]
+        lengths = [end - start for start, end in zip(starts, bounds, strict=True)]
+        return cls(groups, ends, starts, lengths, counts.shape[0])
 
 
 def encode(differences: Bytes, predicted: Bytes, buckets: list[Index], lots: Lots, *, level: int) -> list[Stream]:
@@ -121,27 +140,25 @@ def encode(differences: Bytes, predicted: Bytes, buckets: list[Index], lots: Lot
         lots: of the codes.
         level: see `streams.encode`.
     """
-    sequences = _Sequences.of(buckets, lots.counts(predicted))
+    sequences = _Sequences.of(buckets, lots.counts(lots.marks(predicted)))
     groups, columns = np.nonzero(cells.nibbles_of(differences.reshape(-1)).reshape(-1, 2 * differences.shape[1]))
     rows = _codes_of(predicted, groups)
-    lot_rows = lots.lot_of[rows]
     codes = rows[np.arange(groups.size), columns]
     lot = lots.lot_of[codes]
-    before = (lot_rows == lot[:, None]) & (np.arange(rows.shape[1]) < columns[:, None])
-    rank = before.sum(axis=1, dtype=np.int64)
+    before = (lots.lot_of[rows] == lot[:, None]) & (np.arange(rows.shape[1]) < columns[:, None])
     said = _nibbles_at(differences, groups, columns)
     said = np.where(lots.is_turned[codes] == 1, -said, said) & np.uint8(15)
-    places, values = [], [said[:0]]
-    for members, ends, own in zip(sequences.groups, sequences.ends, sequences.lots, strict=True):
-        place_of = np.full(predicted.shape[0], -1, np.int64)
-        place_of[members] = np.concatenate([[0], ends[:-1]])
-        mine = (lot == own) & (place_of[groups] >= 0)
-        places.append(place_of[groups[mine]] + rank[mine])
-        values.append(said[mine])
+    place_of = np.empty(predicted.shape[0], np.int64)
+    place_of[sequences.groups] = np.arange(predicted.shape[0])
+    at = lot.astype(np.int64) * predicted.shape[0] + place_of[groups]
+    everywhere = np.where(at > 0, sequences.ends[at - 1], 0) + before.sum(axis=1)
+    order = np.argsort(everywhere, kind="stable")
+    cuts = np.searchsorted(everywhere[order], sequences.starts[1:])
+    places = [part - start for part, start in zip(np.split(everywhere[order], cuts), sequences.starts, strict=True)]
     packed = gaps.encode(places, sequences.lengths)
     return [
         Stream(coder=Coder.RAW, count=len(packed), data=packed),
-        streams.encode(np.concatenate(values), level=level),
+        streams.encode(said[order], level=level),
     ]
 
 
@@ -160,92 +177,70 @@ def decode(packed: Stream, values: Stream, predicted: Bytes, buckets: list[Index
     """
     if packed.coder is not Coder.RAW or packed.count != len(packed.data):
         raise DecodeError(f"places of changes by coder {packed.coder.name}")
-    sequences = _Sequences.of(buckets, lots.counts(predicted))
+    marks = lots.marks(predicted)
+    sequences = _Sequences.of(buckets, lots.counts(marks))
     places = gaps.decode(packed.data, sequences.lengths, most=int(2 * predicted.size * RATE_MAX))
     differences = streams.decode(values, np.uint8, sum(each.size for each in places))
     if differences.size and differences.max() > 15:
         raise DecodeError(f"a difference of {differences.max()} where four bits belong")
-    done = 0
-    found = [_Changes.none()]
-    for number, each in enumerate(places):
-        found.append(_look_up(sequences, number, each, differences[done : done + each.size]))
-        done += each.size
-    changes = _Changes.joined(found)
-    flat = predicted.reshape(-1)
-    nibbles = np.concatenate(
-        [changes.slice(start).nibbles(predicted, lots) for start in range(0, changes.groups.size, _CHUNK)]
-        or [np.empty((2, 0), np.int64)],
-        axis=1,
-    )
-    _add(flat, *nibbles)
+    nibbles = [_look_up(lot, found, sequences, marks) for lot, found in _chunks(places, sequences)]
+    if nibbles:
+        _add(predicted.reshape(-1), np.concatenate(nibbles), differences, lots)
     return predicted
 
 
-@dataclass(frozen=True, slots=True)
-class _Changes:
-    """What changed.
-
-    Attributes:
-        groups: of each change.
-        ranks: which of the codes of its lot in the group.
-        lots: of each.
-        differences: as they are said.
-    """
-
-    groups: Index
-    ranks: NDArray[np.int64]
-    lots: Bytes
-    differences: Bytes
-
-    @classmethod
-    def none(cls) -> Self:
-        return cls(np.empty(0, np.intp), np.empty(0, np.int64), np.empty(0, np.uint8), np.empty(0, np.uint8))
-
-    @classmethod
-    def joined(cls, parts: list["_Changes"]) -> Self:
-        return cls(
-            np.concatenate([part.groups for part in parts]),
-            np.concatenate([part.ranks for part in parts]),
-            np.concatenate([part.lots for part in parts]),
-            np.concatenate([part.differences for part in parts]),
-        )
-
-    def slice(self, start: int) -> "_Changes":
-        chunk = slice(start, start + _CHUNK)
-        return _Changes(self.groups[chunk], self.ranks[chunk], self.lots[chunk], self.differences[chunk])
-
-    def nibbles(self, predicted: Bytes, lots: Lots) -> NDArray[np.int64]:
-        """Return which nibbles change, counted from the first, and what has to be added to each."""
-        rows = _codes_of(predicted, self.groups)
-        is_mine = np.frombuffer(rows.tobytes().translate(_table(lots.lot_of)), np.uint8).reshape(rows.shape)
-        is_mine = is_mine == self.lots[:, None]
-        columns = (np.cumsum(is_mine, axis=1, dtype=np.uint8) == (self.ranks + 1).astype(np.uint8)[:, None]).argmax(
-            axis=1
-        )
-        codes = rows[np.arange(columns.size), columns]
-        turned = lots.is_turned[codes] == 1
-        added = np.where(turned, -self.differences, self.differences) & np.uint8(15)
-        return np.stack([self.groups * rows.shape[1] + columns, added.astype(np.int64)])
+def _chunks(places: list[NDArray[np.int64]], sequences: _Sequences) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Yield lots and places among all sequences, in their order; a few thousand at a time: their rows are taken."""
+    everywhere = [each + start for each, start in zip(places, sequences.starts, strict=True)]
+    per_lot = len(everywhere) // sequences.num_lots
+    for lot in range(sequences.num_lots):
+        mine = np.concatenate(everywhere[lot * per_lot : (lot + 1) * per_lot])
+        for start in range(0, mine.size, _CHUNK):
+            yield lot, mine[start : start + _CHUNK]
 
 
-def _look_up(sequences: _Sequences, number: int, places: NDArray[np.int64], differences: Bytes) -> _Changes:
-    ends = sequences.ends[number]
-    at = np.searchsorted(ends, places, side="right")
-    starts = np.where(at > 0, ends[at - 1], 0)
-    lots = np.full(places.size, sequences.lots[number], np.uint8)
-    return _Changes(sequences.groups[number][at], places - starts, lots, differences)
+def _look_up(lot: int, everywhere: NDArray[np.int64], sequences: _Sequences, marks: Bytes) -> NDArray[np.int64]:
+    """Return which nibbles of a lot are at some places among all sequences, counted from the first."""
+    at = np.searchsorted(sequences.ends, everywhere, side="right")
+    ranks = everywhere - np.where(at > 0, sequences.ends[at - 1], 0)
+    groups = sequences.groups[at - lot * sequences.groups.size]
+    rows = grouped.take_rows(marks, groups)
+    if lot:
+        rows >>= np.uint8(2 * lot - 2)
+    else:  # what has no mark
+        rows |= rows >> np.uint8(2) | rows >> np.uint8(4)
+        np.invert(rows, out=rows)
+    rows &= np.uint8(3)
+    ends = _sums(rows - (rows >> np.uint8(1)))
+    columns = (ends > ranks[:, None].astype(np.uint8)).argmax(axis=1)
+    one = np.arange(columns.size)
+    pairs = rows[one, columns]
+    is_last = ends[one, columns] - ranks == 1  # of this byte
+    is_high = np.where(pairs == 3, is_last, pairs == 2)
+    nibbles: NDArray[np.int64] = 2 * (groups * rows.shape[1] + columns) + is_high
+    return nibbles
 
 
-def _add(flat: Bytes, places: NDArray[np.int64], added: NDArray[np.int64]) -> None:
-    """Add to nibbles, modulo 16; none comes twice, but both of a byte may come."""
+def _sums(table: Bytes) -> Bytes:
+    """Return the sums of each row up to each column, below 256: eight columns at a time, by one product."""
+    missing = -table.shape[1] % 8
+    if missing:
+        table = np.pad(table, ((0, 0), (0, missing)))
+    words = table.view("<u8") * _EVERY_BYTE
+    for word in range(1, words.shape[1]):
+        words[:, word] += (words[:, word - 1] >> np.uint64(56)) * _EVERY_BYTE
+    return words.astype("<u8", copy=False).view(np.uint8)
+
+
+def _add(flat: Bytes, places: NDArray[np.int64], said: Bytes, lots: Lots) -> None:
+    """Add differences to nibbles, modulo 16; none comes twice, but both of a byte may come."""
     for is_high in (0, 1):
         mine = (places & 1) == is_high
-        at, more = places[mine] >> 1, added[mine].astype(np.uint8)
+        at, more = places[mine] >> 1, said[mine]
         old = flat[at]
-        if is_high:
-            flat[at] = old + (more << np.uint8(4))
-        else:
-            flat[at] = (old & np.uint8(0xF0)) | ((old + more) & np.uint8(0x0F))
+        codes = old >> 4 if is_high else old & np.uint8(15)
+        new = codes + np.where(lots.is_turned[codes] == 1, -more, more) & np.uint8(15)
+        flat[at] = old & np.uint8(15) | new << np.uint8(4) if is_high else old & np.uint8(0xF0) | new
 
 
 def _codes_of(predicted: Bytes, groups: Index) -> Bytes:
@@ -257,15 +252,3 @@ def _nibbles_at(rows: Bytes, groups: Index, columns: Index) -> Bytes:
     nibbles: Bytes = rows[groups, columns >> 1] >> (4 * (columns & 1)).astype(np.uint8)
     nibbles &= np.uint8(15)
     return nibbles
-
-
-def _sum_words(words: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Return the sum of the bytes of each row of words; below 256."""
-    total = words[:, 0].copy()
-    for column in range(1, words.shape[1]):
-        total += words[:, column]
-    return (total * _SUM_BYTES >> np.uint64(56)).astype(np.int64)
-
-
-def _table(lot_of: Bytes) -> bytes:
-    return lot_of.tobytes() + bytes(240)

@@ -255,7 +255,7 @@ def _contexts(facts: BlockFormat, fields: Fields, kinds: Bytes, predicted: Bytes
 
 def _half_octaves(facts: BlockFormat, fields: Fields) -> Classes:
     """Return in which half octave each group's scale is, modulo HALF_OCTAVES."""
-    halves = _log_scale(facts, fields) // np.int16(logarithms.OCTAVE // 2)
+    halves = _log_scale(facts, fields) >> np.int16(7)  # of an octave of 256
     return (halves & np.int16(HALF_OCTAVES - 1)).astype(np.uint8)
 
 
