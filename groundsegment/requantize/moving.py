@@ -5,7 +5,7 @@ model sees it: a row's curvature is its sensitivity times the second moments of 
 Fisher information). So one price, in nats a token for a bit, is right for every row of every layer.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from groundsegment.requantize.descent import Terms, descend
 from groundsegment.requantize.feedback import damped, feed_forward
 from groundsegment.requantize.grid import Codes, Grid
 from groundsegment.requantize.language_model import Statistics
-from groundsegment.requantize.rates import Prices, Tariff
+from groundsegment.requantize.rates import Prices
 from groundsegment.requantize.thinning import thin
 
 Weights = Callable[[str], NDArray[np.float32]]
@@ -84,18 +84,11 @@ def move_by_layer(
         like: codes that say what bits cost; those to begin with if left out.
         on_matrix: told after each matrix.
     """
-    moved = {}
-    for name, prices in _each(situation, codes):
-        steps = _across(situation.grid.steps(name, codes[name].shape[1]))
-        hessian = damped(situation.statistics.inputs[name])
-        start = _across(codes[name])
-        gradient = hessian @ (start * steps - _across(situation.new(name)) - _overshoot(situation, name, tilt))
-        tariff = prices.tariff((like or codes)[name], situation.base[name])
-        moved[name] = _pass(situation, name, (start, steps, hessian, gradient), tariff, price)
-        prices.learn(moved[name], situation.base[name])
-        if on_matrix:
-            on_matrix(name)
-    return moved
+
+    def gradient_of(name: str, start: Tensor, steps: Tensor, hessian: Tensor) -> Tensor:
+        return hessian @ (start * steps - _across(situation.new(name)) - _overshoot(situation, name, tilt))
+
+    return _move(situation, codes, gradient_of, price, like=like or codes, on_matrix=on_matrix)
 
 
 def move_by_model(
@@ -121,21 +114,15 @@ def move_by_model(
         caution: curvature is taken this much larger: all matrices move at once, on gradients of few tokens.
         on_matrix: told after each matrix.
     """
-    moved = {}
-    for name, prices in _each(situation, codes):
-        steps = _across(situation.grid.steps(name, codes[name].shape[1]))
-        hessian = damped(situation.statistics.inputs[name])
+
+    def gradient_of(name: str, _start: Tensor, _steps: Tensor, hessian: Tensor) -> Tensor:
         rows = caution * _sensitivity(situation.statistics, name)
         gradient = (gradients[name] / rows[:, None]).T.contiguous()
         if tilt != 1:
             gradient -= hessian @ _overshoot(situation, name, tilt) / caution
-        parts = (_across(codes[name]), steps, hessian, gradient)
-        tariff = prices.tariff((like or codes)[name], situation.base[name])
-        moved[name] = _pass(situation, name, parts, tariff, price / caution)
-        prices.learn(moved[name], situation.base[name])
-        if on_matrix:
-            on_matrix(name)
-    return moved
+        return gradient
+
+    return _move(situation, codes, gradient_of, price / caution, like=like or codes, on_matrix=on_matrix)
 
 
 def round_on_grid(situation: Situation) -> dict[str, Codes]:
@@ -190,29 +177,37 @@ def _overshoot(situation: Situation, name: str, tilt: float) -> Tensor:
     return torch.zeros(()) if drift is None else (tilt - 1) * drift
 
 
-def _each(situation: Situation, codes: Mapping[str, Codes]) -> Iterator[tuple[str, Prices]]:
-    prices = Prices(situation.grid.num_bits)
-    for name in codes:
-        yield name, prices
-
-
-def _pass(
-    situation: Situation, name: str, parts: tuple[Tensor, Tensor, Tensor, Tensor], tariff: Tariff, price: float
-) -> Codes:
-    start, steps, hessian, gradient = parts
-    places = torch.from_numpy(tariff.columns)[:, None] + torch.from_numpy(tariff.rows)
-    terms = Terms(
-        base=_across(situation.base[name]),
-        steps=steps,
-        hessian=hessian,
-        price=price / _sensitivity(situation.statistics, name),
-        bits=torch.from_numpy(tariff.bits),
-        places=places,
-        low=situation.grid.low,
-        high=situation.grid.high,
-    )
-    descend(start, gradient, terms)
-    return _codes(start)
+def _move(
+    situation: Situation,
+    codes: Mapping[str, Codes],
+    gradient_of: Callable[[str, Tensor, Tensor, Tensor], Tensor],
+    price: float,
+    *,
+    like: Mapping[str, Codes],
+    on_matrix: OnMatrix | None,
+) -> dict[str, Codes]:
+    """Descend in one matrix after the other; `gradient_of` gets name, codes, steps and curvature, all (C, R)."""
+    prices, moved = Prices(situation.grid.num_bits), {}
+    for name, there in codes.items():
+        start, steps = _across(there), _across(situation.grid.steps(name, there.shape[1]))
+        hessian = damped(situation.statistics.inputs[name])
+        tariff = prices.tariff(like[name], situation.base[name])
+        terms = Terms(
+            base=_across(situation.base[name]),
+            steps=steps,
+            hessian=hessian,
+            price=price / _sensitivity(situation.statistics, name),
+            bits=torch.from_numpy(tariff.bits),
+            places=torch.from_numpy(tariff.columns)[:, None] + torch.from_numpy(tariff.rows),
+            low=situation.grid.low,
+            high=situation.grid.high,
+        )
+        descend(start, gradient_of(name, start, steps, hessian), terms)
+        moved[name] = _codes(start)
+        prices.learn(moved[name], situation.base[name])
+        if on_matrix:
+            on_matrix(name)
+    return moved
 
 
 def _sensitivity(statistics: Statistics, name: str) -> Tensor:
