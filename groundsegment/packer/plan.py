@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import zstandard
 
+from groundsegment.packer.tensors.apart import take_apart
 from groundsegment.packer.tensors.catalogue import catalogue, reader
 from groundsegment.packer.tensors.cut import cut
 from groundsegment.packer.tensors.jobs import SegmentJob
@@ -27,7 +28,7 @@ from protocol.manifest import FileEntry, release_digest
 from protocol.packing import pack_map
 
 _SEGMENT_SIZE_MIN = 64 * KIB  # tables cost some hundred bytes a segment
-PACKING_VERSION = 3  # raise it with any change of what a segment's bytes become
+PACKING_VERSION = 4  # raise it with any change of what a segment's bytes become
 
 
 def coder_versions() -> dict[str, str]:
@@ -99,9 +100,10 @@ def survey(
     Raises:
         OSError: a file cannot be read.
     """
-    parts = catalogue(files)
+    parts, base_parts = catalogue(files), catalogue(base_files)
+    if base_files:
+        parts = take_apart(parts, base_parts, reader(files), reader(base_files))
     segment_bytes = min(SEGMENT_SIZE_MAX, max(_SEGMENT_SIZE_MIN, bundle_size_bytes))
-    base_parts = catalogue(base_files)
     matches = match(parts, base_parts, reader(files), reader(base_files)) if base_files else {}
     return Survey(
         parts=parts,

@@ -18,6 +18,7 @@ from groundsegment.models.gguf_file import MAGIC, read_gguf
 from groundsegment.models.safetensors_file import DTYPE_BITS, read_header
 from groundsegment.models.tensor_info import TensorInfo
 from groundsegment.packer.tensors import families
+from groundsegment.packer.tensors.codes import byte_codes
 from groundsegment.packer.tensors.gguf_header import long_values
 from groundsegment.packer.tensors.parts import (
     WHOLE_FILE,
@@ -110,7 +111,7 @@ def _safetensors_parts(path: Path, name: str, quantization: Quantization) -> lis
     )
     parts = families.recognise_all(sources)
     taken = {member.name for part in parts for member in part.members}
-    return parts + [_single(info) for info in tensors.values() if info.name not in taken]
+    return parts + [single(info) for info in tensors.values() if info.name not in taken]
 
 
 def _gguf_parts(path: Path, name: str) -> list[Part]:
@@ -130,11 +131,13 @@ def _named(info: TensorInfo, file: str) -> TensorInfo:
     )
 
 
-def _single(info: TensorInfo) -> Part:
+def single(info: TensorInfo) -> Part:
     """Return the part of a tensor that stands by itself."""
     bits = DTYPE_BITS[info.dtype]
     if info.dtype in FLOAT_DTYPES:
         return _plain(info, PartKind.FLOATS, info.dtype, bits // 8)
+    if info.dtype in {"I32", "U32"} and len(info.shape) > 1:
+        return byte_codes(info)  # words of some packing: bytes have frequencies that they have not
     if info.dtype in _INTEGER_DTYPES:
         return _plain(info, PartKind.INTEGERS, _INTEGER_DTYPES[info.dtype], bits // 8)
     if info.dtype == "F4" and info.shape[-1] % 2 == 0:
@@ -145,7 +148,7 @@ def _single(info: TensorInfo) -> Part:
 
 def _gguf_tensor(info: TensorInfo) -> Part:
     if info.dtype in {"F32", "F16", "BF16", "I8", "I16", "I32"}:
-        return _single(info)
+        return single(info)
     if info.dtype not in GGUF_TYPES:
         return _plain(info, PartKind.BYTES, "", 1)
     return _plain(info, PartKind.GGUF, info.dtype, FORMATS[BlockType[info.dtype]].size)

@@ -1,4 +1,4 @@
-"""Parts made of packed codes: a matrix of 4-bit codes with or without the scales of its groups, or codes of a byte.
+"""Parts made of packed codes: a matrix of 4-bit codes with or without the scales of its groups, or other codes.
 
 families.py finds out what a tensor is; this says where it may be cut.
 """
@@ -84,7 +84,7 @@ class Nibbles:
 
 
 def byte_codes(info: TensorInfo) -> Part:
-    """Return the part of codes of 8 bits, four in an int32: bytes, in the order that the file has them."""
+    """Return the part of codes that are not of 4 bits, several in an int32: bytes, in the order of the file."""
     rows = num_rows(info.shape)
     unit_rows = 1 if info.size_bytes // rows <= SEGMENT_SIZE_MAX else 0
     return Part(

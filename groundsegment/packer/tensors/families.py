@@ -11,10 +11,12 @@ Recognised by names, types and shapes; the config helps where these leave someth
 Codes of 4 bits travel with their scales. GPTQ and AWQ are cut along the inputs, group by group; compressed-tensors
 along the rows. What does not fit, lies in another file, or could not be cut at whole groups within a segment goes by
 itself, and so do torchao's scales, which lie across the rows of the codes (G, out), and groups out of order (GPTQ's
-desc_act, a g_idx). The codes are then still known as codes.
+desc_act, a g_idx). The codes are then still known as codes, and the scales as floats: SmolLM2's matrices as torchao
+lays them take 0.2-0.6 % more than as compressed-tensors does whole, and 0.1-0.5 % more as a difference.
 
 Codes of 8 bits are integers like any others, by themselves: rows and columns tell the coder what scales would (on
-SmolLM2's int8 per channel, knowing the scales saves less than 1 % of a difference, and nothing of a whole).
+SmolLM2's int8 per channel, knowing the scales saves less than 1 % of a difference, and nothing of a whole). Those of
+2 or 3 bits are bytes: what lies in eight bits has frequencies that an int32 of them has not.
 
 Reads headers, and weight_shape: 16 bytes that tell 4 bits from 8.
 """
@@ -79,7 +81,7 @@ def _qweight(info: TensorInfo, stem: str, sources: Sources) -> Part | None:
         return awq.part(_column_scales(awq, scales, zeros, 1, sources.quantization))
     num_bits = _gptq_bits(info, zeros, sources.tensors.get(f"{stem}.g_idx")) or sources.quantization.num_bits or 4
     if num_bits != 4:
-        return byte_codes(info) if num_bits == 8 else None
+        return byte_codes(info)
     gptq = Nibbles(info=info, packing=Packing.GPTQ, rows=WORD_CODES * words, columns=width)
     return gptq.part(_column_scales(gptq, scales, zeros, WORD_CODES, sources.quantization))
 
@@ -130,7 +132,7 @@ def _weight_packed(info: TensorInfo, stem: str, sources: Sources) -> Part | None
         return None
     num_bits = _bits_by_shape(info, sources, f"{stem}.weight_shape") or sources.quantization.num_bits or 4
     if num_bits != 4:
-        return byte_codes(info) if num_bits == 8 else None
+        return byte_codes(info)
     codes = _row_codes(info, WORD_CODES)
     if f"{stem}.weight_g_idx" in sources.tensors:
         return codes.part(None)
