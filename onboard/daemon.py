@@ -270,6 +270,7 @@ class Daemon:
             engine_command=engine.command,
             num_threads=engine.threads,
             confinement=self._engine_confinement(),
+            weights_period_s=self._config.scrub.period_s,
         )
         return ServingSupervision(options, self.telemetry, wanted=self._wanted_release)
 
@@ -319,6 +320,7 @@ class Daemon:
         self.serving.on_worker_failed = lambda digest, reason, failures: self.installer.worker_failed(
             digest, reason, failures=failures
         )
+        self.serving.on_weights_flipped = self.scrubber.note_memory_flip
         self.messages.on_queued = self._report_soon
         self.telemetry.send_down = self._say_event
         self.telemetry.on_told = self._write_receipt

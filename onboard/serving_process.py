@@ -16,7 +16,7 @@ from pathlib import Path
 from onboard import telemetry as events
 from onboard.commands import Question, Reply
 from onboard.inference.confinement.policy import BEST_EFFORT, Confinement
-from onboard.inference.control import ServingControl, ServingProcess, ServingStatus, WorkerFailed
+from onboard.inference.control import ServingControl, ServingProcess, ServingStatus, WeightsFlipped, WorkerFailed
 from onboard.inference.errors import ServingError
 from onboard.installer.serving import Fault, ServingProblem
 from onboard.installer.trial import Candidate
@@ -40,6 +40,7 @@ class ServingOptions:
         engine_command: of the engine worker; empty for the built-in one.
         num_threads: CPU threads of one engine.
         confinement: what an engine may do.
+        weights_period_s: in which a worker compares all its weights in memory once; 0 never.
         health_interval_s: between two questions after the process's health.
         health_timeout_s: a process that does not answer for so long hangs, and is killed.
     """
@@ -49,6 +50,7 @@ class ServingOptions:
     engine_command: Sequence[str]
     num_threads: int
     confinement: Confinement = BEST_EFFORT
+    weights_period_s: float = 0.0
     health_interval_s: float = 10.0
     health_timeout_s: float = 60.0
 
@@ -75,6 +77,7 @@ class ServingSupervision:
         """Why there is no serving process, empty while there is one."""
         self.on_up: Callable[[], None] = lambda: None
         self.on_worker_failed: Callable[[bytes, str, int], None] = lambda digest, reason, failures: None
+        self.on_weights_flipped: Callable[[bytes, str, int, int | None], None] = lambda digest, where, offset, bit: None
 
     # -- life ----------------------------------------------------------------------------------------------
 
@@ -105,6 +108,7 @@ class ServingSupervision:
             engine_command=options.engine_command,
             num_threads=options.num_threads,
             confinement=options.confinement,
+            options=("--weights-period-s", str(options.weights_period_s)),
         )
         self.endpoint = self._process.endpoint
         self._control = control = await ServingControl.connect(self._process.control_path)
@@ -112,8 +116,8 @@ class ServingSupervision:
         self._telemetry.emit(events.SERVING_STARTED, endpoint=self.endpoint, pid=self._process.pid)
         tasks = {asyncio.create_task(self._bring_up()), asyncio.create_task(self._watch(control, self._process))}
         try:
-            while (failed := await control.next_event()) is not None:
-                self._hear(failed)
+            while (event := await control.next_event()) is not None:
+                self._hear(event)
         finally:
             for task in tasks:
                 task.cancel()
@@ -164,9 +168,13 @@ class ServingSupervision:
             self.on_up()
             return
 
-    def _hear(self, failed: WorkerFailed) -> None:
+    def _hear(self, event: WorkerFailed | WeightsFlipped) -> None:
         with contextlib.suppress(ValueError):
-            self.on_worker_failed(bytes.fromhex(failed.release), failed.reason, failed.failures)
+            release = bytes.fromhex(event.release)
+            if isinstance(event, WorkerFailed):
+                self.on_worker_failed(release, event.reason, event.failures)
+            else:
+                self.on_weights_flipped(release, event.where, event.offset, event.bit)
 
     async def _stop(self) -> None:
         control, self._control = self._control, None

@@ -155,6 +155,23 @@ class WorkerFailed:
     failures: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightsFlipped:
+    """A worker found its weights changed in memory, and ended; what serves is loaded anew.
+
+    Attributes:
+        release: whose worker.
+        where: tensor whose bytes these are, or begin.
+        offset: of the 4 KiB that are wrong.
+        bit: which one of their bits; None if it was more than one.
+    """
+
+    release: str
+    where: str
+    offset: int
+    bit: int | None
+
+
 class ServingControl:
     """A connection to the control socket; made by `connect`. Every method raises ServingError."""
 
@@ -163,7 +180,7 @@ class ServingControl:
         self._key = key
         self._ids = itertools.count(1)
         self._replies: dict[int, asyncio.Future[dict[str, Any]]] = {}
-        self._events: asyncio.Queue[WorkerFailed | None] = asyncio.Queue()
+        self._events: asyncio.Queue[WorkerFailed | WeightsFlipped | None] = asyncio.Queue()
         self._reading = asyncio.create_task(self._read(reader))
 
     @classmethod
@@ -261,8 +278,8 @@ class ServingControl:
         """Tell the serving process to end; it stops its workers first."""
         await self._call("shutdown", {}, timeout_s=30)
 
-    async def next_event(self) -> WorkerFailed | None:
-        """Wait for the next failure of a worker; None when the serving process is gone."""
+    async def next_event(self) -> WorkerFailed | WeightsFlipped | None:
+        """Wait for the next failure of a worker, or of its memory; None when the serving process is gone."""
         return await self._events.get()
 
     async def _call(self, type_: str, fields: Mapping[str, Any], *, timeout_s: float) -> dict[str, Any]:
@@ -294,14 +311,20 @@ class ServingControl:
         self._events.put_nowait(None)
 
     def _handle(self, message: dict[str, Any]) -> None:
-        if message.get("event") == "worker_failed":
+        kind: type[WorkerFailed | WeightsFlipped] | None = _EVENTS.get(str(message.get("event")))
+        if kind is not None:
             if self._events.qsize() < _MAX_EVENTS:
-                fields = {name: message[name] for name in WorkerFailed.__dataclass_fields__}
-                self._events.put_nowait(WorkerFailed(**fields))
+                self._events.put_nowait(kind(**{name: message[name] for name in kind.__dataclass_fields__}))
             return
         reply = self._replies.get(message.get("id", 0))
         if reply is not None and not reply.done():
             reply.set_result(message)
+
+
+_EVENTS: Mapping[str, type[WorkerFailed | WeightsFlipped]] = {
+    "worker_failed": WorkerFailed,
+    "weights_flipped": WeightsFlipped,
+}
 
 
 class ServingProcess:

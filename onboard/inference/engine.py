@@ -14,6 +14,7 @@ that is a LoRA adapter (adapter_config.json, adapter_model.safetensors): the mod
                       done     {id, finish_reason, prompt_tokens, completion_tokens}
                       error    {id, kind, message}           this request cannot be answered
                       health   {id, state, num_active, stalled_s}    state: loading, ready
+                      flipped  {where, offset, bit | null}   its weights changed in memory; the worker then exits
 
     worker is told    generate {id, messages | prompt | tokens, max_tokens, temperature, top_p, seed, stop, is_plain}
                       cancel   {id}                          answered by done, finish_reason "cancelled"
@@ -36,6 +37,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from onboard.inference.weights import WeightsPart
+
+WEIGHTS_PERIOD = "SKYLOAD_WEIGHTS_PERIOD_S"
+"""In a worker's environment: seconds in which it compares all its weights in memory once; 0 or absent: never."""
 MAX_LINE_BYTES = 4 << 20
 """A request body of 1 MiB grows at most threefold when JSON escapes it; the rest is slack."""
 
@@ -233,6 +238,9 @@ class Engine(Protocol):
 
     def is_end(self, token: int) -> bool:
         """Say whether `token` ends an answer."""
+
+    def weights(self) -> Sequence[WeightsPart]:
+        """Say which bytes of memory hold the weights; nothing if they cannot be shown."""
 
     def continue_tokens(self, prompt: Sequence[int], sampling: Sampling) -> Iterator[int | None]:
         """Yield tokens after `prompt`, endlessly; None where nothing is new but others may have a turn."""

@@ -20,6 +20,7 @@ class Limits:
         stall_timeout_s: so is one whose engine makes no progress for this long.
         restart_pause_s: first pause before a restart; doubles each time.
         restart_pause_max_s: longest pause.
+        weights_period_s: in which a worker compares all its weights in memory once; 0 never.
     """
 
     num_parallel: int = 4
@@ -32,3 +33,4 @@ class Limits:
     stall_timeout_s: float = 120.0
     restart_pause_s: float = 0.1
     restart_pause_max_s: float = 30.0
+    weights_period_s: float = 0.0

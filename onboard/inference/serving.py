@@ -54,6 +54,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--run-dir", type=Path, required=True, metavar="DIR", help="for sockets and logs")
     parser.add_argument("--engine-command", default="", metavar="ARGV", help="shell words; default: transformers")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of an engine")
+    parser.add_argument("--weights-period-s", type=float, default=limits.weights_period_s)
     parser.add_argument("--confinement", default="", metavar="JSON", help="what engines may do; default: best effort")
     parser.add_argument("--parallel", type=int, default=limits.num_parallel, help="answers a worker steps in turn")
     parser.add_argument("--max-waiting", type=int, default=limits.max_waiting)
@@ -137,6 +138,7 @@ def _make_supervisor(arguments: argparse.Namespace) -> Supervisor:
             wait_timeout_s=arguments.wait_timeout_s,
             stall_timeout_s=arguments.stall_timeout_s,
             health_interval_s=arguments.health_interval_s,
+            weights_period_s=arguments.weights_period_s,
         ),
         confinement=Confinement.from_json(arguments.confinement) if arguments.confinement else BEST_EFFORT,
     )

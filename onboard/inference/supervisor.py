@@ -31,6 +31,7 @@ from onboard.inference.confinement.policy import Confinement
 from onboard.inference.engine import Delta, Done, Prompt, Sampling
 from onboard.inference.errors import ServingError, WorkerLostError
 from onboard.inference.limits import Limits
+from onboard.inference.weights import WeightsFlip
 from onboard.inference.workers import (
     SERVING_OOM_SCORE,
     TRIAL_OOM_SCORE,
@@ -39,7 +40,8 @@ from onboard.inference.workers import (
     Generation,
     WorkerSpec,
 )
-from onboard.store.bases import base_of
+from onboard.scrub.medium import forget_cached
+from onboard.store.bases import base_directory_of, base_of
 
 
 class ModelState(enum.StrEnum):
@@ -165,6 +167,7 @@ class Supervisor:
             run_directory=self._run_directory,
             num_threads=self._num_threads,
             load_timeout_s=timeout_s,
+            weights_period_s=self.limits.weights_period_s,
             confinement=self._confinement,
         )
         base = base_of(directory)
@@ -297,10 +300,15 @@ class Supervisor:
             assert model.worker is not None
             reason = await self._until_lost(model.worker)
             self.num_worker_failures += 1
-            model.num_failures += 1
-            model.worker = None
+            flip, model.worker = model.worker.flip, None
+            if flip is not None:
+                self._tell_flip(model, flip)
+                await _forget_cached(model.spec.directory)
+            is_innocent = flip is not None and model is self._serving  # it is loaded anew, from the medium
             model.state = ModelState.RESTARTING if model is self._serving else ModelState.FAILED
-            self._tell_failure(model, reason)
+            if not is_innocent:
+                model.num_failures += 1
+                self._tell_failure(model, reason)
             if model.state is ModelState.FAILED:
                 return
             await self._restart(model)
@@ -336,7 +344,7 @@ class Supervisor:
             if model is not self._serving:
                 model.state = ModelState.FAILED
                 return
-            doublings = min(model.num_failures + num_missing - 1, 16)
+            doublings = min(max(model.num_failures + num_missing - 1, 0), 16)
             pause_s = min(self.limits.restart_pause_s * 2**doublings, self.limits.restart_pause_max_s)
             await asyncio.sleep(pause_s)
             if model is not self._serving:
@@ -352,6 +360,17 @@ class Supervisor:
                 continue
             self._attach(model, worker)
             return
+
+    def _tell_flip(self, model: Model, flip: WeightsFlip) -> None:
+        self.on_event(
+            {
+                "event": "weights_flipped",
+                "release": model.release,
+                "where": flip.where,
+                "offset": flip.offset,
+                "bit": flip.bit,
+            }
+        )
 
     def _tell_failure(self, model: Model, reason: str) -> None:
         self.on_event(
@@ -436,3 +455,9 @@ class Supervisor:
             waiting = self._waiting.popleft()
             if not waiting.handed.done():
                 waiting.handed.set_result((model, worker.begin(waiting.prompt, waiting.sampling)))
+
+
+async def _forget_cached(directory: Path) -> None:
+    """A flipped page of the kernel's memory must not be what is loaded next."""
+    for each in filter(None, (directory, base_directory_of(directory))):
+        await asyncio.to_thread(forget_cached, each)

@@ -23,6 +23,7 @@ from typing import Any
 
 from onboard.inference.engine import (
     MAX_LINE_BYTES,
+    WEIGHTS_PERIOD,
     Delta,
     Done,
     Engine,
@@ -34,6 +35,9 @@ from onboard.inference.engine import (
     sampling_from,
 )
 from onboard.inference.generation import generate
+from onboard.inference.weights import WeightsFlip, WeightsWatch, watch_weights
+
+FLIPPED_EXIT_CODE = 20
 
 
 @dataclass(slots=True, kw_only=True)
@@ -57,12 +61,14 @@ class Worker:
         *,
         num_parallel: int,
         max_prompt_tokens: int,
+        weights_period_s: float = 0.0,
         leave: Callable[[int], object] = os._exit,
     ) -> None:
         self._engine = engine
         self._connection = connection
         self._num_parallel = num_parallel
         self._max_prompt_tokens = max_prompt_tokens
+        self._weights_period_s = weights_period_s
         self._leave = leave
         self._inbox: queue.SimpleQueue[_Session] = queue.SimpleQueue()
         self._sessions: dict[str, _Session] = {}
@@ -80,8 +86,19 @@ class Worker:
             self._say("failed", reason=f"{type(error).__name__}: {error}"[:2000])
             return
         self._state = "ready"
+        if self._weights_period_s:
+            threading.Thread(target=self._watch_weights, daemon=True).start()
         self._say("ready", engine=self._engine.name, context_tokens=self._engine.context_tokens)
         self._answer_forever()
+
+    def _watch_weights(self) -> None:
+        """Compare the weights with what they were after loading; when they differ, no more answer comes from them."""
+        watch = WeightsWatch(self._engine.weights())
+        watch_weights(watch, self._hear_of_flip, period_s=self._weights_period_s, wait=time.sleep)
+
+    def _hear_of_flip(self, flip: WeightsFlip) -> None:
+        self._say("flipped", where=flip.where, offset=flip.offset, bit=flip.bit)
+        self._leave(FLIPPED_EXIT_CODE)
 
     def _answer_forever(self) -> None:
         active: list[_Session] = []
@@ -191,6 +208,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--max-context-tokens", type=int, default=8192)
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
     parser.add_argument("--device", default="cpu")
+    period_s = float(os.environ.get(WEIGHTS_PERIOD, "0"))
+    parser.add_argument("--weights-period-s", type=float, default=period_s, help="compare the weights once in so long")
     return parser.parse_args(arguments)
 
 
@@ -221,6 +240,7 @@ def main() -> None:
         connection,
         num_parallel=arguments.parallel,
         max_prompt_tokens=arguments.max_prompt_tokens,
+        weights_period_s=arguments.weights_period_s,
     )
     worker.run(arguments.release_dir, arguments.base_dir)
     sys.exit(1)

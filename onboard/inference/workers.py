@@ -19,6 +19,7 @@ from onboard.inference.confinement.policy import Confinement, Mode
 from onboard.inference.confinement.quarters import Quarters, Report, open_socket_to
 from onboard.inference.engine import (
     MAX_LINE_BYTES,
+    WEIGHTS_PERIOD,
     Delta,
     Done,
     Prompt,
@@ -30,6 +31,7 @@ from onboard.inference.engine import (
     generate_fields,
 )
 from onboard.inference.errors import ServingError, WorkerLostError
+from onboard.inference.weights import WeightsFlip
 from onboard.store.bases import base_directory_of
 
 _Connection: TypeAlias = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -51,6 +53,7 @@ class WorkerSpec:
         run_directory: for sockets and logs.
         num_threads: CPU threads of the engine.
         load_timeout_s: longest time from start to ready.
+        weights_period_s: in which it compares all its weights once; 0 never.
         confinement: what holds for every engine; this one's paths are added.
     """
 
@@ -60,6 +63,7 @@ class WorkerSpec:
     run_directory: Path
     num_threads: int = 1
     load_timeout_s: float = 300.0
+    weights_period_s: float = 0.0
     confinement: Confinement = UNCONFINED
 
 
@@ -125,6 +129,8 @@ class EngineWorker:
         self._quarters = quarters
         self.on_change: Callable[[], None] = lambda: None
         """Called when an answer ended."""
+        self.flip: WeightsFlip | None = None
+        """What it found wrong with its weights in memory before it went."""
         self._child = child
         self._writer = writer
         self._ids = itertools.count(1)
@@ -288,6 +294,12 @@ class EngineWorker:
                     )
                 )
             return
+        if message["type"] == "flipped":
+            bit = message["bit"]
+            self.flip = WeightsFlip(
+                where=str(message["where"]), offset=int(message["offset"]), bit=None if bit is None else int(bit)
+            )
+            return
         generation = self._open.get(str(request_id))
         if generation is None:
             return
@@ -325,7 +337,11 @@ async def _start_process(spec: WorkerSpec, quarters: Quarters) -> Child:
             quarters.command(spec.confinement, argv, reads=reads),
             log_path=spec.run_directory / f"worker-{spec.release[:16]}.log",
             oom_score=TRIAL_OOM_SCORE,
-            environment={"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(spec.num_threads)},
+            environment={
+                "HF_HUB_OFFLINE": "1",
+                "OMP_NUM_THREADS": str(spec.num_threads),
+                WEIGHTS_PERIOD: str(spec.weights_period_s),
+            },
             inherited=quarters.environment(),
         )
     except OSError as error:

@@ -163,3 +163,11 @@ def hash_medium(path: Path, disk: Disk, on_step: OnStep) -> tuple[int, bytes]:
             size += len(data)
             on_step(len(data))
     return size, digest.digest()
+
+
+def forget_cached(directory: Path) -> None:
+    """Have the kernel drop what it remembers of the files in a directory, as far as nobody maps them."""
+    with contextlib.suppress(OSError):
+        for path in directory.iterdir():
+            with path.open("rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

@@ -185,6 +185,10 @@ class Worker:
             self.say("delta", id=request["id"], tokens=[token], text=text)
             if mode.get("crash_mid_answer"):
                 os._exit(5)
+            if mode.get("flip_mid_answer"):
+                pathlib.Path(self.directory, "fake-engine.json").unlink()  # the next worker has other memory
+                self.say("flipped", where="lm_head.weight", offset=8192, bit=77)
+                os._exit(20)
             if finish_reason == "stop":
                 break
         del self.active[request["id"]]

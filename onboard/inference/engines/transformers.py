@@ -13,6 +13,7 @@ It does not know stop strings, text streaming or HTTP.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, Gene
 from onboard.inference.engine import Prompt, RequestError, Sampling
 from onboard.inference.engines.int8 import keep_int8
 from onboard.inference.engines.lora import AdapterSwitch, load_adapter
+from onboard.inference.weights import WeightsPart
 
 _PREFILL_CHUNK_TOKENS = 256
 """A long prompt is read in steps, so that other answers move on and memory stays small."""
@@ -91,6 +93,17 @@ class TransformersEngine:
         for value in found:
             ends.update(value if isinstance(value, list) else [] if value is None else [value])
         return frozenset(ends)
+
+    def weights(self) -> Sequence[WeightsPart]:
+        """Every piece of memory that a parameter or buffer lies in, once."""
+        found: dict[int, WeightsPart] = {}
+        for name, tensor in (*self._model.named_parameters(), *self._model.named_buffers()):
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() and storage.data_ptr() not in found:
+                found[storage.data_ptr()] = WeightsPart(
+                    name=name, size_bytes=storage.nbytes(), read=partial(_read_bytes, _bytes_of(tensor))
+                )
+        return tuple(found.values())
 
     def encode(self, prompt: Prompt) -> Sequence[int]:
         """Return the prompt's token ids; raises RequestError."""
@@ -173,6 +186,15 @@ class _Chooser:
         if self._top_p < 1:
             probabilities = _keep_top(probabilities, self._top_p)
         return int(torch.multinomial(probabilities, 1, generator=self._generator))
+
+
+def _bytes_of(tensor: torch.Tensor) -> torch.Tensor:
+    """The memory that a tensor lies in, as bytes, where they are."""
+    return torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(tensor.untyped_storage())
+
+
+def _read_bytes(data: torch.Tensor, offset: int, size: int) -> memoryview:
+    return memoryview(data[offset : offset + size].cpu().numpy())
 
 
 def _keep_top(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:

@@ -4,12 +4,14 @@ import itertools
 import json
 import socket
 import threading
+import time
 
 import pytest
 
 from onboard.inference.engine import Delta, Done, Prompt, RequestError, Sampling, decode_line
 from onboard.inference.generation import generate
-from onboard.inference.worker import Worker
+from onboard.inference.weights import WeightsPart
+from onboard.inference.worker import FLIPPED_EXIT_CODE, Worker
 
 
 class ByteEngine:
@@ -17,6 +19,16 @@ class ByteEngine:
 
     name = "bytes"
     context_tokens = 64
+
+    def __init__(self):
+        self.memory, self.num_reads = bytearray(range(256)) * 40, 0
+
+    def weights(self):
+        def read(offset, size):
+            self.num_reads += 1
+            return memoryview(self.memory)[offset : offset + size]
+
+        return [WeightsPart(name="memory", size_bytes=len(self.memory), read=read)]
 
     def load(self, directory, base=None):
         if directory is None:
@@ -82,18 +94,24 @@ def test_prompts_that_do_not_fit_are_refused(text, kind):
 class Talk:
     """A worker in a thread and the supervisor's end of its socket."""
 
-    def __init__(self, directory="anywhere", num_parallel=2):
+    def __init__(self, directory="anywhere", num_parallel=2, weights_period_s=0.0):
         self.here, self.there = socket.socketpair()
-        self.left = threading.Event()
+        self.left, self.codes = threading.Event(), []
+        self.engine = ByteEngine()
         worker = Worker(
-            ByteEngine(),
+            self.engine,
             self.there,
             num_parallel=num_parallel,
             max_prompt_tokens=50,
-            leave=lambda code: self.left.set(),
+            weights_period_s=weights_period_s,
+            leave=self.leave,
         )
         threading.Thread(target=worker.run, args=(directory,), daemon=True).start()
         self.lines = self.here.makefile("rb")
+
+    def leave(self, code):
+        self.codes.append(code)
+        self.left.set()
 
     def say(self, type_, **fields):
         self.here.sendall(json.dumps({"type": type_, **fields}).encode() + b"\n")
@@ -130,6 +148,28 @@ def test_a_worker_says_ready_and_answers():
 def test_a_worker_that_cannot_load_says_why():
     with Talk(directory=None) as talk:
         assert talk.hear() == {"type": "failed", "reason": "ValueError: there is nothing to load"}
+
+
+def test_a_worker_whose_weights_change_in_memory_says_where_and_leaves():
+    with Talk(weights_period_s=1e-4) as talk:
+        talk.hear()
+        talk.say("generate", id="1", prompt="ab", max_tokens=3)
+        talk.hear_until(("done", "1"))
+        while talk.engine.num_reads < 2:  # learned, and being compared
+            time.sleep(0.001)
+        talk.engine.memory[5000] ^= 16
+        assert talk.hear() == {"type": "flipped", "where": "memory", "offset": 4096, "bit": 8 * (5000 - 4096) + 4}
+        assert talk.left.wait(5)
+    assert talk.codes[0] == FLIPPED_EXIT_CODE
+
+
+def test_a_worker_that_need_not_compares_no_weights():
+    with Talk() as talk:
+        talk.hear()
+        talk.engine.memory[5000] ^= 16
+        talk.say("generate", id="1", prompt="ab", max_tokens=3)
+        assert talk.hear_until(("done", "1"))
+    assert FLIPPED_EXIT_CODE not in talk.codes
 
 
 def test_a_short_answer_does_not_wait_for_a_long_one():

@@ -467,3 +467,34 @@ def test_a_log_that_cannot_be_written_keeps_no_child_from_running(tmp_path):
         return await child.wait()
 
     assert asyncio.run(scenario()) == "exit code 3; last line of its log: words"
+
+
+def test_weights_that_change_in_memory_are_loaded_anew_and_no_fault_of_the_release(tmp_path):
+    async def scenario():
+        directory = make_release(tmp_path / "a", b"weights", flip_mid_answer=True)
+        async with supervise(tmp_path) as supervisor:
+            model = await load(supervisor, directory)
+            await supervisor.flip("a")
+            tokens = []
+            await ask(supervisor, tokens=tokens)
+            assert tokens == expected(directory)  # nobody who asked noticed
+            assert supervisor.events == [
+                {"event": "weights_flipped", "release": "a", "where": "lm_head.weight", "offset": 8192, "bit": 77}
+            ]
+            assert (model.num_failures, model.num_restarts, model.state) == (0, 1, ModelState.READY)
+
+    asyncio.run(scenario())
+
+
+def test_a_release_on_trial_whose_weights_change_fails_its_trial_and_says_why(tmp_path):
+    async def scenario():
+        directory = make_release(tmp_path / "a", b"weights", flip_mid_answer=True)
+        async with supervise(tmp_path) as supervisor:
+            model = await load(supervisor, directory)
+            with pytest.raises(ServingError):
+                await supervisor.probe("a", [HELLO], max_tokens=8)
+            while model.state is ModelState.READY:
+                await asyncio.sleep(0.001)
+            assert [event["event"] for event in supervisor.events] == ["weights_flipped", "worker_failed"]
+
+    asyncio.run(scenario())
