@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from groundsegment.depot.depot import Depot
-from groundsegment.depot.records import FlightState, QueuedCommand, Update
+from groundsegment.depot.records import ROTATE, FlightState, QueuedCommand, Update
 from groundsegment.errors import BusyError, DiskError, InputError
 from protocol.blocks import block_layout, symbols_needed
 from protocol.file_names import bundle_file_name, metadata_file_name, object_file_name, update_list_name
@@ -191,7 +191,8 @@ def export_commands(commands: Sequence[QueuedCommand], directory: Path) -> list[
     with _locked(directory):
         files = []
         for command in commands:
-            name = object_file_name(ObjectKind.COMMAND, command.handle)
+            kind = ObjectKind.METADATA if command.operation == ROTATE else ObjectKind.COMMAND
+            name = object_file_name(kind, command.handle)
             sha256 = hashlib.sha256(command.data).digest()
             files.append((name, not _is_whole(directory / name, len(command.data), sha256)))
         for command, (name, is_new) in zip(commands, files, strict=True):

@@ -9,7 +9,8 @@
                   targets    bin
                   manifest   bin     the TUF target, see `manifest`
 
-A **rotation** has `roots` alone, at least one: keys are replaced without an update.
+A **rotation** has `roots` alone, at least one: keys are replaced without an update. Beside them it may have `label`
+(str), which nobody reads: who sends the same roots to several satellites gives each object a name of its own by it.
 
 Decoding says nothing of trust: `trust.accept_metadata` does.
 """
@@ -20,7 +21,14 @@ from typing import Self
 import zstandard
 
 from protocol.errors import DecodeError
-from protocol.limits import MANIFEST_SIZE_MAX, METADATA_UNPACKED_MAX, ROOT_SIZE_MAX, ROOTS_MAX, ZSTD_WINDOW_MAX
+from protocol.limits import (
+    MANIFEST_SIZE_MAX,
+    METADATA_UNPACKED_MAX,
+    NAME_LENGTH_MAX,
+    ROOT_SIZE_MAX,
+    ROOTS_MAX,
+    ZSTD_WINDOW_MAX,
+)
 from protocol.objects import PREFIX_SIZE, ObjectKind, object_prefix, unpack_object
 from protocol.packing import Fields, pack_map, unpack_map
 
@@ -57,8 +65,9 @@ class MetadataBundle:
         snapshot: signed snapshot metadata.
         targets: signed targets metadata.
         manifest: the manifest's bytes.
+        label: of a rotation.
 
-    All but `roots` are empty in a rotation.
+    All but `roots` and `label` are empty in a rotation.
     """
 
     roots: tuple[bytes, ...] = ()
@@ -66,6 +75,7 @@ class MetadataBundle:
     snapshot: bytes = b""
     targets: bytes = b""
     manifest: bytes = b""
+    label: str = ""
 
     @property
     def is_rotation(self) -> bool:
@@ -82,6 +92,8 @@ class MetadataBundle:
                 "targets": self.targets,
                 "manifest": self.manifest,
             }
+        elif self.label:
+            fields["label"] = self.label
         packed = pack_map(fields)
         body = zstandard.ZstdCompressor(level=_LEVEL, dict_data=_DICTIONARY).compress(packed)
         return object_prefix(ObjectKind.METADATA, PREFIX_SIZE + len(body)) + body
@@ -99,8 +111,9 @@ class MetadataBundle:
         if not all(isinstance(root, bytes) and len(root) <= ROOT_SIZE_MAX for root in roots):
             raise DecodeError(f"metadata: roots must be bytes, at most {ROOT_SIZE_MAX} each")
         if roots and not fields.has("timestamp"):
+            label = fields.text("label", length_max=NAME_LENGTH_MAX) if fields.has("label") else ""
             fields.finish()
-            return cls(roots=tuple(roots))
+            return cls(roots=tuple(roots), label=label)
         bundle = cls(
             roots=tuple(roots),
             timestamp=fields.data("timestamp", size_max=_ROLE_SIZE_MAX),

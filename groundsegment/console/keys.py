@@ -5,12 +5,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from groundsegment.console import keys_change, keys_root
+from groundsegment.console.keys_change import PassphraseFile
 from groundsegment.console.output import command, err, out, print_json
 
 if TYPE_CHECKING:
     from groundsegment.depot.depot import Depot
 
-app = typer.Typer(no_args_is_help=True, help="Make the keys of ground and satellites, and list them.")
+app = typer.Typer(no_args_is_help=True, help="The keys of ground and satellites: make, list, replace, revoke.")
 
 _Depot = Annotated[Path, typer.Option("--depot", envvar="SKYLOAD_DEPOT", help="The depot directory.")]
 _AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
@@ -29,12 +31,18 @@ def init(
         typer.Option("--kit", help="What goes on board is written here: one kit, or NAME/ for each of several."),
     ],
     symbol_size: _SymbolSize = None,
+    post_quantum: Annotated[
+        bool, typer.Option("--post-quantum", help="Roots also need one of two ML-DSA-65 keys. They grow to 22 kB.")
+    ] = False,
+    seal: Annotated[bool, typer.Option("--seal", help="Seal private keys under a passphrase; ask for it.")] = False,
+    passphrase_file: PassphraseFile = None,
     depot: _Depot = Path("depot"),
     as_json: _AsJson = False,
 ) -> None:
     """Make a depot, its keys and trust root, and a kit for each satellite. Nothing is ever overwritten.
 
     Interrupted, the same command goes on where it was.
+    Private keys are sealed if there is a passphrase: `skyload keys protect --help` says where it comes from.
     A kit holds the only copies of a satellite's private keys: carry it on board, keep no copy.
     Keep keys/root-*.pem of the depot elsewhere, offline: nothing that flies every day needs them.
 
@@ -43,13 +51,15 @@ def init(
     skyload keys init --satellite SAT-1 --kit kit
     skyload keys init --satellite SAT-1 --satellite SAT-2 --kit kits --depot /srv/depot
     skyload keys init --satellite SAT-1 --kit kit --symbol-size 1448
+    skyload keys init --satellite SAT-1 --kit kit --seal --post-quantum
     ```
     """
     from datetime import UTC, datetime
 
     from groundsegment.depot.depot import Depot
     from groundsegment.errors import InputError
-    from groundsegment.signer.key_store import KeyStore
+    from groundsegment.signer.key_store import COMMAND_NAME, KeyStore
+    from groundsegment.signer.passphrase import Passphrase
     from groundsegment.signer.signing import create_trust
 
     names, size = _checked_names(satellite), _checked_size(symbol_size)
@@ -60,10 +70,12 @@ def init(
     for path in kits.values():
         _check_kit_place(path, depot, may_be_there=goes_on)
     with Depot.create(depot) as opened, opened.lock("keys"):
-        store = KeyStore(opened.keys_path)
+        store = KeyStore(opened.keys_path, Passphrase(passphrase_file, seals=seal))
         known = {satellite.name for satellite in opened.satellites()}
         if not goes_on or not known < set(names):
-            create_trust(store, utc=datetime.now(UTC))
+            create_trust(store, utc=datetime.now(UTC), is_post_quantum=post_quantum)
+            if not store.is_sealed(COMMAND_NAME):
+                err.print("private keys are not sealed: `skyload keys protect` does that", markup=False)
         for name, path in kits.items():
             if name not in known:
                 _add_satellite(opened, name, path, size)
@@ -99,7 +111,7 @@ def add_satellite(
 @app.command("list")
 @command
 def list_keys(depot: _Depot = Path("depot"), as_json: _AsJson = False) -> None:
-    """List which keys are here and which satellites are known.
+    """List which keys are here, what they may do, and which satellites are known. Opens no private key.
 
     Examples:
     ```
@@ -108,13 +120,13 @@ def list_keys(depot: _Depot = Path("depot"), as_json: _AsJson = False) -> None:
     ```
     """
     from groundsegment.depot.depot import Depot
-    from groundsegment.signer.key_store import ALL_NAMES, KeyStore
-    from protocol.envelope import key_id
+    from groundsegment.signer.key_store import KeyStore
+    from groundsegment.signer.overview import keys_overview
 
     with Depot.open(depot) as opened:
         store = KeyStore(opened.keys_path)
-        held = {name: store.load(name) if store.has(name) else None for name in ALL_NAMES}
-        keys = [{"name": name, "key_id": key_id(key.public).hex() if key else None} for name, key in held.items()]
+        keys = keys_overview(store)
+        reported = {satellite.name: opened.journal.last_report(satellite.name) for satellite in opened.satellites()}
         satellites = [
             {
                 "name": satellite.name,
@@ -123,6 +135,8 @@ def list_keys(depot: _Depot = Path("depot"), as_json: _AsJson = False) -> None:
                 "added_utc": satellite.added_utc.isoformat(),
                 "symbol_size": satellite.symbol_size,
                 "has_link_key": opened.link_key_path(satellite.name).exists(),
+                "root_version": heard.report.root_version if (heard := reported[satellite.name]) else None,
+                "epoch": heard.report.epoch if heard else None,
             }
             for satellite in opened.satellites()
         ]
@@ -230,10 +244,17 @@ def _tell(depot: Path, kits: dict[str, Path], *, as_json: bool) -> None:
 
 def _print_list(keys: list[dict[str, Any]], satellites: list[dict[str, Any]]) -> None:
     for key in keys:
-        out.print(f"{key['name']:10} {key['key_id'] or 'not here'}", markup=False)
+        key_id = (key["public_key_id"] or "unknown")[:16]
+        out.print(f"{key['name']:10} {key_id:16}  {key['scheme'] or '':12}  {key['where']}", markup=False)
     for satellite in satellites:
         missing = "" if satellite["has_link_key"] else "  LINK KEY MISSING"
         since = satellite["added_utc"][:16]
-        out.print(f"satellite {satellite['name']}  since {since}{missing}", markup=False)
+        root = "" if satellite["root_version"] is None else f"  follows root {satellite['root_version']}"
+        out.print(f"satellite {satellite['name']}  since {since}{root}{missing}", markup=False)
     if not satellites:
         err.print("hint: add a satellite: skyload keys add-satellite NAME --kit DIR", markup=False)
+
+
+app.add_typer(keys_root.app, name="root")
+app.command("sign")(command(keys_root.sign))
+keys_change.add_commands(app)

@@ -11,6 +11,7 @@ from protocol.limits import SYMBOL_SIZE_DEFAULT
 from protocol.objects import handle_of_digest
 from protocol.report import Report
 
+ROTATE = "rotate"  # what flies beside the commands and is none: new roots, see `signer.publishing`
 HOME_STATION = 0  # the home ground: the depot itself
 METADATA_NAME = "metadata.skm"
 MANIFEST_NAME = "manifest.msgpack"
@@ -49,7 +50,7 @@ class Satellite:
     Attributes:
         name: as manifests and commands say it.
         identity_public: raw Ed25519 public key that its messages are signed with, 32 bytes.
-        release_public: raw X25519 public key that release keys are wrapped for, 32 bytes.
+        release_public: that release keys are wrapped for: X25519, or the ML-KEM hybrid; see `protocol.recipient_keys`.
         added_utc: when.
         symbol_size: bytes of a symbol (T) of its updates, unless one is staged with another.
     """
@@ -280,7 +281,7 @@ class QueuedCommand:
         handle: of the command object.
         satellite: whom it is for.
         counter: its number.
-        operation: `protocol.command.Operation`, as text.
+        operation: `protocol.command.Operation`, as text, or ROTATE.
         data: the whole object.
         state: where it stands.
         created_utc: when it was signed.

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from securesystemslib.exceptions import Error as SecureSystemsError
 from securesystemslib.signer import Signer, SSlibKey
 
@@ -56,6 +58,46 @@ def read_entry(path: Path) -> KeyEntry | None:
     if not isinstance(uri, str | None) or key.keytype not in KEYTYPES:
         raise KeyStoreError(f"{path}: not a public key that a satellite can use", hint=f"one of {', '.join(KEYTYPES)}")
     return KeyEntry(key=key, uri=uri)
+
+
+def read_public(path: Path, uri: str | None) -> KeyEntry:
+    """Read a public key that was made elsewhere: a NAME.public of ours, or PEM.
+
+    Args:
+        path: of the file.
+        uri: what signs with it, if this machine can reach that.
+
+    Raises:
+        KeyStoreError: it is neither.
+    """
+    hint = "a .public file that `skyload keys make` wrote, or the PEM file of a public key"
+    try:
+        data = path.read_bytes()[:_SIZE_MAX]
+        if b"-----BEGIN" not in data:
+            entry = read_entry(path)
+            assert entry is not None
+            return KeyEntry(key=entry.key, uri=uri or entry.uri)
+        key = SSlibKey.from_crypto(load_pem_public_key(data))
+    except (OSError, ValueError, UnsupportedAlgorithm) as error:
+        raise KeyStoreError(f"{path}: {error}", hint=hint) from None
+    return KeyEntry(key=key, uri=uri)
+
+
+def check_use(name: str, entry: KeyEntry) -> None:
+    """Make sure that a key can have a place.
+
+    Raises:
+        KeyStoreError: it is of the wrong kind.
+    """
+    kind, hint = entry.key.keytype, f"one of {', '.join(KEYTYPES)}"
+    if kind not in KEYTYPES:
+        raise KeyStoreError(f"{name}: a satellite cannot verify {kind} keys", hint=hint)
+    if name.startswith("root-pq") != (kind == "ml-dsa"):
+        hint = "ML-DSA keys are root-pq-1 and root-pq-2, and nothing else: updates would grow by 10 kB each"
+        raise KeyStoreError(f"{name}: cannot be a key of kind {kind}", hint=hint)
+    if name == "command" and (kind != "ed25519" or entry.uri is not None):
+        hint = "envelopes have Ed25519 signatures only; seal the file under a passphrase"
+        raise KeyStoreError("command: must be an Ed25519 key in a file", hint=hint)
 
 
 def write_entry(path: Path, entry: KeyEntry) -> None:

@@ -24,10 +24,11 @@ class Passphrase:
     Args:
         file: that was named, None for none.
         seals: whether new keys are sealed even if that means asking somebody.
+        asks_only: whether the environment does not count, for it gives another one.
     """
 
-    def __init__(self, file: Path | None = None, *, seals: bool = False) -> None:
-        self._file, self._seals = file, seals
+    def __init__(self, file: Path | None = None, *, seals: bool = False, asks_only: bool = False) -> None:
+        self._file, self._seals, self._asks_only = file, seals, asks_only
         self._words: bytes | None = None
 
     def for_new_key(self) -> bytes | None:
@@ -58,9 +59,12 @@ class Passphrase:
         self._words = None
 
     def _given(self) -> bytes | None:
-        name = self._file or (Path(os.environ[FILE_VARIABLE]) if os.environ.get(FILE_VARIABLE) else None)
-        if name is not None:
-            return _first_line(name)
+        if self._file is not None:
+            return _first_line(self._file)
+        if self._asks_only:
+            return None
+        if os.environ.get(FILE_VARIABLE):
+            return _first_line(Path(os.environ[FILE_VARIABLE]))
         words = os.environ.get(WORDS_VARIABLE)
         return words.encode() if words else None
 

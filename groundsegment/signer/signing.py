@@ -105,8 +105,13 @@ def sign_update(
     return data
 
 
-def make_rotations(store: KeyStore, root_version: int) -> tuple[bytes, ...]:
+def make_rotations(store: KeyStore, root_version: int, *, label: str = "") -> tuple[bytes, ...]:
     """Return objects that bring a satellite from a root to the newest: one, or a few if it missed many.
+
+    Args:
+        store: with all roots.
+        root_version: that it is known to trust.
+        label: tells objects of several satellites apart.
 
     Raises:
         KeyStoreError: a root is missing.
@@ -114,9 +119,11 @@ def make_rotations(store: KeyStore, root_version: int) -> tuple[bytes, ...]:
     roots, objects = list(_chain(store, root_version)[1]), []
     while roots:
         count = min(len(roots), ROOTS_MAX)
-        while count > 1 and len(MetadataBundle(roots=tuple(roots[:count])).encode()) > MESSAGE_SIZE_MAX:
-            count //= 2  # they fly as commands do
-        objects.append(MetadataBundle(roots=tuple(roots[:count])).encode())
+        data = MetadataBundle(roots=tuple(roots[:count]), label=label).encode()
+        while count > 1 and len(data) > MESSAGE_SIZE_MAX:  # they fly as commands do
+            count //= 2
+            data = MetadataBundle(roots=tuple(roots[:count]), label=label).encode()
+        objects.append(data)
         del roots[:count]
     return tuple(objects)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from groundsegment.depot.records import BlockProgress, CommandState, FlightState, QueuedCommand
+from groundsegment.depot.records import ROTATE, BlockProgress, CommandState, FlightState, QueuedCommand
 from groundsegment.planner.contact_plan import PlannedContact
 from groundsegment.stations.letters import LetterKind, open_letter, seal_letter
 from groundsegment.stations.ordered_update import OrderedUpdate, read_update, update_json
@@ -183,13 +183,20 @@ def _command_json(entry: QueuedCommand) -> dict[str, Any]:
     }
 
 
+def _operation(reader: Reader) -> str:
+    operation = reader.text("operation")
+    if operation not in {*Operation, ROTATE}:
+        raise reader.error("operation", f"not one of {', '.join((*Operation, ROTATE))}")
+    return operation
+
+
 def _command(reader: Reader) -> QueuedCommand:
     data = reader.blob("data", size_max=MESSAGE_SIZE_MAX)
     return QueuedCommand(
         handle=object_handle(data),
         satellite="",
         counter=reader.integer("counter", lowest=1),
-        operation=reader.choice("operation", Operation),
+        operation=_operation(reader),
         data=data,
         state=CommandState.QUEUED,
         created_utc=reader.utc("created_utc"),

@@ -185,7 +185,9 @@ metadata_bundles = st.builds(
     snapshot=st.binary(min_size=1, max_size=60),
     targets=st.binary(min_size=1, max_size=60),
     manifest=st.binary(min_size=1, max_size=60),
-) | st.builds(MetadataBundle, roots=st.lists(st.binary(max_size=60), min_size=1, max_size=3).map(tuple))
+) | st.builds(
+    MetadataBundle, roots=st.lists(st.binary(max_size=60), min_size=1, max_size=3).map(tuple), label=st.text(max_size=8)
+)
 
 _args = st.dictionaries(
     st.text(max_size=8), st.integers(0, 2**40) | st.text(max_size=20) | st.binary(max_size=20), max_size=4

@@ -1,0 +1,177 @@
+"""A root on its way to the root keys and back: two files on a stick, and what a person must see before signing.
+
+    DIR/root-N.json       the next root, with the signatures it has so far; whoever signs adds one
+    DIR/root-N-1.json     the root that it follows: what is shown is the difference, and whose keys may sign
+
+Nothing here needs the depot.
+"""
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from securesystemslib.signer import CryptoSigner, Signer, SSlibKey
+from tuf.api.metadata import Metadata, Root
+from tuf.api.serialization import DeserializationError
+
+from groundsegment.errors import InputError, KeyStoreError
+from groundsegment.signer.files import replace_durably
+from groundsegment.signer.key_entry import import_entry, open_signer
+from groundsegment.signer.key_file import read_key
+from groundsegment.signer.key_store import KeyStore
+from groundsegment.signer.passphrase import Passphrase
+from groundsegment.signer.roots import COMPACT, num_signed, role_keyids, sign_root
+from groundsegment.signer.rotation import pending
+from protocol.errors import DecodeError
+from protocol.roots import TrustedRoot, read_root
+
+_NAME = re.compile(r"root-(\d+)\.json")
+_SIZE_MAX = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ceremony:
+    """See the module.
+
+    Attributes:
+        path: of the next root's file.
+        metadata: the next root.
+        current: the root that it follows.
+        changes: what is different in it, for people.
+        missing: what it lacks, for people.
+    """
+
+    path: Path
+    metadata: Metadata[Root]
+    current: TrustedRoot
+    changes: tuple[str, ...]
+    missing: tuple[str, ...]
+
+    @property
+    def version(self) -> int:
+        """Of the next root."""
+        return self.metadata.signed.version
+
+
+def write_ceremony(store: KeyStore, directory: Path) -> Ceremony:
+    """Write both files.
+
+    Raises:
+        KeyStoreError: no next root is being made.
+    """
+    next_ = pending(store)
+    if next_ is None:
+        raise KeyStoreError("no next root is being made", hint="`skyload keys rotate` or `keys revoke` makes one")
+    directory.mkdir(parents=True, exist_ok=True)
+    replace_durably(directory / f"root-{next_.version - 1}.json", store.root(), mode=0o644)
+    replace_durably(directory / f"root-{next_.version}.json", next_.data, mode=0o644)
+    return read_ceremony(directory)
+
+
+def read_signed(source: Path) -> tuple[bytes, Path]:
+    """Return the newest root of a stick, or a file.
+
+    Raises:
+        InputError: there is none.
+    """
+    path = source
+    if source.is_dir():
+        found = {int(match[1]): path for path in source.iterdir() if (match := _NAME.fullmatch(path.name))}
+        if not found:
+            raise InputError(f"{source}: no root-N.json", hint="`skyload keys root prepare` writes it")
+        path = found[max(found)]
+    try:
+        with path.open("rb") as file:
+            return file.read(_SIZE_MAX), path
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}", hint="name the stick's directory") from None
+
+
+def read_ceremony(source: Path) -> Ceremony:
+    """Read what was prepared.
+
+    Raises:
+        InputError: a file is missing or is no root, or one does not follow the other.
+    """
+    data, path = read_signed(source)
+    hint = "write both files anew with `skyload keys root prepare`"
+    try:
+        metadata: Metadata[Any] = Metadata.from_bytes(data)
+        if not isinstance(metadata.signed, Root):
+            raise InputError(f"{path}: not a root", hint=hint)
+        before = path.with_name(f"root-{metadata.signed.version - 1}.json")
+        current = read_root(read_signed(before)[0])
+        next_ = read_root(data)
+    except (DeserializationError, DecodeError) as error:
+        raise InputError(f"{path}: not a root ({error})", hint=hint) from None
+    if next_.version != current.version + 1:
+        raise InputError(f"{before}: version {current.version}, not the one before {next_.version}", hint=hint)
+    ceremony = Ceremony(path=path, metadata=metadata, current=current, changes=_changes(current, next_), missing=())
+    return replace(ceremony, missing=_missing(ceremony))
+
+
+def open_key(key: str, passphrase: Passphrase) -> Signer:
+    """Return what signs with a key file, or with a key that a URI names.
+
+    Raises:
+        KeyStoreError: it does not open.
+    """
+    if ":" in key and not Path(key).exists():
+        return open_signer(import_entry(key, passphrase), passphrase)
+    private = read_key(Path(key), passphrase)
+    return CryptoSigner(private, SSlibKey.from_crypto(private.public_key()))
+
+
+def sign_ceremony(ceremony: Ceremony, signer: Signer) -> Ceremony:
+    """Add a signature, and write it down.
+
+    Raises:
+        KeyStoreError: it is no root key of either root.
+    """
+    keyid = signer.public_key.keyid
+    names = {*_root_keyids(ceremony.current.root), *_root_keyids(ceremony.metadata.signed)}
+    if keyid not in names:
+        hint = "the root keys are " + ", ".join(sorted(name[:16] for name in names))
+        raise KeyStoreError(f"key {keyid[:16]} is a root key of neither root", hint=hint)
+    sign_root(ceremony.metadata, signer)
+    replace_durably(ceremony.path, ceremony.metadata.to_bytes(COMPACT), mode=0o644)
+    return replace(ceremony, missing=_missing(ceremony))
+
+
+def _root_keyids(root: Root) -> list[str]:
+    ids = role_keyids(root)
+    return [*ids["root"], *ids["root-pq"]]
+
+
+def _missing(ceremony: Ceremony) -> tuple[str, ...]:
+    return tuple(
+        f"{threshold - signed} more of the {whose} {role} keys"
+        for whose, judge in (("old", ceremony.current.root), ("new", ceremony.metadata.signed))
+        for role, (signed, threshold) in num_signed(ceremony.metadata, judge).items()
+        if signed < threshold
+    )
+
+
+def _changes(current: TrustedRoot, next_: TrustedRoot) -> tuple[str, ...]:
+    """Everything that differs, in words: whoever signs must see it, and must see that it is all."""
+    lines = []
+    old, new = role_keyids(current.root), role_keyids(next_.root)
+    for role in sorted({*old, *new}):
+        before, after = old.get(role, []), new.get(role, [])
+        lines += [f"{role}: without key {keyid[:16]}" for keyid in before if keyid not in after]
+        lines += [f"{role}: with key {keyid[:16]}" for keyid in after if keyid not in before]
+    for role, entry in next_.root.roles.items():
+        if entry.threshold != current.root.roles[role].threshold:
+            lines.append(f"{role}: threshold {entry.threshold} instead of {current.root.roles[role].threshold}")
+    if next_.epoch != current.epoch:
+        lines.append(f"a new epoch, {next_.epoch}: versions start again, with floor {next_.floor}")
+    known = set(current.root.unrecognized_fields) | set(next_.root.unrecognized_fields)
+    for name in sorted(known - _SHOWN):
+        if current.root.unrecognized_fields.get(name) != next_.root.unrecognized_fields.get(name):
+            lines.append(f"{name}: {next_.root.unrecognized_fields.get(name)!r}")
+    lines.append(f"good until {next_.root.expires.date().isoformat()}")
+    return tuple(lines)
+
+
+_SHOWN = {"x-skyload-epoch", "x-skyload-signed-at"}
