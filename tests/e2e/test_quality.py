@@ -10,6 +10,8 @@ import pytest
 
 from groundsegment.models.quantize import plan_quantize, quantize
 from groundsegment.models.release import scan_release
+from groundsegment.requantize import requantize as requantize_module
+from groundsegment.requantize.options import Effort
 from tests.fakes.adapters import make_tiny_adapter
 from tests.fakes.models import make_tiny_qwen2
 from tests.fakes.staging import make_ground, open_as_satellite, run, run_json
@@ -89,3 +91,15 @@ def test_a_reference_of_other_tokens_is_told(ground):
     code, _, err = run("v1-int8", *JUDGED, "--reference", "v2")
     assert code == 9
     assert "another tokenizer" in err
+
+
+def test_what_was_fitted_is_judged_as_rebuilt_against_the_model_it_is_made_of(ground, monkeypatch):
+    effort = Effort(num_calibration_tokens=768, length=32, num_steps=0, num_threads=1)
+    monkeypatch.setattr(requantize_module, "Effort", lambda: effort)
+    write_text(Path("manuals.txt"), seed=7)
+    staged = run_json("v2", *JUDGED, "--base", "v1-int8", "--fit", "12kB", "--calibration", "manuals.txt")
+    right = judged("v2-on-v1-int8", "v2")
+    assert staged["quality"]["perplexity"] == round(right["perplexity"], 3)
+    assert staged["quality"]["reference"]["perplexity"] == round(right["reference"]["perplexity"], 3)
+    assert staged["payload_bytes"] <= 12_000
+    assert not any("no figures" in warning for warning in staged["warnings"])
