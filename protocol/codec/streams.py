@@ -29,6 +29,7 @@ _T = TypeVar("_T", np.uint8, np.uint16, np.uint32)
 
 LEVEL_DEFAULT = 10
 _PCO_HEADER = b"\x04\x01"  # version of the format
+_PCO_READER, _ = wrapped.FileDecompressor.new(_PCO_HEADER)  # knows the version, and nothing of what it read
 _PCO_TYPES = {np.dtype(np.uint8): "u8", np.dtype(np.uint16): "u16", np.dtype(np.uint32): "u32"}
 
 
@@ -131,8 +132,7 @@ def _decode_pco(data: bytes, values: NDArray[_T]) -> None:
     if not values.size or data[:1] != b"\0":
         raise DecodeError(f"pcodec stream of {len(data)} bytes for {values.size} values in a mode that is not used")
     try:
-        decompressor, _ = wrapped.FileDecompressor.new(_PCO_HEADER)
-        chunk, head_size = decompressor.chunk_decompressor(data, _PCO_TYPES[values.dtype])
+        chunk, head_size = _PCO_READER.chunk_decompressor(data, _PCO_TYPES[values.dtype])
         progress, page_size = chunk.read_page_into(data[head_size:], values.size, values)
     except BaseException as error:
         # pcodec is Rust: its panics come as BaseException, and must not end a daemon. Ours go on.

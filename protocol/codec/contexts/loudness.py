@@ -20,7 +20,7 @@ from protocol.codec.numbers import Reader
 from protocol.errors import DecodeError
 
 LEVELS = 8
-_NARROW_MAX = 2**12
+_BITS = 18  # of a magnitude, and one for its sign; of a logarithm as few as its type has
 _THRESHOLD_MAX = 2**31
 
 
@@ -90,11 +90,12 @@ def stand_out(magnitude: NDArray[np.int32] | NDArray[np.int16], grid: tuple[int,
     """Return each value less the means of its row and its column.
 
     Args:
-        magnitude: below 2**18, rows one after another.
+        magnitude: below 2**_BITS, rows one after another.
         grid: rows and columns.
     """
+    bits = 16 if magnitude.dtype == np.int16 else 1 + _BITS
+    wide = np.int32 if max(grid) <= 2 ** (32 - bits) else np.int64  # the same sums, in half the time
     table = magnitude.astype(np.int32).reshape(grid)
-    wide = np.int32 if max(grid) <= _NARROW_MAX else np.int64  # the same sums, in half the time
     rows = table.sum(axis=1, dtype=wide) // grid[1]
     columns = table.sum(axis=0, dtype=wide) // grid[0]
     beside: NDArray[np.int32] = table - rows.astype(np.int32)[:, None]

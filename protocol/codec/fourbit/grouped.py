@@ -25,6 +25,7 @@ from protocol.errors import DecodeError
 
 CLASSES_MAX = 256
 _LEVEL_MIN = 12  # as many bins as pcodec makes: with fewer, rare codes share one. Costs no time where codes are bytes
+_LEVEL_IF_NONE_RARE = 8  # smaller tables, that are filled and read faster
 _SCANS_MAX = 4  # buckets: a sort takes as long as that many scans
 _BIN_BITS = 23  # of pcodec's table, about one symbol
 _NEAR = 1.002  # estimates further apart than that need no trying
@@ -244,7 +245,9 @@ def _encode_packed(part: Bytes, level: int) -> Stream:
     if as_bytes <= as_codes * _NEAR:
         tried.append(_encode_bytes(part, level))
     if not tried or as_codes <= as_bytes * _NEAR:
-        tried.append(streams.encode(cells.split(part), level=level))
+        codes = _nibbles_of(table)
+        has_rare = codes[codes > 0].min() << _LEVEL_IF_NONE_RARE < codes.sum()
+        tried.append(streams.encode(cells.split(part), level=level if has_rare else _LEVEL_IF_NONE_RARE))
     return min(tried, key=lambda stream: len(stream.data) - (stream.count == part.size) * len(stream.data) // _FASTER)
 
 

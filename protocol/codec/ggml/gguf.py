@@ -47,7 +47,7 @@ __all__ = ["BlockType", "GgufLayout", "decode", "encode"]
 
 _CENTRES = 32  # of a group's codes, an eighth of an octave each: codes 1 .. 16 of four bits stand for zero
 _SIX_BITS_MAX = 63
-_STEP = logarithms.OCTAVE // 8
+_STEP_BITS = np.int16((logarithms.OCTAVE // 8).bit_length() - 1)  # of an eighth of an octave
 _COLUMNS_MAX = 2**32 - 1
 Bytes = NDArray[np.uint8]
 
@@ -296,24 +296,28 @@ def _measure(layout: GgufLayout, fields: Fields) -> NDArray[np.int32]:
 
 
 def _log_scale(facts: BlockFormat, fields: Fields) -> NDArray[np.int16]:
-    scale: NDArray[np.int16] = facts.spread(logarithms.of_float16(fields.scales))
-    if facts.has_factors:
-        magnitudes = fields.factors if facts.has_minima else np.abs(fields.factors.view(np.int8)).view(np.uint8)
-        scale = scale + logarithms.of_byte(magnitudes)
-    return scale
+    scale = logarithms.of_float16(fields.scales)
+    if not facts.has_factors:
+        return scale
+    magnitudes = fields.factors if facts.has_minima else np.abs(fields.factors.view(np.int8)).view(np.uint8)
+    return _add_blocks(facts, logarithms.of_byte(magnitudes), scale)
+
+
+def _add_blocks(facts: BlockFormat, groups: NDArray[np.int16], blocks: NDArray[np.int16]) -> NDArray[np.int16]:
+    """Add to each group what is said of its block; in place."""
+    table = groups.reshape(facts.outer, -1, facts.inner)
+    table += blocks[:, None]
+    return groups
 
 
 def _centres(facts: BlockFormat, fields: Fields) -> Bytes:
     """Return which code stands for weight zero in each group, 0 .. _CENTRES - 1, by eighths of an octave."""
     if facts.has_minima:
-        minimum = facts.spread(logarithms.of_float16(fields.minima))
+        centres = logarithms.of_float16(fields.minima)
         if facts.has_min_factors:
-            minimum = minimum + logarithms.of_byte(fields.min_factors)
-        lowest = (facts.bits - 4) * logarithms.OCTAVE
-        centres: Bytes = (
-            ((minimum - _log_scale(facts, fields) - lowest) // _STEP).clip(0, _CENTRES - 1).astype(np.uint8)
-        )
-        return centres
+            centres = _add_blocks(facts, logarithms.of_byte(fields.min_factors), centres)
+        centres -= _log_scale(facts, fields)
+        return _steps(centres, -(facts.bits - 4) * logarithms.OCTAVE, _CENTRES)
     if facts.has_factors:
         signs: Bytes = fields.factors >> np.uint8(7)
         return signs  # that of Q6_K's scales turns the codes round
@@ -347,10 +351,17 @@ def _classes_of_min_factors(facts: BlockFormat, known: Fields, old: Fields | Non
         changed *= np.uint8(2)
         changed += known.factors != old.factors
         return changed
-    middle = (facts.bits - 1) * logarithms.OCTAVE
-    expected = _log_scale(facts, known) - facts.spread(logarithms.of_float16(known.minima)) + middle
-    classes: Classes = (expected // _STEP).clip(0, 63).astype(np.uint8)
-    return classes
+    expected = _add_blocks(facts, _log_scale(facts, known), -logarithms.of_float16(known.minima))
+    return _steps(expected, (facts.bits - 1) * logarithms.OCTAVE, 64)
+
+
+def _steps(values: NDArray[np.int16], start: int, number: int) -> Classes:
+    """Return in which step of an eighth of an octave from a start values are, 0 .. number - 1; they are used up."""
+    values += np.int16(start)
+    values >>= _STEP_BITS
+    np.maximum(values, 0, out=values)
+    np.minimum(values, number - 1, out=values)
+    return values.astype(np.uint8)
 
 
 @dataclass(frozen=True, slots=True)
