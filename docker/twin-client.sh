@@ -6,6 +6,7 @@
 # A job is a directory, there under its name only when it is complete:
 #   arguments                 of `skyloadd`, one a line; paths lead into the job
 #   manifest, bundles, prompts, held-out, release-key-file    copies of what the arguments named
+#   base                      links to the files of the base; they and a reference are read where they are
 #   taken                     the twin has begun
 #   stdout, stderr, status    the answer; status, the exit code, comes last
 set -eu
@@ -26,6 +27,12 @@ while [ $# -gt 0 ]; do
         mkdir "$part/bundles"
         find "$2" -maxdepth 1 -name '*.skb' -exec cp -t "$part/bundles" {} +
         printf '%s\n%s\n' "$1" "$job/bundles"
+        shift
+        ;;
+    --base)
+        # Links to the base's files in the models' directory, which the twin sees under the same path.
+        cp -dR "$2" "$part/base"
+        printf '%s\n%s\n' "$1" "$job/base"
         shift
         ;;
     --manifest | --prompts | --held-out | --release-key-file)

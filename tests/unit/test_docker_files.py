@@ -236,17 +236,26 @@ def stage_with_twin(tmp_path, *arguments):
     (place / "twin" / "work").mkdir(parents=True, exist_ok=True)
     (place / "bundle-00000.skb").write_bytes(b"bundle")
     (place / "secret").write_bytes(b"not for the twin")
-    for name, text in {"manifest.msgpack": "manifest", "prompts.json": "[]", "release.key": "00"}.items():
+    files = {"manifest.msgpack": "manifest", "prompts.json": "[]", "release.key": "00", "held-out.txt": "text"}
+    for name, text in files.items():
         (place / "twin" / name).write_text(text)
+    (tmp_path / "models").mkdir(exist_ok=True)
+    (tmp_path / "models/weights").write_text("weights of the base")
+    (place / "twin" / "base").mkdir(exist_ok=True)
+    (place / "twin" / "base" / "weights").unlink(missing_ok=True)
+    (place / "twin" / "base" / "weights").symlink_to(tmp_path / "models/weights")
     named = ["--manifest", place / "twin" / "manifest.msgpack", "--bundles", place, "--json"]
     named += ["--release-key-file", place / "twin" / "release.key", "--work-dir", place / "twin" / "work"]
     named += ["--prompts", place / "twin" / "prompts.json", "--max-tokens", "4"]
-    command = [DOCKER / "twin-client.sh", *(arguments or ["rehearse"]), *named, "--base", "/models/a base"]
+    named += ["--held-out", place / "twin" / "held-out.txt", "--base", place / "twin" / "base"]
+    command = [DOCKER / "twin-client.sh", *(arguments or ["rehearse"]), *named, "--reference", "/models/a model"]
     return subprocess.run(command, check=False, capture_output=True, text=True, timeout=20)
 
 
 def test_a_rehearsal_crosses_the_volume_and_comes_back(tmp_path, stand_in, jobs, twin):
-    calls = stand_in('cat "$3"; ls "$5"; ls -A "$(dirname "$3")"; echo working >&2; exit 5')
+    calls = stand_in(
+        'cat "$3"; ls "$5"; ls -A "$(dirname "$3")"; cat "$(dirname "$3")"/base/*; echo working >&2; exit 5'
+    )
     twin()
 
     done = stage_with_twin(tmp_path)
@@ -258,9 +267,10 @@ def test_a_rehearsal_crosses_the_volume_and_comes_back(tmp_path, stand_in, jobs,
     words = calls.read_text().split()
     assert words[0] == "rehearse"
     assert [word.rpartition(".job/")[2] for word in words if str(jobs) in word] == [
-        *("manifest", "bundles", "release-key-file", "work", "prompts")
+        *("manifest", "bundles", "release-key-file", "work", "prompts", "held-out", "base")
     ]
-    assert calls.read_text().endswith("--max-tokens 4 --base /models/a base\n")
+    assert done.stdout.endswith("weights of the base")
+    assert calls.read_text().endswith("--reference /models/a model\n")
 
 
 def test_nothing_of_a_rehearsal_stays_behind(tmp_path, stand_in, jobs, twin):
