@@ -19,6 +19,7 @@ from groundsegment.console import (
     plan,
     receipt,
     revert,
+    scrub,
     simulate,
     stage,
     station,
@@ -51,6 +52,7 @@ app.command("cancel")(cancel.cancel)
 app.command("revert")(revert.revert)
 app.command("activate")(activate.activate)
 app.command("forget")(forget.forget)
+app.command("scrub")(scrub.scrub)
 
 
 def _print_version(wanted: bool) -> None:

@@ -90,6 +90,7 @@ def _gather_one(depot: "Depot", name: str) -> dict[str, Any]:
         "report": None if report is None else _report(depot, report),
         "links": _links(depot, name),
         "updates": [_update(depot, entry) for entry in depot.updates(name)],
+        "damage": _damage(depot, name),
         "commands_waiting": len(depot.journal.commands(name, CommandState.QUEUED)),
         "messages": [_message(entry) for entry in depot.journal.messages(name, newest=MESSAGES_SHOWN)],
         "contacts": [_contact(entry) for entry in depot.journal.contacts(name, newest=CONTACTS_SHOWN)],
@@ -126,6 +127,23 @@ def _report(depot: "Depot", received: "ReceivedReport") -> dict[str, Any]:
         "frames_received": report.frames_received,
         "frames_rejected": report.frames_rejected,
     }
+
+
+def _damage(depot: "Depot", name: str) -> list[dict[str, Any]]:
+    """What it lost of its releases and asked for."""
+    from groundsegment.damage import damage_of
+
+    return [
+        {
+            "release": known.report.release.hex(),
+            "name": known.name,
+            "num_bytes": known.report.num_bytes,
+            "lost": [{"file": lost.file, "offset": lost.offset, "size": lost.size} for lost in known.report.lost],
+            "is_all": known.report.is_all,
+            "received_utc": _utc(known.received_utc),
+        }
+        for known in damage_of(depot, name)
+    ]
 
 
 def _update(depot: "Depot", entry: "Update") -> dict[str, Any]:

@@ -20,6 +20,7 @@ def render(values: list[dict[str, Any]]) -> list["RenderableType"]:
         result.append(Text(_report_text(entry["report"])))
         result.append(_updates_table(entry["updates"]))
         result += [Text(_quality_text(update)) for update in entry["updates"] if update["quality"]]
+        result += [Text(_damage_text(damage), style="red") for damage in entry["damage"]]
         if waiting := entry["commands_waiting"]:
             result.append(Text(f"  {waiting} command{'s' * (waiting != 1)} to be told at the next contact"))
         if any(link["up"] or link["down"] for link in entry["links"]) or len(entry["links"]) > 1:
@@ -47,6 +48,17 @@ def _report_text(report: Mapping[str, Any] | None) -> str:
         f"  serving {serving}; {updates or 'update none: NONE'}\n"
         f"  boots {report['boot_count']}, {report['free_mib']} MiB free, "
         f"frames {report['frames_received']} received, {report['frames_rejected']} rejected"
+    )
+
+
+def _damage_text(damage: Mapping[str, Any]) -> str:
+    from groundsegment.planner.quantities import format_bytes
+
+    name = " ".join(filter(None, (damage["name"], damage["release"][:16])))
+    more = "" if damage["is_all"] else " and more"
+    return (
+        f"  damaged: {name} lost {format_bytes(damage['num_bytes'])} in {len(damage['lost'])} places{more},"
+        f" said {damage['received_utc']}: send it again with `skyload stage --repair`"
     )
 
 
@@ -148,6 +160,10 @@ def _message_text(message: Mapping[str, Any]) -> str:
             reason = body.get("reason")
             standing = f"{body.get('state')} {reason if reason != 'none' else ''} {body.get('text', '')}"
             text = f"{message['re']} {standing}"
+        case "damage":
+            lost = body.get("lost") or []
+            said = f"lost {sum(size for _, _, size in lost)} bytes in {len(lost)} places" if lost else "is whole again"
+            text = f"release {str(body.get('release'))[:16]} {said}"
         case "event":
             text = f"{body.get('name', '')}, {body.get('severity', '')}: {body.get('text', '')}"
         case _:

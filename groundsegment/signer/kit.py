@@ -3,11 +3,11 @@
     satellite.toml       the daemon's configuration, every key explained
     root.json            whom it trusts
     keys/link.key        shared with the ground: authenticates frames
-    keys/release.key     X25519 private key: opens release keys
+    keys/release.key     private key that opens release keys and metadata: X25519, or the hybrid with ML-KEM-768
     keys/identity.key    Ed25519 private key: signs what it says
 
-Key files hold 64 hex digits and a newline, mode 0600. A kit is made beside its place and renamed, so it is whole or
-not there; one that is there is never changed.
+Key files hold 64 hex digits (a hybrid release key 192) and a newline, mode 0600. A kit is made beside its place and
+renamed, so it is whole or not there; one that is there is never changed.
 """
 
 import os
@@ -19,11 +19,11 @@ from pathlib import Path
 from string import Template
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from groundsegment.errors import InputError, KeyStoreError
 from groundsegment.signer.key_store import sync_directory, write_new
 from protocol.link_keys import LINK_KEY_SIZE
+from protocol.recipient_keys import HYBRID_PRIVATE_SIZE, PRIVATE_SIZES, X25519_SIZE, public_key_of
 
 CONFIG_NAME = "satellite.toml"
 _KEY_NAMES = ("link", "release", "identity")
@@ -37,7 +37,7 @@ class KitKeys:
         satellite: its name.
         root: the trust root in the kit.
         link_key: shared, 32 bytes.
-        release_public: raw X25519 public key.
+        release_public: public key that release keys are wrapped for, see `protocol.recipient_keys`.
         identity_public: raw Ed25519 public key.
     """
 
@@ -48,8 +48,8 @@ class KitKeys:
     identity_public: bytes
 
 
-def make_kit(path: Path, *, satellite: str, root: bytes) -> None:
-    """Make the kit of a new satellite.
+def make_kit(path: Path, *, satellite: str, root: bytes, is_hybrid: bool = False) -> None:
+    """Make the kit of a new satellite; with `is_hybrid`, what is wrapped for it holds against quantum computers too.
 
     Raises:
         InputError: something is there.
@@ -59,7 +59,7 @@ def make_kit(path: Path, *, satellite: str, root: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        _fill(part, satellite, root)
+        _fill(part, satellite, root, is_hybrid=is_hybrid)
         os.rename(part, path)  # noqa: PTH104 - onto an empty directory, too, which Path.rename says nothing of
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)  # private keys lie in it
@@ -67,13 +67,13 @@ def make_kit(path: Path, *, satellite: str, root: bytes) -> None:
     sync_directory(path.parent)
 
 
-def _fill(part: Path, satellite: str, root: bytes) -> None:
+def _fill(part: Path, satellite: str, root: bytes, *, is_hybrid: bool) -> None:
     keys = part / "keys"
     for directory in (part, keys):
         directory.mkdir(mode=0o700)
     private = {
         "link": secrets.token_bytes(LINK_KEY_SIZE),
-        "release": X25519PrivateKey.generate().private_bytes_raw(),
+        "release": secrets.token_bytes(HYBRID_PRIVATE_SIZE if is_hybrid else X25519_SIZE),  # any bytes are a key
         "identity": Ed25519PrivateKey.generate().private_bytes_raw(),
     }
     for name in _KEY_NAMES:
@@ -94,12 +94,13 @@ def read_kit(path: Path) -> KitKeys:
         root = (path / "root.json").read_bytes()
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(f"{path}: is there already and not a kit", hint="give another --kit directory") from None
-    keys = {name: _read_key(path / "keys" / f"{name}.key") for name in _KEY_NAMES}
+    sizes = {name: PRIVATE_SIZES if name == "release" else (LINK_KEY_SIZE,) for name in _KEY_NAMES}
+    keys = {name: _read_key(path / "keys" / f"{name}.key", sizes[name]) for name in _KEY_NAMES}
     return KitKeys(
         satellite=satellite,
         root=root,
         link_key=keys["link"],
-        release_public=X25519PrivateKey.from_private_bytes(keys["release"]).public_key().public_bytes_raw(),
+        release_public=public_key_of(keys["release"]),
         identity_public=Ed25519PrivateKey.from_private_bytes(keys["identity"]).public_key().public_bytes_raw(),
     )
 
@@ -109,13 +110,13 @@ def config_text(satellite: str) -> str:
     return _CONFIG.substitute(name=satellite)
 
 
-def _read_key(path: Path) -> bytes:
+def _read_key(path: Path, sizes: tuple[int, ...]) -> bytes:
     try:
         key = bytes.fromhex(path.read_text(encoding="ascii"))
     except (OSError, ValueError):
         key = b""
-    if len(key) != LINK_KEY_SIZE:
-        raise KeyStoreError(f"{path}: not a key file (64 hex digits)", hint="make a new kit elsewhere")
+    if len(key) not in sizes:
+        raise KeyStoreError(f"{path}: not a key file ({2 * sizes[0]} hex digits)", hint="make a new kit elsewhere")
     return key
 
 
@@ -155,6 +156,9 @@ probation_s = 2.0             # seconds a new release must serve without a crash
 attempts_max = 3              # trials of one update before it is rejected, interrupted ones included
 keep_releases = 2             # confirmed releases kept on board, the serving one included: what revert can go back to
 drain_timeout_s = 60          # seconds the old release may finish its answers
+
+[scrub]
+period_s = 5700               # seconds in which all releases are read for flipped bits, and weights in memory; 0: never
 
 [limits]
 inbox_bytes_max = 536870912   # disk for what is still being received, bytes
