@@ -71,6 +71,9 @@ def forged(version, *, manifest=FIRST.manifest, stolen=(), expires=None, nonce=b
 
 
 ALL = ("targets", "snapshot", "timestamp")
+TWIN = forged(
+    2, stolen=ALL
+)  # the ground's own, signed twice under one number: a depot restored from a backup does that
 
 
 def new_root(old: FakeGround, new: FakeGround, *, signers=None, **fields) -> bytes:
@@ -166,6 +169,16 @@ ATTACKS = {
     ),
     "mix-and-match of the targets": Attack(verdict=Reason.MIXED, make=lambda: mixed(targets=OLD_TARGETS)),
     "mix-and-match of the snapshot": Attack(verdict=Reason.MIXED, make=lambda: mixed(snapshot=OLD_SNAPSHOT)),
+    "mix-and-match of two updates of one version, by the timestamp": Attack(
+        verdict=Reason.MIXED,
+        make=lambda: dataclasses.replace(parts(TWIN), timestamp=parts(SECOND.metadata).timestamp).encode(),
+    ),
+    "mix-and-match of two updates of one version, by the targets": Attack(
+        verdict=Reason.MIXED, make=lambda: mixed(targets=parts(TWIN).targets, manifest=parts(TWIN).manifest)
+    ),
+    "a snapshot that is named by another version": Attack(
+        verdict=Reason.MIXED, make=lambda: forged(2, stolen=ALL, named_version=1)
+    ),
     # the satellite is kept at an old statement
     "freeze, seen by a trusted clock": Attack(
         verdict=Reason.EXPIRED, make=lambda: forged(2, stolen=ALL, expires=EXPIRED), utc=NOW
