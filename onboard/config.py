@@ -74,7 +74,7 @@ class TrustConfig:
 
     Attributes:
         root_file: the TUF root of the day of integration; later ones are kept in the state directory.
-        release_key_file: our X25519 private key.
+        release_key_file: our private key for what is wrapped for us: X25519 or hybrid (`protocol.recipient_keys`).
         identity_key_file: our Ed25519 private key; signs what we say.
         is_clock_trusted: whether the system clock decides about expiry.
         must_be_fresh: whether an update must echo what reports told lately.
@@ -215,8 +215,8 @@ def read_link_key(link: LinkConfig) -> bytes | None:
     return None if link.link_key_file is None else read_key(link.link_key_file, what="link.link_key_file")
 
 
-def read_key(path: Path, *, what: str) -> bytes:
-    """Return the 32 bytes of a key file (64 hexadecimal digits).
+def read_key(path: Path, *, what: str, sizes: tuple[int, ...] = (KEY_SIZE,)) -> bytes:
+    """Return the 32 bytes of a key file (64 hexadecimal digits), or as many as `sizes` allows.
 
     Raises:
         ConfigError: it cannot be read, or is not a key.
@@ -230,9 +230,9 @@ def read_key(path: Path, *, what: str) -> bytes:
         ) from None
     except ValueError:
         key = b""
-    if len(key) != KEY_SIZE:
+    if len(key) not in sizes:
         raise ConfigError(
-            f"{path}: {what}: expected {2 * KEY_SIZE} hexadecimal digits", hint="Copy the file from the kit again."
+            f"{path}: {what}: expected {2 * sizes[0]} hexadecimal digits", hint="Copy the file from the kit again."
         )
     return key
 

@@ -59,6 +59,7 @@ from protocol.limits import MESSAGE_SIZE_MAX
 from protocol.link_keys import Direction
 from protocol.message import MessageKind
 from protocol.objects import ObjectKind
+from protocol.recipient_keys import PRIVATE_SIZES
 from protocol.report import NO_HANDLE, Reason, UpdateStatus
 
 logger = logging.getLogger(__name__)
@@ -101,7 +102,7 @@ class Daemon:
         self.stop = asyncio.Event()
         self.telemetry = Telemetry(time.monotonic)
         keys = {
-            "release": read_key(config.trust.release_key_file, what="trust.release_key_file"),
+            "release": read_key(config.trust.release_key_file, what="trust.release_key_file", sizes=PRIVATE_SIZES),
             "identity": read_key(config.trust.identity_key_file, what="trust.identity_key_file"),
         }
         self._store = open_record(layout)

@@ -24,6 +24,7 @@ from onboard.store.roots import forget_roots, keep_root, mend_root, read_root_co
 from onboard.store.slots import NUM_COPIES
 from onboard.store.trust_facts import trust_state_of, with_trust
 from protocol.errors import ProtocolError
+from protocol.recipient_keys import PRIVATE_SIZES
 from protocol.roots import read_root
 from protocol.trust import command_keys
 
@@ -97,7 +98,7 @@ def check_kit(config: Config) -> None:
         ConfigError: a key is missing or none, or the root is missing, none, or another depot's than state_dir.
     """
     read_link_key(config.link)
-    read_key(config.trust.release_key_file, what="trust.release_key_file")
+    read_key(config.trust.release_key_file, what="trust.release_key_file", sizes=PRIVATE_SIZES)
     read_key(config.trust.identity_key_file, what="trust.identity_key_file")
     trusted = _trusted_root(layout_of(config))
     try:

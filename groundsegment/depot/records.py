@@ -147,8 +147,9 @@ class Update:
 
     @property
     def manifest_path(self) -> Path:
-        """The manifest's file: the same bytes as in the metadata object."""
-        return self.directory / MANIFEST_NAME
+        """The manifest's file, readable: at home, outside of what stations mirror; older depots have it in there."""
+        old = self.directory / MANIFEST_NAME
+        return old if old.exists() else self.directory.parent.parent / "manifests" / f"{self.handle.hex()}.msgpack"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

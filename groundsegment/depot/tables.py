@@ -70,7 +70,7 @@ satellites = Table(
     metadata,
     Column("name", String(128), primary_key=True),
     Column("identity_public", LargeBinary(32), nullable=False),
-    Column("release_public", LargeBinary(32), nullable=False),
+    Column("release_public", LargeBinary, nullable=False),
     Column("added_utc", UtcText, nullable=False),
     Column("symbol_size", Integer, nullable=False, server_default=str(SYMBOL_SIZE_DEFAULT)),
 )

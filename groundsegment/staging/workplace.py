@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from groundsegment.depot.depot import Depot
-from groundsegment.depot.records import MANIFEST_NAME, METADATA_NAME, Bundle, RegisteredRelease, Update
+from groundsegment.depot.records import METADATA_NAME, Bundle, RegisteredRelease, Update
 from groundsegment.errors import UnknownError
 from groundsegment.packer.bundles import INDEX_NAME, bundle_name, write_durably
 from groundsegment.signer.key_store import sync_directory, write_new
@@ -45,7 +45,8 @@ class Workplace:
     def register(self, update: Update, manifest: bytes, metadata: bytes, release: RegisteredRelease) -> Update:
         """Make an update of what was packed; returns it as the depot has it."""
         shutil.rmtree(self.path / TWIN_DIRECTORY, ignore_errors=True)  # kept for its log by a run that failed
-        write_durably(self.path / MANIFEST_NAME, manifest)
+        update.manifest_path.parent.mkdir(mode=0o700, exist_ok=True)
+        write_durably(update.manifest_path, manifest)
         write_durably(self.path / METADATA_NAME, metadata)
         directory = update.directory
         directory.parent.mkdir(parents=True, exist_ok=True)

@@ -148,9 +148,10 @@ def _says_the_same(path: Path, key: bytes, orders: Orders) -> bool:
 
 
 def _ordered(depot: Depot, entry: Update) -> OrderedUpdate:
+    """An update as a station may know it: named by its handle, for what it brings is none of a station's business."""
     metadata = entry.metadata_path.read_bytes()
     return OrderedUpdate(
-        update=entry,
+        update=replace(entry, release_name=entry.handle.hex()),
         metadata=OrderedFile(
             path=_below(depot, entry.metadata_path),
             size_bytes=len(metadata),

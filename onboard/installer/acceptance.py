@@ -20,6 +20,7 @@ from protocol.errors import (
 from protocol.link_keys import RELEASE_KEY_SIZE, unwrap_release_key
 from protocol.manifest import Manifest
 from protocol.report import Reason
+from protocol.sealed_metadata import open_metadata
 from protocol.trust import TrustedRotation, TrustedUpdate, TrustState, accept_metadata
 
 VERDICTS: Mapping[type[ProtocolError], Reason] = {
@@ -41,17 +42,19 @@ def judge_metadata(
     state: TrustState,
     *,
     satellite: str,
+    private_key: bytes,
     utc: datetime | None,
     nonces: Collection[bytes] = (),
     must_be_fresh: bool = False,
     is_root_lost: bool = False,
 ) -> TrustedUpdate | TrustedRotation:
-    """Return a trusted update, or trusted roots; the arguments are those of `accept_metadata`.
+    """Return a trusted update, or trusted roots; the arguments are those of `accept_metadata`, and the key of the seal.
 
     Raises:
         InstallError: with a reason of VERDICTS, or TRUST_LOST.
     """
     try:
+        data = open_metadata(data, private_key, satellite=satellite)
         return accept_metadata(data, state, satellite=satellite, utc=utc, nonces=nonces, must_be_fresh=must_be_fresh)
     except ProtocolError as error:
         reason = reason_of_refusal(error)

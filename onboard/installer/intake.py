@@ -96,6 +96,7 @@ class Intake:
                 data,
                 trust_state_of(self._book.record, self._root),
                 satellite=self._given.satellite,
+                private_key=self._given.release_private_key,
                 utc=self._given.utc(),
                 nonces=self._given.nonces.known,
                 must_be_fresh=self._given.must_be_fresh,

@@ -60,7 +60,12 @@ class Roster:
             StoreCorruptError: what it consists of is lost.
         """
         try:
-            kept = read_update(self._given.layout.state_dir, update.handle)
+            kept = read_update(
+                self._given.layout.state_dir,
+                update.handle,
+                private_key=self._given.release_private_key,
+                satellite=self._given.satellite,
+            )
         except StoreCorruptError:
             self._bundles[update.handle] = ()
             if self._book.is_pending(update.handle):

@@ -17,6 +17,7 @@ from protocol.errors import ProtocolError
 from protocol.manifest import Manifest
 from protocol.metadata import MetadataBundle
 from protocol.objects import handle_of_digest, object_handle
+from protocol.sealed_metadata import open_metadata
 
 _PATTERN = "update-*.skm*"
 
@@ -61,8 +62,8 @@ def keep_update(state_dir: Path, update: AcceptedUpdate) -> None:
     replace_file(update_path(state_dir, update.handle), update.metadata)
 
 
-def read_update(state_dir: Path, handle: bytes) -> AcceptedUpdate:
-    """Read the update that the record speaks of.
+def read_update(state_dir: Path, handle: bytes, *, private_key: bytes, satellite: str) -> AcceptedUpdate:
+    """Read the update that the record speaks of; our private key opens it if it is sealed.
 
     Raises:
         StoreCorruptError: it is not there, or not what it was.
@@ -76,7 +77,8 @@ def read_update(state_dir: Path, handle: bytes) -> AcceptedUpdate:
     if handle_of_digest(got) != handle:
         raise StoreCorruptError(str(path), expected=f"handle {handle.hex()}", got=handle_of_digest(got).hex())
     try:
-        return accepted_update(data, Manifest.decode(MetadataBundle.decode(data).manifest))
+        opened = open_metadata(data, private_key, satellite=satellite)
+        return accepted_update(data, Manifest.decode(MetadataBundle.decode(opened).manifest))
     except ProtocolError as error:
         raise StoreCorruptError(str(path), expected="an update", got=str(error)) from error
 

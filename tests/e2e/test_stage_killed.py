@@ -17,6 +17,7 @@ from groundsegment.console import keys
 from groundsegment.depot.depot import Depot
 from groundsegment.signer.kit import read_kit
 from protocol.link_keys import unwrap_release_key
+from protocol.sealed_metadata import open_metadata
 from protocol.trust import TrustState, accept_update
 from tests.fakes import twin
 from tests.fakes.models import make_synthetic_release, make_tiny_qwen2
@@ -68,8 +69,9 @@ def finish(process):
 def opens_on_board(staged, release):
     directory = Path(staged["directory"])
     state = TrustState(root=read_kit(Path("kit")).root, accepted=0)
-    manifest = accept_update((directory / "metadata.skm").read_bytes(), state, satellite="SAT-1", utc=NOW).manifest
     private = bytes.fromhex(Path("kit/keys/release.key").read_text())
+    metadata = open_metadata((directory / "metadata.skm").read_bytes(), private, satellite="SAT-1")
+    manifest = accept_update(metadata, state, satellite="SAT-1", utc=NOW).manifest
     key = unwrap_release_key(manifest.keys["SAT-1"], private, satellite="SAT-1", release_digest=manifest.release_digest)
     files = rebuild(
         directory, manifest.bundles, manifest.files, release_key=key, release_digest=manifest.release_digest

@@ -14,6 +14,7 @@ from groundsegment.depot.records import ReceivedReport
 from groundsegment.signer.kit import read_kit
 from protocol.link_keys import unwrap_release_key
 from protocol.report import Report
+from protocol.sealed_metadata import open_metadata
 from protocol.trust import TrustState, accept_update
 from tests.fakes import twin
 
@@ -58,7 +59,8 @@ def open_as_satellite(directory, accepted=0):
     kit_keys = Path("kit/keys")
     metadata = (directory / "metadata.skm").read_bytes()
     state = TrustState(root=read_kit(Path("kit")).root, accepted=accepted)
-    manifest = accept_update(metadata, state, satellite="SAT-1", utc=NOW).manifest
     private = bytes.fromhex((kit_keys / "release.key").read_text())
+    metadata = open_metadata(metadata, private, satellite="SAT-1")
+    manifest = accept_update(metadata, state, satellite="SAT-1", utc=NOW).manifest
     key = unwrap_release_key(manifest.keys["SAT-1"], private, satellite="SAT-1", release_digest=manifest.release_digest)
     return manifest, key

@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 import zstandard
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
 from tuf.api.serialization.json import JSONSerializer
@@ -34,6 +33,8 @@ from protocol.link_keys import wrap_release_key
 from protocol.manifest import BundleEntry, Canary, FileEntry, Manifest, release_digest
 from protocol.metadata import MetadataBundle
 from protocol.objects import object_handle
+from protocol.recipient_keys import public_key_of
+from protocol.sealed_metadata import seal_metadata
 from protocol.segment import TAG_SIZE, SegmentCipher, SegmentCodec, SegmentRow, subtract_bytes
 from protocol.trust import COMMAND_FIELD, target_path
 
@@ -69,6 +70,7 @@ class FakeGround:
     counter: int = 0
     versions: int = 0
     root_version: int = 1
+    is_sealed: bool = False
     expires: datetime = EXPIRES
     signers: dict[str, CryptoSigner] = field(init=False)
 
@@ -80,7 +82,7 @@ class FakeGround:
 
     @property
     def release_public_key(self) -> bytes:
-        return X25519PrivateKey.from_private_bytes(self.release_private_key).public_key().public_bytes_raw()
+        return public_key_of(self.release_private_key)
 
     @property
     def identity_public_key(self) -> bytes:
@@ -184,13 +186,17 @@ class FakeGround:
         timestamp = Timestamp(
             version=version, expires=self.expires, snapshot_meta=MetaFile.from_data(version, snapshot, ["sha256"])
         )
-        return MetadataBundle(
+        metadata = MetadataBundle(
             roots=roots,
             timestamp=self._bytes(timestamp, "timestamp"),
             snapshot=snapshot,
             targets=targets,
             manifest=data,
         ).encode()
+        if not self.is_sealed:
+            return metadata
+        recipients = dict.fromkeys(manifest.satellites, self.release_public_key)
+        return seal_metadata(metadata, recipients, key=self._secret(f"metadata key {version}"))
 
     def command(
         self,

@@ -12,6 +12,7 @@ from protocol.manifest import Manifest
 from protocol.metadata import MetadataBundle
 from protocol.objects import object_handle
 from protocol.report import Report
+from protocol.sealed_metadata import open_metadata
 from tests.fakes.models import make_tiny_gguf, make_tiny_qwen2
 from tests.fakes.rebuild import rebuild
 from tests.fakes.staging import (
@@ -44,10 +45,12 @@ def test_a_staged_update_opens_on_board_to_the_same_bytes(ground):
     ) == read_release(ground / "v1")
     metadata = (directory / "metadata.skm").read_bytes()
     assert staged["update"] == object_handle(metadata).hex() == directory.name
-    assert (directory / "manifest.msgpack").read_bytes() == MetadataBundle.decode(metadata).manifest
+    with Depot.open(Path("depot")) as depot:
+        kept = depot.update(bytes.fromhex(staged["update"])).manifest_path
+    assert Manifest.decode(kept.read_bytes()) == manifest
+    assert not kept.is_relative_to(directory.parent)  # which stations mirror
     assert sorted(path.name for path in directory.iterdir()) == [
         *(f"bundle-{number:05d}.skb" for number in range(staged["num_bundles"])),
-        "manifest.msgpack",
         "metadata.skm",
     ]
     with Depot.open(Path("depot")) as depot:
@@ -387,7 +390,7 @@ def test_another_plan_has_another_key(ground, monkeypatch):
 
 def test_the_manifest_says_what_the_engine_needs(ground):
     staged = run_json("v1", "--no-canary", "--name", "better")
-    manifest = Manifest.decode((Path(staged["directory"]) / "manifest.msgpack").read_bytes())
+    manifest = open_as_satellite(Path(staged["directory"]))[0]
     assert (manifest.release_name, manifest.engine_format) == ("better", "huggingface")
     assert manifest.memory_bytes == manifest.installed_bytes
 
@@ -408,7 +411,9 @@ def test_how_an_update_shares_the_link_is_frozen_when_it_is_staged(ground):
     manifest = open_as_satellite(Path(staged["directory"]))[0]
     assert manifest.beside
     assert manifest.hold
-    targets = json.loads(MetadataBundle.decode(urgent.metadata_path.read_bytes()).targets)
+    private = bytes.fromhex(Path("kit/keys/release.key").read_text())
+    metadata = open_metadata(urgent.metadata_path.read_bytes(), private, satellite="SAT-1")
+    targets = json.loads(MetadataBundle.decode(metadata).targets)
     assert targets["signed"]["expires"] == urgent.expires_utc.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 

@@ -219,3 +219,35 @@ def test_an_update_that_was_forgotten_is_not_accepted_again(board, ground):
     asyncio.run(run())
     assert not board.record.is_pending(first.handle)
     assert not update_path(board.layout.state_dir, first.handle).exists()
+
+
+@pytest.mark.parametrize("key_size", [32, 96])
+def test_an_update_under_a_seal_is_installed_also_across_restarts(tmp_path, ground, key_size):
+    ground.is_sealed, ground.release_private_key = True, bytes(range(key_size))
+    board = Board(tmp_path, ground)
+    board.provision(OLD)
+    update = ground.make_update(NEW, base=OLD)
+
+    async def begin():
+        async with board.life():
+            await board.hand_over(update.metadata, ObjectKind.METADATA)
+            await board.hand_over(update.bundles[0], ObjectKind.BUNDLE)
+
+    asyncio.run(begin())
+    assert asyncio.run(board.fly(update)) is UpdateState.CONFIRMED
+    assert board.record.current == update.digest
+
+
+def test_an_update_sealed_for_another_key_is_refused(board, ground):
+    board.provision(OLD)
+    stranger = FakeGround(is_sealed=True)
+    stranger.release_private_key = b"x" * 32
+    update = stranger.make_update(NEW)
+
+    async def run():
+        async with board.life() as installer:
+            await board.hand_over(update.metadata, ObjectKind.METADATA)
+            return installer.refusal_of(update.handle)
+
+    assert asyncio.run(run()) is Reason.UNTRUSTED
+    assert board.record.pending == ()
