@@ -12,27 +12,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 BUCKETS_MAX = 48  # of one field: a piece has at most five fields and 255 streams
-_LEVELS_GAIN_MIN = 0.002  # of the bits; telling levels apart takes a tenth of the decoder's time
+LEVELS_GAIN_MIN = 0.002  # of the bits; telling levels apart takes a tenth of the decoder's time
 _STREAM_BITS = 8 * 40  # of a stream that holds next to nothing: its entry, pcodec's headers
-_SYMBOL_BITS = 14  # that a table says about one symbol
+_SYMBOL_BITS = 18  # that a table says about one symbol
 
 Table = NDArray[np.float64]
 Cuts = tuple[int, ...]
 
 
-def choose(tables: dict[int, Table], *, least: int, levels: int) -> Cuts:
+def choose(tables: dict[int, Table], *, least: int, levels: int, gain_min: float = LEVELS_GAIN_MIN) -> Cuts:
     """Return the first class of each bucket but the first.
 
     Args:
         tables: how often each code occurs, by class; classes rise.
         least: codes of a class that may have a bucket to itself.
         levels: classes that are one but for their level; cut only if that saves enough to be worth the decoder's time.
+        gain_min: what is enough, of the bits.
     """
     fine_cuts, fine_bits = _join(_gather(tables, least, 1))
     if levels == 1:
         return fine_cuts
     coarse_cuts, coarse_bits = _join(_gather(tables, least, levels))
-    return coarse_cuts if coarse_bits <= fine_bits * (1 + _LEVELS_GAIN_MIN) else fine_cuts
+    return coarse_cuts if coarse_bits <= fine_bits * (1 + gain_min) else fine_cuts
 
 
 def _gather(tables: dict[int, Table], least: int, levels: int) -> dict[int, Table]:

@@ -17,6 +17,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from protocol.codec.contexts import buckets
 from protocol.codec.contexts.buckets import Cuts
 from protocol.codec.fourbit import cells, choosing_lots, few_changes, grouped
 from protocol.codec.fourbit.few_changes import Lots
@@ -79,7 +80,14 @@ class Contexts:
 
 
 def encode(
-    rows: Bytes, known: Contexts, *, code_max: int, is_packed: bool, levels: int, level: int
+    rows: Bytes,
+    known: Contexts,
+    *,
+    code_max: int,
+    is_packed: bool,
+    levels: int,
+    level: int,
+    gain_min: float = buckets.LEVELS_GAIN_MIN,
 ) -> tuple[Plan, list[Stream]]:
     """Return the plan and streams of the rows.
 
@@ -90,6 +98,7 @@ def encode(
         is_packed: whether a byte holds two codes, of four bits.
         levels: see `grouped.choose_cuts`.
         level: see `grouped.encode_rows`.
+        gain_min: see `grouped.choose_cuts`.
     """
     predicted = known.predicted
     if predicted is not None:
@@ -99,7 +108,7 @@ def encode(
             if few is not None:
                 return few
     classes = known.classes()
-    cuts = grouped.choose_cuts(rows, classes, is_packed=is_packed, levels=levels)
+    cuts = grouped.choose_cuts(rows, classes, is_packed=is_packed, levels=levels, gain_min=gain_min)
     return Plan(cuts), grouped.encode_rows(rows, classes, cuts, is_packed=is_packed, level=level)
 
 
@@ -121,8 +130,8 @@ def decode(source: StreamReader, known: Contexts, plan: Plan, *, width: int, cod
     if plan.lots is not None:
         if predicted is None or not is_packed or width > few_changes.WIDTH_MAX:
             raise DecodeError("few changes of codes that are not of four bits, or of nothing")
-        buckets = grouped.members(known.classes_of_few(), plan.cuts)
-        return few_changes.decode(source.take(), source.take(), predicted, buckets, plan.lots)
+        members = grouped.members(known.classes_of_few(), plan.cuts)
+        return few_changes.decode(source.take(), source.take(), predicted, members, plan.lots)
     rows = grouped.decode_rows(source, known.classes(), plan.cuts, width, is_packed=is_packed)
     if not is_packed and rows.max() > code_max:
         raise DecodeError(f"a code of {rows.max()} where {code_max} is the highest")
@@ -140,5 +149,5 @@ def _encode_few(differences: Bytes, predicted: Bytes, classes: Classes, level: i
     if chosen is None:
         return None
     cuts, lots = chosen
-    buckets = grouped.members(classes, cuts)
-    return Plan(cuts, lots), few_changes.encode(differences, predicted, buckets, lots, level=level)
+    members = grouped.members(classes, cuts)
+    return Plan(cuts, lots), few_changes.encode(differences, predicted, members, lots, level=level)

@@ -29,7 +29,7 @@ _LEVEL_IF_NONE_RARE = 8  # smaller tables, that are filled and read faster
 _SCANS_MAX = 4  # buckets: a sort takes as long as that many scans
 _BIN_BITS = 23  # of pcodec's table, about one symbol
 _NEAR = 1.002  # estimates further apart than that need no trying
-_FASTER = 1000  # bytes may take a thousandth more than codes: they decode in half the time
+_FASTER = 8000  # bytes may take that share of themselves more than codes: they decode in half the time
 _SMALL_ITEM = 16
 _FEW_CODES = 4096  # below, a class shares a stream with its neighbour
 _FEW_VALUES = 512
@@ -67,7 +67,14 @@ class StreamReader:
             raise DecodeError(f"{len(self._source)} streams where {self._at} belong")
 
 
-def choose_cuts(rows: Bytes, classes: Classes, *, is_packed: bool = False, levels: int = 1) -> Cuts:
+def choose_cuts(
+    rows: Bytes,
+    classes: Classes,
+    *,
+    is_packed: bool = False,
+    levels: int = 1,
+    gain_min: float = buckets.LEVELS_GAIN_MIN,
+) -> Cuts:
     """Return where to cut the classes into buckets so that streams and their tables take the fewest bytes.
 
     Args:
@@ -75,6 +82,7 @@ def choose_cuts(rows: Bytes, classes: Classes, *, is_packed: bool = False, level
         classes: one for each group.
         is_packed: whether a byte of the rows holds two codes.
         levels: classes that are one but for their level; cut only if that saves enough to be worth their time.
+        gain_min: what is enough, of the bits.
     """
     counts = np.bincount(classes)
     ends, ordered = np.cumsum(counts).tolist(), take_rows(rows, np.argsort(classes, kind="stable"))
@@ -82,7 +90,8 @@ def choose_cuts(rows: Bytes, classes: Classes, *, is_packed: bool = False, level
         first: _count(ordered[ends[first] - counts[first] : ends[first]], is_packed)
         for first in np.flatnonzero(counts).tolist()
     }
-    return buckets.choose(tables, least=_FEW_CODES if rows.shape[1] > 1 else _FEW_VALUES, levels=levels)
+    least = _FEW_CODES if rows.shape[1] > 1 else _FEW_VALUES
+    return buckets.choose(tables, least=least, levels=levels, gain_min=gain_min)
 
 
 def encode_rows(rows: Bytes, classes: Classes, cuts: Cuts, *, is_packed: bool, level: int) -> list[Stream]:
@@ -242,13 +251,13 @@ def _encode_packed(part: Bytes, level: int) -> Stream:
     table = np.bincount(part, minlength=256)
     as_bytes, as_codes = _bits(table), _bits(_nibbles_of(table))
     tried = []
-    if as_bytes <= as_codes * _NEAR:
+    if as_bytes <= as_codes * _NEAR + 8 * part.size / _FASTER:
         tried.append(_encode_bytes(part, level))
     if not tried or as_codes <= as_bytes * _NEAR:
         codes = _nibbles_of(table)
         has_rare = codes[codes > 0].min() << _LEVEL_IF_NONE_RARE < codes.sum()
         tried.append(streams.encode(cells.split(part), level=level if has_rare else _LEVEL_IF_NONE_RARE))
-    return min(tried, key=lambda stream: len(stream.data) - (stream.count == part.size) * len(stream.data) // _FASTER)
+    return min(tried, key=lambda stream: len(stream.data) - (stream.count == part.size) * part.size // _FASTER)
 
 
 def _bits(table: NDArray[np.intp]) -> float:

@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocol.codec import numbers
-from protocol.codec.contexts import logarithms, loudness
+from protocol.codec.contexts import buckets, logarithms, loudness
 from protocol.codec.contexts.loudness import LEVELS, Loudness
 from protocol.codec.fourbit import coded_fields, coded_rows, still_units
 from protocol.codec.fourbit.affine import FRACTION_BITS, Float, Number, Shift
@@ -48,6 +48,7 @@ __all__ = ["BlockType", "GgufLayout", "decode", "encode"]
 _CENTRES = 32  # of a group's codes, an eighth of an octave each: codes 1 .. 16 of four bits stand for zero
 _SIX_BITS_MAX = 63
 _STEP_BITS = np.int16((logarithms.OCTAVE // 8).bit_length() - 1)  # of an eighth of an octave
+_LEVELS_GAIN_MIN = 0.003  # more than elsewhere: blocks with factors have twice as many fields to decode
 _COLUMNS_MAX = 2**32 - 1
 Bytes = NDArray[np.uint8]
 
@@ -171,6 +172,7 @@ def _encode(
         is_packed=facts.is_packed,
         levels=LEVELS,
         level=level,
+        gain_min=_LEVELS_GAIN_MIN if facts.has_factors else buckets.LEVELS_GAIN_MIN,
     )
     if plan.lots is not None or not any(cut % LEVELS for cut in plan.cuts):
         thresholds = Loudness()
@@ -266,28 +268,30 @@ def _differs(new: NDArray[Any], old: NDArray[Any], num_values: int) -> NDArray[n
 
 def _shift(facts: BlockFormat, new: Fields, old: Fields, groups: NDArray[np.intp]) -> Shift:
     """Return where codes land that stand for the same weights."""
-    scale, old_scale = _scale(facts, new, groups), _scale(facts, old, groups)
+    blocks = facts.block_of(groups, new.num_blocks)
+    scale, old_scale = _scale(facts, new, groups, blocks), _scale(facts, old, groups, blocks)
     factor = old_scale.over(scale)
     if facts.has_minima:
-        return Shift(factor, _offset(facts, old, groups).minus(_offset(facts, new, groups)).over(scale))
+        moved = _offset(facts, old, groups, blocks).minus(_offset(facts, new, groups, blocks))
+        return Shift(factor, moved.over(scale))
     return Shift(factor, np.int64(facts.middle) * ((1 << FRACTION_BITS) - factor))
 
 
-def _scale(facts: BlockFormat, fields: Fields, groups: NDArray[np.intp]) -> Number:
-    """Return by what the codes of some groups are multiplied."""
+def _scale(facts: BlockFormat, fields: Fields, groups: NDArray[np.intp], blocks: NDArray[np.intp]) -> Number:
+    """Return by what the codes of some groups, in these blocks, are multiplied."""
     if not facts.has_factors:
         return Number.of(fields.scales[groups], Float.F16)
     factors = fields.factors[groups]
     signed = (factors if facts.has_minima else factors.view(np.int8)).astype(np.int64)
-    return Number.of(fields.scales, Float.F16).take(facts.block_of(groups, fields.num_blocks)).times(signed)
+    return Number.of(fields.scales, Float.F16).take(blocks).times(signed)
 
 
-def _offset(facts: BlockFormat, fields: Fields, groups: NDArray[np.intp]) -> Number:
+def _offset(facts: BlockFormat, fields: Fields, groups: NDArray[np.intp], blocks: NDArray[np.intp]) -> Number:
     """Return what is added to them."""
     if not facts.has_min_factors:
         return Number.of(fields.minima[groups], Float.F16)
     factors = -fields.min_factors[groups].astype(np.int64)
-    return Number.of(fields.minima, Float.F16).take(facts.block_of(groups, fields.num_blocks)).times(factors)
+    return Number.of(fields.minima, Float.F16).take(blocks).times(factors)
 
 
 def _measure(layout: GgufLayout, fields: Fields) -> NDArray[np.int32]:

@@ -122,8 +122,7 @@ class BlockFormat:
     def block_of(self, groups: NDArray[np.intp], num_blocks: int) -> NDArray[np.intp]:
         """Return the block of each of some groups."""
         blocks = groups if self.inner == 1 else groups // self.inner
-        # Without a division each, which takes as long as all the rest: no group's place is beyond `outer` planes.
-        return np.take(np.tile(np.arange(num_blocks), self.outer), blocks) if self.outer > 1 else blocks
+        return blocks % num_blocks if self.outer > 1 else blocks
 
 
 FORMATS = {
