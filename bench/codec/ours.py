@@ -10,7 +10,7 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from groundsegment.packer import encoding
 from groundsegment.packer.encoding import EncodeJob
+from groundsegment.packer.outcomes import coded_together
 from groundsegment.packer.packing import Sources
 from groundsegment.packer.plan import PackPlan, survey
 from groundsegment.packer.tensors.parts import PartKind
@@ -108,7 +109,9 @@ def pack(release: Path, base: Path | None, *, level: int = LEVEL, runs: int = 1)
         ),
         base_paths=tuple(base_files.values()),
         sizes=sizes,
-        pieces=frozenset(piece.parts for job in jobs for piece in job.segment.job.pieces),
+        pieces=frozenset(
+            parts for job, segment in zip(jobs, encoded, strict=True) for parts in _together(job, segment)
+        ),
         transforms=transforms,
         raw_bytes=sum(each.row.raw_size for each in encoded),
         encode_s=statistics.median(times),
@@ -176,6 +179,16 @@ def _count(
             sizes[part] = sizes.get(part, 0.0) + size * part_sizes[part] / whole
         name = outcome.transform.name if piece.kind is not PartKind.BYTES else f"{outcome.transform.name} (no tensor)"
         transforms[name] = transforms.get(name, 0) + piece.size_bytes
+
+
+def _together(job: EncodeJob, segment: encoding.EncodedSegment) -> Iterator[tuple[str, ...]]:
+    """Yield the names of parts that share a piece of the payload."""
+    pieces = job.segment.job.pieces
+    if segment.row.codec is not SegmentCodec.TENSOR:
+        yield from (piece.parts for piece in pieces)
+        return
+    for _, members in coded_together(job.segment.job, segment.row, segment.payload):
+        yield tuple(part for member in members for part in member.parts)
 
 
 def _belongs(part: str, name: str) -> bool:

@@ -52,7 +52,7 @@ def encode_piece(
         window: the base's bytes that the piece's window names, if it has one.
     """
     if olds is not None and all(map(np.array_equal, news, olds)):
-        return _piece(piece, TransformKind.SAME, (b"", ()), base_numbers)
+        return piece_of(piece, TransformKind.SAME, (b"", ()), base_numbers)
     ways = ways_of(piece, window)
     sample = _Sample.of(piece) if len(ways) > 1 else None
     if sample is not None:
@@ -65,7 +65,7 @@ def encode_piece(
     elif piece.size_bytes >= _FREQUENCIES_SIZE:
         ways = _likely(ways, news, olds)
     transform, coded = _smallest(ways, news, olds, effort)
-    return _piece(piece, transform, coded, base_numbers)
+    return piece_of(piece, transform, coded, base_numbers)
 
 
 def _likely(ways: tuple[Way, ...], news: Arrays, olds: Arrays | None) -> tuple[Way, ...]:
@@ -117,7 +117,8 @@ def _cost(transform: TransformKind, coded: Coded) -> float:
     return size * (1 + _BYTES_HANDICAP) if transform in _MERE_BYTES else size
 
 
-def _piece(piece: PieceJob, transform: TransformKind, coded: Coded, base_numbers: Mapping[str, int]) -> Piece:
+def piece_of(piece: PieceJob, transform: TransformKind, coded: Coded, base_numbers: Mapping[str, int]) -> Piece:
+    """Return the piece of a payload, given what its transform made of it."""
     parameters, streams = coded
     extents = []
     for extent in piece.extents:

@@ -19,9 +19,9 @@ import zstandard
 from numpy.typing import NDArray
 
 from groundsegment.errors import InputError
-from groundsegment.packer.choosing import encode_piece
 from groundsegment.packer.outcomes import PieceOutcome, outcomes_of
 from groundsegment.packer.plan import SegmentPlan
+from groundsegment.packer.stacking import Source, encode_pieces
 from groundsegment.packer.tensors.jobs import PieceJob
 from groundsegment.packer.tensors.parts import PartKind
 from groundsegment.packer.transforms import LEVEL_MIN, Arrays, Effort
@@ -86,20 +86,10 @@ def encode_segment(job: EncodeJob) -> EncodedSegment:
     return encoded
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Read:
-    """A piece, and the bytes of its extents: new ones, the base's, and the base's in which they may be found."""
-
-    piece: PieceJob
-    news: Arrays
-    olds: Arrays | None
-    window: NDArray[np.uint8] | None
-
-
 _Run = tuple[int, NDArray[np.uint8]]
 
 
-def _encode(job: EncodeJob, pieces: list[_Read]) -> EncodedSegment:
+def _encode(job: EncodeJob, pieces: list[Source]) -> EncodedSegment:
     if len(pieces) == 1 and pieces[0].piece.kind is PartKind.BYTES:
         return _encode_run(job, pieces[0])
     payload = _encode_tensors(job, pieces)
@@ -109,10 +99,10 @@ def _encode(job: EncodeJob, pieces: list[_Read]) -> EncodedSegment:
     return _segment(job, SegmentCodec.TENSOR, payload.encode())
 
 
-def _encode_tensors(job: EncodeJob, pieces: list[_Read]) -> TensorPayload:
+def _encode_tensors(job: EncodeJob, pieces: list[Source]) -> TensorPayload:
     effort = Effort.of_level(job.level)
     base_numbers = {name: file.number for name, file in job.base.items()}
-    coded = [encode_piece(read.piece, read.news, read.olds, base_numbers, effort, read.window) for read in pieces]
+    coded = encode_pieces(pieces, base_numbers, effort)
     return TensorPayload(pieces=tuple(_join_unchanged(coded)))
 
 
@@ -141,7 +131,7 @@ def _follows(last: Extent, extent: Extent) -> bool:
     )
 
 
-def _encode_run(job: EncodeJob, read: _Read) -> EncodedSegment:
+def _encode_run(job: EncodeJob, read: Source) -> EncodedSegment:
     """Encode bytes that are no tensor we know, one run of them, as the codec that stores least."""
     raw, old = read.news[0].tobytes(), None if read.olds is None else read.olds[0].tobytes()
     if read.window is not None and raw != old:
@@ -204,7 +194,7 @@ def _segment(
     return EncodedSegment(row=row, payload=payload, pieces=outcomes_of(job.segment.job, row, payload))
 
 
-def _verify(job: EncodeJob, encoded: EncodedSegment, pieces: list[_Read]) -> None:
+def _verify(job: EncodeJob, encoded: EncodedSegment, pieces: list[Source]) -> None:
     """Decode a segment as the satellite will, reading the base anew, and compare.
 
     In orbit it would be too late to learn of a bad memory cell or a bug of ours.
@@ -240,12 +230,12 @@ def _join(runs: list[_Run]) -> NDArray[np.uint8]:
     return np.concatenate([run for _, run in runs])
 
 
-def _read(job: EncodeJob, piece: PieceJob) -> _Read:
+def _read(job: EncodeJob, piece: PieceJob) -> Source:
     news = [read_run(job.path, extent.offset, extent.size_bytes) for extent in piece.extents]
     window, view = piece.window, None
     if window is not None:
         view = read_run(job.base[window.file].path, window.offset, window.size_bytes)
-    return _Read(piece=piece, news=news, olds=_read_olds(job, piece), window=view)
+    return Source(piece=piece, news=news, olds=_read_olds(job, piece), window=view)
 
 
 def _read_olds(job: EncodeJob, piece: PieceJob) -> Arrays | None:

@@ -36,6 +36,16 @@ def outcomes_of(job: SegmentJob, row: SegmentRow, payload: bytes) -> tuple[Piece
     """Return what became of each piece of a segment, as its row and decrypted payload tell."""
     if row.codec is not SegmentCodec.TENSOR:
         return _shared(_TRANSFORMS[row.codec], len(payload), job.pieces)
+    found: dict[int, PieceOutcome] = {}
+    for coded, pieces in coded_together(job, row, payload):
+        outcomes = _shared(coded.transform, _coded_bytes(coded), pieces)
+        found.update(zip((piece.extents[0].offset for piece in pieces), outcomes, strict=True))
+    return tuple(found[piece.extents[0].offset] for piece in job.pieces)
+
+
+def coded_together(job: SegmentJob, row: SegmentRow, payload: bytes) -> list[tuple[Piece, list[PieceJob]]]:
+    """Return the pieces of a TENSOR segment's payload, each with the pieces of the job that it rebuilds."""
+    assert row.codec is SegmentCodec.TENSOR
     coded = TensorPayload.decode(payload).pieces
     starts = sorted((extent.offset, number) for number, piece in enumerate(coded) for extent in piece.extents)
     offsets = [offset for offset, _ in starts]
@@ -43,11 +53,7 @@ def outcomes_of(job: SegmentJob, row: SegmentRow, payload: bytes) -> tuple[Piece
     for piece in job.pieces:
         number = starts[bisect_right(offsets, piece.extents[0].offset) - 1][1]
         sharing.setdefault(number, []).append(piece)
-    found: dict[int, PieceOutcome] = {}
-    for number, pieces in sharing.items():
-        outcomes = _shared(coded[number].transform, _coded_bytes(coded[number]), pieces)
-        found.update(zip((piece.extents[0].offset for piece in pieces), outcomes, strict=True))
-    return tuple(found[piece.extents[0].offset] for piece in job.pieces)
+    return [(coded[number], pieces) for number, pieces in sharing.items()]
 
 
 def _shared(transform: TransformKind, coded_bytes: int, pieces: Sequence[PieceJob]) -> tuple[PieceOutcome, ...]:

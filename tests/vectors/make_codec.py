@@ -238,6 +238,24 @@ def few_changes_segment(packing: Packing) -> GoldenSegment:
     return golden(TransformKind.NIBBLES_DELTA, coded, news, olds)
 
 
+def stack_segment(packing: Packing) -> GoldenSegment:
+    """Return a delta of three matrices of different shapes in one piece, some codes, scales and zero points moved."""
+    shapes = [(16, 32), (8, 48), (24, 16)]
+    shapes = shapes if packing is Packing.ROW else [(columns, rows) for rows, columns in shapes]
+    layout = NibbleLayout.stack(
+        [
+            NibbleLayout(packing=packing, rows=rows, columns=columns, group=16, scales=Float.BF16, zeros=Zeros.PACKED)
+            for rows, columns in shapes
+        ]
+    )
+    olds = [noise(size, 22 + at).astype(np.uint8) for at, size in enumerate(layout.sizes)]
+    news = [old.copy() for old in olds]
+    for at, new in enumerate(news):
+        new[at :: 7 + 2 * at] ^= 1
+    coded = nibbles.encode(news, olds, layout, level=8)
+    return golden(TransformKind.NIBBLES_DELTA, coded, news, olds)
+
+
 def gguf_segment(block_type: BlockType, with_base: bool) -> GoldenSegment:
     """Return two rows of blocks whose bytes are small numbers, whole or as a delta with one in thirteen moved."""
     old = (noise(8 * FORMATS[block_type].size, 15) % 40).astype(np.uint8)
@@ -271,6 +289,7 @@ for _packing in Packing:
     SEGMENTS[f"nibbles {_packing.name}"] = partial(nibble_segment, _packing, with_base=False)
     SEGMENTS[f"nibbles {_packing.name} delta"] = partial(nibble_segment, _packing, with_base=True)
     SEGMENTS[f"nibbles {_packing.name} few changes"] = partial(few_changes_segment, _packing)
+    SEGMENTS[f"nibbles {_packing.name} stack"] = partial(stack_segment, _packing)
 for _block_type in BlockType:
     SEGMENTS[f"gguf {_block_type.name}"] = partial(gguf_segment, _block_type, with_base=False)
     SEGMENTS[f"gguf {_block_type.name} delta"] = partial(gguf_segment, _block_type, with_base=True)

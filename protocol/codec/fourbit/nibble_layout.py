@@ -1,9 +1,16 @@
-"""How a slab of four-bit codes with its scales and zero points lies in its extents. What `nibbles` wants to know.
+"""How slabs of four-bit codes with their scales and zero points lie in their extents. What `nibbles` wants to know.
+
+Several slabs of one packing make a stack: their groups follow one another, and share what is said of groups. On the
+wire:
+
+    0       1     packing (bits 0-1), scales (2-3), zeros (4-5)
+    1       n     codes of a group; how many slabs come after the first; of each its rows and columns
 
 Pure.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Self
 
@@ -13,6 +20,7 @@ from protocol.codec.numbers import Reader
 from protocol.errors import DecodeError
 
 _COUNT_MAX = 2**32 - 1
+_MORE_MAX = 511
 
 
 class Packing(IntEnum):
@@ -34,7 +42,7 @@ class Zeros(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NibbleLayout:
-    """What a slab of four-bit codes looks like. All its extents are whole: scales and zeros of exactly its groups.
+    """What slabs of four-bit codes look like. All their extents are whole: scales and zeros of exactly their groups.
 
     Attributes:
         packing: where the codes lie.
@@ -43,6 +51,7 @@ class NibbleLayout:
         group: codes that share a scale, even. Along a row (ROW, divides `columns`) or down a column (divides `rows`).
         scales: how they are written, one a group, (rows, groups) for ROW, (groups, columns) else; None: no extent.
         zeros: how the zero points are written.
+        more: (rows, columns) of the slabs after the first.
     """
 
     packing: Packing
@@ -51,30 +60,46 @@ class NibbleLayout:
     group: int
     scales: Float | None = None
     zeros: Zeros = Zeros.NONE
+    more: tuple[tuple[int, int], ...] = ()
+
+    @classmethod
+    def stack(cls, slabs: Sequence[Self]) -> Self:
+        """Return the layout of slabs that differ in their rows and columns only."""
+        return replace(slabs[0], more=tuple((slab.rows, slab.columns) for slab in slabs[1:]))
+
+    @property
+    def slabs(self) -> "tuple[NibbleLayout, ...]":
+        """Each by itself."""
+        rest = (replace(self, rows=rows, columns=columns, more=()) for rows, columns in self.more)
+        return (replace(self, more=()), *rest) if self.more else (self,)
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of groups."""
+        """Rows and columns of groups, of the first slab."""
         if self.packing is Packing.ROW:
             return self.rows, self.columns // self.group
         return self.rows // self.group, self.columns
 
     @property
     def num_units(self) -> int:
-        """Runs of rows at which all extents can be cut; 1 where groups run down the columns."""
-        if self.packing is not Packing.ROW:
+        """Runs of rows at which all extents can be cut; 1 where groups run down the columns, and of a stack."""
+        if self.packing is not Packing.ROW or self.more:
             return 1
         return self.rows // 8 if self.zeros is Zeros.PACKED else self.rows
 
     @property
     def num_groups(self) -> int:
-        """Groups of the slab."""
+        """Groups of all slabs."""
+        if self.more:
+            return sum(slab.num_groups for slab in self.slabs)
         rows, columns = self.grid
         return rows * columns
 
     @property
     def sizes(self) -> list[int]:
-        """Bytes of each extent."""
+        """Bytes of each extent, slab by slab."""
+        if self.more:
+            return [size for slab in self.slabs for size in slab.sizes]
         sizes = [self.rows * self.columns // 2]
         if self.scales is not None:
             sizes.append(self.num_groups * self.scales.size)
@@ -100,7 +125,9 @@ class NibbleLayout:
 
     @property
     def is_possible(self) -> bool:
-        """Whether such a slab exists."""
+        """Whether such slabs exist."""
+        if self.more:
+            return all(slab.is_possible for slab in self.slabs)
         if not (self.rows and self.columns and self.group) or self.group % 2:
             return False
         along, across = (self.columns, self.rows) if self.packing is Packing.ROW else (self.rows, self.columns)
@@ -113,7 +140,8 @@ class NibbleLayout:
     def encode(self) -> bytes:
         """Return the bytes of the layout."""
         kinds = self.packing | (self.scales or 0) << 2 | self.zeros << 4
-        return bytes([kinds]) + numbers.pack(self.rows, self.columns, self.group)
+        shapes = (number for shape in ((self.rows, self.columns), *self.more) for number in shape)
+        return bytes([kinds]) + numbers.pack(self.group, len(self.more), *shapes)
 
     @classmethod
     def decode(cls, data: bytes) -> tuple[Self, bytes]:
@@ -124,16 +152,18 @@ class NibbleLayout:
         """
         reader = Reader(data, "layout of nibbles")
         kinds = reader.take(1)[0]
-        rows, columns, group = (reader.number(_COUNT_MAX) for _ in range(3))
+        group, num_more = reader.number(_COUNT_MAX), reader.number(_MORE_MAX)
+        shapes = [(reader.number(_COUNT_MAX), reader.number(_COUNT_MAX)) for _ in range(1 + num_more)]
         scales = kinds >> 2 & 3
         try:
             layout = cls(
                 packing=Packing(kinds & 3),
-                rows=rows,
-                columns=columns,
+                rows=shapes[0][0],
+                columns=shapes[0][1],
                 group=group,
                 scales=Float(scales) if scales else None,
                 zeros=Zeros(kinds >> 4),
+                more=tuple(shapes[1:]),
             )
         except ValueError as error:
             raise DecodeError(f"nibbles: {error}") from None

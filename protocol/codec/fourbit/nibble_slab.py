@@ -1,8 +1,9 @@
-"""From the extents of a slab of four-bit codes to cells and fields in the order of its groups, and back.
+"""From the extents of slabs of four-bit codes to cells and fields in the order of their groups, and back.
 
 Pure.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,8 +32,44 @@ class Fields:
         return Fields(*(values[groups] if values.size else values for values in (self.scales, self.zeros)))
 
 
-def read_cells(codes: Bytes, layout: NibbleLayout) -> Bytes:
-    """Return the cells of packed codes, a new array."""
+def read_cells(extents: list[Bytes], layout: NibbleLayout) -> Bytes:
+    """Return the cells of packed codes, a new array.
+
+    Args:
+        extents: of all slabs, of each the codes first.
+        layout: what they look like.
+    """
+    return _joined([_unpack(own[0], slab) for own, slab in _slabs(extents, layout)])
+
+
+def read_fields(extents: list[Bytes], layout: NibbleLayout) -> Fields:
+    """Return scales and zero points in the order of the groups; arguments as for `read_cells`."""
+    fields = [_read_fields(own, slab) for own, slab in _slabs(extents, layout)]
+    return Fields(_joined([each.scales for each in fields]), _joined([each.zeros for each in fields]))
+
+
+def write(table: Bytes, fields: Fields, layout: NibbleLayout) -> list[Bytes]:
+    """Return all extents; undoes `read_cells` and `read_fields`."""
+    extents, done = [], 0
+    for slab in layout.slabs:
+        groups = slice(done, done + slab.num_groups)
+        done = groups.stop
+        extents.append(_pack(table[groups], slab))
+        extents.extend(_write_fields(Fields(fields.scales[groups], fields.zeros[groups]), slab))
+    return extents
+
+
+def _slabs(extents: list[Bytes], layout: NibbleLayout) -> Iterator[tuple[list[Bytes], NibbleLayout]]:
+    slabs = layout.slabs
+    number = len(extents) // len(slabs)
+    return ((extents[at * number : (at + 1) * number], slab) for at, slab in enumerate(slabs))
+
+
+def _joined(parts: list[Values]) -> Values:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _unpack(codes: Bytes, layout: NibbleLayout) -> Bytes:
     shape = layout.rows, layout.columns, layout.group
     if layout.packing is Packing.ROW:
         return codes.reshape(-1, layout.group // 2).copy()
@@ -41,8 +78,8 @@ def read_cells(codes: Bytes, layout: NibbleLayout) -> Bytes:
     return cells.from_rows(codes, *shape)
 
 
-def write_cells(table: Bytes, layout: NibbleLayout) -> Bytes:
-    """Undo `read_cells`."""
+def _pack(table: Bytes, layout: NibbleLayout) -> Bytes:
+    """Undo `_unpack`."""
     shape = layout.rows, layout.columns, layout.group
     if layout.packing is Packing.ROW:
         return table.reshape(-1)
@@ -51,13 +88,7 @@ def write_cells(table: Bytes, layout: NibbleLayout) -> Bytes:
     return cells.to_rows(table, *shape)
 
 
-def read_fields(extents: list[Bytes], layout: NibbleLayout) -> Fields:
-    """Return scales and zero points in the order of the groups.
-
-    Args:
-        extents: all of the slab, the codes first.
-        layout: what they look like.
-    """
+def _read_fields(extents: list[Bytes], layout: NibbleLayout) -> Fields:
     scales = zeros = np.empty(0, np.uint8)
     if layout.scales is not None:
         scales = _read_values(extents[1], layout.scale_size, layout)
@@ -68,8 +99,7 @@ def read_fields(extents: list[Bytes], layout: NibbleLayout) -> Fields:
     return Fields(scales, zeros)
 
 
-def write_fields(fields: Fields, layout: NibbleLayout) -> list[Bytes]:
-    """Return the extents after the codes; undoes `read_fields`."""
+def _write_fields(fields: Fields, layout: NibbleLayout) -> list[Bytes]:
     extents = []
     if layout.scales is not None:
         extents.append(_write_values(fields.scales, layout))

@@ -1,7 +1,8 @@
 """Four-bit codes, two in a byte, with the scales and zero points of their groups, as GPTQ and others pack them.
 
 A piece is a slab of a quantized matrix: its codes, then the scales and the zero points of exactly these codes, if the
-file has them. Scales and zero points come first in the streams; they are the context of the codes:
+file has them; or a stack of such slabs, which share their tables. Scales and zero points come first in the streams;
+they are the context of the codes:
 
 - whole: codes are split by the zero point of their group, and by how loud its scale is beside its row and column;
 - delta: the old code of each weight is carried over to the new grid where scale or zero point changed (`affine`), and
@@ -12,8 +13,7 @@ Any bytes come back as they were: what is no sensible scale only predicts badly.
 
 Parameters:
 
-    0       1     packing (bits 0-1), scales (2-3), zeros (4-5); bit 7: `still_rows` in front
-    1       n     rows, columns, codes of a group
+    0       n     `nibble_layout`; bit 7 of its first byte: `still_rows` in front
     ...     1+n   number of thresholds between levels of loudness (0 or 7), the lowest, and by how much each rises
     ...     1+n   scales: number of cuts, 0x80 on top if there is a dictionary; first class of each bucket but the first
     ...     1+n   zero points, likewise
@@ -40,7 +40,7 @@ from protocol.codec.fourbit.coded_fields import Form
 from protocol.codec.fourbit.coded_rows import HALF_OCTAVES, Contexts, Plan
 from protocol.codec.fourbit.grouped import Classes, StreamReader
 from protocol.codec.fourbit.nibble_layout import NibbleLayout, Packing, Zeros
-from protocol.codec.fourbit.nibble_slab import Bytes, Fields, read_cells, read_fields, write_cells, write_fields
+from protocol.codec.fourbit.nibble_slab import Bytes, Fields, read_cells, read_fields, write
 from protocol.codec.payload import Stream
 from protocol.errors import DecodeError
 
@@ -82,7 +82,7 @@ class _Parameters:
 def encode(
     news: list[Bytes], olds: list[Bytes] | None, layout: NibbleLayout, *, level: int
 ) -> tuple[bytes, tuple[Stream, ...]]:
-    """Return the parameters and streams of a slab.
+    """Return the parameters and streams of a slab or a stack.
 
     Args:
         news: its extents: codes, then scales and zeros as far as the layout has them.
@@ -103,12 +103,12 @@ def encode(
 def _encode(
     news: list[Bytes], olds: list[Bytes] | None, layout: NibbleLayout, level: int
 ) -> tuple[bytes, tuple[Stream, ...]]:
-    fields, table = read_fields(news, layout), read_cells(news[0], layout)
+    fields, table = read_fields(news, layout), read_cells(news, layout)
     base = change = predicted = None
     if olds is not None:
         base = read_fields(olds, layout)
         change = _compare(layout, fields, base)
-        predicted = _predict(olds[0], layout, change)
+        predicted = _predict(olds, layout, change)
     thresholds, levels = Loudness.of(_measure(layout, fields))
     old_scales, old_zeros = (None, None) if base is None else (base.scales, base.zeros)
     scales = coded_fields.encode(fields.scales, old_scales, _scale_classes(layout, base), level=level)
@@ -151,11 +151,11 @@ def _decode(parameters: bytes, streams: tuple[Stream, ...], sizes: list[int], ol
     change = predicted = None
     if olds is not None and base is not None:
         change = _compare(layout, fields, base)
-        predicted = _predict(olds[0], layout, change)
+        predicted = _predict(olds, layout, change)
     known = _contexts(layout, fields, change, predicted, levels)
     table = coded_rows.decode(source, known, said.code_plan, width=layout.group // 2, code_max=CODE_MAX, is_packed=True)
     source.finish()
-    return [write_cells(table, layout), *write_fields(fields, layout)]
+    return write(table, fields, layout)
 
 
 def _decode_fields(source: StreamReader, said: _Parameters, base: Fields | None) -> tuple[Fields, Classes]:
@@ -200,9 +200,9 @@ def _shift(layout: NibbleLayout, new: Fields, old: Fields) -> Shift:
     return Shift(factor, new_zero * one - old_zero * factor + moved)
 
 
-def _predict(codes: Bytes, layout: NibbleLayout, change: Change) -> Bytes:
+def _predict(olds: list[Bytes], layout: NibbleLayout, change: Change) -> Bytes:
     """Return the base's cells with its codes where they land on the new scales and zero points."""
-    table = read_cells(codes, layout)
+    table = read_cells(olds, layout)
     change.carry(table, CODE_MAX, is_packed=True)
     return table
 
@@ -210,7 +210,12 @@ def _predict(codes: Bytes, layout: NibbleLayout, change: Change) -> Bytes:
 def _measure(layout: NibbleLayout, fields: Fields) -> NDArray[np.int32]:
     if layout.scales is None:
         return np.zeros(layout.num_groups, np.int32)
-    return loudness.measure(fields.scales, layout.scales, layout.grid)
+    measured, done = [], 0
+    for slab in layout.slabs:
+        own = fields.scales[done : done + slab.num_groups]
+        measured.append(loudness.measure(own, layout.scales, slab.grid))
+        done += slab.num_groups
+    return np.concatenate(measured)
 
 
 def _scale_classes(layout: NibbleLayout, base: Fields | None) -> Classes:

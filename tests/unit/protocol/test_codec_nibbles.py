@@ -60,10 +60,48 @@ def test_any_bytes_come_back_from_any_base(layout: NibbleLayout, seed: int, shar
     come_back(news, olds, layout)
 
 
+@st.composite
+def stacks(draw: st.DrawFn) -> NibbleLayout:
+    """One to four slabs of a packing; rows and columns differ, groups do not."""
+    first = draw(layouts())
+    slabs = [first]
+    for _ in range(draw(st.integers(0, 3))):
+        along, across = first.group * draw(st.integers(1, 3)), 8 * draw(st.integers(1, 4))
+        rows, columns = (across, along) if first.packing is Packing.ROW else (along, across)
+        slabs.append(replace(first, rows=rows, columns=columns))
+    return NibbleLayout.stack(slabs)
+
+
+@given(layout=stacks(), seed=st.integers(0, 2**32 - 1), share=st.sampled_from([0.0, 0.003, 1.0]))
+@settings(max_examples=25, deadline=None)
+def test_any_bytes_of_a_stack_come_back(layout: NibbleLayout, seed: int, share: float) -> None:
+    assert NibbleLayout.decode(layout.encode() + b"rest") == (layout, b"rest")
+    assert layout.num_groups == sum(slab.num_groups for slab in layout.slabs)
+    rng = np.random.default_rng(seed)
+    olds = random_extents(layout, rng)
+    news = [np.where(rng.random(old.size) < share, rng.integers(0, 256, old.size, np.uint8), old) for old in olds]
+    come_back(news, olds, layout)
+    come_back(news, None, layout)
+
+
+def test_a_stack_takes_less_than_its_slabs() -> None:
+    rng = np.random.default_rng(1)
+    single = together = 0
+    news, olds, slabs = [], [], []
+    for seed, rows in enumerate((64, 32, 128, 96)):
+        extents, layout = Quantized.of(weights(rows, 256, seed), 32).pack(Packing.ROW)
+        changed = [extents[0] ^ (rng.random(extents[0].size) < 0.004), *extents[1:]]
+        single += come_back(changed, extents, layout)
+        news, olds, slabs = [*news, *changed], [*olds, *extents], [*slabs, layout]
+    together = come_back(news, olds, NibbleLayout.stack(slabs))
+    assert together < single - 3 * 25
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
         {"rows": 0},
+        {"more": ((8, 64), (8, 0))},
         {"group": 31},
         {"columns": 100},
         {"packing": Packing.GPTQ, "group": 4},
