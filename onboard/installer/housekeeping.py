@@ -8,13 +8,15 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from onboard.errors import InstallError, StoreError
+from onboard.installer.progress import PROGRESS_NAME
 from onboard.installer.release import delete_tree
-from onboard.store.disk import RealDisk
+from onboard.store.disk import Disk, RealDisk
 from onboard.store.layout import StateLayout
 from protocol.limits import MIB
 from protocol.report import Reason
 
 _PART = ".part"
+_CARRIED_PREFIX = ".adapter_"  # what an adapter's bundles turn into, see `adapter.carried_files`
 
 
 def point_current(layout: StateLayout, digest: bytes) -> None:
@@ -29,7 +31,7 @@ def point_current(layout: StateLayout, digest: bytes) -> None:
     disk = RealDisk()
     temporary = layout.current.with_name("current.new")
     disk.unlink(temporary)
-    temporary.symlink_to(target)
+    disk.symlink(target, temporary)
     disk.rename(temporary, layout.current)
     disk.sync_directory(layout.state_dir)
 
@@ -37,7 +39,9 @@ def point_current(layout: StateLayout, digest: bytes) -> None:
 def delete_leftovers(
     layout: StateLayout, *, known: Collection[bytes], wanted: Collection[bytes]
 ) -> Iterator[tuple[str, StoreError | None]]:
-    """Delete what is in `releases/` but neither known nor wanted; yields each name, with the error if it stays.
+    """Delete what is in `releases/` but neither known nor wanted, and what building left in sealed ones.
+
+    Yields each name, with the error if it stays.
 
     Args:
         layout: of the state directory.
@@ -49,9 +53,11 @@ def delete_leftovers(
         kept |= {layout.release(digest).name, layout.release_part(digest).name}
     disk = RealDisk()
     for name in disk.list_directory(layout.releases):
-        if name in kept:
-            continue
         path = layout.releases / name
+        if name in kept:
+            if not name.endswith(_PART):
+                yield from _delete_scaffolding(path, disk)
+            continue
         try:
             if path.is_dir() and not path.is_symlink():
                 delete_tree(path, disk)
@@ -61,6 +67,18 @@ def delete_leftovers(
             yield name, error
         else:
             yield name, None
+
+
+def _delete_scaffolding(release: Path, disk: Disk) -> Iterator[tuple[str, StoreError | None]]:
+    """A cut came after a release got its name, and before what was needed to build it was deleted."""
+    for name in disk.list_directory(release):
+        if name == PROGRESS_NAME or name.startswith(_CARRIED_PREFIX):
+            try:
+                disk.unlink(release / name)
+            except StoreError as error:
+                yield f"{release.name}/{name}", error
+            else:
+                yield f"{release.name}/{name}", None
 
 
 def memory_available_bytes() -> int | None:

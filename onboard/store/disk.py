@@ -71,6 +71,10 @@ class Disk(Protocol):
         """Give a file a second name."""
         ...
 
+    def symlink(self, target: Path, path: Path) -> None:
+        """Make a symbolic link; `target` is what it says, seen from where it lies."""
+        ...
+
     def unlink(self, path: Path) -> None:
         """Delete a file, if it is there."""
         ...
@@ -158,6 +162,11 @@ class RealDisk:
         """See `Disk`."""
         with _translated("link", source):
             target.hardlink_to(source)
+
+    def symlink(self, target: Path, path: Path) -> None:
+        """See `Disk`."""
+        with _translated("symlink", path):
+            path.symlink_to(target)
 
     def unlink(self, path: Path) -> None:
         """See `Disk`."""

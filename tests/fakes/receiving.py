@@ -130,16 +130,17 @@ class DryReceiver:
         disk: where its inbox lies.
         sink: a RememberingSink.
         options: of the core.
+        root: of the inbox.
     """
 
-    def __init__(self, disk, sink, options=None):
+    def __init__(self, disk, sink, options=None, *, root=INBOX):
         self.disk, self.sink = disk, sink
         report = ReportOptions(interval_s=0.1, bytes_per_s=1e9)
         self.core = ReceiverCore(
             session=SESSION, options=options or CoreOptions(report=report), is_complete=sink.is_complete
         )
         self.intake = Intake(UP)
-        self.inbox = Inbox(INBOX, disk)
+        self.inbox = Inbox(root, disk)
         self.restored = self.inbox.load()
         for found in self.restored:
             self.core.restore(found.shape, found.symbols, found.solved, is_whole=found.is_whole)

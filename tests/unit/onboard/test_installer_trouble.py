@@ -333,3 +333,13 @@ def test_restarts_in_peace_during_a_trial_use_up_no_attempt(tmp_path, ground):
         return await board.fly(update)
 
     assert asyncio.run(run()) is UpdateState.CONFIRMED
+
+
+def test_what_building_left_in_a_sealed_release_goes_at_the_next_start_and_nothing_else(board):
+    release = board.layout.release(board.provision(OLD))
+    whole = {path.name for path in release.iterdir()}
+    for name in (".progress", ".adapter_model.safetensors"):
+        (release / name).write_bytes(b"a cut came before it was deleted")
+
+    asyncio.run(board.boot().start())
+    assert {path.name for path in release.iterdir()} - {".guard-0", ".guard-1", ".parity"} == whole

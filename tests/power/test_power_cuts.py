@@ -1,0 +1,55 @@
+"""The power is really cut, on real file systems: a sample of what `make bench NAME=durability` does in full."""
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from tests.power.images import EXT4, FILE_SYSTEMS, XFS, Cut, Lab, missing
+from tests.power.mistakes import MISTAKES
+from tests.power.stories import SCENARIOS
+from tests.power.sweep import Sweep
+
+pytestmark = pytest.mark.power
+SEED = 20261122
+CUTS = 3  # of each story, on each file system
+RECOVERY_CUTS_MAX = 2
+
+
+@pytest.fixture
+def lab_of(tmp_path):
+    def make(kind):
+        if reason := missing(kind):
+            pytest.skip(reason)
+        return Lab(kind=kind, directory=tmp_path / "images", mount_point=tmp_path / "mount")
+
+    return make
+
+
+@pytest.mark.parametrize("how", list(Cut), ids=lambda how: how.name.lower())
+@pytest.mark.parametrize("kind", FILE_SYSTEMS, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+def test_a_power_cut_leaves_a_satellite_that_serves_and_goes_on(lab_of, scenario, kind, how):
+    sweep = Sweep(lab_of(kind), scenario, how)
+    rng = random.Random(f"{SEED} {scenario.name} {kind.name} {how}")
+    tally = sweep.run(rng.sample(range(sweep.num_steps), CUTS), recovery_cuts_max=RECOVERY_CUTS_MAX)
+
+    assert [str(broken) for broken in tally.broken] == []
+    assert tally.cuts >= CUTS
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("kind", [EXT4, XFS], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.name)
+def test_the_sweep_sees_a_mistake(lab_of, mistake, kind):
+    lab = lab_of(kind)
+    scenario = next(scenario for scenario in SCENARIOS if scenario.name == mistake.story)
+
+    def run(mount_point, say):
+        mistake.make()
+        scenario.run(mount_point, say)
+
+    sweep = Sweep(lab, replace(scenario, run=run), mistake.how)
+    steps = sweep.peaceful.steps
+    near = [number + 1 for number, step in enumerate(steps[:-1]) if mistake.shows_after(*step)]
+    assert sweep.find(reversed(near)) is not None
