@@ -12,7 +12,7 @@ JOBS ?= 2
 COUNT ?= 1000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint types architecture soak simulate-missions docker-test test-aarch64 bench check constraints clean
+.PHONY: help demo test test-slow lint types architecture soak fuzz simulate-missions docker-test test-aarch64 bench check constraints clean
 
 help: ## List what can be made.
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ soak: $(READY) ## Fly over random links for SECONDS=120, with SEED=n to repeat a
 
 simulate-missions: $(READY) ## Fly COUNT=1000 random missions in virtual time, SEED=n and on; some 20 minutes.
 	@$(BIN)/skyload simulate --missions $(COUNT) --seed $(or $(SEED),1)
+
+fuzz: $(READY) ## Attack every parser: SECONDS=120 for each room of them, guided by coverage where atheris is.
+	$(BIN)/python -m tests.fuzz --guided --seconds $(SECONDS) --jobs $(JOBS) $(if $(SEED),--seed $(SEED))
 
 docker-test: $(READY) ## Fly between containers; skips itself where no Docker engine answers.
 	$(BIN)/pytest tests/docker -m docker --timeout 1500 -rs

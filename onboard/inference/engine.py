@@ -212,7 +212,7 @@ def sampling_from(message: Mapping[str, Any]) -> Sampling:
             stop=tuple(str(text) for text in message.get("stop") or ()),
             is_plain=message.get("is_plain") is True,
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:  # JSON has infinities in Python
         raise RequestError(f"sampling fields: {error!r}") from None
 
 

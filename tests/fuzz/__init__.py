@@ -1,0 +1,1 @@
+"""Fuzzing: every parser of bytes that somebody else made, under hostile input. `python -m tests.fuzz --help`."""

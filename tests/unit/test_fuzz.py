@@ -1,0 +1,69 @@
+"""Every parser takes some hundred hostile inputs at each test run; the fuzzer finds what it is there to find."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+import tests.fuzz
+from tests.fuzz.runner import attack
+from tests.fuzz.target import Form, Target
+from tests.fuzz.targets import ROOMS, TARGETS
+
+FOUND = sorted((Path(tests.fuzz.__file__).parent / "found").glob("*/*"))
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_hostile_input_is_taken_or_refused(name):
+    outcome = attack(TARGETS[name], seed=2026, count=200, seconds=60)
+    assert outcome.finding == "", outcome.culprit
+    assert outcome.cases == 200
+
+
+@pytest.mark.parametrize("path", FOUND, ids=lambda path: f"{path.parent.name}-{path.name}")
+def test_what_was_found_once_stays_mended(path):
+    TARGETS[path.parent.name].attack(path.read_bytes())
+
+
+def test_every_parser_is_in_a_room():
+    assert sorted(name for names in ROOMS.values() for name in names) == sorted(TARGETS)
+
+
+@pytest.mark.parametrize(
+    ("parse", "finding"),
+    [
+        (lambda data: {}[data[0]] if len(data) > 3 else None, "KeyError"),
+        (lambda data: spin(1.1) if len(data) > 3 else None, "took 1."),
+        (lambda data: bytearray(300 << 20) if len(data) > 3 else None, "took 3"),
+    ],
+)
+def test_a_parser_that_crashes_hangs_or_devours_memory_is_found(parse, finding):
+    target = Target(parse=parse, refusals=(ValueError,), seeds=[b"abc"])
+    outcome = attack(target, seed=1, count=100, seconds=60)
+    assert outcome.finding.startswith(finding)
+    assert len(outcome.culprit) > 3
+
+
+def spin(seconds):
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+
+
+def test_values_deep_in_a_message_are_spoiled_too():
+    def parse(data):
+        import json
+
+        try:
+            value = json.loads(data)["a"][0]["b"]
+        except (ValueError, LookupError, TypeError, RecursionError):
+            raise ValueError from None
+        assert value == 1
+
+    target = Target(parse=parse, refusals=(ValueError,), seeds=[b'{"a": [{"b": 1}]}'], form=Form.JSON)
+    assert attack(target, seed=1, count=1000, seconds=60).finding.startswith("AssertionError")
+
+
+def test_an_attack_can_be_repeated():
+    first, second = (attack(TARGETS["manifest"], seed=5, count=200, seconds=60) for _ in range(2))
+    assert (first.cases, first.taken) == (second.cases, second.taken)
