@@ -22,6 +22,10 @@ MEASUREMENTS = {
         "bench.codec.measure",
         "bytes of the weight codec beside its peers and the entropy bounds, on real weights; speeds, memory",
     ),
+    "durability": (
+        "bench.durability.measure",
+        "cut the power before every step on ext4 and XFS, flip bits, fail system calls: what is broken after",
+    ),
     "kills": ("bench.kills", "30 flights, each with a kill -9 of daemon or uplink at a random moment"),
 }
 
