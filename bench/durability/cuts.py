@@ -1,4 +1,4 @@
-"""Power cuts on real file systems, before every step of every story and of its recovery: the sweep of tests/power, whole.
+"""Power cuts on real file systems, before every step of every story and its recovery: the sweep of tests/power, whole.
 
     python -m bench.durability.cuts --stories flight,revert --file-systems ext4 --every 1 --deep
 
@@ -130,7 +130,7 @@ def _sweep(home: Path, scenario: Scenario, kind: FileSystem, how: Cut, *, every:
 
 
 def _quick_place() -> Path | None:
-    memory = Path("/dev/shm")  # noqa: S108 - a directory of our own in it
+    memory = Path("/dev/shm")
     return memory if memory.is_dir() else None
 
 

@@ -1,7 +1,7 @@
-"""Everything that a satellite must outlive, in one run: power cuts, reordered writes, failing system calls, flipped bits.
+"""Everything that a satellite must outlive, in one run: power cuts, reordered writes, failing calls, flipped bits.
 
-Each part is a module of this package with a function that takes how many steps to leave out and returns a table, if it has
-one, and figures. What is not measured yet, or cannot be here, is null.
+Each part is a module of this package with a function that takes how many steps to leave out and returns a table, if it
+has one, and figures. What is not measured yet, or cannot be here, is null.
 """
 
 import argparse
