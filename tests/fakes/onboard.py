@@ -20,7 +20,7 @@ from onboard.installer.surroundings import Surroundings
 from onboard.store.disk import RealDisk
 from onboard.store.layout import StateLayout, make_state_directories
 from onboard.store.record import KnownRelease, OnboardRecord, RecordStore
-from onboard.store.roots import keep_root, read_root_copies
+from onboard.store.roots import forget_roots, keep_root, read_root_copies
 from onboard.telemetry import Telemetry
 from protocol.objects import ObjectKind, object_handle
 from protocol.report import UpdateState
@@ -135,8 +135,8 @@ class Board:
             Surroundings(
                 layout=self.layout,
                 store=store,
-                root=read_root_copies(self.layout, record.root_digest) or self.ground.root,
-                is_root_lost=read_root_copies(self.layout, record.root_digest) is None,
+                root=root or self.ground.root,
+                is_root_lost=root is None,
                 nonces=Nonces(store, bytes),
                 must_be_fresh=self.must_be_fresh,
                 satellite=self.ground.satellite,
