@@ -52,6 +52,7 @@ from onboard.store.layout import StateLayout
 from onboard.store.record import MessageCounters, copy_paths
 from onboard.store.slots import Damage
 from onboard.telemetry import Event, Telemetry
+from onboard.withdrawal import StationKeys
 from protocol.command import Operation
 from protocol.file_names import report_file_name
 from protocol.frame import HANDLE_SIZE, FrameCodec
@@ -150,9 +151,11 @@ class Daemon:
             arming=ArmingOptions(
                 expires_s=config.commands.arm_expires_s, may_be_blind=config.commands.is_blind_allowed
             ),
-            others={Operation.SCRUB: self._obey_scrub},
+            others={Operation.SCRUB: self._obey_scrub, Operation.WITHDRAW: self._obey_withdraw},
         )
         self.receiver = self._make_receiver(read_link_key(config.link))
+        self._station_keys = StationKeys(self._store, self.receiver.set_station_generation, self.telemetry)
+        self._station_keys.start()
         self.imports = FileImport(
             Spool(layout.imports, RealDisk(), bytes_max=config.limits.inbox_bytes_max),
             take=self.receiver.take_file,
@@ -414,6 +417,9 @@ class Daemon:
         digest = find_release(self._store.record, str(prefix)).digest if prefix is not None else None
         outcomes = await self.scrubber.scrub(digest, is_fast=bool(asked.get("now")))
         return {"releases": [outcome_fields(outcome) for outcome in outcomes]}
+
+    async def _obey_withdraw(self, args: Mapping[str, Any]) -> dict[str, Any]:
+        return await self._station_keys.withdraw(args)
 
     async def _obey_scrub(self, args: Mapping[str, Any]) -> dict[str, Any]:
         digest, is_fast = read_scrub(args)

@@ -175,6 +175,9 @@ RELEASE_FORGOTTEN = Event(
     id=63, name="release_forgotten", severity=_A, text="a release and its keys were wiped, as commanded", down=True
 )
 
+STATION_WITHDRAWN = Event(
+    id=75, name="station_withdrawn", severity=_A, text="a ground station's key was made void, as commanded", down=True
+)
 COMMAND_ACCEPTED = Event(id=70, name="command_accepted", severity=_A, text="a command is carried out")
 COMMAND_REFUSED = Event(id=71, name="command_refused", severity=_LO, text="a command is not obeyed")
 COMMAND_FAILED = Event(id=74, name="command_failed", severity=_HI, text="an error of our own", throttle=6)

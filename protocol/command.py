@@ -10,6 +10,7 @@ args       map     ask: messages [{role, content}], max_tokens, temperature_mill
                    revert: digest bin32 | nil (nil = the release before)
                    activate: update bin6 (handle of the metadata object)
                    forget: release bin32
+                   withdraw: station int, generation int (above the one it has; see `link_keys`)
                    scrub: release bin32 | nil (nil = all of them), now bool (at full speed)
 arm        int     counter of the `arm` command that this one fires } only in
 nonce      bin     what the satellite answered to that: bin16; empty if nobody could hear it } dangerous ones
@@ -42,11 +43,12 @@ class Operation(StrEnum):
     REVERT = "revert"
     ACTIVATE = "activate"
     FORGET = "forget"
+    WITHDRAW = "withdraw"
     SCRUB = "scrub"
 
 
 # What serves changes, or something is gone for good: one message, signed by mistake or recorded, must not do it.
-DANGEROUS = frozenset({Operation.REVERT, Operation.ACTIVATE, Operation.FORGET})
+DANGEROUS = frozenset({Operation.REVERT, Operation.ACTIVATE, Operation.FORGET, Operation.WITHDRAW})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -109,6 +109,7 @@ class FrameCodec:
         self._direction = direction
         self._link_key, self._station = link_key, station
         self._ciphers: dict[tuple[int, int], AESGCM] = {}
+        self._generations = [0] * STATIONS_MAX
         self._objects: list[OrderedDict[bytes, tuple[FrameKind, int]]] = [OrderedDict() for _ in range(_SLOTS)]
         self.trailer_size = CRC_SIZE if link_key is None else TAG_SIZE
 
@@ -129,6 +130,15 @@ class FrameCodec:
         slot.move_to_end(handle)
         if len(slot) > _SLOT_OBJECTS_MAX:
             slot.popitem(last=False)
+
+    def set_generation(self, station: int, generation: int) -> None:
+        """Take frames of a station under the key of a generation, and under none before it; see `link_keys`.
+
+        Tag makers that were handed out before go on with the old key: drop them.
+        """
+        assert self._station is None
+        self._generations[station] = generation
+        self._ciphers = {slot: cipher for slot, cipher in self._ciphers.items() if slot[0] & 0x0F != station}
 
     def encode(self, frame: Frame, *, is_short: bool = False) -> bytes:
         """Return the frame as it goes on the link, len(payload) + overhead (or short_overhead) bytes.
@@ -269,7 +279,9 @@ class FrameCodec:
         cipher = self._ciphers.get(slot)
         if cipher is None:
             assert self._link_key is not None
-            key = self._link_key if self._station is not None else derive_station_key(self._link_key, first & 0x0F)
+            key, station = self._link_key, first & 0x0F
+            if self._station is None:
+                key = derive_station_key(key, station, self._generations[station])
             cipher = AESGCM(derive_frame_key(key, self._direction, kind, slot[1]))
             while len(self._ciphers) >= _CIPHERS_MAX:
                 self._ciphers.pop(next(iter(self._ciphers)))

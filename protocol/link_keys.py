@@ -26,9 +26,13 @@ class Direction(StrEnum):
     DOWN = "down"
 
 
-def derive_station_key(link_key: bytes, station: int) -> bytes:
-    """Return the 32-byte key of one ground station (0 .. 15) of a satellite."""
-    return _derive(link_key, f"skyload station v1 {station}")
+def derive_station_key(link_key: bytes, station: int, generation: int = 0) -> bytes:
+    """Return the 32-byte key of one ground station (0 .. 15) of a satellite.
+
+    A `withdraw` command raises the generation, and with that makes all earlier keys of the station void.
+    """
+    suffix = f" {generation}" if generation else ""
+    return _derive(link_key, f"skyload station v1 {station}{suffix}")
 
 
 def derive_frame_key(station_key: bytes, direction: Direction, kind: int, symbol_size: int) -> bytes:

@@ -1,4 +1,4 @@
-"""`skyload station`: ground stations that fly a satellite on their own: add, list, show, export, remove. At home."""
+"""`skyload station`: ground stations that fly a satellite on their own: add, show, export, rotate, remove. At home."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from groundsegment.console import station_run, station_sync
+from groundsegment.console import station_rotate, station_run, station_sync
 from groundsegment.console.output import command, err, out, print_json
 from groundsegment.console.station_sync import AsJson, Contacts, Epoch, Profile
 
@@ -18,6 +18,7 @@ app = typer.Typer(
 )
 app.command("sync")(station_sync.sync)
 app.command("run")(station_run.run)
+app.command("rotate")(station_rotate.rotate)
 
 _Name = Annotated[str, typer.Argument(help="The station's name, as contact plans say it.")]
 _For = Annotated[str, typer.Option("--for", help="The satellite's name.")]
@@ -43,7 +44,7 @@ def add(
     """Add a ground station with a lane of its own: symbols that nobody else sends.
 
     Updates that are staged from now on have that lane; those that are staged already have not. A number that was used
-    before has the key that it had before: never give that of a stolen station again.
+    before has the key that it had before, unless that was withdrawn (`skyload station rotate`).
 
     Examples:
     ```
@@ -181,7 +182,8 @@ def remove(
 ) -> None:
     """Remove a station: what it says is not believed any more, and its number not given again.
 
-    Its lane stays empty in updates that are staged; the other stations send what is missing.
+    Its lane stays empty in updates that are staged; the other stations send what is missing. Its key stays good on
+    board: was it stolen, withdraw it first with `skyload station rotate`.
 
     Examples:
     ```
@@ -208,7 +210,7 @@ def remove(
         print_json({"satellite": satellite, "station": entry.id, "name": name})
         return
     out.print(f"{name}, station {entry.id} of {satellite}, is removed", markup=False)
-    err.print("delete its directory there. Was it stolen? docs/runbook.md says what its key can still do", markup=False)
+    err.print("delete its directory there; its key stays good on board unless it was rotated first", markup=False)
 
 
 def _number(depot: "Depot", satellite: str, wanted: int | None) -> int:
@@ -222,6 +224,6 @@ def _number(depot: "Depot", satellite: str, wanted: int | None) -> int:
     given = numbers_given(depot, satellite) | {entry.id for entry in depot.stations(satellite)}
     number = next((number for number in range(1, STATIONS_MAX) if number not in given), None)
     if number is None:
-        hint = "--number N gives that of a removed station again, with the key it had: never that of a stolen one"
+        hint = "--number N gives that of a removed station again; was it stolen, rotate its key before"
         raise InputError(f"{satellite}: all {STATIONS_MAX - 1} numbers were given", hint=hint)
     return number

@@ -5,6 +5,8 @@ station holds no link key, only that station's own: a stolen one says nothing of
 
     keys/links/NAME.key          the link key of a satellite, 64 hex digits
     keys/stations/NAME@ID.key    a station's key, where the link key is not
+
+How often a station's key was withdrawn is a counter of the journal.
 """
 
 from collections.abc import Sequence
@@ -17,6 +19,7 @@ from sqlalchemy import Engine, Row, delete, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from groundsegment.depot import tables
+from groundsegment.depot.journal import Journal
 from groundsegment.depot.records import HOME_STATION, RegisteredRelease, Satellite, Station
 from groundsegment.depot.upsert import upsert
 from groundsegment.errors import InputError, KeyStoreError, UnknownError
@@ -31,6 +34,7 @@ class Catalogue:
     """Satellites, stations, keys and releases of one depot."""
 
     path: Path
+    journal: Journal
     _engine: Engine
 
     @property
@@ -61,7 +65,15 @@ class Catalogue:
         own = self.station_key_path(satellite, station)
         if own.exists() and not self.link_key_path(satellite).exists():
             return _read_key(own, _STATION_HINT)
-        return derive_station_key(self.link_key(satellite), station)
+        return derive_station_key(self.link_key(satellite), station, self.station_generation(satellite, station))
+
+    def station_generation(self, satellite: str, station: int) -> int:
+        """How often the key of a station was withdrawn; it outlives the station, as its number does."""
+        return self.journal.allocated(_generation_name(satellite, station))
+
+    def raise_station_generation(self, satellite: str, station: int) -> int:
+        """A station's key was withdrawn on board: from now on another one is its key."""
+        return self.journal.allocate(_generation_name(satellite, station))
 
     def link_key_path(self, satellite: str) -> Path:
         """Where the link key of a satellite is."""
@@ -203,6 +215,10 @@ class Catalogue:
     def _rows(self, query: Any) -> Sequence[Row[Any]]:  # noqa: ANN401 - Select of any row
         with self._engine.connect() as connection:
             return connection.execute(query).all()
+
+
+def _generation_name(satellite: str, station: int) -> str:
+    return f"station key {satellite}@{station}"
 
 
 def _read_key(path: Path, hint: str) -> bytes:

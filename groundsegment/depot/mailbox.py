@@ -83,6 +83,12 @@ class Mailbox:
             value: int = connection.execute(select(table.c.value).where(table.c.name == name)).scalar_one()
             return value
 
+    def allocated(self, name: str) -> int:
+        """The number given out last for a name; 0 if none was."""
+        table = tables.counters
+        rows = self._rows(select(table.c.value).where(table.c.name == name))
+        return int(rows[0].value) if rows else 0
+
     def _rows(self, query: Any) -> Sequence[Row[Any]]:  # noqa: ANN401 - Select of any row
         with self._engine.connect() as connection:
             return connection.execute(query).all()

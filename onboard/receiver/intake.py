@@ -155,6 +155,10 @@ class Intake:
         if len(slot) > _SLOT_OBJECTS_MAX:
             slot.popitem()
 
+    def forget_station(self, station: int) -> None:
+        """Have the next frame of a station decoded whole: its key has changed."""
+        self._flows = {key: flow for key, flow in self._flows.items() if key[0] & 0x0F != station}
+
     def sort(self, datagrams: Iterable[tuple[bytes, Any]]) -> Batch:
         """Take datagrams, each with its sender's address."""
         batch = Batch()

@@ -114,7 +114,7 @@ class Receiver:
         options = options or ReceiverOptions()
         self._listen, self._down, self._status, self._outbox = listen, down, status, outbox
         self._inbox = Inbox(layout.inbox, disk or RealDisk())
-        self._intake = Intake(up)
+        self._intake, self._codecs = Intake(up), (up, down)
         self._core = ReceiverCore(
             session=session,
             options=_core_options(options),
@@ -155,6 +155,13 @@ class Receiver:
         """Where it listens, once started."""
         assert self._socket is not None
         return self._socket.address
+
+    def set_station_generation(self, station: int, generation: int) -> None:
+        """Take and send frames of a station under the key of a generation alone: all before it are void."""
+        for codec in self._codecs:
+            codec.set_generation(station, generation)
+        self._intake.forget_station(station)
+        self._addresses.pop(station, None)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Receive until told to stop.

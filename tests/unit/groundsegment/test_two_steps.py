@@ -16,6 +16,7 @@ from groundsegment.uplink.wire.exchange import Answer, NoAnswerError
 from groundsegment.uplink.wire.link_socket import Endpoint
 from protocol.arming import BLIND_GAP, intent_digest
 from protocol.command import Command, Operation
+from protocol.link_keys import derive_station_key
 from protocol.message import MessageKind
 from protocol.trust import command_keys
 from tests.fakes.depots import IDENTITY, LINK_KEY, NOW, make_depot, stage_bytes
@@ -242,3 +243,28 @@ def test_over_a_real_link_activate_names_the_update_and_says_each_step(depot, mo
     assert [(command.operation, command.args) for command in armory.fired] == [
         (Operation.ACTIVATE, {"update": staged.update.handle})
     ]
+
+
+def test_rotating_a_station_withdraws_its_key_on_board_and_changes_it_at_home(depot, link, monkeypatch):
+    depot.add_station("SAT-1", "inuvik", added_utc=NOW)
+    before = depot.station_key("SAT-1", 1)
+    monkeypatch.setattr(two_steps.fire, "__kwdefaults__", {**two_steps.fire.__kwdefaults__, "send": link})
+    words = ("station", "rotate", "inuvik", "--for", "SAT-1", "--link", "127.0.0.1:9", "--yes", "--json")
+    values = [json.loads(run(depot, *words).stdout) for _ in range(2)]
+
+    assert [entry["generation"] for entry in values] == [1, 2]
+    assert [command.args for command in link.armory.fired] == [
+        {"station": 1, "generation": 1},
+        {"station": 1, "generation": 2},
+    ]
+    assert depot.station_key("SAT-1", 1) == derive_station_key(LINK_KEY, 1, 2) != before
+
+
+def test_a_station_whose_rotation_was_refused_keeps_its_key(depot, link, monkeypatch):
+    depot.add_station("SAT-1", "inuvik", added_utc=NOW)
+    link.armory.reply = {"ok": False, "text": "no"}
+    monkeypatch.setattr(two_steps.fire, "__kwdefaults__", {**two_steps.fire.__kwdefaults__, "send": link})
+    result = run(depot, "station", "rotate", "inuvik", "--for", "SAT-1", "--link", "127.0.0.1:9", "--yes")
+
+    assert result.exit_code == 1
+    assert depot.station_key("SAT-1", 1) == derive_station_key(LINK_KEY, 1)
