@@ -4,7 +4,7 @@
     keys/         `groundsegment.signer` keeps its keys here; links/ and stations/ hold the keys of links
     updates/      one directory for each update: metadata.skm, bundle-00000.skb, ...; sealed, so it may be mirrored
     manifests/    what the metadata of each update says, readable: it stays at home
-    adapters/     releases that adapters make, as the satellite has them; thrown away, nothing can build on them
+    adapters/     releases that adapters make, as the satellite has them, until nothing is to build on them
     staging/      what `stage` has packed but not yet signed; it may be thrown away
     locks/        who is doing what
 

@@ -7,6 +7,7 @@ merged in. It does not know satellites or updates.
 
 import contextlib
 import hashlib
+import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,9 +22,9 @@ from protocol.adapters import base_note
 from protocol.adapters.config import CONFIG_SIZE_MAX
 from protocol.adapters.errors import AdapterError
 from protocol.adapters.header import Source
-from protocol.adapters.merge import Adapter, Merge, find_targets
+from protocol.adapters.merge import Adapter, Merge, OnCodes, find_targets
 from protocol.adapters.names import CONFIG_NAME, NOTE_NAME, WEIGHTS_NAME
-from protocol.adapters.rule import widen
+from protocol.adapters.rule import Doubles, widen
 from protocol.limits import MIB
 from protocol.manifest import FileEntry
 
@@ -118,8 +119,20 @@ class Merging:
 
     def __init__(self, source: AdapterSource, base: Mapping[str, Path]) -> None:
         self._source, self._base = source, base
+        self._change = self._lost = 0.0  # sums of squares
+        self._num_codes = self._num_moved = 0
         with refusing(source.path):
             self._merge = Merge.plan(source.adapter, _sources(base))
+
+    @property
+    def lost_share(self) -> float:
+        """Of the adapter's change to int8 weights, in its norm, what rounding to their steps took; after `entries`."""
+        return math.sqrt(self._lost / self._change) if self._change else 0.0
+
+    @property
+    def moved_share(self) -> float:
+        """Of the int8 codes that the adapter is for, how many become others; after `entries`."""
+        return self._num_moved / max(1, self._num_codes)
 
     def entries(self, base: tuple[FileEntry, ...], on_bytes: OnBytes) -> tuple[FileEntry, ...]:
         """Return what the merged files will be, without writing them.
@@ -158,14 +171,21 @@ class Merging:
         if entry.name not in self._merge.targets:
             return entry
         digest = hashlib.sha256()
-        for block in self._blocks(entry.name):
+        for block in self._blocks(entry.name, self._weigh):
             digest.update(block)
             on_bytes(len(block))
         return FileEntry(name=entry.name, size_bytes=entry.size_bytes, sha256=digest.digest())
 
-    def _blocks(self, name: str) -> Iterator[bytes]:
+    def _blocks(self, name: str, on_codes: OnCodes | None = None) -> Iterator[bytes]:
         with refusing(self._source.path):
-            yield from self._merge.blocks(name)
+            yield from self._merge.blocks(name, on_codes)
+
+    def _weigh(self, old: bytes, new: bytes, scales: Doubles, change: Doubles) -> None:
+        moved = np.frombuffer(new, np.int8).astype(np.int64) - np.frombuffer(old, np.int8)
+        lost = change - scales[:, None] * moved.reshape(change.shape)
+        self._change += float(np.square(change).sum())
+        self._lost += float(np.square(lost).sum())
+        self._num_codes, self._num_moved = self._num_codes + moved.size, self._num_moved + int(np.count_nonzero(moved))
 
 
 @contextlib.contextmanager

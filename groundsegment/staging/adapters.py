@@ -5,44 +5,49 @@
 - merge: the release is the base with the adapter merged in. Its digests are worked out here by the code that makes it
   there, the twin makes it once more, and it is kept in the depot so that later updates can build on it:
 
-    adapters/DIGEST16/     the release, as the satellite has it; it may be thrown away if nothing is to build on it
+    adapters/DIGEST16/     the release, as the satellite has it; `prune_adapters` deletes it once nothing builds on it
 
 An adapter needs its base on board: without one there is nothing to stage, and no full update in its place.
 """
 
 import hashlib
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 from groundsegment.depot.depot import Depot
-from groundsegment.depot.records import RegisteredRelease
+from groundsegment.depot.records import FlightState, RegisteredRelease
 from groundsegment.errors import GroundError, InputError
 from groundsegment.models.adapter import AdapterSource, Merging, check_fits, lay_beside, scan_adapter
 from groundsegment.models.release import ReleaseFile, ReleaseSource
 from groundsegment.packer.packing import Sources, fitting_bundle_size
-from groundsegment.packer.plan import PackPlan, survey
+from groundsegment.packer.plan import PackPlan
 from groundsegment.staging.base import (
     AUTO,
-    CURRENT,
     NONE,
     ChosenBase,
     HashedRelease,
+    asked_base,
     candidates,
-    hash_release,
     hash_source,
     open_candidate,
     why_no_candidates,
 )
+from groundsegment.staging.planning import plan_packing
 from groundsegment.staging.records import StageOptions
 from protocol.adapters import base_note
 from protocol.adapters.names import NOTE_NAME
 from protocol.manifest import AdapterEntry, AdapterUse, FileEntry, release_digest
+from protocol.report import NO_HANDLE
 
 OnBytes = Callable[[int], None]
 _DIRECTORY, _NAME_LENGTH = "adapters", 16
 _READ_SIZE = 1 << 20
+_RECENT_S = 3600  # a dry run may still be reading what it laid out
+_LOST_MAX = 0.25  # of an adapter's change, in its norm
+_CONFIRMED_KEPT = 3  # what serves, what it may go back to, and one more
 _BASE_HINT = "--base DIR names the model that it was trained on, which must be on board"
 
 
@@ -75,6 +80,12 @@ class AdapterChoice:
         """What the operator may not expect."""
         for file in self.source.skipped:
             yield f"{file.name} does not fly: {file.reason}"
+        if self.merging is not None and self.merging.lost_share > _LOST_MAX:
+            yield (
+                f"merging keeps to the steps of the base's int8 codes: {self.merging.lost_share:.0%} of the adapter's "
+                f"change is below them and lost, {self.merging.moved_share:.2%} of its codes move; --adapter beside "
+                "loses nothing"
+            )
         if not self.is_base_known:
             yield "the satellite last reported serving another release than the base: is the base on board?"
 
@@ -115,19 +126,62 @@ def choose_adapter(depot: Depot, path: Path, options: StageOptions, on_bytes: On
     assert base.release is not None
     known = [candidate.digest_start for candidate in candidates(depot, options.satellite)]
     make = _merged if options.adapter is AdapterUse.MERGE else _beside
-    choice = make(depot, source, base, base.release, options, on_bytes)
-    is_known = not known or any(base.release.digest.startswith(digest_start) for digest_start in known)
-    return replace(choice, is_base_known=is_known)
+    made = make(depot, source, base.release, on_bytes)
+    size_bytes = options.bundle_size_bytes or fitting_bundle_size(sum(entry.size_bytes for entry in made.files))
+    # Packed whole: some MB of which no base knows anything.
+    plan, sources = plan_packing(
+        made.release.digest, made.files, made.paths, None, options, bundle_size_bytes=size_bytes
+    )
+    return AdapterChoice(
+        source=source,
+        base=base,
+        release=made.release,
+        entry=made.entry,
+        plan=plan,
+        sources=sources,
+        merging=made.merging,
+        is_base_known=not known or any(base.release.digest.startswith(digest_start) for digest_start in known),
+    )
 
 
-def _merged(
-    depot: Depot,
-    source: AdapterSource,
-    base: ChosenBase,
-    old: HashedRelease,
-    options: StageOptions,
-    on_bytes: OnBytes,
-) -> AdapterChoice:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Made:
+    """What comes of an adapter and its base, and which files fly for it."""
+
+    release: HashedRelease
+    entry: AdapterEntry
+    files: tuple[FileEntry, ...]
+    paths: tuple[Path, ...]
+    merging: Merging | None = None
+
+
+def prune_adapters(depot: Depot, utc: datetime) -> None:
+    """Delete releases that adapters made and on which nothing is to build any more. The caller holds the `stage` lock.
+
+    What serves, what was confirmed last, what is on its way and what these build on stays; anything else can be made
+    again from base and adapter.
+    """
+    kept = set(_needed(depot))
+    for path in (depot.path / _DIRECTORY).glob("*"):
+        is_needed = any(path.name.startswith(digest[: len(path.name)]) for digest in kept)
+        if not is_needed and path.stat().st_mtime < utc.timestamp() - _RECENT_S:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _needed(depot: Depot) -> Iterator[str]:
+    """Yield the digests of releases to keep, or what is known of them, in hex."""
+    for satellite in depot.satellites():
+        received = depot.journal.last_report(satellite.name)
+        if received is not None and received.report.serving != NO_HANDLE:
+            yield received.report.serving.hex()
+        confirmed = sorted(depot.updates(satellite.name, [FlightState.CONFIRMED]), key=lambda update: update.sequence)
+        for update in (*depot.open_updates(satellite.name), *confirmed[-_CONFIRMED_KEPT:]):
+            yield update.release_digest.hex()
+            if update.base_digest is not None:
+                yield update.base_digest.hex()
+
+
+def _merged(depot: Depot, source: AdapterSource, old: HashedRelease, on_bytes: OnBytes) -> _Made:
     merging = Merging(source, old.paths)
     files = merging.entries(old.files, on_bytes)
     digest = release_digest(files)
@@ -136,26 +190,16 @@ def _merged(
         old, files=files, digest=digest, source=replace(old.source, path=_directory(depot, digest), skipped=())
     )
     carried = tuple(_entry(file.path, on_bytes) for file in source.files)
-    plan, sources = _plan(digest, carried, tuple(file.path for file in source.files), options)
-    return AdapterChoice(
-        source=source,
-        base=base,
+    return _Made(
         release=release,
         entry=AdapterEntry(use=AdapterUse.MERGE, files=carried),
-        plan=plan,
-        sources=sources,
+        files=carried,
+        paths=tuple(file.path for file in source.files),
         merging=merging,
     )
 
 
-def _beside(
-    depot: Depot,
-    source: AdapterSource,
-    base: ChosenBase,
-    old: HashedRelease,
-    options: StageOptions,
-    on_bytes: OnBytes,
-) -> AdapterChoice:
+def _beside(depot: Depot, source: AdapterSource, old: HashedRelease, on_bytes: OnBytes) -> _Made:
     note = base_note.encode(old.digest)
     entries = [_entry(file.path, on_bytes) for file in source.files]
     entries.append(FileEntry(name=NOTE_NAME, size_bytes=len(note), sha256=hashlib.sha256(note).digest()))
@@ -164,24 +208,20 @@ def _beside(
     if not _is_whole(directory, digest):
         lay_beside(source, old.digest, directory)
     release = hash_source(_listed(directory, source.release_name), on_bytes)
-    plan, sources = _plan(digest, release.files, tuple(file.path for file in release.source.files), options)
-    return AdapterChoice(
-        source=source,
-        base=base,
+    return _Made(
         release=release,
         entry=AdapterEntry(use=AdapterUse.BESIDE),
-        plan=plan,
-        sources=sources,
-        merging=None,
+        files=release.files,
+        paths=tuple(release.paths.values()),
     )
 
 
 def _choose_base(depot: Depot, source: AdapterSource, options: StageOptions, on_bytes: OnBytes) -> ChosenBase:
     if options.base == NONE:
         raise InputError(f"{source.path}: an adapter, which cannot fly without a base", hint=_BASE_HINT)
-    if options.base not in {AUTO, CURRENT}:
-        release = hash_release(Path(options.base), on_bytes)
-        return _fitting(source, ChosenBase(release=release, reason=f"base {release.source.release_name}, as asked"))
+    asked = asked_base(options.base, on_bytes)
+    if asked is not None:
+        return _fitting(source, asked)
     known = candidates(depot, options.satellite)
     refused: list[str] = []
     for candidate in known if options.base == AUTO else known[:1]:
@@ -234,21 +274,3 @@ def _entry(path: Path, on_bytes: OnBytes) -> FileEntry:
             size += len(block)
             on_bytes(len(block))
     return FileEntry(name=path.name, size_bytes=size, sha256=digest.digest())
-
-
-def _plan(
-    digest: bytes, files: tuple[FileEntry, ...], paths: tuple[Path, ...], options: StageOptions
-) -> tuple[PackPlan, Sources]:
-    """Plan to pack an adapter whole: some MB of which no base knows anything."""
-    bundle_size = options.bundle_size_bytes or fitting_bundle_size(sum(entry.size_bytes for entry in files))
-    plan = PackPlan(
-        satellite=options.satellite,
-        release_digest=digest,
-        files=files,
-        base_digest=None,
-        base_files=(),
-        bundle_size_bytes=bundle_size,
-        level=options.level,
-        survey=survey({path.name: path for path in paths}, {}, bundle_size_bytes=bundle_size),
-    )
-    return plan, Sources(files=tuple(path.resolve() for path in paths), base_files=())

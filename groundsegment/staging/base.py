@@ -69,6 +69,22 @@ class ChosenBase:
     reason: str
 
 
+def asked_base(asked: str, on_bytes: Callable[[int], None]) -> ChosenBase | None:
+    """Return the base whose directory the operator named; None if it is for the depot to say.
+
+    Args:
+        asked: a directory, or AUTO, CURRENT, NONE.
+        on_bytes: called with the number of bytes just read.
+
+    Raises:
+        InputError: it is no release.
+    """
+    if asked in {AUTO, CURRENT, NONE}:
+        return None
+    release = hash_release(Path(asked), on_bytes)
+    return ChosenBase(release=release, reason=f"base {release.source.release_name}, as asked")
+
+
 def hash_release(path: Path, on_bytes: Callable[[int], None]) -> HashedRelease:
     """Check a release and hash all its files.
 

@@ -6,24 +6,24 @@ for none: a full update. That is always told, and an error where the operator fo
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from groundsegment.depot.depot import Depot
 from groundsegment.errors import InputError
 from groundsegment.packer.estimating import estimate
 from groundsegment.packer.packing import Sources
-from groundsegment.packer.plan import PackPlan, survey
+from groundsegment.packer.plan import PackPlan
 from groundsegment.staging.base import (
     AUTO,
     CURRENT,
     NONE,
     ChosenBase,
     HashedRelease,
+    asked_base,
     candidates,
-    hash_release,
     open_candidate,
     why_no_candidates,
 )
+from groundsegment.staging.planning import plan_packing
 from groundsegment.staging.records import StageOptions
 
 _SAMPLES = 16
@@ -64,9 +64,9 @@ def choose(
 
     if options.base == NONE:
         return planned(ChosenBase(release=None, reason="full update, as asked"))
-    if options.base not in {AUTO, CURRENT}:
-        base = hash_release(Path(options.base), on_bytes)
-        return planned(ChosenBase(release=base, reason=f"base {base.source.release_name}, as asked"))
+    asked = asked_base(options.base, on_bytes)
+    if asked is not None:
+        return planned(asked)
     return _choose_known(depot, release, options, planned, on_bytes)
 
 
@@ -126,20 +126,8 @@ def _refuse_full(release: HashedRelease, options: StageOptions, reason: str) -> 
 
 
 def _plan(release: HashedRelease, base: ChosenBase, options: StageOptions, *, bundle_size_bytes: int) -> Choice:
-    old = base.release
-    plan = PackPlan(
-        satellite=options.satellite,
-        release_digest=release.digest,
-        files=release.files,
-        base_digest=old.digest if old else None,
-        base_files=old.files if old else (),
-        bundle_size_bytes=bundle_size_bytes,
-        level=options.level,
-        survey=survey(release.paths, old.paths if old else {}, bundle_size_bytes=bundle_size_bytes),
-    )
-    # Resolved: workers elsewhere know no directory of ours.
-    sources = Sources(
-        files=tuple(file.path.resolve() for file in release.source.files),
-        base_files=tuple(file.path.resolve() for file in old.source.files) if old else (),
+    paths = tuple(release.paths.values())
+    plan, sources = plan_packing(
+        release.digest, release.files, paths, base.release, options, bundle_size_bytes=bundle_size_bytes
     )
     return Choice(base=base, plan=plan, sources=sources)

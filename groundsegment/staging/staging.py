@@ -18,7 +18,7 @@ from groundsegment.models.adapter import is_adapter
 from groundsegment.packer.packing import Packed, fitting_bundle_size, pack
 from groundsegment.signer.key_store import KeyStore
 from groundsegment.signer.signing import check_signers, expiry, sign_update
-from groundsegment.staging.adapters import choose_adapter
+from groundsegment.staging.adapters import choose_adapter, prune_adapters
 from groundsegment.staging.base import ChosenBase, hash_release
 from groundsegment.staging.checks import (
     check_fits,
@@ -154,8 +154,10 @@ def stage(depot: Depot, prepared: Prepared, options: StageOptions, *, utc: datet
         manifest = replace(manifest, canary=_canary(options, answers), quality=found.quality)
         if found.quality is not None and options.judging is not None:
             check_quality(found.quality, options.judging)
+    update = _register(depot, prepared, options, manifest, workplace, utc)
+    prune_adapters(depot, utc)
     return Staged(
-        update=_register(depot, prepared, options, manifest, workplace, utc),
+        update=update,
         manifest=manifest,
         packed=packed,
         answers=answers,

@@ -12,7 +12,7 @@ what does not fit is refused (`AdapterError`) before the first byte. It does not
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Self
@@ -38,6 +38,9 @@ RIGHT_VALUES_MAX = 4 << 20
 _BLOCK_VALUES = 256 * 1024
 _COPY_SIZE = 1 << 20
 _FACTOR = re.compile(r"base_model\.model\.(.+)\.lora_([AB])(?:\.default)?\.weight")
+OnCodes = Callable[[bytes, bytes, Doubles, Doubles], None]
+"""(old codes, merged codes, scale of each row, change of the weights)"""
+
 _BESIDE = "serve it beside its base instead: --adapter beside"
 
 
@@ -135,8 +138,12 @@ class Merge:
             by_file[target.file] = (*by_file.get(target.file, ()), target)
         return cls(adapter=adapter, base=base, targets=by_file)
 
-    def blocks(self, file: str) -> Iterator[bytes]:
+    def blocks(self, file: str, on_codes: OnCodes | None = None) -> Iterator[bytes]:
         """Yield the bytes of a merged file, in order; those of the base where nothing changes.
+
+        Args:
+            file: its name.
+            on_codes: told what became of int8 codes, block by block.
 
         Raises:
             AdapterError: the values cannot be merged (not finite, too large).
@@ -144,11 +151,11 @@ class Merge:
         at, source = 0, self.base[file]
         for target in self.targets.get(file, ()):
             yield from _copy(source, at, target.weight.offset)
-            yield from self._weight(target)
+            yield from self._weight(target, on_codes)
             at = target.weight.end
         yield from _copy(source, at, source.size_bytes)
 
-    def _weight(self, target: Target) -> Iterator[bytes]:
+    def _weight(self, target: Target, on_codes: OnCodes | None) -> Iterator[bytes]:
         rows, columns = target.pair.shape
         right = self._right(target.pair)
         step = max(1, _BLOCK_VALUES // max(1, columns))
@@ -160,7 +167,11 @@ class Merge:
             if target.scale is None:
                 yield merge_floats(raw, target.weight.dtype, t)
             else:
-                yield merge_codes(raw, self._scales(target.scale, first, count), t)
+                scales = self._scales(target.scale, first, count)
+                merged = merge_codes(raw, scales, t)
+                if on_codes is not None:
+                    on_codes(raw, merged, scales, t)
+                yield merged
 
     def _right(self, pair: Pair) -> Doubles:
         # Row by row: the doubles are all that is ever whole.
@@ -242,6 +253,9 @@ def _check_mergeable(target: Target) -> None:
         raise AdapterError(f"{weight.name}: its adapter's rank is too large to merge on board", hint=_BESIDE)
     if weight.dtype in FLOATS and scale is None:
         return
+    if weight.name.endswith("weight_packed"):
+        hint = f"{_BESIDE}, which loses nothing; or merge it into the float model, quantize that and stage it"
+        raise AdapterError(f"{weight.name}: 4-bit codes, of whose steps an adapter's change is a small part", hint=hint)
     if weight.dtype != "I8" or scale is None or target.has_zero_points:
         raise AdapterError(f"{weight.name}: no rule to merge into {weight.dtype} of its format", hint=_BESIDE)
     if scale[1].dtype not in FLOATS or scale[1].shape not in {(rows,), (rows, 1)}:

@@ -1,11 +1,13 @@
 """Adapters are staged as adapters: what flies is some kB, what is signed is what they come to on board."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from groundsegment.depot.depot import Depot
+from groundsegment.depot.records import FlightState
 from groundsegment.models.quantize import plan_quantize, quantize
 from groundsegment.models.release import scan_release
 from protocol.adapters import base_note
@@ -75,6 +77,52 @@ def test_a_merged_release_is_signed_and_kept_and_the_adapter_flies(ground):
     with Depot.open(Path("depot")) as depot:
         assert read_release(depot.find_release(manifest.release_digest).path) == expected
     assert staged["installed_bytes"] == manifest.memory_bytes == sum(map(len, expected.values()))
+
+
+def test_merging_into_coarse_codes_says_what_is_lost(ground):
+    quantize(plan_quantize(scan_release(Path("v1")), format_name="int8"), Path("v1-int8"))
+    words = ("--base", "v1-int8", "--adapter", "merge", "--no-canary", "--dry-run")
+    make_tiny_adapter(ground / "lora", ground / "v1", seed=2, gain=0.2)
+    loud = run_json("lora", *words)["warnings"]
+    make_tiny_adapter(ground / "quiet", ground / "v1", seed=2, gain=0.002)
+    (quiet,) = run_json("quiet", *words)["warnings"]
+    assert not any("lost" in warning for warning in loud)
+    lost, moved = (float(share.split()[-1]) for share in quiet.split("%")[:2])
+    assert lost > 90
+    assert moved < 1
+    assert "--adapter beside loses nothing" in quiet
+
+
+def adapters_of(ground):
+    return {path.name for path in (ground / "depot" / "adapters").iterdir()}
+
+
+def confirm(staged, *, sequence):
+    """Let the satellite confirm an update, and serve it."""
+    with Depot.open(Path("depot")) as depot:
+        depot.set_update_state(bytes.fromhex(staged["update"]), FlightState.CONFIRMED)
+    report_serving(staged["release_digest"], accepted=sequence, sequence=sequence)
+
+
+def test_releases_of_adapters_go_once_nothing_builds_on_them(ground):
+    flown = []
+    for seed in range(4):
+        make_tiny_adapter(ground / "lora", ground / "v1", seed=seed)
+        flown.append(run_json("lora", "--base", "v1", "--no-canary"))
+        confirm(flown[-1], sequence=seed + 2)
+        for path in (ground / "depot" / "adapters").iterdir():
+            os.utime(path, (0, 0))
+    make_tiny_adapter(ground / "lora", ground / "v1", seed=99)
+    last = run_json("lora", "--base", "v1", "--no-canary")
+    assert adapters_of(ground) == {staged["release_digest"][:16] for staged in (*flown[-3:], last)}
+
+
+def test_what_a_dry_run_has_just_laid_out_stays_while_another_stages(ground):
+    run_json("lora", "--base", "v1", "--dry-run", "--no-canary")
+    (laid_out,) = adapters_of(ground)
+    make_tiny_adapter(ground / "lora", ground / "v1", seed=7)
+    run_json("lora", "--base", "v1", "--no-canary")
+    assert laid_out in adapters_of(ground)
 
 
 def test_what_comes_next_builds_on_the_merged_release(ground):
@@ -169,7 +217,7 @@ def test_a_dry_run_registers_nothing(ground):
         (["pickle", "--base", "v1"], "a pickle"),
         (["empty", "--base", "v1"], "weights are not there"),
         (["wild", "--base", "v1"], "not finite"),
-        (["lora", "--base", "int4", "--adapter", "merge"], "no rule"),
+        (["lora", "--base", "int4", "--adapter", "merge"], "4-bit codes, of whose steps"),
     ],
 )
 def test_what_cannot_fly_is_refused_with_a_hint(ground, words, said):
