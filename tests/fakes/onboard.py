@@ -127,6 +127,9 @@ class Board:
             self.crash_point = Cutter(self.crash_point.at)
         store = self.open_store()
         record = store.record
+        root = read_root_copies(self.layout, record.root_digest)  # as `onboard.state.open_root` does
+        if root is not None:
+            forget_roots(self.layout, but=record.root_digest)
         old, self.serving = self.serving, FakeServing()
         for name in ("fails_to_load", "answers_wrongly", "dies_on_probation"):
             setattr(self.serving, name, getattr(old, name))
