@@ -57,13 +57,16 @@ class Reader:
         Raises:
             DecodeError: it is above `highest`, cut off, or longer than it need be.
         """
-        value = 0
+        value, data, start = 0, self._data, self._at
         for place in range(_BYTES_MAX):
-            byte = self.take(1)[0]
+            if start + place == len(data):
+                raise DecodeError(f"{self._what}: ends at {len(data)}, {len(data) + 1} expected")
+            byte = data[start + place]
             value |= (byte & 0x7F) << 7 * place
             if byte <= 0x7F:
                 if value > highest or (place and not byte):
                     break
+                self._at = start + place + 1
                 return value
         raise DecodeError(f"{self._what}: a number that is not in 0 .. {highest}")
 

@@ -15,7 +15,6 @@ its bytes, the low nibble first.
 Where codes of a lot are is found by counting them, group by group: all work but that is for what changed. Pure.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
@@ -78,10 +77,8 @@ class Lots:
         return int(self.lot_of.max()) + 1
 
     def marks(self, rows: Bytes) -> Bytes:
-        """Return for each byte of rows which codes it holds: bit 2 n of lot n + 1 the low, bit 2 n + 1 the high one."""
-        low = np.where(
-            self.lot_of > 0, np.uint8(1) << 2 * (self.lot_of.astype(np.uint8) - np.uint8(self.lot_of > 0)), 0
-        )
+        """Return which codes each byte of rows holds: bit 2 n says that the low one is of lot n, 2 n + 1 the high."""
+        low = np.uint8(1) << 2 * self.lot_of
         table = (low[None, :] | low[:, None] << 1).astype(np.uint8).tobytes()
         return np.frombuffer(rows.tobytes().translate(table), np.uint8).reshape(rows.shape)
 
@@ -91,7 +88,7 @@ class Lots:
         counts = np.empty((self.number, marks.shape[0]), np.uint8)
         counts[0] = 2 * marks.shape[1]
         for lot in range(1, self.number):
-            mask = np.frombuffer(bytes([3 << 2 * lot - 2]) * words.itemsize, words.dtype)[0]
+            mask = np.frombuffer(bytes([3 << 2 * lot]) * words.itemsize, words.dtype)[0]
             bits = np.bitwise_count(words & mask)
             counts[lot] = bits[:, 0]
             for column in range(1, bits.shape[1]):  # a sum along so short an axis takes four times as long
@@ -109,14 +106,12 @@ class _Sequences:
         ends: for each lot and each of these groups, where its codes end among those of all sequences.
         starts: of each sequence, among the same.
         lengths: of each.
-        num_lots: how many lots there are.
     """
 
     groups: Index
     ends: NDArray[np.int32]
     starts: list[int]
     lengths: list[int]
-    num_lots: int
 
     @classmethod
     def of(cls, buckets: list[Index], counts: Bytes) -> Self:
@@ -127,7 +122,7 @@ class _Sequences:
         bounds = ends[(last + groups.size * np.arange(counts.shape[0])[:, None] - 1).reshape(-1)].tolist()
         starts = [0, *bounds[:-1]]
         lengths = [end - start for start, end in zip(starts, bounds, strict=True)]
-        return cls(groups, ends, starts, lengths, counts.shape[0])
+        return cls(groups, ends, starts, lengths)
 
 
 def encode(differences: Bytes, predicted: Bytes, buckets: list[Index], lots: Lots, *, level: int) -> list[Stream]:
@@ -183,39 +178,30 @@ def decode(packed: Stream, values: Stream, predicted: Bytes, buckets: list[Index
     differences = streams.decode(values, np.uint8, sum(each.size for each in places))
     if differences.size and differences.max() > 15:
         raise DecodeError(f"a difference of {differences.max()} where four bits belong")
-    nibbles = [_look_up(lot, found, sequences, marks) for lot, found in _chunks(places, sequences)]
-    if nibbles:
-        _add(predicted.reshape(-1), np.concatenate(nibbles), differences, lots)
+    everywhere = np.concatenate([each + start for each, start in zip(places, sequences.starts, strict=True)])
+    flat = predicted.reshape(-1)
+    for start in range(0, everywhere.size, _CHUNK):
+        chunk = slice(start, start + _CHUNK)
+        nibbles = _look_up(everywhere[chunk].astype(np.int32), sequences, marks)
+        _add(flat, nibbles, differences[chunk], lots)
     return predicted
 
 
-def _chunks(places: list[NDArray[np.int64]], sequences: _Sequences) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """Yield lots and places among all sequences, in their order; a few thousand at a time: their rows are taken."""
-    everywhere = [each + start for each, start in zip(places, sequences.starts, strict=True)]
-    per_lot = len(everywhere) // sequences.num_lots
-    for lot in range(sequences.num_lots):
-        mine = np.concatenate(everywhere[lot * per_lot : (lot + 1) * per_lot])
-        for start in range(0, mine.size, _CHUNK):
-            yield lot, mine[start : start + _CHUNK]
-
-
-def _look_up(lot: int, everywhere: NDArray[np.int64], sequences: _Sequences, marks: Bytes) -> NDArray[np.int64]:
-    """Return which nibbles of a lot are at some places among all sequences, counted from the first."""
+def _look_up(everywhere: NDArray[np.int32], sequences: _Sequences, marks: Bytes) -> NDArray[np.int64]:
+    """Return which nibbles are at some rising places among all sequences, counted from the first."""
     at = np.searchsorted(sequences.ends, everywhere, side="right")
-    ranks = everywhere - np.where(at > 0, sequences.ends[at - 1], 0)
-    groups = sequences.groups[at - lot * sequences.groups.size]
+    before = np.take(sequences.ends, at - 1)
+    before[: np.searchsorted(at, 1)] = 0
+    ranks = (everywhere - before).astype(np.uint8)
+    lot, place = np.divmod(at, sequences.groups.size)
+    groups = sequences.groups[place]
     rows = grouped.take_rows(marks, groups)
-    if lot:
-        rows >>= np.uint8(2 * lot - 2)
-    else:  # what has no mark
-        rows |= rows >> np.uint8(2) | rows >> np.uint8(4)
-        np.invert(rows, out=rows)
+    rows >>= (2 * lot).astype(np.uint8)[:, None]
     rows &= np.uint8(3)
     ends = _sums(rows - (rows >> np.uint8(1)))
-    columns = (ends > ranks[:, None].astype(np.uint8)).argmax(axis=1)
-    one = np.arange(columns.size)
-    pairs = rows[one, columns]
-    is_last = ends[one, columns] - ranks == 1  # of this byte
+    columns = (ends > ranks[:, None]).argmax(axis=1)
+    pairs = rows[np.arange(columns.size), columns]
+    is_last = np.take(ends, np.arange(0, ends.size, ends.shape[1]) + columns) - ranks == 1  # of this byte
     is_high = np.where(pairs == 3, is_last, pairs == 2)
     nibbles: NDArray[np.int64] = 2 * (groups * rows.shape[1] + columns) + is_high
     return nibbles
@@ -240,7 +226,7 @@ def _add(flat: Bytes, places: NDArray[np.int64], said: Bytes, lots: Lots) -> Non
         old = flat[at]
         codes = old >> 4 if is_high else old & np.uint8(15)
         new = codes + np.where(lots.is_turned[codes] == 1, -more, more) & np.uint8(15)
-        flat[at] = old & np.uint8(15) | new << np.uint8(4) if is_high else old & np.uint8(0xF0) | new
+        flat[at] = old & np.uint8(15) | new * np.uint8(16) if is_high else old & np.uint8(0xF0) | new
 
 
 def _codes_of(predicted: Bytes, groups: Index) -> Bytes:
