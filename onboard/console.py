@@ -131,6 +131,7 @@ def _releases(args: argparse.Namespace) -> int:
                 "size_bytes": size,
                 "is_current": known.digest == record.current,
                 "is_previous": known.digest == record.previous,
+                "is_golden": known.digest == record.golden,
                 "directory": str(layout.release(known.digest)),
             }
         )
@@ -138,7 +139,8 @@ def _releases(args: argparse.Namespace) -> int:
         _print_json(rows)
         return 0
     for row in rows:
-        role = "current" if row["is_current"] else "previous" if row["is_previous"] else ""
+        roles = [role for role in ("current", "previous", "golden") if row[f"is_{role}"]]
+        role = roles[0] if roles else ""
         size_text = "damaged" if row["size_bytes"] is None else f"{row['size_bytes'] / 1e6:.1f} MB"
         print(f"{row['digest'][:16]}  {row['sequence']:>6}  {size_text:>12}  {role:<8}  {row['name']}")
     if not rows:
@@ -219,7 +221,7 @@ def _provision(args: argparse.Namespace) -> int:
     name = args.name or args.directory.resolve().name
     if not is_safe_name(name):
         raise ConfigError(f"--name: {name!r} must be one word of A-Z a-z 0-9 . _ -", hint="give another --name")
-    known, is_new = provision(load_config(args.config), args.directory, name=name)
+    known, is_new = provision(load_config(args.config), args.directory, name=name, is_golden=args.golden)
     if args.json:
         _print_json({"digest": known.digest.hex(), "name": known.name, "is_new": is_new})
     else:
@@ -397,6 +399,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     provision.add_argument("directory", type=Path, help="model directory: config.json, tokenizer, safetensors")
     provision.add_argument("--name", default="", help="what people call it; default: the directory's name")
+    provision.add_argument(
+        "--golden",
+        action="store_true",
+        help="a small model that is never deleted and serves when nothing else can; what serves already goes on",
+    )
     _takes_config(provision)
     _takes_json(provision)
     _add_import(commands)

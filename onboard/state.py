@@ -154,8 +154,14 @@ def open_root(layout: StateLayout, config: Config, store: RecordStore) -> Opened
     return OpenedRoot(data=kit.data, num_mended=NUM_COPIES if record.root_digest is not None else 0)
 
 
-def provision(config: Config, model: Path, *, name: str) -> tuple[KnownRelease, bool]:
+def provision(config: Config, model: Path, *, name: str, is_golden: bool = False) -> tuple[KnownRelease, bool]:
     """Copy a model directory in as a confirmed release that serves: before launch, without a signature.
+
+    Args:
+        config: of the satellite.
+        model: the directory.
+        name: what people call it.
+        is_golden: it is never deleted, and serves when nothing else can; what serves already goes on.
 
     Returns:
         The release, and whether it was new.
@@ -187,9 +193,14 @@ def provision(config: Config, model: Path, *, name: str) -> tuple[KnownRelease, 
                 f"{len(record.releases)} releases are on board, and there is room for no more in the record",
                 hint="start the daemon once: it deletes those beyond install.keep_releases",
             )
-        previous = record.current if record.current != release.digest else record.previous
-        point_current(layout, release.digest)
-        store.store(replace(record.with_release(known), current=release.digest, previous=previous))
+        record = record.with_release(known)
+        if is_golden:
+            record = replace(record, golden=release.digest)
+        if not is_golden or record.current is None:
+            previous = record.current if record.current != release.digest else record.previous
+            point_current(layout, release.digest)
+            record = replace(record, current=release.digest, previous=previous)
+        store.store(record)
         return known, is_new
 
 

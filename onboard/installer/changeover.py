@@ -158,15 +158,29 @@ class Changeover:
             async with self.turn():
                 if self._shelf.store.record.current != digest:
                     return  # a trial has replaced it while we waited
-                known = self._shelf.choose(None)
-                if known.digest in self._left_for_failing:
-                    raise UnknownError("the release before fails as well", hint="uplink another one")
-                await self._go_back_to(known)
-        except (UnknownError, InstallError, ServingProblem) as error:
+                known = await self._go_back_to_any()
+        except (UnknownError, ServingProblem) as error:
             self._left_for_failing.discard(digest)  # try again at its next failure
             self._telemetry.emit(events.REVERT_FAILED, release=digest.hex()[:16], error=str(error))
         else:
             self._telemetry.emit(events.RETURNED, release=known.digest.hex()[:16], name=known.name)
+
+    async def _go_back_to_any(self) -> KnownRelease:
+        """Let the first release serve that can: the one before, others, the golden one at last; returns it.
+
+        Raises:
+            UnknownError: none is left, or the last one failed as well.
+        """
+        failing = set(self._left_for_failing)
+        while True:
+            known = self._shelf.choose(None, but=failing)
+            try:
+                await self._go_back_to(known)
+            except InstallError as error:  # its fault: there may be another one
+                failing.add(known.digest)
+                self._telemetry.emit(events.REVERT_FAILED, release=known.digest.hex()[:16], error=str(error))
+            else:
+                return known
 
     async def _go_back_to(self, known: KnownRelease) -> None:
         """Let a confirmed release serve instead of the current one."""

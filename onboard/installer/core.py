@@ -251,6 +251,7 @@ def releases_to_delete(
     needed: Collection[bytes | None],
     keep: int,
     floor: int,
+    golden: bytes | None = None,
 ) -> tuple[bytes, ...]:
     """Choose the releases that may go.
 
@@ -260,25 +261,34 @@ def releases_to_delete(
         needed: nor do these: what pending updates make or build on.
         keep: how many may stay, the serving one included.
         floor: no release with a smaller sequence may ever serve again, so none is worth keeping.
+        golden: stays whatever its sequence, beside those.
     """
-    others = [r.digest for r in on_board if r.digest != serving and r.sequence >= floor]
-    kept = {serving, *needed, *others[: keep - 1]}
+    others = [r.digest for r in on_board if r.digest not in {serving, golden} and r.sequence >= floor]
+    kept = {serving, golden, *needed, *others[: keep - 1]}
     return tuple(r.digest for r in on_board if r.digest not in kept)
 
 
 def release_to_return_to(
-    on_board: Sequence[OnBoard], *, leaving: bytes | None, previous: bytes | None, floor: int
+    on_board: Sequence[OnBoard],
+    *,
+    leaving: Collection[bytes | None],
+    previous: bytes | None,
+    floor: int,
+    golden: bytes | None = None,
 ) -> OnBoard | None:
-    """The release to go back to: `previous` if it may serve, else the latest used one that may; never the one we leave.
+    """The release to go back to: `previous` if it may serve, else the latest used one that may, else the golden one.
 
     Args:
         on_board: latest used first.
-        leaving: what serves now.
+        leaving: never one of these: what serves now, and what failed to take over from it.
         previous: what served before it.
         floor: lowest sequence that may serve.
+        golden: the last resort, whatever its sequence.
     """
-    candidates = [r for r in on_board if r.digest != leaving and r.sequence >= floor]
-    return next((r for r in candidates if r.digest == previous), candidates[0] if candidates else None)
+    candidates = [r for r in on_board if r.digest not in leaving]
+    allowed = [r for r in candidates if r.digest != golden and r.sequence >= floor]
+    allowed.sort(key=lambda r: r.digest != previous)  # stable: the latest used first
+    return next(iter([*allowed, *(r for r in candidates if r.digest == golden)]), None)
 
 
 REASON_TEXT: Mapping[Reason, str] = {

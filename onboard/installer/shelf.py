@@ -57,8 +57,12 @@ class Shelf:
         """A sealed release as a trial takes it."""
         return Candidate(digest=digest, name=name, directory=self.layout.release(digest))
 
-    def choose(self, digest: bytes | None) -> KnownRelease:
-        """Return the release to serve instead of the current one; None means the one before.
+    def choose(self, digest: bytes | None, *, but: Collection[bytes] = ()) -> KnownRelease:
+        """Return the release to serve instead of the current one; None means the one before, or the golden one at last.
+
+        Args:
+            digest: of the release.
+            but: none of these is "the one before".
 
         Raises:
             UnknownError: there is none that may.
@@ -66,7 +70,11 @@ class Shelf:
         record = self.store.record
         if digest is None:
             found = release_to_return_to(
-                _on_board(record), leaving=record.current, previous=record.previous, floor=record.floor
+                _on_board(record),
+                leaving={record.current, *but},
+                previous=record.previous,
+                floor=record.floor,
+                golden=record.golden,
             )
             known = record.release(found.digest) if found else None
             if known is None:
@@ -75,7 +83,7 @@ class Shelf:
         known = record.release(digest)
         if known is None:
             raise UnknownError(f"no confirmed release {digest.hex()[:16]} on board", hint=_LISTING_HINT)
-        if known.sequence < record.floor:
+        if known.sequence < record.floor and digest != record.golden:
             raise UnknownError(
                 f"release {digest.hex()[:16]} has sequence {known.sequence}, below the floor {record.floor}",
                 hint="a signed update forbade releases this old",
@@ -130,6 +138,7 @@ class Shelf:
             needed={self.serving.release, *made, *self.needed_bases()},
             keep=self.keep_releases,
             floor=record.floor,
+            golden=record.golden,
         )
 
     def needed_bases(self) -> frozenset[bytes]:

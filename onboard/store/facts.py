@@ -28,7 +28,7 @@ from protocol.trust import ALL_CLOSED
 RECORD_SIZE_MAX = DATA_SIZE_MAX
 PENDING_MAX = UPDATES_MAX  # at once: a report must have a seat for each
 ENDED_MAX = 4  # remembered with how they ended, newest first
-RELEASES_MAX = 15  # known at once: six kept, what pending updates make or build on, and the one just confirmed
+RELEASES_MAX = 16  # at once: six kept, what pending updates make or build on, the one just confirmed, the golden one
 NONCES_MAX = 2  # what was told a little before counts as fresh, too
 REJECTED_MAX = 16  # updates remembered as rejected, newest first
 FIRST_GENERATIONS = (0,) * STATIONS_MAX

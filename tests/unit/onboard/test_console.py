@@ -62,6 +62,16 @@ def test_provisioning_twice_changes_nothing_and_another_one_becomes_current(cons
     ]
 
 
+def test_a_golden_release_does_not_take_over_from_what_serves_and_serves_where_nothing_does(console, tmp_path):
+    first, small = write_files(tmp_path / "first", OLD), write_files(tmp_path / "small", NEW)
+    console("provision", small, "--golden")
+    assert (tmp_path / "kit/state/current").resolve().name == digest_of(NEW).hex()[:16]
+    console("provision", first)
+    console("provision", small, "--golden")
+    rows = [(row["name"], row["is_current"], row["is_golden"]) for row in console.json("releases")]
+    assert sorted(rows) == [("first", True, False), ("small", False, True)]
+
+
 def test_damage_is_found_named_and_has_its_exit_code(console, tmp_path):
     console("provision", write_files(tmp_path / "first", OLD))
     path = tmp_path / "kit/state/releases" / digest_of(OLD).hex()[:16] / "model.safetensors"

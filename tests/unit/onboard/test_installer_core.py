@@ -1,6 +1,7 @@
 """The table of states over its whole product, and the decisions beside it."""
 
 import itertools
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -161,9 +162,21 @@ def test_a_release_below_the_floor_is_not_worth_keeping():
 def test_we_return_to_the_release_before_and_never_below_the_floor():
     on_board = board(5, 4, 3)
     leaving, previous = bytes([5] * 32), bytes([3] * 32)
-    assert release_to_return_to(on_board, leaving=leaving, previous=previous, floor=0).sequence == 3
-    assert release_to_return_to(on_board, leaving=leaving, previous=previous, floor=4).sequence == 4
-    assert release_to_return_to(on_board, leaving=leaving, previous=previous, floor=5) is None
+    assert release_to_return_to(on_board, leaving={leaving}, previous=previous, floor=0).sequence == 3
+    assert release_to_return_to(on_board, leaving={leaving}, previous=previous, floor=4).sequence == 4
+    assert release_to_return_to(on_board, leaving={leaving}, previous=previous, floor=5) is None
+
+
+def test_the_golden_release_is_the_last_resort_whatever_the_floor_and_never_goes():
+    on_board = board(5, 4, 1)
+    five, four, golden = (bytes([n] * 32) for n in (5, 4, 1))
+    back = partial(release_to_return_to, on_board, previous=golden, golden=golden)
+    assert back(leaving={five}, floor=0).digest == four
+    assert back(leaving={five}, floor=5).digest == golden
+    assert back(leaving={five, four}, floor=0).digest == golden
+    assert back(leaving={five, four, golden}, floor=0) is None
+    assert releases_to_delete(on_board, serving=five, needed=(), keep=1, floor=5, golden=golden) == (four,)
+    assert releases_to_delete(on_board, serving=five, needed=(), keep=2, floor=0, golden=golden) == ()
 
 
 def test_every_reason_has_words():

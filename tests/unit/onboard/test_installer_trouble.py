@@ -8,6 +8,7 @@ import pytest
 from onboard.errors import StoreFailedError, StoreFullError, UnknownError
 from onboard.installer import housekeeping, intake, release, shelf
 from onboard.installer.core import Fate
+from onboard.store.record import RecordStore
 from onboard.telemetry import EVENTS, Severity
 from protocol.objects import ObjectKind, handle_of_digest
 from protocol.report import Reason, UpdateState
@@ -72,6 +73,49 @@ def test_a_return_from_a_failing_release_does_not_undo_the_update_that_replaced_
 
     asyncio.run(run())
     assert board.record.current == update.digest == board.serving.release
+
+
+def golden_board(board, ground):
+    """The golden release, an old one, and a newer one that serves and forbids what is older than itself or not."""
+    golden = board.provision(NEWER, "golden")
+    old = board.provision(OLD)
+    store = RecordStore(board.layout.record)
+    store.load()
+    store.store(replace(store.record, golden=golden))
+    return golden, old
+
+
+def test_when_nothing_else_loads_the_golden_release_serves(board, ground):
+    golden, old = golden_board(board, ground)
+    update = ground.make_update(NEW, base=OLD)
+    asyncio.run(board.fly(update))
+    board.serving.fails_to_load = {old}
+
+    async def run():
+        async with board.life() as installer:
+            installer.worker_failed(update.digest, "segmentation fault", failures=3)
+            await settled(installer)
+            return board.telemetry.counters()
+
+    counters = asyncio.run(run())
+    assert board.record.current == golden == board.serving.release
+    assert (counters["revert_failed"], counters["returned"]) == (1, 1)
+
+
+def test_the_golden_release_is_never_deleted_and_may_be_reverted_to_below_the_floor(tmp_path, ground):
+    board = Board(tmp_path, ground, keep_releases=1)
+    golden, old = golden_board(board, ground)
+    asyncio.run(board.fly(ground.make_update(NEW, base=OLD, floor=1)))
+    assert board.record.floor == 1
+
+    async def run():
+        async with board.life() as installer:
+            await settled(installer)
+            await installer.revert(golden)
+
+    asyncio.run(run())
+    assert board.record.release(old) is None
+    assert board.record.current == golden == board.serving.release
 
 
 def test_a_release_that_was_left_and_is_chosen_again_is_left_again_when_it_goes_on_failing(board, ground):
