@@ -22,7 +22,7 @@ from protocol.errors import DecodeError
 
 _DTYPES: dict[int, Any] = {1: np.uint8, 2: np.uint16, 4: np.uint32}
 _RANKS_MAX = 2**16
-_LEVEL_OF_TRIAL = 8  # quick, and within a thousandth
+_LEVEL_OF_TRIAL = 8  # of whole fields: quick, and within a thousandth
 _LEVEL_IF_WHOLE = 10  # more bins save a few bytes in 100,000, and take twice the time
 _LEVEL_IF_DELTA = 12  # rare differences need bins of their own
 _TABLE_PAYS = 2**13  # values: from there on a table of all words is faster than a sort
@@ -78,9 +78,14 @@ def encode(new: Values, old: Values | None, classes: Classes, *, level: int) -> 
     ways = [_Way(Form(cuts), values)]
     if old is None and values.itemsize > 1:
         ways += _with_dictionary(values, classes, level)
-    best = _smallest(ways, classes)
-    best = _smallest([best, replace(best, form=replace(best.form, cuts=()))], classes) if best.form.cuts else best
-    return best.form, best.encode(classes, min(level, _LEVEL_IF_WHOLE) if old is None else max(level, _LEVEL_IF_DELTA))
+    if old is None:
+        trial, level = _LEVEL_OF_TRIAL, min(level, _LEVEL_IF_WHOLE)
+    else:
+        trial = level = max(level, _LEVEL_IF_DELTA)
+    best = _smallest(ways, classes, trial)
+    if best.form.cuts:
+        best = _smallest([best, replace(best, form=replace(best.form, cuts=()))], classes, trial)
+    return best.form, best.encode(classes, level)
 
 
 def decode(source: StreamReader, old: Values | None, classes: Classes, form: Form, size: int) -> Values:
@@ -136,11 +141,9 @@ def _with_dictionary(values: Values, classes: Classes, level: int) -> list[_Way]
     return [_Way(Form(cuts, has_dictionary=True), ranks.astype(np.uint16), (gaps,))]
 
 
-def _smallest(ways: list[_Way], classes: Classes) -> _Way:
-    """Return the way that takes the fewest bytes, as far as a quick trial tells."""
-    if len(ways) == 1:
-        return ways[0]
-    return min(ways, key=lambda way: _size(way.form, way.encode(classes, _LEVEL_OF_TRIAL)))
+def _smallest(ways: list[_Way], classes: Classes, level: int) -> _Way:
+    """Return the way that takes the fewest bytes, as far as a trial tells."""
+    return ways[0] if len(ways) == 1 else min(ways, key=lambda way: _size(way.form, way.encode(classes, level)))
 
 
 def _rank(values: Values) -> tuple[Values, NDArray[np.intp]]:
