@@ -21,7 +21,7 @@ from groundsegment.signer.key_entry import import_entry, open_signer
 from groundsegment.signer.key_file import read_key
 from groundsegment.signer.key_store import KeyStore
 from groundsegment.signer.passphrase import Passphrase
-from groundsegment.signer.roots import COMPACT, num_signed, role_keyids, sign_root
+from groundsegment.signer.roots import COMPACT, add_signature, num_signed, role_keyids
 from groundsegment.signer.rotation import pending
 from protocol.errors import DecodeError
 from protocol.roots import TrustedRoot, read_root
@@ -134,7 +134,7 @@ def sign_ceremony(ceremony: Ceremony, signer: Signer) -> Ceremony:
     if keyid not in names:
         hint = "the root keys are " + ", ".join(sorted(name[:16] for name in names))
         raise KeyStoreError(f"key {keyid[:16]} is a root key of neither root", hint=hint)
-    sign_root(ceremony.metadata, signer)
+    add_signature(ceremony.metadata, signer)
     replace_durably(ceremony.path, ceremony.metadata.to_bytes(COMPACT), mode=0o644)
     return replace(ceremony, missing=_missing(ceremony))
 

@@ -73,7 +73,7 @@ def read_public(path: Path, uri: str | None) -> KeyEntry:
     hint = "a .public file that `skyload keys make` wrote, or the PEM file of a public key"
     try:
         data = path.read_bytes()[:_SIZE_MAX]
-        if b"-----BEGIN" not in data:
+        if data.lstrip().startswith(b"{"):
             entry = read_entry(path)
             assert entry is not None
             return KeyEntry(key=entry.key, uri=uri or entry.uri)

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from securesystemslib.signer import Signer, SSlibKey
+from tuf.api.exceptions import UnsignedMetadataError
 from tuf.api.metadata import Metadata, Root
 from tuf.api.serialization.json import JSONSerializer
 
@@ -104,9 +105,18 @@ def role_of(name: str) -> str:
     return "root-pq" if name in POST_QUANTUM_NAMES else name
 
 
-def sign_root(metadata: Metadata[Root], signer: Signer) -> None:
-    """Add a signature."""
-    metadata.sign(signer, append=True)
+def add_signature(metadata: Metadata[Any], signer: Signer) -> None:
+    """Add a signature.
+
+    Raises:
+        KeyStoreError: whatever signs would not.
+    """
+    try:
+        metadata.sign(signer, append=True)
+    except UnsignedMetadataError as error:
+        if isinstance(error.__cause__, KeyStoreError):
+            raise error.__cause__ from None
+        raise KeyStoreError(str(error), hint="`skyload keys list` shows where each key is") from error
 
 
 def check_root(data: bytes, current: bytes | None) -> None:

@@ -23,7 +23,7 @@ from groundsegment.errors import KeyStoreError
 from groundsegment.signer.files import replace_durably, sync_directory, write_new
 from groundsegment.signer.key_entry import KeyEntry, read_entry, write_entry
 from groundsegment.signer.key_store import KNOWN_NAMES, ONLINE_NAMES, POST_QUANTUM_NAMES, ROOT_NAMES, KeyStore, make_key
-from groundsegment.signer.roots import COMPACT, check_root, next_root, num_signed, role_keyids, role_of, sign_root
+from groundsegment.signer.roots import COMPACT, add_signature, check_root, next_root, num_signed, role_keyids, role_of
 from protocol.roots import read_root
 
 
@@ -108,7 +108,7 @@ def sign_here(store: KeyStore) -> NextRoot:
             if place.can_sign(name):
                 signer = place.signer(name)
                 if signer.public_key.keyid not in metadata.signatures:
-                    sign_root(metadata, signer)
+                    add_signature(metadata, signer)
     return _keep(store, metadata)
 
 

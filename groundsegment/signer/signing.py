@@ -12,7 +12,7 @@ from tuf.api.metadata import Metadata, MetaFile, Root, Signed, Snapshot, TargetF
 
 from groundsegment.errors import KeyStoreError
 from groundsegment.signer.key_store import COMMAND_NAME, KNOWN_NAMES, ONLINE_NAMES, POST_QUANTUM_NAMES, KeyStore
-from groundsegment.signer.roots import COMPACT, check_root, first_root, sign_root, whole_seconds
+from groundsegment.signer.roots import COMPACT, add_signature, check_root, first_root, whole_seconds
 from groundsegment.signer.rotation import keep_first
 from protocol.command import Command
 from protocol.errors import ProtocolError
@@ -40,7 +40,7 @@ def create_trust(store: KeyStore, *, utc: datetime, is_post_quantum: bool = Fals
     metadata = first_root({name: store.public_key(name) for name in names}, utc=utc)
     for name, signer in signers.items():
         if name.startswith("root"):
-            sign_root(metadata, signer)
+            add_signature(metadata, signer)
     data: bytes = metadata.to_bytes(COMPACT)
     check_root(data, None)
     assert list(command_keys(data).values()) == [store.load(COMMAND_NAME).public]
@@ -159,7 +159,7 @@ def _chain(store: KeyStore, root_version: int | None) -> tuple[bytes, tuple[byte
 
 def _signed(role: Signed, signer: Signer) -> bytes:
     metadata: Metadata[Any] = Metadata(role)
-    metadata.sign(signer, append=True)
+    add_signature(metadata, signer)
     return metadata.to_bytes(COMPACT)
 
 
