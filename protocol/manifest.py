@@ -6,7 +6,8 @@ One msgpack map, at most 64 kB. Its bytes are a TUF target: they are hashed as t
     sequence   int          number of this update; a release is never older than the floor it was sent with
     satellites [str]        who may install it
     release    {name: str, digest: bin32, files: [[name: str, size: int, sha256: bin32], ...]}  rising by name
-    base       bin32 | nil  digest of the release that segments may refer to
+    base       bin32 | nil  digest of the release that segments may refer to; the release's own: a repair, whose
+                            segments bring what was lost and refer to the rest
     bundles    [[size: int, sha256: bin32, segments: int], ...]   in order; segment numbers count on through them
     keys       {satellite: bin}    the release key, wrapped for each satellite (`link_keys`)
     floor      int          no release with a smaller sequence may serve once this one is confirmed
@@ -162,6 +163,11 @@ class Manifest:
     def carried_files(self) -> tuple[FileEntry, ...]:
         """What the bundles turn into: the release's files, or those of an adapter that is merged."""
         return self.files if self.adapter is None or not self.is_merged else self.adapter.files
+
+    @property
+    def is_repair(self) -> bool:
+        """Whether it brings back what was lost of a release that is on board: it builds on itself."""
+        return self.base == self.release_digest
 
     @property
     def is_merged(self) -> bool:

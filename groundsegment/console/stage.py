@@ -135,6 +135,9 @@ def stage(
     contacts: Annotated[Path | None, typer.Option("--contacts", help="--fit: contact plan of the passes.")] = None,
     profile: Annotated[str | None, typer.Option("--profile", help="--fit: emulator profile of the passes.")] = None,
     rate: Annotated[str | None, typer.Option("--rate", help="--fit: rate of the link, as 2Mbit/s.")] = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Send only what the satellite said that it lost of this very release.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print sizes from a sample; write nothing.")] = False,
     depot: Annotated[Path, typer.Option("--depot", envvar="SKYLOAD_DEPOT", help="The depot directory.")] = Path(
         "depot"
@@ -159,6 +162,7 @@ def stage(
     skyload stage adapters/flood --for SAT-1 --base models/v1 --adapter merge
     skyload stage model.gguf --for SAT-1 --no-canary --bundle-size 8MiB
     skyload stage models/v2 --for SAT-1 --base models/v1-int4 --fit 3-passes --calibration manuals.txt
+    skyload stage models/v1 --for SAT-1 --repair
     skyload stage models/500GB --for SAT-1 --forbid-full-fallback --executor tcp://scheduler:8786
     ```
     """
@@ -180,6 +184,8 @@ def stage(
         from groundsegment.packer.explain_plot import check_plot
 
         check_plot(explain_plot)
+    if repair and (base != "auto" or canary or fit or adapter or held_out):
+        raise InputError("--repair goes with no other base, canary, fit or judging", hint="leave them out")
     fitting = Fit(
         wanted=fit or "",
         calibration=calibration,
@@ -199,7 +205,7 @@ def stage(
         satellite=satellite,
         base=base,
         name=name,
-        prompts=() if no_canary else read_prompts(canary),
+        prompts=() if no_canary or repair else read_prompts(canary),
         max_tokens=max_tokens,
         twin=twin,
         bundle_size_bytes=None if bundle_size is None else _parse_bundle_size(bundle_size),
@@ -208,6 +214,7 @@ def stage(
         weight=weight,
         beside=beside,
         hold=hold,
+        is_repair=repair,
         symbol_size=symbol_size,
         floor=floor,
         workers=Workers(count=workers or min(os.cpu_count() or 1, _WORKERS_MAX)),

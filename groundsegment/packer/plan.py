@@ -23,6 +23,7 @@ from groundsegment.packer.tensors.jobs import SegmentJob
 from groundsegment.packer.tensors.matching import Match, match, removed, why_unmatched
 from groundsegment.packer.tensors.parts import Part
 from protocol.codec.payload import VERSION as CODEC_VERSION
+from protocol.damage import LostRange
 from protocol.limits import KIB, OBJECT_SIZE_MAX, SEGMENT_SIZE_MAX
 from protocol.manifest import FileEntry, release_digest
 from protocol.packing import pack_map
@@ -128,6 +129,7 @@ class PackPlan:
         bundle_size_bytes: no bundle is larger, unless one segment alone is.
         level: how hard the coders try, as a zstd level.
         survey: what both releases are made of.
+        lost: of a repair, what it brings back; it decides what is in which segment.
     """
 
     satellite: str
@@ -138,6 +140,7 @@ class PackPlan:
     bundle_size_bytes: int
     level: int
     survey: Survey
+    lost: tuple[LostRange, ...] = ()
 
     @property
     def raw_bytes(self) -> int:
@@ -159,6 +162,7 @@ class PackPlan:
             "base": self.base_digest,
             "bundle_size": self.bundle_size_bytes,
             "level": self.level,
+            **({"lost": [[each.file, each.offset, each.size] for each in self.lost]} if self.lost else {}),
         }
         return hashlib.sha256(pack_map(decisive)).hexdigest()
 

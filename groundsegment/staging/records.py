@@ -40,6 +40,7 @@ class StageOptions:
         payload_bytes_max: of all bundles; more is an error, once they are packed.
         adapter: what becomes of a LoRA adapter on board; None: it is served beside its base.
         judging: text and limits that the twin judges the rebuilt release by; None signs no figures.
+        is_repair: bring back what the satellite lost of the release; see `repairing`.
     """
 
     satellite: str
@@ -61,6 +62,7 @@ class StageOptions:
     payload_bytes_max: int | None = None
     adapter: AdapterUse | None = None
     judging: Judging | None = None
+    is_repair: bool = False
 
     @property
     def needs_twin(self) -> bool:

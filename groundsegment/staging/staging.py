@@ -33,6 +33,7 @@ from groundsegment.staging.checks import (
 from groundsegment.staging.choice import choose
 from groundsegment.staging.quality import check_judging, check_quality, unjudged
 from groundsegment.staging.records import Prepared, Staged, StageOptions
+from groundsegment.staging.repairing import prepare_repair
 from groundsegment.staging.workplace import TWIN_DIRECTORY, Workplace, open_workplace
 from groundsegment.twin import Rehearsal, Rehearsed, TwinAnswer, find_twin, rehearse
 from protocol.errors import DecodeError
@@ -54,6 +55,8 @@ def prepare(depot: Depot, path: Path, options: StageOptions, on_progress: OnProg
         UnknownError: no such satellite.
         InputError: the release cannot fly, or there is nothing to do.
     """
+    if options.is_repair:
+        return prepare_repair(depot, path, options)
     satellite = depot.satellite(options.satellite)
     if options.name is not None and not is_safe_name(options.name):
         raise InputError(

@@ -40,6 +40,9 @@ from onboard.installer.release import (
     write_file,
 )
 from onboard.installer.threads import check_stop
+from onboard.scrub.guard import Guard
+from onboard.scrub.medium import hash_medium
+from onboard.scrub.scan import read_right
 from onboard.store.disk import Disk, RealDisk, write_all_at
 from protocol.bundle import HEADER_SIZE, BundleHeader, head_size, peek_num_segments
 from protocol.codec.rebuild import rebuild
@@ -89,6 +92,7 @@ class Assembly:
         )
         self._carried = carried_files(plan.manifest)
         self.installed = self._progress.installed
+        self._guard: Guard | None = None  # of the release that is to be repaired
         self._cipher = SegmentCipher(plan.release_key, plan.manifest.release_digest)
 
     @classmethod
@@ -159,6 +163,9 @@ class Assembly:
             write_file(self._disk, self.part / SUMS_NAME, ReleaseDirectory.sums(self.plan.manifest.files))
             add(self.part)
             self._disk.sync_directory(self.part)
+            if self.plan.manifest.is_repair:
+                self._put_back(target)
+                return
             delete_tree(target, self._disk)
             self._disk.rename(self.part, target)
             self._disk.sync_directory(target.parent)
@@ -167,6 +174,14 @@ class Assembly:
             if self.plan.manifest.is_merged:
                 for entry in self._carried:
                     self._disk.unlink(target / entry.name)
+
+    def _put_back(self, target: Path) -> None:
+        """Let files take the place of damaged ones: the release is never away, and cut anywhere it is no worse."""
+        for entry in self.plan.manifest.files:
+            if hash_medium(target / entry.name, self._disk, _no_pause) != (entry.size_bytes, entry.sha256):
+                self._disk.rename(self.part / entry.name, target / entry.name)
+        self._disk.sync_directory(target)
+        delete_tree(self.part, self._disk)
 
     def discard(self) -> None:
         """Delete what was rebuilt."""
@@ -267,10 +282,25 @@ class Assembly:
             raise InstallError(
                 f"segment {number}: it asks for bytes after the end of its base", reason=Reason.BUNDLE_DAMAGED
             )
-        self._verify_base(base, file)
         path = base.directory / base.files[file].name
+        if self.plan.manifest.is_repair:
+            return self._read_whole_part(base, file, offset, size)
+        self._verify_base(base, file)
         with _base_reasons(path.name), path.open("rb") as source:
             return _read_exactly(source, offset, size)
+
+    def _read_whole_part(self, base: ReleaseDirectory, file: int, offset: int, size: int) -> bytes:
+        """Read bytes of the release that is to be repaired, which have to be right, though the file is not."""
+        if self._guard is None:
+            self._guard = Guard.open(base.directory, base.digest, self._disk)
+        name = base.files[file].name
+        if self._guard is None:  # the files' digests will tell
+            with _base_reasons(name), (base.directory / name).open("rb") as source:
+                return _read_exactly(source, offset, size)
+        data = read_right(self._guard, file, offset, size)
+        if data is None:
+            raise InstallError(f"more of {name} is damaged than was asked for", reason=Reason.BASE_DAMAGED)
+        return data
 
     def _adapter_step(self) -> AdapterStep:
         base = self.plan.base
@@ -302,6 +332,10 @@ class Assembly:
                 f"{entry.name} of the base has {size} bytes with another digest", reason=Reason.BASE_DAMAGED
             )
         self._progress.note_verified(index)
+
+
+def _no_pause(num_bytes: int) -> None:
+    check_stop()
 
 
 def _first_end(row: SegmentRow) -> int:

@@ -117,7 +117,8 @@ class Building:
         if assembly is not None:
             await in_thread(assembly.verify)
             crash_point("digests-right")
-            add = partial(add_guard, manifest=self.update.manifest)
+            # What is repaired has its guard: the very one that found the damage.
+            add = partial(add_guard, manifest=self.update.manifest) if not self.update.manifest.is_repair else _no_more
             await in_thread(assembly.seal, self._layout.release(self.digest), self.update.metadata, add=add)
         self._assembly, self._is_whole = None, True
 
@@ -131,6 +132,10 @@ class Building:
             return ReleaseDirectory.open(self._layout.release(base), base)
         except StoreCorruptError as error:
             raise InstallError(str(error), reason=Reason.BASE_DAMAGED) from error
+
+
+def _no_more(part: Path) -> None:
+    """Nothing is added."""
 
 
 def _is_sealed_and_whole(directory: Path, digest: bytes) -> bool:

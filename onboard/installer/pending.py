@@ -225,6 +225,8 @@ class PendingUpdate:
             case Step.FORBID:
                 floor = self._book.record.floor
                 await self.end(Input.FORBIDDEN, Reason.ROLLBACK, text=f"a confirmed update forbids all below {floor}")
+            case Step.TRY if self._manifest.is_repair:
+                self._confirm_repair()
             case Step.TRY:
                 return await self._try_in_turn()
             case _:
@@ -325,6 +327,16 @@ class PendingUpdate:
             self._telemetry.emit(events.TRIAL_INTERRUPTED, about=self.handle, error=str(error), attempts=attempt)
         else:
             self._confirm(passed)
+
+    def _confirm_repair(self) -> None:
+        """The release is what was confirmed before, to the bit: it is not tried, and what serves goes on serving."""
+        self._book.count_trial(self.handle)
+        _, record = self._book.confirmed(self.handle, self._manifest)
+        self._given.store.store(record)  # it keeps the sequence, and the place, that it had
+        self._telemetry.emit(events.UPDATE_CONFIRMED, about=self.handle, release=self.building.digest.hex()[:16])
+        ended = self._book.record.ended[0]
+        self._book.report_end(ended, text="what was lost of it is back")
+        self._on_ended(ended)
 
     def _confirm(self, passed: PassedTrial) -> None:
         """Record that it serves for good; without a pause, so that nobody ends it in between."""

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from onboard.errors import ConfigError, StoreCorruptError
 from onboard.installer.threads import check_stop
+from onboard.scrub.medium import hash_medium
 from onboard.store.disk import Disk, RealDisk, write_all, write_all_at
 from protocol.limits import FILES_MAX
 from protocol.manifest import FileEntry, release_digest
@@ -119,16 +120,13 @@ class ReleaseDirectory:
 
 
 def hash_file(path: Path) -> tuple[int, bytes]:
-    """Return size and SHA-256 of a file, read from the medium where the kernel lets us."""
-    digest, size = hashlib.sha256(), 0
-    with path.open("rb", buffering=0) as file:
-        # Clean pages go, so what is hashed is what the medium holds and not what we meant to write.
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        while part := file.read(_READ_SIZE):
-            check_stop()
-            digest.update(part)
-            size += len(part)
-    return size, digest.digest()
+    """Return size and SHA-256 of a file, as the medium holds it, and not as the kernel remembers it.
+
+    Raises:
+        OSError: it is not there, or not a file.
+    """
+    path.stat()
+    return hash_medium(path, RealDisk(), lambda size: check_stop())
 
 
 def hash_written(disk: Disk, path: Path) -> tuple[int, bytes]:

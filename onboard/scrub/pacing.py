@@ -23,13 +23,13 @@ def next_release(releases: Sequence[bytes], after: bytes) -> bytes | None:
     return releases[(releases.index(after) + 1) % len(releases)] if after in releases else releases[0]
 
 
-def news(guard: Guard, bad: Sequence[int], lost: Sequence[LostRange]) -> list[int]:
-    """Those of the bad cells that nobody knows of yet."""
-    found = []
-    for cell in bad:
-        if cell < guard.map.num_blocks:
-            span = guard.map.where(cell)
-            if any(each.file == span.file and 0 <= span.offset - each.offset < each.size for each in lost):
-                continue
-        found.append(cell)
-    return found
+def is_news(guard: Guard, cells: range, bad: Sequence[int], lost: Sequence[LostRange]) -> bool:
+    """Whether the cells just read say something that nobody knows yet: new damage, or that what was lost is back."""
+    return any((cell in bad) != _is_lost(guard, cell, lost) for cell in cells if cell in bad or lost)
+
+
+def _is_lost(guard: Guard, cell: int, lost: Sequence[LostRange]) -> bool:
+    if cell >= guard.map.num_blocks:
+        return False
+    span = guard.map.where(cell)
+    return any(each.file == span.file and 0 <= span.offset - each.offset < each.size for each in lost)

@@ -77,3 +77,18 @@ def _compare(guard: Guard, cells: range, data: memoryview, span: Span) -> tuple[
 
 def _is_direct(medium: object) -> bool:
     return not isinstance(medium, DirectMedium) or medium.is_direct
+
+
+def read_right(guard: Guard, file: int, offset: int, size: int) -> bytes | None:
+    """Read bytes of a file from the medium; None unless every leaf that they lie in is right."""
+    first, last = offset // LEAF_SIZE, -(-(offset + size) // LEAF_SIZE)
+    start, blocks, parts = first * LEAF_SIZE, guard.map.file_blocks(file), []
+    with open_medium(guard.path(file), guard.disk) as medium:
+        for at in range(first, last, _STEP_BLOCKS):
+            cells = range(blocks.start + at, blocks.start + min(at + _STEP_BLOCKS, last))
+            span = next(guard.map.spans(cells))
+            data = medium.read(span.offset, span.size)
+            if _compare(guard, cells, data, span):
+                return None
+            parts.append(bytes(data))
+    return b"".join(parts)[offset - start : offset - start + size]

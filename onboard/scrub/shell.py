@@ -23,7 +23,7 @@ from onboard.errors import OnboardError, StoreError
 from onboard.scrub.damage import Flip, ScrubOutcome
 from onboard.scrub.guard import Guard
 from onboard.scrub.ledger import Ledger, LedgerFile
-from onboard.scrub.pacing import news, next_release, pause_s
+from onboard.scrub.pacing import is_news, next_release, pause_s
 from onboard.scrub.scan import scan
 from onboard.scrub.scrub import scrub_release
 from onboard.store.disk import Disk, RealDisk
@@ -228,7 +228,7 @@ class Scrubber:
         if step is None:
             guard.check_copies()
             return (None, None) if guard.bad_copies else (0, None)
-        if news(guard, step.bad, self.ledger.lost_of(digest)):
+        if is_news(guard, step.cells, step.bad, self.ledger.lost_of(digest)):
             return None, None
         return step.num_bytes, step.cells.stop
 

@@ -185,6 +185,23 @@ def test_known_damage_does_not_make_every_round_a_full_scrub(tmp_path):
     assert len(craft.held) == before + 1
 
 
+def test_the_slow_pace_notices_that_what_was_lost_is_back(tmp_path):
+    craft = Craft(tmp_path)
+    (release,) = craft.releases
+    whole = release.read(MODEL)
+    ruin(release)
+    craft.scrub()
+    release.put(MODEL, whole)
+
+    async def life():
+        scrubber = craft.scrubber()
+        await craft.steps(scrubber, 12)
+        return scrubber.ledger
+
+    assert asyncio.run(life()).lost == ()
+    assert DamageReport.from_body(craft.said[-1][1]).lost == ()
+
+
 def test_a_damaged_copy_of_the_guard_is_mended_on_the_way(tmp_path):
     craft = Craft(tmp_path)
     (release,) = craft.releases
