@@ -241,7 +241,7 @@ def stage(
         on_progress = stack.enter_context(_progress())
         if dry_run:
             prepared = prepare(opened, model, options, on_progress)
-            tell_estimate(prepared, options, wanted, as_json=as_json)
+            tell_estimate(prepared, options, wanted, on_progress, as_json=as_json)
             return
         with opened.lock("stage"):
             while True:

@@ -1,6 +1,6 @@
 """What `skyload stage --explain` prints: every tensor, how it is sent, and why; totals by kind, use and layer."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from groundsegment.console.output import out
@@ -18,9 +18,11 @@ def print_explanation(explanation: "Explanation") -> None:
     from groundsegment.planner.quantities import format_bytes
 
     out.print(f"\n  {'raw':>9} {'to send':>9} {'share':>7}  {'tensor':{_NAME_WIDTH}} how, and why", markup=False)
-    for line in explanation.lines:
+    shown = [line for line in explanation.lines if line.coded_bytes or not line.is_unchanged]
+    for line in shown:
         sizes = f"{format_bytes(line.raw_bytes):>9} {format_bytes(line.coded_bytes):>9} {line.share:7.2%}"
         out.print(f"  {sizes}  {_short(_name(line)):{_NAME_WIDTH}} {_how(line)}", markup=False)
+    _print_unchanged([line for line in explanation.lines if line.is_unchanged and not line.coded_bytes])
     out.print(f"  {'':9} {format_bytes(explanation.overhead_bytes):>9} {'':7}  rows, tags and heads", markup=False)
     _print_totals("values", explanation.by_kind)
     _print_totals("use", explanation.by_use)
@@ -32,6 +34,19 @@ def print_explanation(explanation: "Explanation") -> None:
         out.print(f"\n  {len(explanation.removed)} tensors of the base are gone: {names}", markup=False)
     if not explanation.is_exact:
         out.print("\n  from a sample: other tensors are taken to shrink as those of their sort did", markup=False)
+
+
+def _print_unchanged(lines: "Sequence[Line]") -> None:
+    """Print what costs nothing as one line for each way it was found."""
+    from groundsegment.planner.quantities import format_bytes
+
+    groups: dict[str, list[Line]] = {}
+    for line in lines:
+        groups.setdefault(_how(line, is_one=False), []).append(line)
+    for how, group in groups.items():
+        raw = format_bytes(sum(line.raw_bytes for line in group))
+        name = _short(_name(group[0]) if len(group) == 1 else f"{_name(group[0])} and {len(group) - 1} more")
+        out.print(f"  {raw:>9} {'0 B':>9} {'0.00%':>7}  {name:{_NAME_WIDTH}} {how}", markup=False)
 
 
 def explanation_as_json(explanation: "Explanation") -> dict[str, Any]:
@@ -60,11 +75,13 @@ def _name(line: "Line") -> str:
     return f"{line.file} {line.name}" if line.name.startswith("(") else line.name
 
 
-def _how(line: "Line") -> str:
+def _how(line: "Line", *, is_one: bool = True) -> str:
     ways = sorted(line.by_transform.items(), key=lambda item: -item[1].raw_bytes)
     words = " + ".join(TRANSFORM_WORDS[transform.name] for transform, _ in ways) or "empty"
     kind = "" if line.kind == "bytes" else f" ({line.kind})"
-    old = f": {line.base_name}" if line.base_name not in {"", line.name} else ""
+    old = f": {line.base_name}" if is_one and line.base_name not in {"", line.name} else ""
+    if not is_one:
+        kind = ""
     return f"{words}{kind}" + (f"; {line.reason}{old}" if line.reason else "")
 
 

@@ -1,6 +1,7 @@
 """What `skyload stage` says: what it chose, what it would come to, what it made."""
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from groundsegment.packer.explain import Explanation
     from groundsegment.packer.tally import Tally, Totals
     from groundsegment.staging.records import Prepared, Staged, StageOptions
+    from groundsegment.staging.staging import OnProgress
     from protocol.codec.kinds import TransformKind
 
 _AIRTIME_RATES_BPS = (256e3, 1e6, 10e6)  # S-band, fast S-band, X-band uplinks
@@ -77,11 +79,15 @@ def tell_choice(prepared: "Prepared") -> None:
         err.print(f"warning: {warning}", markup=False)
 
 
-def tell_estimate(prepared: "Prepared", options: "StageOptions", wanted: "Explaining", *, as_json: bool) -> None:
+def tell_estimate(
+    prepared: "Prepared", options: "StageOptions", wanted: "Explaining", on_progress: "OnProgress", *, as_json: bool
+) -> None:
     """Say what an update would come to."""
     from groundsegment.packer.estimating import estimate
 
-    guess = estimate(prepared.plan, prepared.sources, workers=options.workers)
+    guess = estimate(
+        prepared.plan, prepared.sources, workers=options.workers, on_progress=partial(on_progress, "estimating")
+    )
     is_exact = guess.num_sampled == guess.num_segments
     explained = wanted.of(prepared, guess.tally, payload_bytes=guess.payload_bytes, is_exact=is_exact)
     if as_json:

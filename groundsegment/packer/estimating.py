@@ -8,7 +8,7 @@ own samples speak for the rest of it. So an embedding that changed is not taken 
 import math
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from groundsegment.packer.encoding import EncodeJob, encode_segment
@@ -25,6 +25,7 @@ from protocol.segment import ROW_SIZE
 NUM_SAMPLES_DEFAULT = 48
 _NUMBER = re.compile(r"\d+")
 
+OnProgress = Callable[[int, int], None]
 _Sort = tuple[str, str, bool, str]
 
 
@@ -50,11 +51,24 @@ class Estimate:
 
 
 def estimate(
-    plan: PackPlan, sources: Sources, *, workers: Workers | None = None, num_samples: int = NUM_SAMPLES_DEFAULT
+    plan: PackPlan,
+    sources: Sources,
+    *,
+    workers: Workers | None = None,
+    num_samples: int = NUM_SAMPLES_DEFAULT,
+    on_progress: OnProgress = lambda done, total: None,
 ) -> Estimate:
-    """Encode a sample of a plan's segments, and say what all would come to."""
+    """Encode a sample of a plan's segments, and say what all would come to.
+
+    Args:
+        plan: what would be packed.
+        sources: where its files are.
+        workers: who encodes.
+        num_samples: segments at most.
+        on_progress: called with the raw bytes encoded so far, and of how many.
+    """
     chosen = _choose(plan, num_samples)
-    samples = _measure(plan, sources, chosen, workers or Workers())
+    samples = _measure(plan, sources, chosen, workers or Workers(), on_progress)
     tally, sizes = Tally(plan.survey), []
     known = _Ratios(list(samples.values()))
     overhead = sum(sample.overhead for sample in samples.values()) / max(1, len(samples))
@@ -105,16 +119,22 @@ def _choose(plan: PackPlan, num_samples: int) -> list[int]:
     return sorted(chosen)
 
 
-def _measure(plan: PackPlan, sources: Sources, chosen: Sequence[int], workers: Workers) -> dict[int, _Sample]:
+def _measure(
+    plan: PackPlan, sources: Sources, chosen: Sequence[int], workers: Workers, on_progress: OnProgress
+) -> dict[int, _Sample]:
     wanted = set(chosen)
     jobs: list[EncodeJob] = [sources.job(plan, segment) for segment in plan.segments() if segment.number in wanted]
     samples = {}
     raw_bytes = sum(job.segment.raw_size for job in jobs)
+    done = 0
+    on_progress(done, raw_bytes)
     with workers.started(raw_bytes, sources.all_files) as executor:
         for job, encoded in run_in_order(executor, encode_segment, jobs, num_workers=workers.count):
             coded = sum(outcome.coded_bytes for outcome in encoded.pieces)
             overhead = ROW_SIZE + encoded.row.stored_size - coded
             samples[job.segment.number] = _Sample(job.segment.job, encoded.pieces, overhead)
+            done += job.segment.raw_size
+            on_progress(done, raw_bytes)
     return samples
 
 

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from groundsegment.packer.plan import Survey
 from groundsegment.packer.tally import PartTally, Tally, Totals
-from groundsegment.packer.tensors.parts import Part, PartKind
+from groundsegment.packer.tensors.parts import Packing, Part, PartKind
 from protocol.codec.kinds import TransformKind
 
 _K = TypeVar("_K", bound=Hashable)
@@ -71,6 +71,11 @@ class Line:
     base_name: str
     raw_bytes: int
     coded_bytes: int
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether the base has every byte of it."""
+        return set(self.by_transform) == {TransformKind.SAME}
 
     @property
     def share(self) -> float:
@@ -151,7 +156,8 @@ def kind_of(part: Part) -> str:
     if packed is None:
         return part.dtype
     group = packed.group_rows * packed.group_columns
-    return f"int4 {packed.packing} g{group}" if group > 1 else f"int4 {packed.packing}"
+    words = ["int4", *([packed.packing] if packed.packing is not Packing.ROW else []), *([f"g{group}"] * (group > 1))]
+    return " ".join(words)
 
 
 def _line(survey: Survey, entry: PartTally) -> Line:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from groundsegment.depot.depot import Depot
 from groundsegment.depot.records import Satellite, Update
 from groundsegment.errors import DiskError, InputError
-from groundsegment.packer.estimating import estimate
+from groundsegment.packer.estimating import OnProgress, estimate
 from groundsegment.packer.packing import Packed
 from groundsegment.packer.plan import PackPlan
 from groundsegment.packer.tensors.parts import PartKind
@@ -140,7 +140,9 @@ def symbol_size_of(options: StageOptions, satellite: Satellite, bundle_size_byte
     return size
 
 
-def check_room(depot: Depot, prepared: Prepared, options: StageOptions, *, needs_twin: bool) -> None:
+def check_room(
+    depot: Depot, prepared: Prepared, options: StageOptions, on_progress: OnProgress, *, needs_twin: bool
+) -> None:
     """Make sure that what will be written fits, before it is; sampled only where the whole release would not.
 
     Raises:
@@ -154,7 +156,13 @@ def check_room(depot: Depot, prepared: Prepared, options: StageOptions, *, needs
     is_small = prepared.release.size_bytes <= plan.bundle_size_bytes * _BUNDLES_SAFE
     if is_small and _needed(prepared.release.size_bytes) + rehearsed <= free:
         return
-    guess = estimate(plan, prepared.sources, workers=options.workers, num_samples=_PREFLIGHT_SAMPLES)
+    guess = estimate(
+        plan,
+        prepared.sources,
+        workers=options.workers,
+        num_samples=_PREFLIGHT_SAMPLES,
+        on_progress=on_progress,
+    )
     likely_bytes = guess.payload_bytes + 2 * guess.error_bytes
     if likely_bytes > plan.bundle_size_bytes * _BUNDLES_SAFE:
         raise InputError(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from groundsegment.depot.depot import Depot
 from groundsegment.errors import InputError
-from groundsegment.packer.estimating import estimate
+from groundsegment.packer.estimating import OnProgress, estimate
 from groundsegment.packer.packing import Sources
 from groundsegment.packer.plan import PackPlan
 from groundsegment.staging.base import (
@@ -43,7 +43,13 @@ class Choice:
 
 
 def choose(
-    depot: Depot, release: HashedRelease, options: StageOptions, *, bundle_size_bytes: int, on_bytes: OnBytes
+    depot: Depot,
+    release: HashedRelease,
+    options: StageOptions,
+    *,
+    bundle_size_bytes: int,
+    on_bytes: OnBytes,
+    on_estimate: OnProgress = lambda done, total: None,
 ) -> Choice:
     """Return the base for an update, and its plan.
 
@@ -54,6 +60,7 @@ def choose(
             NONE, or a directory.
         bundle_size_bytes: of the plan.
         on_bytes: called with the number of bytes just read.
+        on_estimate: called with the bytes encoded so far, and of how many, while bases are compared.
 
     Raises:
         InputError: the wanted base is not to be had, or would come to nothing.
@@ -67,7 +74,7 @@ def choose(
     asked = asked_base(options.base, on_bytes)
     if asked is not None:
         return planned(asked)
-    return _choose_known(depot, release, options, planned, on_bytes)
+    return _choose_known(depot, release, options, planned, on_bytes, _Shares(release, options, on_estimate))
 
 
 def _choose_known(
@@ -76,6 +83,7 @@ def _choose_known(
     options: StageOptions,
     planned: Callable[[ChosenBase], Choice],
     on_bytes: OnBytes,
+    shares: "_Shares",
 ) -> Choice:
     known = candidates(depot, options.satellite)
     usable, refused = [], []
@@ -87,19 +95,19 @@ def _choose_known(
             refused.append(base.reason)
             continue
         usable.append(planned(base))
-        if len(usable) == 1 and candidate is not known[-1] and _share(usable[0], release, options) <= _GOOD_ENOUGH:
+        if len(usable) == 1 and candidate is not known[-1] and shares.of(usable[0]) <= _GOOD_ENOUGH:
             break
     if usable:
-        return _best(usable, refused, release, options)
+        return _best(usable, refused, shares)
     reason = "; ".join(refused) or why_no_candidates(depot, options.satellite)
     _refuse_full(release, options, reason)
     return planned(ChosenBase(release=None, reason=f"full update: {reason}"))
 
 
-def _best(usable: list[Choice], refused: list[str], release: HashedRelease, options: StageOptions) -> Choice:
+def _best(usable: list[Choice], refused: list[str], shares: "_Shares") -> Choice:
     best = usable[0]
     for other in usable[1:]:
-        if _share(other, release, options) < _WORTH_IT * _share(best, release, options):
+        if shares.of(other) < _WORTH_IT * shares.of(best):
             best = other
     words = [best.base.reason, *refused]
     if best is not usable[0]:
@@ -107,10 +115,26 @@ def _best(usable: list[Choice], refused: list[str], release: HashedRelease, opti
     return replace(best, base=replace(best.base, reason="; ".join(words)))
 
 
-def _share(choice: Choice, release: HashedRelease, options: StageOptions) -> float:
-    """What an update comes to, of the release."""
-    guess = estimate(choice.plan, choice.sources, workers=options.workers, num_samples=_SAMPLES)
-    return guess.payload_bytes / max(1, release.size_bytes)
+class _Shares:
+    """What updates come to, of the release; each is estimated once."""
+
+    def __init__(self, release: HashedRelease, options: StageOptions, on_estimate: OnProgress) -> None:
+        self._size_bytes, self._workers, self._on_estimate = release.size_bytes, options.workers, on_estimate
+        self._known: dict[str, float] = {}
+
+    def of(self, choice: Choice) -> float:
+        """Return what an update against a base comes to."""
+        key = choice.plan.digest()
+        if key not in self._known:
+            guess = estimate(
+                choice.plan,
+                choice.sources,
+                workers=self._workers,
+                num_samples=_SAMPLES,
+                on_progress=self._on_estimate,
+            )
+            self._known[key] = guess.payload_bytes / max(1, self._size_bytes)
+        return self._known[key]
 
 
 def _refuse_full(release: HashedRelease, options: StageOptions, reason: str) -> None:

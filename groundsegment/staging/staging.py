@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from groundsegment.depot.depot import Depot
@@ -72,7 +73,14 @@ def prepare(depot: Depot, path: Path, options: StageOptions, on_progress: OnProg
     release = hash_release(path, counter.add)
     refuse_known(depot, satellite.name, release)
     bundle_size_bytes = options.bundle_size_bytes or fitting_bundle_size(release.size_bytes)
-    choice = choose(depot, release, options, bundle_size_bytes=bundle_size_bytes, on_bytes=counter.add)
+    choice = choose(
+        depot,
+        release,
+        options,
+        bundle_size_bytes=bundle_size_bytes,
+        on_bytes=counter.add,
+        on_estimate=partial(on_progress, "comparing"),
+    )
     base = choice.base
     counter.finish()
     if base.release is not None and base.release.digest == release.digest:
@@ -132,7 +140,7 @@ def stage(depot: Depot, prepared: Prepared, options: StageOptions, *, utc: datet
     """
     check_signers(KeyStore(depot.keys_path))
     twin = find_twin(options.twin) if options.needs_twin else None
-    check_room(depot, prepared, options, needs_twin=twin is not None)
+    check_room(depot, prepared, options, partial(on_progress, "estimating"), needs_twin=twin is not None)
     workplace = open_workplace(depot, prepared.plan.digest())
     packed = pack(
         prepared.plan,

@@ -6,6 +6,10 @@ import pytest
 
 from groundsegment.depot.depot import Depot
 from groundsegment.depot.records import FlightState
+from groundsegment.packer.estimating import estimate
+from groundsegment.staging import choice
+from groundsegment.staging.records import StageOptions
+from groundsegment.staging.staging import prepare
 from protocol.report import Reason, UpdateState, UpdateStatus
 from tests.fakes.models import make_tiny_qwen2
 from tests.fakes.staging import make_ground, report_serving, run, run_json
@@ -53,6 +57,21 @@ def test_the_release_before_is_the_base_where_that_makes_the_update_smaller(dige
     assert "smaller than against what it serves" in staged["base_reason"]
     assert not staged["warnings"]
     assert run_json("v4", *LATER, "--base", "current")["base_digest"] == digests["v2"]
+
+
+def test_comparing_bases_is_shown_and_each_is_estimated_once(digests, monkeypatch):
+    asked, told = [], []
+
+    def counted(plan, *words, **named):
+        asked.append(plan.base_digest)
+        return estimate(plan, *words, **named)
+
+    monkeypatch.setattr(choice, "estimate", counted)
+    with Depot.open(Path("depot")) as depot:
+        prepare(depot, Path("v4"), StageOptions(satellite="SAT-1"), lambda *facts: told.append(facts))
+    assert [digest.hex() for digest in asked] == [digests["v2"], digests["v1"]]
+    compared = [(done, total) for phase, done, total in told if phase == "comparing"]
+    assert [done for done, total in compared if done in {0, total}] == [0, compared[0][1], 0, compared[-1][1]]
 
 
 def test_a_release_below_the_floor_is_no_base(digests, ground):

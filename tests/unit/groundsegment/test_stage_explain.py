@@ -117,6 +117,16 @@ def test_the_picture_is_drawn_and_is_the_same_each_time(ground, name, start):
     assert Path(name).read_bytes() == first
 
 
+def test_what_costs_nothing_is_one_line_and_what_costs_something_has_its_own(ground):
+    code, told, _ = run("v2", "--base", "v1", "--no-canary", "--dry-run", "--explain")
+    assert code == 0
+    lines = [" ".join(line.split()) for line in told.splitlines()]
+    assert any("model.layers.1.mlp.up_proj.weight difference of floats (BF16); same name and shape" in x for x in lines)
+    (unchanged,) = (line for line in lines if line.endswith("more unchanged; same file"))
+    assert " 0 B 0.00% " in unchanged
+    assert sum(line.endswith("unchanged; same file") for line in lines) < 4
+
+
 def test_a_picture_of_another_kind_is_refused_before_anything_is_read(ground):
     code, _, err = run("nowhere", "--no-canary", "--explain-plot", "update.pdf")
     assert code == 3
