@@ -221,14 +221,25 @@ def test_a_question_goes_up_and_its_answer_comes_down(satellite):
     assert (body["text"], body["release"]) == (satellite.chat(), digest_of(OLD))
 
 
+def results(uplink):
+    """What commands came to, each once."""
+    return [m.body for m in {m.counter: m for m in uplink.messages if m.kind is MessageKind.RESULT}.values()]
+
+
 @pytest.mark.slow
 def test_revert_by_command_and_by_hand(satellite):
     satellite.provision(OLD)
     satellite.provision(NEW, "second")
     satellite.start()
     satellite.wait_until_serving(NEW)
-    satellite.uplink.send(satellite.ground.command(Operation.REVERT, {"digest": None}))
-    satellite.uplink.until(lambda uplink: any(m.kind is MessageKind.RESULT for m in uplink.messages))
+    satellite.uplink.send(satellite.ground.arm(Operation.REVERT, {"digest": None}))
+    satellite.uplink.until(results)
+    assert satellite.models() == digest_of(NEW).hex()  # arming does nothing
+    (armed,) = results(satellite.uplink)
+    fire = {"arm": armed["armed"], "nonce": armed["nonce"]}
+    satellite.uplink.send(satellite.ground.command(Operation.REVERT, {"digest": None}, **fire))
+    satellite.uplink.until(lambda uplink: len(results(uplink)) == 2)
+    assert results(satellite.uplink)[1]["ok"]
     assert satellite.models() == digest_of(OLD).hex()
     done = satellite.skyloadd("revert", digest_of(NEW).hex()[:8], "--json")
     assert json.loads(done.stdout)["digest"] == digest_of(NEW).hex() == satellite.models()
