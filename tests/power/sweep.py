@@ -106,6 +106,16 @@ class Sweep:
         """Of the story in peace."""
         return len(self.peaceful.steps)
 
+    @property
+    def image(self) -> Path:
+        """The disk before the story."""
+        return self._image
+
+    def take_up(self, image: Path, where: str, said: dict[str, list]) -> None:
+        """Recover and go on to the end on a disk that was left in another way, after so much was said; it goes then."""
+        with _Disk(image) as disk:
+            self._finish(disk, where, said)
+
     def close(self) -> None:
         """Let go of the image."""
         self._image.unlink()
