@@ -245,6 +245,7 @@ def _change(
     from groundsegment.depot.depot import Depot
     from groundsegment.signer.key_store import KeyStore
     from groundsegment.signer.passphrase import Passphrase
+    from groundsegment.signer.publishing import end_outdated
     from groundsegment.signer.rotation import commit, pending, prepare, sign_here
 
     passphrase = Passphrase(passphrase_file)
@@ -264,13 +265,17 @@ def _change(
         )
         next_ = sign_here(store)
         counts: dict[str, int] = {}
+        ended: list[str] = []
         if not next_.missing:
             commit(store)
             counts = _queue(opened, store)
-    tell_next(next_, counts, is_in_force=not next_.missing, as_json=as_json)
+            ended = [update.handle.hex() for update in end_outdated(opened, next_)]
+    tell_next(next_, counts, ended, is_in_force=not next_.missing, as_json=as_json)
 
 
-def tell_next(next_: "NextRoot", counts: "Mapping[str, int]", *, is_in_force: bool, as_json: bool) -> None:
+def tell_next(
+    next_: "NextRoot", counts: "Mapping[str, int]", ended: list[str], *, is_in_force: bool, as_json: bool
+) -> None:
     """Say where a new root stands."""
     if as_json:
         values: dict[str, Any] = {
@@ -280,6 +285,7 @@ def tell_next(next_: "NextRoot", counts: "Mapping[str, int]", *, is_in_force: bo
             "in_force": is_in_force,
             "missing": list(next_.missing),
             "queued": dict(counts),
+            "ended_updates": ended,
         }
         print_json(values)
         return
@@ -288,8 +294,10 @@ def tell_next(next_: "NextRoot", counts: "Mapping[str, int]", *, is_in_force: bo
     if is_in_force:
         for name in counts:
             err.print(f"{name}: queued for the next uplink", markup=False)
+        for handle in ended:
+            err.print(f"update {handle}: no satellite would take it any more; stage it again", markup=False)
         if next_.begins_epoch:
-            err.print("updates that are not confirmed end on board when it arrives: stage them again", markup=False)
+            err.print("updates that are not confirmed end on board when the root arrives", markup=False)
         err.print("make a backup of the depot's keys now: older ones do not sign any more", markup=False)
         return
     for words in next_.missing:

@@ -98,6 +98,7 @@ def combine(
     from groundsegment.signer.ceremony import read_signed
     from groundsegment.signer.key_store import KeyStore
     from groundsegment.signer.passphrase import Passphrase
+    from groundsegment.signer.publishing import end_outdated
     from groundsegment.signer.rotation import commit, take_signatures
 
     with Depot.open(depot) as opened, opened.lock("keys"):
@@ -105,10 +106,12 @@ def combine(
         data, path = read_signed(source)
         next_ = take_signatures(store, data, path)
         counts: dict[str, int] = {}
+        ended: list[str] = []
         if not next_.missing:
             commit(store)
             counts = queue_for_all(opened, store)
-    tell_next(next_, counts, is_in_force=not next_.missing, as_json=as_json)
+            ended = [update.handle.hex() for update in end_outdated(opened, next_)]
+    tell_next(next_, counts, ended, is_in_force=not next_.missing, as_json=as_json)
 
 
 @app.command("drop")

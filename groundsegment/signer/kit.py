@@ -141,6 +141,7 @@ root_file = "root.json"       # the trust root of the day of integration
 release_key_file = "keys/release.key"
 identity_key_file = "keys/identity.key"
 clock = "untrusted"           # "trusted": refuse expired updates; only where the clock survives a reboot
+freshness = "optional"        # "required": refuse updates that do not echo what reports told in the last day or two
 
 [endpoint]
 listen = "127.0.0.1:8080"     # where the model answers, OpenAI's protocol over HTTP

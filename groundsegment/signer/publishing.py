@@ -6,10 +6,36 @@ Every update that is staged brings the roots that its satellite is not known to 
 from datetime import datetime
 
 from groundsegment.depot.depot import Depot
-from groundsegment.depot.records import ROTATE, CommandState, QueuedCommand
-from groundsegment.signer.key_store import KeyStore
+from groundsegment.depot.records import ROTATE, CommandState, FlightState, QueuedCommand, Update
+from groundsegment.signer.key_store import ONLINE_NAMES, KeyStore
+from groundsegment.signer.rotation import NextRoot
 from groundsegment.signer.signing import make_rotations
 from protocol.objects import object_handle
+from protocol.report import UpdateState
+
+_REPLACED = "its keys were replaced: stage it again"
+
+
+def end_outdated(depot: Depot, next_: NextRoot) -> tuple[Update, ...]:
+    """End the updates that no satellite would accept any more, once a root is in force; returns them.
+
+    With a new epoch those are all that are not decided; else those that were signed by a replaced key and are not known
+    to be accepted on board, where trust is decided once.
+    """
+    if not next_.begins_epoch and not set(next_.changes) & set(ONLINE_NAMES):
+        return ()
+    ended = []
+    for update in depot.updates():
+        if update.state.is_open and (next_.begins_epoch or not _is_on_board(depot, update)):
+            depot.set_update_state(update.handle, FlightState.CANCELLED, reason=_REPLACED)
+            ended.append(update)
+    return tuple(ended)
+
+
+def _is_on_board(depot: Depot, update: Update) -> bool:
+    heard = depot.journal.last_report(update.satellite)
+    status = heard.report.status_of(update.handle) if heard is not None else None
+    return status is not None and status.state not in {UpdateState.NONE, UpdateState.REJECTED}
 
 
 def queue_rotation(depot: Depot, store: KeyStore, satellite: str, *, utc: datetime, is_anew: bool = False) -> int:

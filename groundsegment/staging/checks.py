@@ -5,11 +5,12 @@ from collections.abc import Iterator
 
 from groundsegment.depot.depot import Depot
 from groundsegment.depot.records import Satellite, Update
-from groundsegment.errors import DiskError, InputError
+from groundsegment.errors import DiskError, InputError, KeyStoreError
 from groundsegment.packer.estimating import OnProgress, estimate
 from groundsegment.packer.packing import Packed
 from groundsegment.packer.plan import PackPlan
 from groundsegment.packer.tensors.parts import PartKind
+from groundsegment.signer.key_store import KeyStore
 from groundsegment.staging.base import ChosenBase, HashedRelease, candidates
 from groundsegment.staging.records import Prepared, StageOptions
 from protocol.blocks import block_layout, symbols_needed
@@ -17,7 +18,9 @@ from protocol.errors import DecodeError
 from protocol.frame import HANDLE_SIZE
 from protocol.limits import BUNDLES_MAX, MIB, SYMBOL_ALIGNMENT, SYMBOL_SIZE_MAX, SYMBOLS_MAX
 from protocol.objects import object_handle
+from protocol.roots import read_root
 
+_VERSIONS_FORGOTTEN_MAX = 2**16  # by a depot made anew: no more, or a forged report would use all numbers up
 _SLACK_BYTES = 64 * MIB  # database, metadata, file system
 _PREFLIGHT_SAMPLES = 24
 _LIKE_BASE_MIN = 0.1
@@ -45,6 +48,24 @@ def check_fits(packed: Packed, options: StageOptions) -> None:
     """
     if options.payload_bytes_max is not None and packed.payload_bytes > options.payload_bytes_max:
         raise TooLargeError(packed.payload_bytes, options.payload_bytes_max)
+
+
+def accepted_by(depot: Depot, satellite: str) -> int:
+    """The version that an update has to be above; 0 where the satellite has still to begin our epoch.
+
+    Raises:
+        KeyStoreError: somebody has signed a version far above all of ours.
+    """
+    heard = depot.journal.last_report(satellite)
+    if heard is None or heard.report.epoch < read_root(KeyStore(depot.keys_path).root()).epoch:
+        return 0
+    ours = max((update.sequence for update in depot.updates()), default=0)
+    if heard.report.accepted > ours + _VERSIONS_FORGOTTEN_MAX:
+        hint = "if nobody of yours signed that: `skyload keys revoke timestamp snapshot targets` begins a new epoch"
+        raise KeyStoreError(
+            f"{satellite} reports version {heard.report.accepted} accepted, our last one is {ours}", hint=hint
+        )
+    return heard.report.accepted
 
 
 def refuse_known(depot: Depot, satellite: str, release: HashedRelease) -> None:

@@ -22,6 +22,7 @@ from groundsegment.signer.signing import check_signers, expiry, sign_update
 from groundsegment.staging.adapters import choose_adapter, prune_adapters
 from groundsegment.staging.base import ChosenBase, hash_release
 from groundsegment.staging.checks import (
+    accepted_by,
     check_fits,
     check_room,
     open_updates_to,
@@ -85,7 +86,6 @@ def prepare(depot: Depot, path: Path, options: StageOptions, on_progress: OnProg
     counter.finish()
     if base.release is not None and base.release.digest == release.digest:
         raise InputError(f"{path}: the same release as its base, nothing to do", hint="give another --base")
-    report = depot.journal.last_report(satellite.name)
     return Prepared(
         satellite=satellite,
         name=options.name or release.source.release_name,
@@ -94,7 +94,7 @@ def prepare(depot: Depot, path: Path, options: StageOptions, on_progress: OnProg
         plan=choice.plan,
         sources=choice.sources,
         symbol_size=symbol_size_of(options, satellite, bundle_size_bytes),
-        accepted=report.report.accepted if report else 0,
+        accepted=accepted_by(depot, satellite.name),
         warnings=(
             *warnings_of(depot, satellite.name, release, base),
             *useless_base(choice.plan),
@@ -110,7 +110,6 @@ def _prepare_adapter(
     choice = choose_adapter(depot, path, options, counter.add)
     counter.finish()
     refuse_known(depot, satellite.name, choice.release)
-    report = depot.journal.last_report(satellite.name)
     return Prepared(
         satellite=satellite,
         name=options.name or choice.source.release_name,
@@ -119,7 +118,7 @@ def _prepare_adapter(
         plan=choice.plan,
         sources=choice.sources,
         symbol_size=symbol_size_of(options, satellite, choice.plan.bundle_size_bytes),
-        accepted=report.report.accepted if report else 0,
+        accepted=accepted_by(depot, satellite.name),
         warnings=(
             *choice.warnings,
             *warnings_of(depot, satellite.name, choice.release, ChosenBase(release=None, reason="")),

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from groundsegment.console import keys
 from groundsegment.depot.depot import Depot
-from groundsegment.depot.records import ROTATE, CommandState, ReceivedReport
+from groundsegment.depot.records import ROTATE, CommandState, FlightState, ReceivedReport, Update
 from groundsegment.errors import KeyStoreError
 from groundsegment.signer import key_file, rotation, signing
 from groundsegment.signer.key_file import read_key, write_key
@@ -21,8 +21,9 @@ from groundsegment.signer.key_store import KeyStore
 from groundsegment.signer.passphrase import FILE_VARIABLE, WORDS_VARIABLE, Passphrase
 from groundsegment.signer.publishing import queue_rotation
 from groundsegment.signer.signing import create_trust, make_rotations, sign_update
+from groundsegment.staging.checks import accepted_by
 from protocol.errors import ProtocolError, RootSignatureError
-from protocol.report import FRESHNESS_SIZE, Report
+from protocol.report import FRESHNESS_SIZE, Report, UpdateState, UpdateStatus
 from protocol.roots import follow_roots, read_root
 from protocol.trust import TrustState, accept_metadata
 from tests.unit.groundsegment.test_signer import a_manifest
@@ -402,3 +403,60 @@ def test_keys_that_a_satellite_could_not_use_are_refused_before_anything_is_made
         "rotate", "command", "--key-uri", "hv:sky/1", "--public", str(of(place).path / "targets.public"), code=4
     )
     assert not (of(place).next_path).exists()
+
+
+# -- what was staged before
+
+
+def put_update(depot, directory, number, *, state=FlightState.STAGED):
+    update = Update(
+        handle=bytes([number]) * 6,
+        sequence=number,
+        satellite="SAT-1",
+        release_name="tiny",
+        release_digest=bytes([number]) * 32,
+        base_digest=None,
+        state=state,
+        payload_bytes=1,
+        directory=directory / "depot" / "updates" / str(number),
+        created_utc=NOW,
+    )
+    depot.add_update(update, ())
+    return update
+
+
+def report_of(depot, **fields):
+    depot.journal.record_report(
+        ReceivedReport(satellite="SAT-1", session=b"s" * 6, sequence=1, received_utc=NOW, report=Report(**fields))
+    )
+
+
+def test_updates_that_the_new_root_shuts_out_end_in_the_depot(place, skyload):
+    with Depot.open(place / "depot") as depot:
+        waits, flies, done = (put_update(depot, place, number) for number in (1, 2, 3))
+        depot.set_update_state(done.handle, FlightState.CONFIRMED)
+        report_of(depot, updates=(UpdateStatus(handle=flies.handle, state=UpdateState.RECEIVING),))
+    assert skyload("rotate", "root-1")["ended_updates"] == []
+    assert skyload("rotate", "targets")["ended_updates"] == [waits.handle.hex()]
+    assert skyload("revoke", "targets")["ended_updates"] == [flies.handle.hex()]
+    with Depot.open(place / "depot") as depot:
+        states = {update.sequence: update.state for update in depot.updates()}
+    assert states == {1: FlightState.CANCELLED, 2: FlightState.CANCELLED, 3: FlightState.CONFIRMED}
+
+
+def test_a_version_that_nobody_here_signed_stops_staging_until_an_epoch_begins(place, skyload):
+    with Depot.open(place / "depot") as depot:
+        assert accepted_by(depot, "SAT-1") == 0
+        report_of(depot, accepted=41)
+        assert accepted_by(depot, "SAT-1") == 41
+        depot.journal.record_report(
+            ReceivedReport(
+                satellite="SAT-1", session=b"s" * 6, sequence=2, received_utc=NOW, report=Report(accepted=2**31)
+            )
+        )
+        with pytest.raises(KeyStoreError) as caught:
+            accepted_by(depot, "SAT-1")
+        assert "keys revoke" in caught.value.hint
+    skyload("revoke", "timestamp")
+    with Depot.open(place / "depot") as depot:
+        assert accepted_by(depot, "SAT-1") == 0
