@@ -20,6 +20,7 @@ from protocol.codec.contexts.grid import Grid
 from protocol.codec.floats import FloatFormat, FloatLayout
 from protocol.codec.fourbit import nibbles
 from protocol.codec.fourbit.affine import Float
+from protocol.codec.fourbit.coded_fields import Form
 from protocol.codec.fourbit.nibble_layout import NibbleLayout, Packing, Zeros
 from protocol.codec.ggml import gguf
 from protocol.codec.ggml.gguf import GgufLayout
@@ -238,6 +239,23 @@ def few_changes_segment(packing: Packing) -> GoldenSegment:
     return golden(TransformKind.NIBBLES_DELTA, coded, news, olds)
 
 
+def grid_of_scales_segment() -> GoldenSegment:
+    """Return blocks whose scales are told apart by a grid that no encoder chose."""
+    columns, blocks = 128, 64
+    table = noise(20 * blocks, 30).astype(np.uint8).reshape(blocks, 20)
+    scales = (0x1000 + noise(blocks, 31) % 64).astype(np.uint16)
+    table[:, :2] = as_bytes(scales.astype("<u2")).reshape(blocks, 2)
+    new = table.reshape(-1)
+    layout = GgufLayout(block_type=BlockType.Q4_1, columns=columns)
+    parameters, coded = gguf.encode([new], None, layout, level=8)
+    head = layout.encode() + b"\0"  # no thresholds
+    form, rest = Form.decode(parameters[len(head) :])
+    assert form == Form()
+    said, apart = contextual.encode(scales, hand_made_grid(blocks * 32 // columns, columns // 32), 8)
+    form = Form((), False, said, len(apart))
+    return golden(TransformKind.GGUF, (head + form.encode() + rest, (*apart, *coded[1:])), [new], None)
+
+
 def stack_segment(packing: Packing) -> GoldenSegment:
     """Return a delta of three matrices of different shapes in one piece, some codes, scales and zero points moved."""
     shapes = [(16, 32), (8, 48), (24, 16)]
@@ -273,6 +291,7 @@ SEGMENTS: dict[str, Callable[[], GoldenSegment]] = {
     "bytes delta": partial(bytes_segment, with_base=True),
     "bytes matches": matches_segment,
     "same": same_segment,
+    "gguf Q4_1 grid of scales": grid_of_scales_segment,
     "floats BF16 grid": float_grid_segment,
     "floats BF16 delta still rows": partial(still_segment, TransformKind.FLOATS_DELTA),
     "integers delta still rows": partial(still_segment, TransformKind.INTEGERS_DELTA),

@@ -2,7 +2,13 @@
 
 Scales lie on grids of their own: where weights were bfloat16, a scale that is their largest by 127 takes 128 values an
 octave of float16's 1024. Bins of an entropy coder do not see that; a dictionary does: the values that occur, rising,
-and for each group the rank of its value. The packer tries both, and the better with and without contexts.
+and for each group the rank of its value. The packer tries both, and the better with and without contexts: classes of
+groups that both ends know, or, of whole scales, loud and quiet rows and columns of groups (`grid`). The form of a field
+in the parameters:
+
+    0       1     number of cuts; 0x80 on top: a dictionary; 0x40: a grid, and no cuts
+    1       n     first class of each bucket but the first
+    1       n     of a grid: size of what `contextual` says of it, its streams, and what it says
 
 Pure.
 """
@@ -13,10 +19,13 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.codec import streams
+from protocol.codec import numbers, streams
+from protocol.codec.contexts import contextual
 from protocol.codec.contexts.buckets import Cuts
+from protocol.codec.contexts.choosing import choose_grid
 from protocol.codec.fourbit import grouped
 from protocol.codec.fourbit.grouped import Classes, StreamReader
+from protocol.codec.numbers import Reader
 from protocol.codec.payload import Stream
 from protocol.errors import DecodeError
 
@@ -26,7 +35,9 @@ _LEVEL_OF_TRIAL = 8  # of whole fields: quick, and within a thousandth
 _LEVEL_IF_WHOLE = 10  # more bins save a few bytes in 100,000, and take twice the time
 _LEVEL_IF_DELTA = 12  # rare differences need bins of their own
 _TABLE_PAYS = 2**13  # values: from there on a table of all words is faster than a sort
-_HAS_DICTIONARY = 0x80  # beside the number of cuts, which is below
+_HAS_DICTIONARY, _HAS_GRID = 0x80, 0x40  # beside the number of cuts, which is below
+_GRID_SIZE_MAX, _GRID_STREAMS_MAX = 1024, 64
+_SYMBOL_BITS = 7  # of a value, as the choice of a grid looks at it
 
 Bytes = NDArray[np.uint8]
 Values = NDArray[Any]  # unsigned
@@ -39,30 +50,45 @@ class Form:
     Attributes:
         cuts: of its classes.
         has_dictionary: whether its values are ranks in a dictionary.
+        grid: what `contextual` says, if rows and columns are told apart.
+        num_grid_streams: that it has.
     """
 
     cuts: Cuts = ()
     has_dictionary: bool = False
+    grid: bytes = b""
+    num_grid_streams: int = 0
 
     def encode(self) -> bytes:
-        """Return the bytes: number of cuts and a flag, then the cuts."""
+        """Return the bytes of the form."""
         packed = grouped.pack_cuts(self.cuts)
-        return bytes([packed[0] | _HAS_DICTIONARY * self.has_dictionary]) + packed[1:]
+        flags = _HAS_DICTIONARY * self.has_dictionary | _HAS_GRID * bool(self.grid)
+        said = numbers.pack(len(self.grid), self.num_grid_streams) + self.grid if self.grid else b""
+        return bytes([packed[0] | flags]) + packed[1:] + said
 
     @classmethod
     def decode(cls, data: bytes) -> tuple[Self, bytes]:
         """Read a form from the front; return it and the rest.
 
         Raises:
-            DecodeError: its cuts do not rise.
+            DecodeError: it is none.
         """
         if not data:
             raise DecodeError("the form of a field is missing")
-        cuts, rest = grouped.read_cuts(bytes([data[0] & ~_HAS_DICTIONARY]) + data[1:])
-        return cls(cuts, bool(data[0] & _HAS_DICTIONARY)), rest
+        has_dictionary, has_grid = bool(data[0] & _HAS_DICTIONARY), data[0] & _HAS_GRID
+        cuts, rest = grouped.read_cuts(bytes([data[0] & ~_HAS_DICTIONARY & ~_HAS_GRID]) + data[1:])
+        if not has_grid:
+            return cls(cuts, has_dictionary), rest
+        if cuts:
+            raise DecodeError(f"a grid of rows and columns, and {len(cuts)} cuts")
+        reader = Reader(rest, "the form of a field")
+        size, num_streams = reader.number(_GRID_SIZE_MAX), reader.number(_GRID_STREAMS_MAX)
+        return cls((), has_dictionary, reader.take(size), num_streams), reader.rest()
 
 
-def encode(new: Values, old: Values | None, classes: Classes, *, level: int) -> tuple[Form, list[Stream]]:
+def encode(
+    new: Values, old: Values | None, classes: Classes, *, level: int, columns: int = 0
+) -> tuple[Form, list[Stream]]:
     """Return the form and streams of one value for each group. No values make no stream.
 
     Args:
@@ -70,6 +96,7 @@ def encode(new: Values, old: Values | None, classes: Classes, *, level: int) -> 
         old: the base's, for a delta.
         classes: one for each group.
         level: see `streams.encode`.
+        columns: groups in a row, if the groups are rows of so many; else 0.
     """
     if not new.size:
         return Form(), []
@@ -85,7 +112,11 @@ def encode(new: Values, old: Values | None, classes: Classes, *, level: int) -> 
     best = _smallest(ways, classes, trial)
     if best.form.cuts:
         best = _smallest([best, replace(best, form=replace(best.form, cuts=()))], classes, trial)
-    return best.form, best.encode(classes, level)
+    coded = best.form, best.encode(classes, level)
+    if old is None and columns:
+        grid = _with_grid(best, columns, level)
+        coded = coded if grid is None else min(coded, grid, key=lambda one: _size(*one))
+    return coded
 
 
 def decode(source: StreamReader, old: Values | None, classes: Classes, form: Form, size: int) -> Values:
@@ -104,12 +135,12 @@ def decode(source: StreamReader, old: Values | None, classes: Classes, form: For
     values: Values
     if form.has_dictionary:
         dictionary = _decode_dictionary(source, size, classes.size)
-        ranks = grouped.decode_values(source, classes, form.cuts, np.uint16)
+        ranks = _decode_values(source, classes, form, 2)
         if ranks.max() >= dictionary.size:
             raise DecodeError(f"rank {ranks.max()} in a dictionary of {dictionary.size}")
         values = dictionary[ranks]
     else:
-        values = grouped.decode_values(source, classes, form.cuts, _DTYPES[size])
+        values = _decode_values(source, classes, form, size)
     return values if old is None else values + old
 
 
@@ -139,6 +170,25 @@ def _with_dictionary(values: Values, classes: Classes, level: int) -> list[_Way]
     gaps = streams.encode(np.diff(dictionary, prepend=dictionary.dtype.type(0)), level=level)
     cuts = grouped.choose_cuts((ranks * 255 // dictionary.size).astype(np.uint8)[:, None], classes)
     return [_Way(Form(cuts, has_dictionary=True), ranks.astype(np.uint16), (gaps,))]
+
+
+def _with_grid(way: _Way, columns: int, level: int) -> tuple[Form, list[Stream]] | None:
+    """Return the form and streams of a way with rows and columns told apart; None if that promises nothing."""
+    spread = int(way.values.max()) - int(way.values.min())
+    shape = (-1, columns)
+    symbols = ((way.values - way.values.min()) >> max(0, spread.bit_length() - _SYMBOL_BITS)).astype(np.uint8)
+    grid, _ = choose_grid(symbols.reshape(shape), way.values.reshape(shape))
+    if grid is None:
+        return None
+    said, coded = contextual.encode(way.values, grid, level)
+    return Form((), way.form.has_dictionary, said, len(coded)), [*way.dictionary, *coded]
+
+
+def _decode_values(source: StreamReader, classes: Classes, form: Form, size: int) -> Values:
+    if not form.grid:
+        return grouped.decode_values(source, classes, form.cuts, _DTYPES[size])
+    coded = tuple(source.take() for _ in range(form.num_grid_streams))
+    return contextual.decode(form.grid, coded, size, classes.size)
 
 
 def _smallest(ways: list[_Way], classes: Classes, level: int) -> _Way:

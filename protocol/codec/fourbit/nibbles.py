@@ -15,8 +15,7 @@ Parameters:
 
     0       n     `nibble_layout`; bit 7 of its first byte: `still_rows` in front
     ...     1+n   number of thresholds between levels of loudness (0 or 7), the lowest, and by how much each rises
-    ...     1+n   scales: number of cuts, 0x80 on top if there is a dictionary; first class of each bucket but the first
-    ...     1+n   zero points, likewise
+    ...     1+n   scales, zero points: their forms (`coded_fields`)
     ...     1+n   codes: `coded_rows`
 
 Streams: scales, zero points, codes; of each the dictionary if there is one, then one for each bucket that is not empty.
@@ -111,7 +110,8 @@ def _encode(
         predicted = _predict(olds, layout, change)
     thresholds, levels = Loudness.of(_measure(layout, fields))
     old_scales, old_zeros = (None, None) if base is None else (base.scales, base.zeros)
-    scales = coded_fields.encode(fields.scales, old_scales, _scale_classes(layout, base), level=level)
+    columns = 0 if layout.more else layout.grid[1]
+    scales = coded_fields.encode(fields.scales, old_scales, _scale_classes(layout, base), level=level, columns=columns)
     zeros = coded_fields.encode(fields.zeros, old_zeros, _zero_classes(fields, base, levels), level=level)
     known = _contexts(layout, fields, change, predicted, levels)
     codes = coded_rows.encode(table, known, code_max=CODE_MAX, is_packed=True, levels=LEVELS, level=level)

@@ -11,8 +11,8 @@ Parameters:
     0       1     ggml's number of the type; bit 7: `still_rows` in front
     1       n     weights in a row, 0 if rows are not known
     ...     1+n   number of thresholds between levels of loudness (0 or 7), the lowest, and by how much each rises
-    ...     1+n   four times, for scales, minima, factors and factors of minima: number of cuts, 0x80 on top if there is
-                  a dictionary; first class of each bucket but the first. Types that lack a field say 0
+    ...     1+n   four times, for scales, minima, factors and factors of minima: the form (`coded_fields`). Types that
+                  lack a field say 0
     ...     1+n   codes: `coded_rows`
 
 Streams: the fields in this order, then the codes; of each the dictionary if there is one, then one for each bucket that
@@ -162,7 +162,9 @@ def _encode(
         form = Form()
         if field.is_in(facts):
             values, base = getattr(new, field.name), None if old is None else getattr(old, field.name)
-            form, field_streams = coded_fields.encode(values, base, field.classes(facts, new, old), level=level)
+            columns = layout.columns // facts.num_values if field.name == "scales" else 0
+            classes = field.classes(facts, new, old)
+            form, field_streams = coded_fields.encode(values, base, classes, level=level, columns=columns)
             made += field_streams
         forms.append(form)
     plan, code_streams = coded_rows.encode(
