@@ -126,7 +126,11 @@ def _encoder(encode: Callable[..., Coded], layout: object) -> Encode:
 
 def _finder(window: NDArray[np.uint8]) -> Encode:
     def run(news: Arrays, olds: Arrays | None, effort: Effort, least: float) -> Coded:
-        return matches.encode(news, window, level=effort.zstd_level)
+        quick = matches.encode(news, window, level=LEVEL_MIN)
+        if quick[1][0].stored_size >= min(_WORTH_EFFORT * news[0].size, _MATCHES_GAIN_MAX * least):
+            return quick
+        slow = matches.encode(news, window, level=effort.zstd_level)
+        return min(quick, slow, key=lambda coded: coded[1][0].stored_size)
 
     return run
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from groundsegment.damage import damage_of
 from groundsegment.depot.depot import Depot
 from groundsegment.depot.records import FlightState, Update
 from groundsegment.errors import GroundError, InputError
@@ -20,6 +21,7 @@ from protocol.manifest import FileEntry, Manifest, release_digest
 from protocol.report import NO_HANDLE, Reason, Report, UpdateState
 
 AUTO, NONE, CURRENT = "auto", "none", "current"
+_SCRUBBED = "is damaged on board, as its scrub found"
 _BASE_TROUBLES = {Reason.BASE_MISSING.name: "is not on board", Reason.BASE_DAMAGED.name: "is damaged on board"}
 
 
@@ -192,9 +194,9 @@ def why_no_candidates(depot: Depot, satellite: str) -> str:
 
 
 def _troubles(depot: Depot, satellite: str, report: Report) -> Mapping[bytes, str]:
-    """What updates said of the releases they build on, and no later update mended; by digest."""
+    """What scrubs found, and what updates said of the releases they build on, unless it was mended; by digest."""
     updates = depot.updates(satellite)
-    troubles = {}
+    troubles = {known.report.release: _SCRUBBED for known in damage_of(depot, satellite)}
     for update in updates:
         status = report.status_of(update.handle)
         reason = status.reason.name if status and status.state is UpdateState.BLOCKED else update.reason

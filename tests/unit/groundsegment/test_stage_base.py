@@ -5,14 +5,16 @@ from pathlib import Path
 import pytest
 
 from groundsegment.depot.depot import Depot
-from groundsegment.depot.records import FlightState
+from groundsegment.depot.records import FlightState, ReceivedMessage
 from groundsegment.packer.estimating import estimate
 from groundsegment.staging import choice
 from groundsegment.staging.records import StageOptions
 from groundsegment.staging.staging import prepare
-from protocol.report import Reason, UpdateState, UpdateStatus
+from protocol.damage import DamageReport, LostRange
+from protocol.message import MessageKind
+from protocol.report import NO_HANDLE, Reason, UpdateState, UpdateStatus
 from tests.fakes.models import make_tiny_qwen2
-from tests.fakes.staging import make_ground, report_serving, run, run_json
+from tests.fakes.staging import NOW, make_ground, report_serving, run, run_json
 
 LATER = ("--no-canary", "--dry-run")
 
@@ -102,6 +104,30 @@ def test_a_base_that_was_found_damaged_is_not_used_again_and_that_is_told(digest
     code, _, err = run("v4", *LATER, "--base", "current", "--forbid-full-fallback")
     assert code == 3
     assert words in err
+
+
+def test_a_base_that_the_satellite_found_damaged_itself_is_passed_over_until_it_is_whole(digests):
+    def say(counter, *lost):
+        body = DamageReport(release=bytes.fromhex(digests["v2"]), lost=lost).to_body()
+        with Depot.open(Path("depot")) as depot:
+            depot.journal.add_message(
+                ReceivedMessage(
+                    satellite="SAT-1",
+                    counter=counter,
+                    kind=str(MessageKind.DAMAGE),
+                    re=NO_HANDLE,
+                    body=body,
+                    received_utc=NOW,
+                    data=b"",
+                )
+            )
+
+    say(1, LostRange(file=0, offset=0, size=4096))
+    staged = run_json("v3", *LATER)
+    assert staged["base_digest"] == digests["v1"]
+    assert "is damaged on board, as its scrub found" in staged["base_reason"]
+    say(2)
+    assert run_json("v3", *LATER)["base_digest"] == digests["v2"]
 
 
 @pytest.mark.parametrize("end", [FlightState.CANCELLED, FlightState.REJECTED, FlightState.EXPIRED])
