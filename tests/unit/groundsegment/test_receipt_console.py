@@ -9,7 +9,9 @@ from groundsegment.console.main import app
 from groundsegment.downlink import MessageReceived
 from groundsegment.signer.key_store import KeyStore
 from groundsegment.signer.signing import create_trust
-from groundsegment.uplink.flight.outcome import record_message
+from groundsegment.uplink.flight.flights import Flights
+from groundsegment.uplink.flight.outcome import Receipt, record_message
+from groundsegment.uplink.sender.core import UplinkOptions
 from protocol.message import Message, MessageKind
 from protocol.objects import object_handle
 from tests.fakes.depots import IDENTITY, NOW, make_depot, stage_bytes
@@ -131,6 +133,25 @@ def test_an_update_without_a_receipt_says_so(depot, update):
 
     assert result.exit_code == 5
     assert "no receipt has come yet" in result.stderr
+
+
+class Flight:
+    """An update in flight, as far as receipts go."""
+
+    def __init__(self):
+        self.taken = []
+
+    def take_receipt(self, receipt):
+        self.taken.append(receipt.state)
+
+
+def test_a_flight_takes_the_receipt_of_its_end_only(depot, update):
+    flights = Flights(depot, "SAT-1", 0, UplinkOptions(), executor=None)
+    flight = flights.flying[update.handle] = Flight()
+    for state in ("accepted", "refused", "serving", "rejected"):
+        flights.take_receipt(Receipt.of_body(update.handle, {"state": state}))
+
+    assert flight.taken == ["rejected"]
 
 
 def test_one_that_is_accepted_does_not_end_the_update(depot, update):

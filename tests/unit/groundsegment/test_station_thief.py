@@ -7,6 +7,9 @@ import pytest
 
 from groundsegment.depot.depot import Depot
 from groundsegment.stations.home import exchange
+from protocol.errors import DecodeError
+from protocol.metadata import MetadataBundle
+from protocol.sealed_metadata import is_sealed
 from tests.fakes.models import make_tiny_qwen2
 from tests.fakes.staging import NOW, TWIN, make_ground, open_as_satellite, run_json
 
@@ -55,6 +58,10 @@ def test_a_mirror_holds_no_name_no_weights_no_keys_and_no_questions(ground):
         "keys": [release_key, release_key.hex().encode(), manifest.keys["SAT-1"]],
         "paths": [str(ground).encode()],
     }
+    metadata = (Path(staged["directory"]) / "metadata.skm").read_bytes()
+    assert is_sealed(metadata)
+    with pytest.raises(DecodeError):
+        MetadataBundle.decode(metadata)  # compressed is not sealed: a search for words would not see it
     found = mirrored()
     assert {path.suffix for path, _ in found} >= {".skm", ".skb"}
     assert any("exchange" in path.parts for path, _ in found)

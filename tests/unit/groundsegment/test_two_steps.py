@@ -193,6 +193,7 @@ def test_a_revert_that_is_done_is_not_taken_for_the_next_one(depot, link):
         fire(depot, link)
 
     assert len(link.armory.fired) == 2
+    assert [operation for operation, _ in link.sent] == ["arm", "revert", "arm", "revert"]
 
 
 def test_an_arm_that_is_refused_is_not_fired_and_says_why(depot, link):
