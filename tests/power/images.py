@@ -113,11 +113,13 @@ class Lab:
             self._unmount()
 
     def _unmount(self) -> None:
-        for _ in range(50):
+        """Processes that were killed with the power may take a moment to let go."""
+        for _ in range(250):
             done = subprocess.run(["umount", str(self.mount_point)], check=False, capture_output=True, text=True)
             if done.returncode == 0:
                 return
             time.sleep(0.02)
+        subprocess.run(["umount", "--lazy", str(self.mount_point)], check=False)
         raise RuntimeError(f"umount {self.mount_point}: {done.stderr}")
 
     def _new_path(self) -> Path:
@@ -129,4 +131,7 @@ class Lab:
 def cut_power(mount_point: Path, how: Cut) -> None:
     """Drop whatever is not on the medium; from now on the file system refuses everything."""
     handle = os.open(mount_point, os.O_RDONLY)
-    fcntl.ioctl(handle, _SHUTDOWN, struct.pack("I", how))
+    try:
+        fcntl.ioctl(handle, _SHUTDOWN, struct.pack("I", how))
+    finally:
+        os.close(handle)

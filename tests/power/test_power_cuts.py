@@ -5,15 +5,16 @@ from dataclasses import replace
 
 import pytest
 
-from tests.power.images import EXT4, FILE_SYSTEMS, XFS, Cut, Lab, missing
+from tests.power.images import EXT4, EXT4_PLAIN, XFS, Cut, Lab, missing
 from tests.power.mistakes import MISTAKES
 from tests.power.stories import SCENARIOS
 from tests.power.sweep import Sweep
 
 pytestmark = pytest.mark.power
 SEED = 20261122
-CUTS = 3  # of each story, on each file system
-RECOVERY_CUTS_MAX = 2
+CUTS = 2  # of each story, on each file system
+RECOVERY_CUTS_MAX = 1
+SAMPLE = [(EXT4, Cut.LOST), (EXT4_PLAIN, Cut.JOURNALED), (XFS, Cut.LOST)]
 
 
 @pytest.fixture
@@ -26,8 +27,7 @@ def lab_of(tmp_path):
     return make
 
 
-@pytest.mark.parametrize("how", list(Cut), ids=lambda how: how.name.lower())
-@pytest.mark.parametrize("kind", FILE_SYSTEMS, ids=lambda kind: kind.name)
+@pytest.mark.parametrize(("kind", "how"), SAMPLE, ids=lambda each: each.name.lower())
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 def test_a_power_cut_leaves_a_satellite_that_serves_and_goes_on(lab_of, scenario, kind, how):
     sweep = Sweep(lab_of(kind), scenario, how)
@@ -39,10 +39,9 @@ def test_a_power_cut_leaves_a_satellite_that_serves_and_goes_on(lab_of, scenario
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("kind", [EXT4, XFS], ids=lambda kind: kind.name)
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.name)
-def test_the_sweep_sees_a_mistake(lab_of, mistake, kind):
-    lab = lab_of(kind)
+def test_the_sweep_sees_a_mistake(lab_of, mistake):
+    lab = lab_of(EXT4)
     scenario = next(scenario for scenario in SCENARIOS if scenario.name == mistake.story)
 
     def run(mount_point, say):
