@@ -59,3 +59,11 @@ def of_byte(values: NDArray[np.uint8]) -> Logarithms:
     """Return 256 * log2 x, rounded down; very low for zero."""
     logarithms: Logarithms = np.take(_OF_BYTE, values)
     return logarithms
+
+
+def nearest_halves(highest: int) -> NDArray[np.uint8]:
+    """Return the number of halves that is nearest to 2**(x / 256), or next to it, for each x from 0 to `highest`."""
+    # n halves begin at (2 n - 1) / 4.
+    odd = np.arange(1, 4 << highest // OCTAVE, 2, dtype=np.int64)
+    starts = _log2(odd) - np.int16(2 * OCTAVE)
+    return np.searchsorted(starts, np.arange(highest + 1), side="right").astype(np.uint8)

@@ -72,11 +72,13 @@ class Contexts:
         predicted: their rows as the base has them, for a delta.
         classes: one for each group, if their rows are coded as streams.
         classes_of_few: returns one for each group, if few changed.
+        turned: 1 for each group whose codes are coded as code_max less them, else 0; None: for none.
     """
 
     predicted: Bytes | None
     classes: Callable[[], Classes]
     classes_of_few: Callable[[], Classes]
+    turned: Bytes | None = None
 
 
 def encode(
@@ -107,6 +109,9 @@ def encode(
             few = _encode_few(rows, predicted, known.classes_of_few(), level)
             if few is not None:
                 return few
+    elif known.turned is not None:
+        rows = rows.copy()
+        _turn(rows, known.turned, 0xFF if is_packed else code_max)
     classes = known.classes()
     cuts = grouped.choose_cuts(rows, classes, is_packed=is_packed, levels=levels, gain_min=gain_min)
     return Plan(cuts), grouped.encode_rows(rows, classes, cuts, is_packed=is_packed, level=level)
@@ -136,12 +141,25 @@ def decode(source: StreamReader, known: Contexts, plan: Plan, *, width: int, cod
     if not is_packed and rows.max() > code_max:
         raise DecodeError(f"a code of {rows.max()} where {code_max} is the highest")
     if predicted is None:
+        if known.turned is not None:
+            _turn(rows, known.turned, 0xFF if is_packed else code_max)
         return rows
     if is_packed:
         return cells.add(predicted, rows)
     rows += predicted
     rows &= np.uint8(code_max)
     return rows
+
+
+def _turn(rows: Bytes, turned: Bytes, mask: int) -> None:
+    """Turn the codes of some rows round, in place; again, and they are as they were."""
+    width = rows.shape[1]
+    if width % 8:
+        rows ^= (turned * np.uint8(mask))[:, None]
+        return
+    masks = turned.astype(np.uint64) * np.uint64(int.from_bytes(bytes([mask] * 8), "big"))
+    words = rows.reshape(-1).view(np.uint64)
+    words ^= np.repeat(masks, width // 8)
 
 
 def _encode_few(differences: Bytes, predicted: Bytes, classes: Classes, level: int) -> tuple[Plan, list[Stream]] | None:

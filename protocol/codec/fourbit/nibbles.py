@@ -47,7 +47,7 @@ __all__ = ["NibbleLayout", "Packing", "Zeros", "decode", "encode"]
 
 CODE_MAX = 15
 _MIDDLE = 8  # code of weight zero where zero points are floats
-_CENTRES = 32  # of a group's codes; LEVELS times as many are CLASSES_MAX
+_CENTRES = 32  # of a group's codes, in half steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,8 +247,9 @@ def _contexts(
     layout: NibbleLayout, fields: Fields, change: Change | None, predicted: Bytes | None, levels: Classes
 ) -> Contexts:
     """By the centre of the codes of a group, in a delta by what became of it; and by its level, or by its scale."""
-    kinds = _centres(layout, fields) if change is None else change.kinds
+    kinds, turned = _centres(layout, fields) if change is None else (change.kinds, None)
     return Contexts(
+        turned=turned,
         predicted=predicted,
         classes=lambda: kinds * np.uint8(LEVELS) + levels,
         classes_of_few=lambda: kinds * np.uint8(HALF_OCTAVES) + _half_octaves(layout, fields),
@@ -263,12 +264,17 @@ def _half_octaves(layout: NibbleLayout, fields: Fields) -> Classes:
     return steps & np.uint8(HALF_OCTAVES - 1)
 
 
-def _centres(layout: NibbleLayout, fields: Fields) -> Bytes:
-    """Return the code of weight zero of each group, 0 .. _CENTRES - 1; of floats in half steps."""
+def _centres(layout: NibbleLayout, fields: Fields) -> tuple[Bytes, Bytes | None]:
+    """Return how far from the middle the code of weight zero is, of each group, in half steps; and whether it is above.
+
+    Codes of groups where it is above are turned round, so that they look like others.
+    """
     if layout.zeros is Zeros.NONE:
-        return np.zeros(layout.num_groups, np.uint8)
+        return np.zeros(layout.num_groups, np.uint8), None
     if layout.zeros is not Zeros.FLOATS or layout.scales is None:
-        return fields.zeros.astype(np.uint8) % np.uint8(_CENTRES)
-    offset = Number.of(fields.zeros, layout.scales).over(Number.of(fields.scales, layout.scales))
-    centres: Bytes = np.clip(2 * _MIDDLE - (offset >> (FRACTION_BITS - 1)), 0, _CENTRES - 1).astype(np.uint8)
-    return centres
+        halves = 2 * (fields.zeros.astype(np.uint8) % np.uint8(_CENTRES // 2))
+    else:
+        offset = Number.of(fields.zeros, layout.scales).over(Number.of(fields.scales, layout.scales))
+        halves = np.clip(2 * _MIDDLE - (offset >> (FRACTION_BITS - 1)), 0, _CENTRES - 1).astype(np.uint8)
+    is_above = halves > CODE_MAX
+    return np.where(is_above, halves - np.uint8(CODE_MAX), np.uint8(CODE_MAX) - halves), is_above.astype(np.uint8)

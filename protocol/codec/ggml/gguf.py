@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocol.codec import numbers
-from protocol.codec.contexts import buckets, logarithms, loudness
+from protocol.codec.contexts import logarithms, loudness
 from protocol.codec.contexts.loudness import LEVELS, Loudness
 from protocol.codec.fourbit import coded_fields, coded_rows, still_units
 from protocol.codec.fourbit.affine import FRACTION_BITS, Float, Number, Shift
@@ -45,10 +45,14 @@ from protocol.errors import DecodeError
 
 __all__ = ["BlockType", "GgufLayout", "decode", "encode"]
 
-_CENTRES = 32  # of a group's codes, an eighth of an octave each: codes 1 .. 16 of four bits stand for zero
+_LOGARITHM_MAX = 4 * logarithms.OCTAVE  # of a code of four bits
+_HALF_STEPS = logarithms.nearest_halves(_LOGARITHM_MAX)
+_FROM_MIDDLE = np.abs(np.arange(33) - 15).astype(np.uint8)  # 7.5 is the middle of four bits
+_IS_ABOVE = (np.arange(33) > 15).astype(np.uint8)
 _SIX_BITS_MAX = 63
 _STEP_BITS = np.int16((logarithms.OCTAVE // 8).bit_length() - 1)  # of an eighth of an octave
 _LEVELS_GAIN_MIN = 0.003  # more than elsewhere: blocks with factors have twice as many fields to decode
+_LEVELS_GAIN_MIN_OF_PLAIN = 0.0013  # less: turned round, they have half as many streams
 _COLUMNS_MAX = 2**32 - 1
 Bytes = NDArray[np.uint8]
 
@@ -174,7 +178,7 @@ def _encode(
         is_packed=facts.is_packed,
         levels=LEVELS,
         level=level,
-        gain_min=_LEVELS_GAIN_MIN if facts.has_factors else buckets.LEVELS_GAIN_MIN,
+        gain_min=_LEVELS_GAIN_MIN if facts.has_factors else _LEVELS_GAIN_MIN_OF_PLAIN,
     )
     if plan.lots is not None or not any(cut % LEVELS for cut in plan.cuts):
         thresholds = Loudness()
@@ -238,7 +242,8 @@ def _foresee(layout: GgufLayout, fields: Fields, old: Fields | None, levels: Cla
     """Return the classes of the codes and, in a delta, the old ones where they land. The old rows are used up."""
     facts = layout.format
     if old is None:
-        return _contexts(facts, fields, _centres(facts, fields), None, levels)
+        kinds, turned = _centres(facts, fields)
+        return _contexts(facts, fields, kinds, None, levels, turned)
     blocks = fields.num_blocks
     changed = _differs(fields.scales, old.scales, blocks) | _differs(fields.minima, old.minima, blocks)
     changed = facts.spread(changed)
@@ -249,8 +254,16 @@ def _foresee(layout: GgufLayout, fields: Fields, old: Fields | None, levels: Cla
     return _contexts(facts, fields, change.kinds, old.rows, levels)
 
 
-def _contexts(facts: BlockFormat, fields: Fields, kinds: Bytes, predicted: Bytes | None, levels: Classes) -> Contexts:
+def _contexts(
+    facts: BlockFormat,
+    fields: Fields,
+    kinds: Bytes,
+    predicted: Bytes | None,
+    levels: Classes,
+    turned: Bytes | None = None,
+) -> Contexts:
     return Contexts(
+        turned=turned,
         predicted=predicted,
         classes=lambda: kinds * np.uint8(LEVELS) + levels,
         classes_of_few=lambda: kinds * np.uint8(HALF_OCTAVES) + _half_octaves(facts, fields),
@@ -316,18 +329,24 @@ def _add_blocks(facts: BlockFormat, groups: NDArray[np.int16], blocks: NDArray[n
     return groups
 
 
-def _centres(facts: BlockFormat, fields: Fields) -> Bytes:
-    """Return which code stands for weight zero in each group, 0 .. _CENTRES - 1, by eighths of an octave."""
+def _centres(facts: BlockFormat, fields: Fields) -> tuple[Bytes, Bytes | None]:
+    """Return how far from the middle the code is that stands for weight zero, of each group; and whether it is above.
+
+    In half steps of four-bit codes. Codes of groups where it is above are turned round, so that they look like others.
+    """
     if facts.has_minima:
         centres = logarithms.of_float16(fields.minima)
         if facts.has_min_factors:
             centres = _add_blocks(facts, logarithms.of_byte(fields.min_factors), centres)
         centres -= _log_scale(facts, fields)
-        return _steps(centres, -(facts.bits - 4) * logarithms.OCTAVE, _CENTRES)
+        centres -= np.int16((facts.bits - 4) * logarithms.OCTAVE)
+        np.clip(centres, 0, _LOGARITHM_MAX, out=centres)
+        halves = np.take(_HALF_STEPS, centres)
+        return np.take(_FROM_MIDDLE, halves), np.take(_IS_ABOVE, halves)
     if facts.has_factors:
         signs: Bytes = fields.factors >> np.uint8(7)
-        return signs  # that of Q6_K's scales turns the codes round
-    return np.zeros(fields.scales.size, np.uint8)
+        return signs, None  # that of Q6_K's scales turns the codes round
+    return np.zeros(fields.scales.size, np.uint8), None
 
 
 def _classes_of_scales(facts: BlockFormat, known: Fields, old: Fields | None) -> Classes:

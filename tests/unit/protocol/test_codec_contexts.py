@@ -225,3 +225,30 @@ def test_a_code_above_the_highest_is_refused() -> None:
     plan, streams = coded_rows.encode(rows, known, code_max=255, is_packed=False, levels=1, level=8)
     with pytest.raises(DecodeError):
         coded_rows.decode(StreamReader(streams), known, plan, width=8, code_max=31, is_packed=False)
+
+
+def test_halves_of_a_code_are_the_nearest_ones() -> None:
+    halves = logarithms.nearest_halves(4 * logarithms.OCTAVE)
+    exact = 2 * 2.0 ** (np.arange(halves.size) / logarithms.OCTAVE)
+    assert np.abs(halves - exact).max() < 0.6  # logarithms are rounded down
+    assert (halves[0], halves[-1]) == (2, 32)
+
+
+@pytest.mark.parametrize(("width", "code_max", "is_packed"), [(16, 15, True), (5, 15, True), (32, 31, False)])
+def test_groups_that_are_each_other_turned_round_share_their_streams(width, code_max, is_packed) -> None:
+    rng = np.random.default_rng(1)
+    codes = (rng.exponential(2, (3000, width * (1 + is_packed)))).astype(np.uint8).clip(max=code_max)
+    turned = rng.integers(0, 2, 3000).astype(np.uint8)
+    codes[turned == 1] = code_max - codes[turned == 1]
+    rows = cells.bytes_of(codes.reshape(-1)).reshape(3000, width) if is_packed else codes
+    classes = np.zeros(3000, np.uint8)
+    sizes = []
+    for told in (turned, None):
+        known = Contexts(None, lambda: classes, lambda: classes, told)
+        plan, streams = coded_rows.encode(rows, known, code_max=code_max, is_packed=is_packed, levels=1, level=8)
+        sizes.append(sum(stream.stored_size for stream in streams))
+        made = coded_rows.decode(
+            StreamReader(streams), known, plan, width=width, code_max=code_max, is_packed=is_packed
+        )
+        assert made.tobytes() == rows.tobytes()
+    assert sizes[0] < 0.85 * sizes[1]
