@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from onboard.errors import StoreCorruptError, StoreFullError
+from onboard.errors import StoreCorruptError, StoreFailedError, StoreFullError
 from onboard.scrub.blocks import Span
 from onboard.scrub.core import LEAF_SIZE, leaf_hash, solve_group
 from onboard.scrub.damage import Flip
@@ -53,7 +53,8 @@ class Repair:
         """Repair what the cells `bad` belong to; returns what was found, and the cells that stay bad.
 
         Raises:
-            StoreFullError, StoreFailedError: the disk refused; the file that was being written stays as it was.
+            StoreFullError, StoreFailedError: the disk refused, or does not hold what was written; the file that was
+                being written stays as it was.
             StoreCorruptError: the guard itself is wrong: repaired by it, a file is not what was signed.
         """
         flips: list[Flip] = []
@@ -162,7 +163,7 @@ class Repair:
                 data = medium.read(at * LEAF_SIZE, READ_SIZE)
                 for number, wanted in enumerate(work.written[at : at + READ_SIZE // LEAF_SIZE]):
                     if leaf_hash(data[number * LEAF_SIZE : (number + 1) * LEAF_SIZE]) != wanted:
-                        raise StoreCorruptError(REPAIR_NAME, expected="what was written", got="other bytes")
+                        raise StoreFailedError(f"{REPAIR_NAME}: not what was written", hint="check the medium")
                 self._on_step(len(data))
 
     # -- zones ---------------------------------------------------------------------------------------------

@@ -12,15 +12,15 @@ from tests.fakes.sim_disk import NoDirectorySync, NoFileSync, PowerCut, SimDisk
 DIRECTORY = Path("releases") / "r"
 
 
-def broken(kind, *, at_most=8):
+def broken(kind, *, damaged=None, at_most=8):
     """What a sweep of power cuts finds wrong, with a scrub on each disk that may be found."""
     rehearsal = kind()
-    scenario = RepairScenario(DIRECTORY, rehearsal)
+    scenario = RepairScenario(DIRECTORY, rehearsal, damaged)
     start = rehearsal.num_operations
     scenario.run()
     for cut_at in range(start, rehearsal.num_operations + 1):
         disk, is_done = kind(), False
-        scenario = RepairScenario(DIRECTORY, disk)
+        scenario = RepairScenario(DIRECTORY, disk, damaged)
         disk.cut_at = cut_at
         with contextlib.suppress(PowerCut):
             is_done = scenario.run().is_whole
@@ -39,10 +39,11 @@ def broken(kind, *, at_most=8):
                 yield cut_at, "space leaks"
 
 
-def test_a_power_cut_anywhere_in_a_repair_leaves_the_old_file_or_the_right_one():
-    assert list(broken(SimDisk)) == []
+@pytest.mark.parametrize("damaged", [None, ("model.safetensors",), (".guard-0",)])
+def test_a_power_cut_anywhere_in_a_repair_leaves_the_old_file_or_the_right_one(damaged):
+    assert list(broken(SimDisk, damaged=damaged)) == []
 
 
 @pytest.mark.parametrize("kind", [NoFileSync, NoDirectorySync])
 def test_the_sweep_sees_a_missing_sync(kind):
-    assert next(broken(kind), None) is not None
+    assert next(broken(kind, damaged=("model.safetensors",)), None) is not None

@@ -82,15 +82,16 @@ class RepairScenario:
     Args:
         directory: of the release; made by `prepare` on a real disk.
         disk: where it lies.
+        damaged: names of the files with a flip; a file of each kind by default.
     """
 
     SIZES = {"config.json": 700, "model.safetensors": 9000}
 
-    def __init__(self, directory, disk=None):
+    def __init__(self, directory, disk=None, damaged=None):
         self.release = GuardedRelease(directory, self.SIZES, disk=disk)
         self.names = [*self.release.files, ".sha256sums", ".parity", ".guard-0", ".guard-1"]
         self.right = {name: self.release.read(name) for name in self.names}
-        for name in (MODEL_NAME, ".parity", ".guard-1"):
+        for name in damaged or (MODEL_NAME, ".parity", ".guard-1"):
             self.release.flip(name, 8 * 100 + 3)
         self.damaged = {name: self.release.read(name) for name in self.names}
 

@@ -1,8 +1,10 @@
 """Leaf hashes and parity: whatever is flipped, what is repaired is right, and what parity covers is repaired."""
 
+import contextlib
 import hashlib
 import random
 
+import msgpack
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +18,12 @@ from onboard.scrub.core import (
     syndrome_of,
     with_flipped,
 )
+from onboard.scrub.damage import Flip
+from onboard.scrub.guard import GuardHead
+from onboard.scrub.ledger import Ledger
+from protocol.damage import DamageReport, LostRange
+from protocol.errors import DecodeError
+from protocol.manifest import FileEntry, release_digest
 
 SIZES = st.lists(st.integers(0, 40 * LEAF_SIZE), max_size=6)
 
@@ -131,3 +139,44 @@ def test_blocks_as_ranges_cover_those_blocks_and_no_other_byte(sizes, data):
     assert sum(size for _, _, size in ranges) == sum(block_map.where(block).size for block in chosen)
     for file, at in expected:
         assert any(file == f and offset <= at < offset + size for f, offset, size in ranges)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.binary(max_size=40) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+LEDGER = Ledger(release=b"r" * 32, lost=((b"d" * 32, (LostRange(file=1, offset=0, size=9),)),)).with_memory_flip(
+    b"d" * 32, Flip(file="w", offset=4096, num_bits=1, bits=(7,)), boot=1, uptime_s=2
+)
+FILES = tuple(FileEntry(name=name, size_bytes=5, sha256=bytes(32)) for name in ("a.json", "b.bin"))
+HEAD = GuardHead(digest=release_digest(FILES), files=FILES, num_listed=2)
+BODY = DamageReport(release=b"d" * 32, lost=(LostRange(file=1, offset=0, size=9),)).to_body()
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data(), VALUES)
+def test_what_is_not_ours_is_refused_by_name_and_nothing_else_happens(data, junk):
+    parsers = {
+        Ledger.decode: msgpack.unpackb(LEDGER.encode()),
+        GuardHead.decode: msgpack.unpackb(HEAD.encode()),
+        lambda packed: DamageReport.from_body(msgpack.unpackb(packed)): BODY,
+    }
+    parse, good = data.draw(st.sampled_from(list(parsers.items())))
+    assert parse(msgpack.packb(good)) is not None
+    spoiled = dict(good)
+    name = data.draw(st.sampled_from([*spoiled, "more"]))
+    if data.draw(st.booleans()) and isinstance(spoiled.get(name), list) and spoiled[name]:
+        spoiled[name] = [junk, *spoiled[name][1:]]
+    else:
+        spoiled[name] = junk
+    with contextlib.suppress(DecodeError):
+        parse(msgpack.packb(spoiled))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(max_size=200))
+def test_bytes_that_are_no_ledger_and_no_guard_are_refused(data):
+    for parse in (Ledger.decode, GuardHead.decode):
+        with contextlib.suppress(DecodeError):
+            parse(data)

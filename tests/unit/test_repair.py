@@ -69,6 +69,7 @@ def say_lost(digest, lost):
         )
 
 
+@pytest.mark.slow
 def test_stage_repair_sends_what_was_lost_and_it_is_whole_again(tmp_path, monkeypatch):
     make_ground(tmp_path, monkeypatch)
     make_tiny_qwen2(tmp_path / "v1", seed=1)
@@ -168,9 +169,10 @@ def test_a_repair_is_confirmed_without_a_trial_and_what_serves_goes_on(tmp_path)
     update, rows = repair_of(damaged.ground, tmp_path, damaged.lost)
     assert not damaged.is_whole
     assert sum(row.stored_size for row in rows) < sum(each.size for each in damaged.lost) + 500
-    before = damaged.board.record
+    before, guard = damaged.board.record, (damaged.directory / ".guard-0").stat().st_ino
     asyncio.run(damaged.fly(update, UpdateState.CONFIRMED))
     assert damaged.is_whole
+    assert (damaged.directory / ".guard-0").stat().st_ino == guard  # the release was never away
     after = damaged.board.record
     assert (after.current, after.previous, after.releases) == (before.current, before.previous, before.releases)
     assert scrub_release(damaged.directory, damaged.digest, RealDisk(), files=tuple).flips == ()
@@ -183,6 +185,25 @@ def test_a_repair_uses_nothing_that_is_damaged_meanwhile(tmp_path):
     status = asyncio.run(damaged.fly(update, UpdateState.BLOCKED))
     assert status.reason is Reason.BASE_DAMAGED
     assert not damaged.is_whole
+
+
+def test_another_loss_is_another_plan_so_no_number_is_ever_encrypted_twice():
+    entries = FakeGround().make_update(FILES).manifest.files
+    digests = set()
+    for lost in ((), (LostRange(file=1, offset=0, size=4096),), (LostRange(file=1, offset=4096, size=4096),)):
+        plan = PackPlan(
+            satellite="SAT-1",
+            release_digest=digest_of(FILES),
+            files=entries,
+            base_digest=digest_of(FILES),
+            base_files=entries,
+            bundle_size_bytes=1 << 20,
+            level=3,
+            survey=repair_survey(entries, lost),
+            lost=lost,
+        )
+        digests.add(plan.digest())
+    assert len(digests) == 3
 
 
 def test_only_what_was_lost_is_in_the_segments(tmp_path):

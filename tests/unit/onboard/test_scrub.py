@@ -2,6 +2,7 @@
 
 import itertools
 import os
+from dataclasses import replace
 
 import pytest
 
@@ -10,6 +11,7 @@ from onboard.scrub import repair as repair_module
 from onboard.scrub.blocks import BlockMap
 from onboard.scrub.core import GROUP_SIZE, LEAF_SIZE
 from onboard.scrub.guard import GUARD_NAMES, PARITY_NAME, Guard
+from onboard.store.disk import RealDisk
 from protocol.damage import LostRange
 from tests.fakes.faulty_disk import FaultyDisk
 from tests.fakes.scrubbing import SMALL, GuardedRelease
@@ -75,7 +77,8 @@ def test_a_burst_as_long_as_there_are_groups_is_repaired(tmp_path):
     assert all(flip.bits == () for flip in outcome.flips)  # too many to be listed
 
 
-def test_what_parity_cannot_give_back_is_named_exactly_and_the_rest_is_repaired(tmp_path):
+def test_what_parity_cannot_give_back_is_named_exactly_and_the_rest_is_repaired(tmp_path, monkeypatch):
+    monkeypatch.setattr(repair_module, "_SEARCHES_MAX", 0)  # hopeless, and slow
     release = GuardedRelease(tmp_path / "r")
     guard = Guard.open(release.directory, release.digest, release.disk)
     first, second = list(guard.map.group(0, 0))[3:5]
@@ -148,6 +151,16 @@ def test_a_guard_that_is_wrong_changes_nothing_and_is_made_anew(tmp_path):
     assert release.scrub().num_repaired == 1
 
 
+def test_a_guard_whose_file_list_is_of_another_release_is_none(tmp_path):
+    release = GuardedRelease(tmp_path / "r")
+    guard = Guard.open(release.directory, release.digest, release.disk)
+    files = (replace(guard.head.files[0], sha256=bytes(32)), *guard.head.files[1:])
+    head = replace(guard.head, files=files)
+    for name in GUARD_NAMES:
+        release.put(name, guard_module._encode(head, guard._page_hashes, guard._read_page(0)))
+    assert Guard.open(release.directory, release.digest, release.disk) is None
+
+
 def test_a_full_disk_keeps_the_damaged_file_and_says_so(tmp_path):
     release = GuardedRelease(tmp_path / "r")
     release.flip(MODEL, 4711)
@@ -159,6 +172,25 @@ def test_a_full_disk_keeps_the_damaged_file_and_says_so(tmp_path):
     assert "no space" in outcome.trouble
     assert (outcome.num_found, outcome.num_repaired) == (1, 0)
     assert not (release.directory / repair_module.REPAIR_NAME).exists()
+
+
+class LyingDisk(RealDisk):
+    """Takes every write, and flips a bit of those at one offset."""
+
+    def write_at(self, handle, data, offset):
+        data = bytearray(data)
+        data[100] ^= 1
+        return super().write_at(handle, bytes(data), offset)
+
+
+def test_a_repair_that_the_medium_does_not_hold_takes_no_name(tmp_path):
+    release = GuardedRelease(tmp_path / "r")
+    release.flip(MODEL, 4711)
+    before, release.disk = release.read(MODEL), LyingDisk()
+    outcome = release.scrub()
+    assert "not what was written" in outcome.trouble
+    assert (outcome.num_repaired, outcome.lost) == (0, ())
+    assert release.read(MODEL) == before
 
 
 def test_the_leftover_of_an_interrupted_repair_goes(tmp_path):
