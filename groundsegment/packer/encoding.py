@@ -134,13 +134,12 @@ def _follows(last: Extent, extent: Extent) -> bool:
 def _encode_run(job: EncodeJob, read: Source) -> EncodedSegment:
     """Encode bytes that are no tensor we know, one run of them, as the codec that stores least."""
     raw, old = read.news[0].tobytes(), None if read.olds is None else read.olds[0].tobytes()
-    if read.window is not None and raw != old:
-        coded = _encode_tensors(job, [read])
-        if coded.pieces[0].transform is TransformKind.BYTES_MATCHES:
-            return _segment(job, SegmentCodec.TENSOR, coded.encode())
+    coded = _encode_tensors(job, [read]) if read.window is not None and raw != old else None
+    if coded is not None and coded.pieces[0].transform is TransformKind.BYTES_MATCHES:
+        return _segment(job, SegmentCodec.TENSOR, coded.encode())
     codec, payload = choose_codec(raw, old, job.level)
     if len(payload) > _WORTH_EFFORT * job.segment.raw_size:  # no text: numbers, perhaps, whose frequencies help
-        packed = _encode_tensors(job, [read]).encode()
+        packed = (coded or _encode_tensors(job, [read])).encode()
         if len(packed) < len(payload):
             return _segment(job, SegmentCodec.TENSOR, packed)
     ref = read.piece.extents[0].base if codec in {SegmentCodec.COPY, SegmentCodec.DELTA_ZSTD} else None

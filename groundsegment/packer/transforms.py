@@ -18,6 +18,7 @@ from protocol.codec.fourbit import nibbles
 from protocol.codec.ggml import gguf
 from protocol.codec.kinds import TransformKind
 from protocol.codec.payload import Stream
+from protocol.limits import MIB
 
 Arrays = list[NDArray[np.uint8]]
 Coded = tuple[bytes, tuple[Stream, ...]]
@@ -26,6 +27,7 @@ LEVEL_DEFAULT = 15
 LEVEL_MIN, LEVEL_MAX = 3, 19  # of zstd: above 19 the window could pass ZSTD_WINDOW_MAX
 _PCODEC_LEVEL_MIN, _PCODEC_LEVEL_MAX = 8, 12
 _WORTH_EFFORT = 0.6
+_SLOW_SEARCH_MAX = 4 * MIB  # of bytes and window together: zstd's high levels make 2 MB/s of larger ones
 _MATCHES_GAIN_MAX = 1.25  # of the highest level over the lowest, where beside numbers understood matches matter
 
 
@@ -127,7 +129,8 @@ def _encoder(encode: Callable[..., Coded], layout: object) -> Encode:
 def _finder(window: NDArray[np.uint8]) -> Encode:
     def run(news: Arrays, olds: Arrays | None, effort: Effort, least: float) -> Coded:
         quick = matches.encode(news, window, level=LEVEL_MIN)
-        if quick[1][0].stored_size >= min(_WORTH_EFFORT * news[0].size, _MATCHES_GAIN_MAX * least):
+        is_near = quick[1][0].stored_size < min(_WORTH_EFFORT * news[0].size, _MATCHES_GAIN_MAX * least)
+        if not is_near or news[0].size + window.size > _SLOW_SEARCH_MAX:
             return quick
         slow = matches.encode(news, window, level=effort.zstd_level)
         return min(quick, slow, key=lambda coded: coded[1][0].stored_size)
