@@ -13,6 +13,7 @@ in the parameters:
 Pure.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -23,6 +24,7 @@ from protocol.codec import numbers, streams
 from protocol.codec.contexts import contextual
 from protocol.codec.contexts.buckets import Cuts
 from protocol.codec.contexts.choosing import choose_grid
+from protocol.codec.contexts.grid import Grid
 from protocol.codec.fourbit import grouped
 from protocol.codec.fourbit.grouped import Classes, StreamReader
 from protocol.codec.numbers import Reader
@@ -102,21 +104,14 @@ def encode(
         return Form(), []
     values = new if old is None else new - old
     cuts = grouped.choose_cuts(_outline(values, is_delta=old is not None)[:, None], classes)
-    ways = [_Way(Form(cuts), values)]
+    ways = [_Way(cuts, values)]
     if old is None and values.itemsize > 1:
         ways += _with_dictionary(values, classes, level)
     if old is None:
         trial, level = _LEVEL_OF_TRIAL, min(level, _LEVEL_IF_WHOLE)
     else:
         trial = level = max(level, _LEVEL_IF_DELTA)
-    best = _smallest(ways, classes, trial)
-    if best.form.cuts:
-        best = _smallest([best, replace(best, form=replace(best.form, cuts=()))], classes, trial)
-    coded = best.form, best.encode(classes, level)
-    if old is None and columns:
-        grid = _with_grid(best, columns, level)
-        coded = coded if grid is None else min(coded, grid, key=lambda one: _size(*one))
-    return coded
+    return _smallest(ways, classes, columns if old is None else 0, trial).encode(classes, level)
 
 
 def decode(source: StreamReader, old: Values | None, classes: Classes, form: Form, size: int) -> Values:
@@ -149,18 +144,37 @@ class _Way:
     """A way to code a field.
 
     Attributes:
-        form: as it is told to the decoder.
+        cuts: of the classes.
         values: as they are, differences, or ranks.
         dictionary: its stream, if there is one.
+        grid: tells rows and columns apart, instead of classes.
     """
 
-    form: Form
+    cuts: Cuts
     values: Values
     dictionary: tuple[Stream, ...] = ()
+    grid: Grid | None = None
 
-    def encode(self, classes: Classes, level: int) -> list[Stream]:
-        """Return the streams."""
-        return [*self.dictionary, *grouped.encode_values(self.values, classes, self.form.cuts, level=level)]
+    def encode(self, classes: Classes, level: int) -> tuple[Form, list[Stream]]:
+        """Return the form and streams."""
+        if self.grid is None:
+            form = Form(self.cuts, bool(self.dictionary))
+            return form, [*self.dictionary, *grouped.encode_values(self.values, classes, self.cuts, level=level)]
+        said, coded = contextual.encode(self.values, self.grid, level)
+        return Form((), bool(self.dictionary), said, len(coded)), [*self.dictionary, *coded]
+
+    def size(self, classes: Classes, level: int) -> tuple[int, bytes]:
+        """Return the bytes that it takes, and something to break a tie by."""
+        form, made = self.encode(classes, level)
+        return len(form.encode()) + sum(stream.stored_size for stream in made), form.encode()
+
+    def variants(self, columns: int) -> Iterator["_Way"]:
+        """Yield what else may be tried with the same values: no classes, rows and columns of a grid."""
+        if self.cuts:
+            yield replace(self, cuts=())
+        grid = _choose_grid(self.values, columns) if columns else None
+        if grid is not None:
+            yield replace(self, cuts=(), grid=grid)
 
 
 def _with_dictionary(values: Values, classes: Classes, level: int) -> list[_Way]:
@@ -169,19 +183,16 @@ def _with_dictionary(values: Values, classes: Classes, level: int) -> list[_Way]
         return []
     gaps = streams.encode(np.diff(dictionary, prepend=dictionary.dtype.type(0)), level=level)
     cuts = grouped.choose_cuts((ranks * 255 // dictionary.size).astype(np.uint8)[:, None], classes)
-    return [_Way(Form(cuts, has_dictionary=True), ranks.astype(np.uint16), (gaps,))]
+    return [_Way(cuts, ranks.astype(np.uint16), (gaps,))]
 
 
-def _with_grid(way: _Way, columns: int, level: int) -> tuple[Form, list[Stream]] | None:
-    """Return the form and streams of a way with rows and columns told apart; None if that promises nothing."""
-    spread = int(way.values.max()) - int(way.values.min())
+def _choose_grid(values: Values, columns: int) -> Grid | None:
+    """Return what tells rows and columns apart; None if that promises nothing."""
+    lowest = values.min()
+    surplus = (int(values.max()) - int(lowest)).bit_length() - _SYMBOL_BITS
+    symbols = ((values - lowest) >> max(0, surplus)).astype(np.uint8)
     shape = (-1, columns)
-    symbols = ((way.values - way.values.min()) >> max(0, spread.bit_length() - _SYMBOL_BITS)).astype(np.uint8)
-    grid, _ = choose_grid(symbols.reshape(shape), way.values.reshape(shape))
-    if grid is None:
-        return None
-    said, coded = contextual.encode(way.values, grid, level)
-    return Form((), way.form.has_dictionary, said, len(coded)), [*way.dictionary, *coded]
+    return choose_grid(symbols.reshape(shape), values.reshape(shape))[0]
 
 
 def _decode_values(source: StreamReader, classes: Classes, form: Form, size: int) -> Values:
@@ -191,9 +202,23 @@ def _decode_values(source: StreamReader, classes: Classes, form: Form, size: int
     return contextual.decode(form.grid, coded, size, classes.size)
 
 
-def _smallest(ways: list[_Way], classes: Classes, level: int) -> _Way:
-    """Return the way that takes the fewest bytes, as far as a trial tells."""
-    return ways[0] if len(ways) == 1 else min(ways, key=lambda way: _size(way.form, way.encode(classes, level)))
+def _smallest(ways: list[_Way], classes: Classes, columns: int, level: int) -> _Way:
+    """Return the way that takes the fewest bytes, as far as trials tell: first of the ways, then of the best's variants.
+
+    Args:
+        ways: at least one.
+        classes: one for each group.
+        columns: of a grid that may be tried; 0: none may.
+        level: of the trials.
+    """
+    if len(ways) == 1 and not ways[0].cuts and not columns:
+        return ways[0]
+    least, _, best = min((way.size(classes, level), number, way) for number, way in enumerate(ways))
+    for other in best.variants(columns):
+        size = other.size(classes, level)
+        if size < least:
+            least, best = size, other
+    return best
 
 
 def _rank(values: Values) -> tuple[Values, NDArray[np.intp]]:
@@ -212,10 +237,6 @@ def _decode_dictionary(source: StreamReader, size: int, num_values: int) -> Valu
     dtype = _DTYPES[size]
     dictionary: Values = np.cumsum(streams.decode(stream, dtype, stream.count), dtype=dtype)
     return dictionary
-
-
-def _size(form: Form, made: list[Stream]) -> tuple[int, bytes]:
-    return len(form.encode()) + sum(stream.stored_size for stream in made), form.encode()
 
 
 def _outline(values: Values, *, is_delta: bool) -> Bytes:
