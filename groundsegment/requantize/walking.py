@@ -42,7 +42,9 @@ _NEAR = 0.04  # of the size asked for
 _TRIES = 9
 _TILT_FIRST, _TILT_MAX = 1.4, 2.0
 _TOO_FAR = 1.05  # of the way to the new model
-_THINNED_MAX = 0.2  # of the codes: where rounding to nearest changes more, the base was not rounded to nearest
+# Of the codes, by bits: where rounding to nearest changes more, the base was not rounded to nearest.
+_THINNED_MAX = {8: 0.2, 4: 0.12}
+_PASSES = 3  # of descent at a price
 _JUDGED_TOKENS = 2048  # of calibration text, to tell thinning from descent
 _FINE = 8  # bits: rounding does so little harm that there is nothing for descent to mend
 
@@ -62,6 +64,11 @@ class Lean:
     gradients: Mapping[str, Tensor] | None = None
     rounded: Mapping[str, Codes] | None = None
     divergence: float = math.nan
+
+    @property
+    def is_descent(self) -> bool:
+        """Whether each layer's own error moves the codes: then there may be several passes, one after the other."""
+        return self.gradients is None and self.rounded is None
 
 
 Aim = Callable[[Lean], "Step"]
@@ -115,7 +122,7 @@ class Walk:
         base = self._work.base
         if self._rounded is None:
             self._rounded = round_on_grid(self._situation)
-        if share_changed(self._rounded, base.codes) > _THINNED_MAX:
+        if share_changed(self._rounded, base.codes) > _THINNED_MAX[base.grid.num_bits]:
             return aim(Lean(at=base))
         thinned = aim(Lean(at=base, rounded=self._rounded))
         if base.grid.num_bits == _FINE:
@@ -169,25 +176,27 @@ class Walk:
         gradients, divergence = model.lean(list(at.codes), text.sequences, text.teacher, on_tokens=on_tokens)
         return Lean(at=at, gradients=gradients, divergence=divergence)
 
-    def at_price(self, lean: Lean, *, price: float, like: Step | None = None) -> Step:
+    def at_price(self, lean: Lean, *, price: float, after: Step | None = None) -> Step:
         """Move what pays at a price; a higher price than before takes moves back.
 
         Args:
             lean: what moves gain.
             price: of a bit.
-            like: a step whose changes say what bits cost; where the gradient is from if left out.
+            after: a step whose changes say what bits cost, and which descent by layers goes on from.
         """
-        codes = self._move(lean, lean.at.codes, price, like.candidate.codes if like else None)
+        like = after.candidate.codes if after else None
+        start = like if like is not None and lean.is_descent else lean.at.codes
+        codes = self._move(lean, start, price, like)
         candidate = Candidate(grid=lean.at.grid, codes=codes, others=self._work.others_worth(self._statistics, price))
         self.price = price
         return Step(candidate=candidate, price=price, size_bytes=self._work.size_bytes(candidate))
 
     def settled(self, lean: Lean, *, price: float) -> Step:
-        """Move what pays at a price, twice: the second time it is known what bits cost and how far it went."""
+        """Move what pays at a price, in several passes of descent: the first leaves much undone, and knows no bits."""
         step = self.at_price(lean, price=price)
-        if lean.rounded is None:
+        for _ in range(_PASSES - 1 if lean.is_descent else 0):
             self._aim_again(step)
-            step = self.at_price(lean, price=price, like=step)
+            step = self.at_price(lean, price=price, after=step)
         return step
 
     def at_size(self, lean: Lean, *, size_bytes: int) -> Step:
@@ -197,7 +206,7 @@ class Walk:
         price, fits_at, too_large_at = self._guess(lean, size_bytes), math.inf, 0.0
         fitting, step = None, None
         for _ in range(_TRIES):
-            step = self.at_price(lean, price=price, like=step)
+            step = self.at_price(lean, price=price, after=step)
             is_too_far = lean.rounded is None and self._aim_again(step)
             if step.size_bytes > size_bytes:
                 too_large_at = max(too_large_at, price)

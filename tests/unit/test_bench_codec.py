@@ -240,12 +240,19 @@ def aware_curve(directory, **points):
 FRESH = {"nothing": (2, 20.0), "rounded": (1000, 15.02), "gptq": (1800, 15.0)}
 
 
-def test_update_aware_is_held_against_the_cheapest_of_the_best_and_takes_the_fewest_bytes_within_the_bar(tmp_path):
+def test_update_aware_is_held_against_what_one_would_send_and_takes_the_fewest_bytes_within_the_bar(tmp_path):
     aware_curve(tmp_path, **FRESH, aware_1=(90, 15.4), aware_2=(300, 15.15), aware_3=(480, 15.05), aware_4=(700, 15.0))
     found = aware.figures(tmp_path)["int8"]
     assert (found["bytes"], found["lossless_bytes"], found["ppl"], found["naive_ppl"]) == (480, 1000, 15.05, 15.02)
     assert found["within_1_percent"] == {"bytes": 300, "ppl": 15.15}
     assert "| update-aware" in aware.text(tmp_path)
+
+
+def test_it_is_held_against_a_better_fresh_release_too(tmp_path):
+    aware_curve(tmp_path, **FRESH | {"gptq": (1800, 14.5)}, aware_1=(480, 15.05))
+    found = aware.figures(tmp_path)
+    assert list(found) == ["int8", "int8 against gptq"]
+    assert (found["int8 against gptq"]["naive_ppl"], found["int8 against gptq"]["within_1_percent"]) == (14.5, None)
 
 
 def test_where_it_does_not_pay_the_best_is_told_and_nothing_within(tmp_path):
