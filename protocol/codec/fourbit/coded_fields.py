@@ -203,7 +203,7 @@ def _decode_values(source: StreamReader, classes: Classes, form: Form, size: int
 
 
 def _smallest(ways: list[_Way], classes: Classes, columns: int, level: int) -> _Way:
-    """Return the way that takes the fewest bytes, as far as trials tell: first of the ways, then of the best's variants.
+    """Return the way that takes the fewest bytes, as far as trials tell: of the ways, then of the variants of the best.
 
     Args:
         ways: at least one.
