@@ -32,7 +32,11 @@ def init(
     ],
     symbol_size: _SymbolSize = None,
     post_quantum: Annotated[
-        bool, typer.Option("--post-quantum", help="Roots also need one of two ML-DSA-65 keys. They grow to 22 kB.")
+        bool,
+        typer.Option(
+            "--post-quantum",
+            help="Roots also need one of two ML-DSA-65 keys and grow to 22 kB; kits get hybrid keys with ML-KEM-768.",
+        ),
     ] = False,
     seal: Annotated[bool, typer.Option("--seal", help="Seal private keys under a passphrase; ask for it.")] = False,
     passphrase_file: PassphraseFile = None,
@@ -78,7 +82,7 @@ def init(
                 err.print("private keys are not sealed: `skyload keys protect` does that", markup=False)
         for name, path in kits.items():
             if name not in known:
-                _add_satellite(opened, name, path, size)
+                _add_satellite(opened, name, path, size, is_hybrid=post_quantum)
     _tell(depot, kits, as_json=as_json)
 
 
@@ -88,6 +92,10 @@ def add_satellite(
     name: Annotated[str, typer.Argument(help="The satellite's name.")],
     kit: Annotated[Path, typer.Option("--kit", help="What goes on board is written here.")],
     symbol_size: _SymbolSize = None,
+    post_quantum: Annotated[
+        bool,
+        typer.Option("--post-quantum", help="What is encrypted for it holds if X25519 falls: 2 kB more per update."),
+    ] = False,
     depot: _Depot = Path("depot"),
     as_json: _AsJson = False,
 ) -> None:
@@ -96,6 +104,7 @@ def add_satellite(
     Examples:
     ```
     skyload keys add-satellite SAT-2 --kit kit-sat-2
+    skyload keys add-satellite SAT-2 --kit kit-sat-2 --post-quantum
     ```
     """
     from groundsegment.depot.depot import Depot
@@ -104,7 +113,7 @@ def add_satellite(
     size = _checked_size(symbol_size)
     _check_kit_place(kit, depot, may_be_there=True)
     with Depot.open(depot) as opened, opened.lock("keys"):
-        _add_satellite(opened, name, kit, size)
+        _add_satellite(opened, name, kit, size, is_hybrid=post_quantum)
     _tell(depot, {name: kit}, as_json=as_json)
 
 
@@ -194,7 +203,7 @@ def _check_kit_place(path: Path, depot: Path, *, may_be_there: bool) -> None:
         raise InputError(f"{path}: {parent} is not a directory that we may write", hint=hint)
 
 
-def _add_satellite(depot: "Depot", name: str, path: Path, symbol_size: int) -> None:
+def _add_satellite(depot: "Depot", name: str, path: Path, symbol_size: int, *, is_hybrid: bool) -> None:
     """Make the kit first and register what it holds: interrupted in between, the same command takes it up again."""
     from datetime import UTC, datetime
 
@@ -208,7 +217,7 @@ def _add_satellite(depot: "Depot", name: str, path: Path, symbol_size: int) -> N
         hint = "choose another name; a satellite's kit is made once and never again"
         raise InputError(f"{name}: there is already a satellite of that name", hint=hint)
     if not (path / CONFIG_NAME).exists():
-        make_kit(path, satellite=name, root=root)
+        make_kit(path, satellite=name, root=root, is_hybrid=is_hybrid)
     kit = read_kit(path)
     if kit.satellite != name or kit.root != root:
         problem = f"the kit of {kit.satellite}" if kit.satellite != name else "a kit of another depot"

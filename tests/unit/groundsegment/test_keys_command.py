@@ -6,7 +6,8 @@ from typer.testing import CliRunner
 from groundsegment.console import keys
 from groundsegment.depot.depot import Depot
 from groundsegment.signer.kit import make_kit, read_kit
-from onboard.config import load_config
+from onboard.config import load_config, read_key
+from protocol.recipient_keys import PRIVATE_SIZES, PUBLIC_SIZES, unwrap_key, wrap_key
 
 
 @pytest.fixture
@@ -39,6 +40,17 @@ def test_no_private_key_of_the_satellite_stays_in_the_depot(skyload, tmp_path):
         secret = (tmp_path / "kit" / "keys" / f"{name}.key").read_text().strip()
         assert secret.encode() not in kept
         assert bytes.fromhex(secret) not in kept
+
+
+def test_a_post_quantum_satellite_has_a_hybrid_key_that_opens_what_is_sealed_for_it(skyload, tmp_path):
+    skyload("init", "--satellite", "SAT-1", "--kit", str(tmp_path / "kit"))
+    skyload("add-satellite", "SAT-2", "--kit", str(tmp_path / "kit-2"), "--post-quantum")
+    with Depot.open(tmp_path / "depot") as depot:
+        plain, hybrid = (depot.satellite(name).release_public for name in ("SAT-1", "SAT-2"))
+    assert (len(plain), len(hybrid)) == PUBLIC_SIZES
+    config = load_config(tmp_path / "kit-2" / "satellite.toml")
+    private = read_key(config.trust.release_key_file, what="", sizes=PRIVATE_SIZES)
+    assert unwrap_key(wrap_key(b"k" * 32, hybrid, info=b""), private, info=b"") == b"k" * 32
 
 
 def test_several_satellites_get_a_kit_each(skyload, tmp_path):
