@@ -40,7 +40,8 @@ class Packed:
     Attributes:
         segments: rows and sealed bytes.
         base_paths: files of the base, by their number.
-        sizes: bytes on the link of every tensor or family, heads and tags included, by its name.
+        sizes: bytes on the link of every tensor or family, rows and tags of its segments included, by its name.
+        coded: the same without rows and tags: heads and streams.
         pieces: names of the tensors or families of every piece.
         transforms: how many bytes of the release each transform rebuilds, by its name.
         raw_bytes: of all segments.
@@ -50,6 +51,7 @@ class Packed:
     segments: tuple[tuple[SegmentRow, bytes], ...]
     base_paths: tuple[Path, ...]
     sizes: Mapping[str, float]
+    coded: Mapping[str, float]
     pieces: frozenset[tuple[str, ...]]
     transforms: Mapping[str, int]
     raw_bytes: int
@@ -63,6 +65,10 @@ class Packed:
     def size_of(self, name: str) -> float:
         """Return the bytes on the link of a matrix: a piece of several tensors is shared out by their sizes."""
         return sum(size for part, size in self.sizes.items() if _belongs(part, name))
+
+    def coded_of(self, name: str) -> float:
+        """Return the same without rows and tags: what is said of the matrix, as a peer says it."""
+        return sum(size for part, size in self.coded.items() if _belongs(part, name))
 
     def groups(self, names: Sequence[str]) -> list[list[str]]:
         """Return the matrices in groups that share no piece: only of these the size is a fact."""
@@ -98,10 +104,11 @@ def pack(release: Path, base: Path | None, *, level: int = LEVEL, runs: int = 1)
         times.append(time.process_time() - began)
     cipher = SegmentCipher(_KEY, _DIGEST)
     sizes: dict[str, float] = {}
+    coded: dict[str, float] = {}
     transforms: dict[str, int] = {}
     part_sizes = {part.name: part.size_bytes for part in plan.survey.parts}
     for job, segment in zip(jobs, encoded, strict=True):
-        _count(job, segment, part_sizes, sizes, transforms)
+        _count(job, segment, part_sizes, (sizes, coded), transforms)
     return Packed(
         segments=tuple(
             (each.row, b"" if each.row.codec is SegmentCodec.COPY else cipher.seal(each.row, each.payload))
@@ -109,6 +116,7 @@ def pack(release: Path, base: Path | None, *, level: int = LEVEL, runs: int = 1)
         ),
         base_paths=tuple(base_files.values()),
         sizes=sizes,
+        coded=coded,
         pieces=frozenset(
             parts for job, segment in zip(jobs, encoded, strict=True) for parts in _together(job, segment)
         ),
@@ -166,17 +174,17 @@ def _count(
     job: EncodeJob,
     segment: encoding.EncodedSegment,
     part_sizes: Mapping[str, int],
-    sizes: dict[str, float],
+    counts: tuple[dict[str, float], dict[str, float]],
     transforms: dict[str, int],
 ) -> None:
-    """Share a segment's bytes among its parts: each its pieces, all of them row, tag and payload's head alike."""
+    """Share a segment's bytes among its parts: each its pieces, and of one count row, tag and payload's head, too."""
     raw_size = segment.row.raw_size
     shared = ROW_SIZE + segment.row.stored_size - sum(outcome.coded_bytes for outcome in segment.pieces)
     for piece, outcome in zip(job.segment.job.pieces, segment.pieces, strict=True):
-        size = outcome.coded_bytes + shared * piece.size_bytes / raw_size
         whole = sum(part_sizes[part] for part in piece.parts)  # of joined ones each is whole
-        for part in piece.parts:
-            sizes[part] = sizes.get(part, 0.0) + size * part_sizes[part] / whole
+        for count, size in zip(counts, (shared * piece.size_bytes / raw_size, 0.0), strict=True):
+            for part in piece.parts:
+                count[part] = count.get(part, 0.0) + (outcome.coded_bytes + size) * part_sizes[part] / whole
         name = outcome.transform.name if piece.kind is not PartKind.BYTES else f"{outcome.transform.name} (no tensor)"
         transforms[name] = transforms.get(name, 0) + piece.size_bytes
 

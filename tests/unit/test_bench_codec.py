@@ -104,6 +104,9 @@ def test_a_row_of_the_result_counts_what_crosses_the_link(kind, tmp_path):
     assert row.raw == news[0].size_bytes
     assert row.bound < row.ours <= stored
     assert sum(packed.sizes.values()) == pytest.approx(stored)
+    payloads = sum(entry.stored_size - 16 for entry, _ in packed.segments if entry.stored_size)
+    assert payloads - 8 < sum(packed.coded.values()) <= payloads
+    assert packed.coded_of("model.layers.0.w.weight") < packed.size_of("model.layers.0.w.weight")
     assert set(row.figures()) == {"ratio", "bound", "best_peer"}
     same = bench.measure(kind, olds, olds, tmp_path / "old", tmp_path / "old")
     assert same.ours < 300
