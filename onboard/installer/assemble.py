@@ -43,6 +43,7 @@ from onboard.installer.threads import check_stop
 from onboard.scrub.guard import Guard
 from onboard.scrub.medium import hash_medium
 from onboard.scrub.scan import read_right
+from onboard.store.ballast import RESERVE_BYTES
 from onboard.store.disk import Disk, RealDisk, write_all_at
 from protocol.bundle import HEADER_SIZE, BundleHeader, head_size, peek_num_segments
 from protocol.codec.rebuild import rebuild
@@ -192,6 +193,7 @@ class Assembly:
 
     def _start(self) -> None:
         delete_tree(self.part, self._disk)
+        self._check_room()
         try:
             self._disk.make_directory(self.part)
             for entry in laid_out_files(self.plan.manifest):
@@ -208,6 +210,21 @@ class Assembly:
         except StoreFullError:
             delete_tree(self.part, self._disk)  # reserved space would starve the inbox
             raise
+
+    def _check_room(self) -> None:
+        """Leave room for the bundles that are to fill the reserved space, and for whatever has to end it.
+
+        Asked of the file system, not added up: what was deleted but is still mapped by a worker takes its space.
+        """
+        manifest = self.plan.manifest
+        beside = RESERVE_BYTES + 2 * max((entry.size_bytes for entry in manifest.bundles), default=0)  # log and data
+        needed = sum(entry.size_bytes for entry in laid_out_files(manifest)) + beside
+        free = self._disk.free_bytes(self.part.parent)
+        if free < needed:
+            raise StoreFullError(
+                f"{needed} bytes are needed, {beside} of them to receive it, and {free} are free",
+                hint="it is tried again when a release has gone",
+            )
 
     def _has_all_files(self) -> bool:
         return all(self._size_of(entry.name) == entry.size_bytes for entry in laid_out_files(self.plan.manifest))

@@ -40,6 +40,7 @@ class Shelf:
         drain_timeout_s: how long a release that was replaced may finish its answers.
         crash_point: see `shell.Surroundings`.
         bases: digests of the releases that pending updates build on.
+        on_room: called when releases were deleted.
         locks: one for each release, held while its files are built or deleted.
     """
 
@@ -51,6 +52,7 @@ class Shelf:
     drain_timeout_s: float
     crash_point: Callable[[str], None]
     bases: Callable[[], Collection[bytes]]
+    on_room: Callable[[], None] = lambda: None
     locks: KeyedLocks = field(default_factory=KeyedLocks)
 
     def candidate(self, digest: bytes, name: str) -> Candidate:
@@ -128,6 +130,7 @@ class Shelf:
             self.crash_point("forgotten")
             await self.clear_away(digest)
             self.telemetry.emit(events.RELEASE_DELETED, release=digest.hex()[:16])
+            self.on_room()
 
     def _unneeded(self) -> tuple[bytes, ...]:
         record = self.store.record
@@ -135,11 +138,20 @@ class Shelf:
         return releases_to_delete(
             _on_board(record),
             serving=record.current,
-            needed={self.serving.release, *made, *self.needed_bases()},
+            needed={self.serving.release, *made, *self.needed_bases(), *self._linked()},
             keep=self.keep_releases,
             floor=record.floor,
             golden=record.golden,
         )
+
+    def _linked(self) -> Iterator[bytes]:
+        """What people still follow the link to; a link that could not be set is tried again first."""
+        record = self.store.record
+        if record.current is not None:
+            self.link(record.current)
+        with contextlib.suppress(OSError):
+            name = self.layout.current.readlink().name
+            yield from (known.digest for known in record.releases if self.layout.release(known.digest).name == name)
 
     def needed_bases(self) -> frozenset[bytes]:
         """The releases that pending updates, or adapters on board, build on."""

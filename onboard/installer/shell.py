@@ -65,6 +65,7 @@ class Installer:
             drain_timeout_s=given.options.drain_timeout_s,
             crash_point=given.crash_point,
             bases=lambda: self._roster.bases,
+            on_room=self._retry_all,
         )
         self._changeover = Changeover(
             given.serving,
@@ -386,14 +387,18 @@ class Installer:
     def _note_ended(self, update: RecordedUpdate) -> None:
         """Let go of an update; what held others back may be gone with it."""
         self._roster.drop(update.handle)
-        for pending in self._roster:
-            pending.wake(is_retry=True)
+        self._retry_all()
         if update.state is UpdateState.CONFIRMED:
             self._evidence = self._shelf.evidence()
         else:
             self._background.spawn(self._shelf.delete_unneeded())
         if update.reason is not Reason.SUPERSEDED:  # the newer one may want the same bundles
             self._given.offer_again()  # the inbox lets go of what it has of them; who waited for room may come
+
+    def _retry_all(self) -> None:
+        """What was an obstacle may be gone: a release was deleted, an update has ended."""
+        for pending in self._roster:
+            pending.wake(is_retry=True)
 
     # -- housekeeping --------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 A file that nobody reads, its blocks reserved. It is let go of when a lost copy of the trust record finds no space to be
 written again, and taken up again at the next start that has room for it. Whoever reserves space for a release leaves
-`RESERVE_BYTES` beside it (`installer.assemble`), so that a full disk can still take the command that empties it.
+`RESERVE_BYTES` beside it (`installer.assemble`), so that a full disk still takes bundles, and the command to give up.
 """
 
 from pathlib import Path
@@ -12,7 +12,7 @@ from onboard.store.disk import Disk, RealDisk
 from protocol.limits import MIB
 
 BALLAST_SIZE = 1 * MIB
-RESERVE_BYTES = 4 * MIB
+RESERVE_BYTES = 16 * MIB  # what the inbox wants to see free before it stores everything, see `receiver.keeper`
 
 
 class Ballast:

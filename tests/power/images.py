@@ -48,7 +48,7 @@ class FileSystem:
     options: str = "loop"
 
 
-EXT4 = FileSystem(name="ext4", make=("mkfs.ext4", "-q", "-F", "-J", "size=4"), size_mib=40)
+EXT4 = FileSystem(name="ext4", make=("mkfs.ext4", "-q", "-F", "-J", "size=4"), size_mib=64)
 # Without the help that ext4 gives to programs that forget to sync.
 EXT4_PLAIN = FileSystem(
     name="ext4-plain",
@@ -56,7 +56,7 @@ EXT4_PLAIN = FileSystem(
     size_mib=EXT4.size_mib,
     options="loop,noauto_da_alloc,data=writeback",
 )
-XFS = FileSystem(name="xfs", make=("mkfs.xfs", "-q", "-f", "--unsupported"), size_mib=72)
+XFS = FileSystem(name="xfs", make=("mkfs.xfs", "-q", "-f", "--unsupported"), size_mib=128)
 FILE_SYSTEMS = (EXT4, EXT4_PLAIN, XFS)
 
 

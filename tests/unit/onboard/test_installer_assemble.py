@@ -8,6 +8,7 @@ from onboard.errors import InstallError
 from onboard.installer.assemble import Assembly, Plan
 from onboard.installer.progress import PROGRESS_NAME
 from onboard.installer.release import ReleaseDirectory, copy_release
+from onboard.store.ballast import RESERVE_BYTES
 from protocol.bundle import BundleHeader
 from protocol.codec.kinds import Coder, TransformKind
 from protocol.codec.payload import Extent, Piece, Stream, TensorPayload
@@ -125,6 +126,18 @@ def test_a_full_disk_is_met_before_the_first_byte_and_leaves_nothing(tmp_path):
     shop.disk.room_bytes = 5000
     assert reason_of(shop.open) is Reason.DISK_FULL
     assert not shop.part.exists()
+
+
+def test_room_is_left_for_the_bundles_that_fill_the_reserved_space(tmp_path):
+    shop = Workshop(tmp_path)
+    manifest = shop.update.manifest
+    files = sum(entry.size_bytes for entry in manifest.files)
+    bundles = 2 * max(entry.size_bytes for entry in manifest.bundles)
+    shop.disk.room_bytes = files + bundles + RESERVE_BYTES - 1
+    assert reason_of(shop.open) is Reason.DISK_FULL
+    assert not shop.part.exists()
+    shop.disk.room_bytes += 1
+    shop.open()
 
 
 def test_a_disk_that_fails_to_sync_does_not_count_the_bundle(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 from onboard.errors import StoreFailedError, StoreFullError, UnknownError
 from onboard.installer import housekeeping, intake, release, shelf
 from onboard.installer.core import Fate
+from onboard.store.disk import RealDisk
 from onboard.store.record import RecordStore
 from onboard.telemetry import EVENTS, Severity
 from protocol.objects import ObjectKind, handle_of_digest
@@ -266,6 +267,37 @@ def test_what_cannot_be_deleted_keeps_nobody_from_starting(board, monkeypatch):
         return board.telemetry.counters()
 
     assert asyncio.run(run())["leftover_stays"] == 1
+
+
+def test_what_waits_for_space_goes_on_when_a_worker_has_let_go_of_the_release_before(tmp_path, ground, monkeypatch):
+    board = Board(tmp_path, ground, keep_releases=1)
+    board.retry_s = 600.0
+    old = board.provision(OLD)
+    first, second = ground.make_update(NEW, base=OLD), ground.make_update(NEWER, base=NEW)
+    # What is deleted but mapped takes its space: there is none until the old release has gone.
+    monkeypatch.setattr(RealDisk, "free_bytes", lambda disk, path: 0 if board.layout.release(old).exists() else 1 << 40)
+
+    async def run():
+        async with board.life() as installer:
+            may_drain, drain = asyncio.Event(), board.serving.drain
+
+            async def drain_late(digest, *, timeout_s):
+                await may_drain.wait()
+                await drain(digest, timeout_s=timeout_s)
+
+            board.serving.drain = drain_late
+            with monkeypatch.context() as patch:
+                patch.setattr(RealDisk, "free_bytes", lambda disk, path: 1 << 40)
+                await board.deliver(first)
+                await board.until(lambda: board.record.current == first.digest)
+            await board.hand_over(second.metadata, ObjectKind.METADATA)
+            assert installer.status().first.reason is Reason.DISK_FULL
+            may_drain.set()
+            await board.until(lambda: installer.status().first.state is UpdateState.RECEIVING, 2)
+            await board.deliver(second)
+            return await board.until_ended(installer)
+
+    assert asyncio.run(run()) is UpdateState.CONFIRMED
 
 
 def test_releases_that_a_cut_kept_from_being_deleted_go_at_the_next_start(board, ground):
