@@ -1,9 +1,9 @@
 """Tensors that are several others one after another: qkv of q, k and v, a stack of experts of single ones.
 
 A whole and its pieces are parts whose rows are laid out alike: one kind, one type, as many bytes to a row. Where a
-piece lies in the whole is found out by samples, row by row of what is left; tensors too small for that (scales, biases)
-go where the larger ones of their layer went. So it works both ways: new wholes of old pieces, new pieces of old wholes.
-Parts whose outputs lie in columns (GPTQ, AWQ) are no run of each other's rows, and are not found.
+piece lies in the whole is found out by samples, row by row of what is left; smaller tensors of the same names (scales,
+biases) go where the larger ones of their layer went. So it works both ways: new wholes of old pieces, new pieces of old
+wholes. Parts whose outputs lie in columns (GPTQ, AWQ) are no run of each other's rows, and are not found.
 
 Looks only at layers of the same number: a model that fuses its tensors seldom renumbers its layers at once.
 """
@@ -52,18 +52,14 @@ def assemble(
     for piece in pieces:
         rest[_key(piece)].append(piece)
     stems: dict[str, list[str]] = {}
-    left = []
-    for whole in wholes:
-        found = _by_values(whole, rest[_key(whole)], sample_whole, sample_piece) if _key(whole) in rest else ()
+    for whole in sorted(wholes, key=lambda part: -part.size_bytes):  # of equals the first
+        unused = rest.get(_key(whole), [])
+        found = _by_stems(whole, unused, stems) or _by_values(whole, unused, sample_whole, sample_piece)
         if found:
-            stems[_stem(whole)] = [_stem(placed.piece) for placed in found]
-            yield _taken(found, rest)
-        else:
-            left.append(whole)
-    for whole in left:
-        found = _by_stems(whole, rest.get(_key(whole), ()), stems)
-        if found:
-            yield _taken(found, rest)
+            stems.setdefault(_stem(whole), [_stem(placed.piece) for placed in found])
+            for placed in found:
+                unused.remove(placed.piece)
+            yield found
 
 
 def _by_values(
@@ -108,12 +104,6 @@ def _by_stems(whole: Part, pieces: Sequence[Part], stems: Mapping[str, list[str]
         found.append(Placed(whole, at, piece))
         at += piece.num_units
     return tuple(found) if at == whole.num_units else ()
-
-
-def _taken(found: tuple[Placed, ...], rest: Mapping[object, list[Part]]) -> tuple[Placed, ...]:
-    for placed in found:
-        rest[_key(placed.piece)].remove(placed.piece)
-    return found
 
 
 def _key(part: Part) -> object:

@@ -18,6 +18,7 @@ whatever their size.
 Deterministic. Reads one KiB of each tensor and keeps some samples: memory does not grow with the release.
 """
 
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -66,8 +67,21 @@ def why_unmatched(parts: Iterable[Part], base_parts: Iterable[Part], matches: Ma
 
 def removed(base_parts: Iterable[Part], matches: Mapping[Part, Match]) -> tuple[Part, ...]:
     """Return the base's parts that no part came from."""
-    used = {(ref.file, ref.offset) for found in matches.values() for ref in found.refs}
-    return tuple(part for part in base_parts if (part.file, part.offset) not in used)
+    used: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for part, found in matches.items():
+        for run in found.runs:
+            for member, ref in zip(part.members, run.refs, strict=True):
+                used[ref.file].append((ref.offset, ref.offset + run.num_units * member.unit_bytes))
+    for runs in used.values():
+        runs.sort()
+    return tuple(part for part in base_parts if not _is_used(part, used[part.file]))
+
+
+def _is_used(part: Part, runs: Sequence[tuple[int, int]]) -> bool:
+    """Whether any run of bytes in use, in rising order, reaches into a part's first member."""
+    lead = part.members[0]
+    at = bisect_left(runs, (lead.offset + lead.size_bytes, 0)) - 1  # the last that starts before the member ends
+    return at >= 0 and runs[at][1] > lead.offset
 
 
 def _match_bytes(parts: Sequence[Part], base_parts: Sequence[Part]) -> dict[Part, Match]:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from groundsegment.packer.tensors.cut import cut
+from groundsegment.packer.tensors.matching import removed
 from tests.fakes.tensor_files import bf16, int8, pack_quantized
 from tests.unit.groundsegment.test_tensors_matching import Release, compare  # noqa: F401
 
@@ -108,6 +109,7 @@ def test_scales_and_biases_too_small_to_tell_go_where_their_codes_went(compare):
             new[f"layers.{layer}.attn.qkv_proj.{last}"] = ("BF16", shape, raw)
     release, matches, old = compare({"m": base | scales}, {"m": new})
     assert_bytes_are_those_of_the_base(release, matches, old, new)
+    assert not [part.name for part in removed(old.parts, matches) if part.stored_dtype]
 
 
 @pytest.mark.parametrize("zeros", [False, True])
@@ -124,6 +126,14 @@ def test_codes_with_their_scales_are_found_together(compare, zeros):  # noqa: F8
     release, matches, old = compare({"m": base}, {"m": new})
     assert len(release.part("layers.0.attn.qkv_proj.weight_packed").members) == 2 + zeros
     assert_bytes_are_those_of_the_base(release, matches, old, ["layers.0.attn.qkv_proj.weight_packed"])
+
+
+@pytest.mark.parametrize("fuse", [False, True])
+def test_only_what_is_nowhere_any_more_is_gone(compare, fuse):  # noqa: F811
+    base = single(bf16)
+    new = fused(base, "layers.{}.attn.qkv_proj.weight".format) if fuse else dict(base)
+    _, matches, old = compare({"m": base | {"extra": bf16((32, COLUMNS), 77)}}, {"m": new})
+    assert [part.name for part in removed(old.parts, matches)] == ["extra"]
 
 
 def test_what_was_added_between_has_no_base_and_the_rest_has(compare):  # noqa: F811
