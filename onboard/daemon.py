@@ -162,6 +162,7 @@ class Daemon:
             is_complete=self.installer.is_complete,
             find_fault=self._fault_of,
         )
+        self._reloading: asyncio.Task[None] | None = None
         self._link_watch = LinkWatch(lambda: self.receiver.statistics().frames_received, time.monotonic)
         self.scrubber = Scrubber(
             ScrubSurroundings(
@@ -172,6 +173,7 @@ class Daemon:
                 is_busy=self._link_watch.is_busy,
                 messages=self.messages,
                 telemetry=self.telemetry,
+                on_mended=self._hear_of_mended,
                 period_s=config.scrub.period_s,
                 boot=self._store.record.boot_count,
                 disk=RealDisk(),
@@ -347,6 +349,18 @@ class Daemon:
     def _report_soon(self) -> None:
         if self.receiver.started.is_set():
             self.receiver.report_soon()
+
+    def _hear_of_mended(self, digest: bytes, right_s: float) -> None:
+        """What was loaded when its files may have been damaged is loaded anew."""
+        if digest == self.serving.release and self.serving.loaded_at_s(digest) > right_s:
+            self._reloading = asyncio.create_task(self._reload(digest))
+
+    async def _reload(self, digest: bytes) -> None:
+        try:
+            await self.serving.reload(digest)
+            self.telemetry.emit(events.RELEASE_RELOADED, release=digest.hex()[:16])
+        except ServingProblem as error:
+            self.telemetry.emit(events.RELEASE_LOAD_FAILED, release=digest.hex()[:16], error=str(error))
 
     def _hear_of_poison(self, handle: bytes) -> None:
         self.telemetry.emit(events.OBJECT_POISONED, handle=handle.hex())

@@ -9,6 +9,7 @@ It does not decide which release serves: it asks.
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +73,7 @@ class ServingSupervision:
         self._control: ServingControl | None = None
         self._release: bytes | None = None
         self._loads_failed = 0
+        self._loaded_s: dict[bytes, float] = {}
         self.endpoint = ""
         self.trouble = ""
         """Why there is no serving process, empty while there is one."""
@@ -171,6 +173,7 @@ class ServingSupervision:
     def _hear(self, event: WorkerFailed | WeightsFlipped) -> None:
         with contextlib.suppress(ValueError):
             release = bytes.fromhex(event.release)
+            self._loaded_s.pop(release, None)
             if isinstance(event, WorkerFailed):
                 self.on_worker_failed(release, event.reason, event.failures)
             else:
@@ -180,6 +183,7 @@ class ServingSupervision:
         control, self._control = self._control, None
         process, self._process = self._process, None
         self._release = None
+        self._loaded_s.clear()
         if control is not None:
             await control.close()
         if process is not None:
@@ -202,6 +206,7 @@ class ServingSupervision:
         """See `installer.serving.Serving`."""
         with _sorted_faults():
             loaded = await self._connected().load(digest.hex(), directory=directory, name=name, timeout_s=timeout_s)
+        self._loaded_s[digest] = asyncio.get_running_loop().time()
         if loaded.not_confined:
             self._telemetry.emit(
                 events.ENGINE_NOT_CONFINED, release=digest.hex()[:16], missing="; ".join(loaded.not_confined)
@@ -238,6 +243,15 @@ class ServingSupervision:
             return
         with _sorted_faults():
             await self._connected().unload(digest.hex())
+
+    async def reload(self, digest: bytes) -> None:
+        """Have what serves loaded anew, for its files were mended; nothing if this release does not serve."""
+        with _sorted_faults():
+            await self._connected().reload(digest.hex())
+
+    def loaded_at_s(self, digest: bytes) -> float:
+        """When a release was loaded, in the loop's time; infinity if its worker may have been restarted since."""
+        return self._loaded_s.get(digest, math.inf)
 
     async def ask(self, question: Question) -> Reply:
         """Ask the release that serves."""

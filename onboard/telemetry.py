@@ -196,6 +196,9 @@ RELEASE_DAMAGED = Event(
     id=102, name="release_damaged", severity=_HI, text="a release is damaged; the ground is asked for it", down=True
 )
 SCRUB_FAILED = Event(id=103, name="scrub_failed", severity=_HI, text="a scrub did not end", throttle=6, down=True)
+RELEASE_RELOADED = Event(
+    id=105, name="release_reloaded", severity=_A, text="what serves is loaded anew: its files were mended", down=True
+)
 WEIGHTS_FLIPPED = Event(
     id=104,
     name="weights_flipped",

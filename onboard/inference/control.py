@@ -239,6 +239,10 @@ class ServingControl:
         """Stop a release's worker now; its unfinished answers move to whoever serves."""
         await self._call("unload", {"release": release}, timeout_s=30)
 
+    async def reload(self, release: str) -> None:
+        """Have what serves loaded anew, for its files were mended; nothing if this release does not serve."""
+        await self._call("reload", {"release": release}, timeout_s=30)
+
     async def ask(
         self,
         messages: Sequence[Mapping[str, str]],

@@ -6,6 +6,7 @@
     flip    {release}                                 -> {swap_ms}
     drain   {release, timeout_s}                      -> {}   waits for its answers, then stops its worker
     unload  {release}                                 -> {}
+    reload  {release}                                 -> {}   its files were mended: what serves is loaded from them
     status  {}                                        -> see ServingStatus in control.py
     ask     {messages | prompt | tokens, max_tokens, temperature, top_p, seed, stop}
                                                       -> {text, tokens, finish_reason, usage, release, name, seconds}
@@ -120,6 +121,7 @@ class ControlServer:
             "flip": self._flip,
             "drain": self._drain,
             "unload": self._unload,
+            "reload": self._reload,
             "status": self._status,
             "ask": self._ask,
             "shutdown": self._shutdown,
@@ -172,6 +174,10 @@ class ControlServer:
 
     async def _unload(self, message: dict[str, Any]) -> dict[str, Any]:
         await self._supervisor.unload(str(message["release"]))
+        return {}
+
+    async def _reload(self, message: dict[str, Any]) -> dict[str, Any]:
+        self._supervisor.reload(str(message["release"]))
         return {}
 
     async def _ask(self, message: dict[str, Any]) -> dict[str, Any]:

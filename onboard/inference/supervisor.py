@@ -256,6 +256,13 @@ class Supervisor:
         """
         await self._forget(self._not_serving(release))
 
+    def reload(self, release: str) -> None:
+        """Load the files of what serves anew: they were mended. Unfinished answers are taken up by the next worker."""
+        model = self._models.get(release)
+        if model is not None and model is self._serving and model.worker is not None:
+            model.worker.is_outdated = True
+            model.worker.kill()
+
     async def close(self) -> None:
         """Stop all workers; what waits is refused."""
         self._serving = None
@@ -300,11 +307,13 @@ class Supervisor:
             assert model.worker is not None
             reason = await self._until_lost(model.worker)
             self.num_worker_failures += 1
-            flip, model.worker = model.worker.flip, None
-            if flip is not None:
-                self._tell_flip(model, flip)
+            lost, model.worker = model.worker, None
+            if lost.flip is not None:
+                self._tell_flip(model, lost.flip)
+            is_memory = lost.flip is not None or lost.is_outdated
+            if is_memory:
                 await _forget_cached(model.spec.directory)
-            is_innocent = flip is not None and model is self._serving  # it is loaded anew, from the medium
+            is_innocent = is_memory and model is self._serving  # it is loaded anew, from the medium
             model.state = ModelState.RESTARTING if model is self._serving else ModelState.FAILED
             if not is_innocent:
                 model.num_failures += 1

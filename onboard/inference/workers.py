@@ -129,6 +129,8 @@ class EngineWorker:
         self._quarters = quarters
         self.on_change: Callable[[], None] = lambda: None
         """Called when an answer ended."""
+        self.is_outdated = False
+        """Whether its release's files were mended since it loaded them."""
         self.flip: WeightsFlip | None = None
         """What it found wrong with its weights in memory before it went."""
         self._child = child

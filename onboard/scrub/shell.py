@@ -10,6 +10,7 @@ here stops anything else. It does not know what a release is for, nor who serves
 
 import asyncio
 import contextlib
+import math
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -67,6 +68,7 @@ class ScrubSurroundings:
         is_busy: whether the link or the installer has something to do.
         messages: to the ground.
         telemetry: events.
+        on_mended: told of a release whose damaged files are right again, and when they last were, in the loop's time.
         period_s: in which every release is read once; 0 for only when told.
         boot: of the daemon.
         disk: where the releases lie.
@@ -79,6 +81,7 @@ class ScrubSurroundings:
     is_busy: Callable[[], bool]
     messages: Saying
     telemetry: Telemetry
+    on_mended: Callable[[bytes, float], None]
     period_s: float
     boot: int
     disk: Disk
@@ -102,7 +105,8 @@ class Scrubber:
         self._sizes: dict[bytes, int] = {}
         self._kept_at_s = float("-inf")
         self._started_s = asyncio.get_running_loop().time()
-        self._last: dict[bytes, ScrubOutcome] = {}
+        self._began_s: dict[bytes, float] = {}  # a reading of a release that is under way
+        self._right_s: dict[bytes, float] = {}  # when the last one began that found nothing
         self._file.load()
 
     @property
@@ -198,6 +202,8 @@ class Scrubber:
         cell = ledger.cell if digest == ledger.release else 0
         if digest is None:
             return pause_s(1, 0, period_s=self._given.period_s)
+        if cell == 0:
+            self._began_s[digest] = asyncio.get_running_loop().time()
         try:
             async with self._turn:
                 num_bytes, following = await self._in_thread(self._read_step, digest, cell)
@@ -205,6 +211,7 @@ class Scrubber:
                 await self._scrub_whole(digest)
                 num_bytes, following = self._sizes.get(digest, 1), None
             elif following is None:
+                self._right_s[digest] = self._began_s.pop(digest, self._right_s.get(digest, -math.inf))
                 ledger = replace(self.ledger, num_scrubs=self.ledger.num_scrubs + 1)
                 self._given.telemetry.emit(events.RELEASE_SCRUBBED, release=digest.hex()[:16], flips=0)
                 self._keep(ledger)
@@ -249,7 +256,7 @@ class Scrubber:
         async with self._turn, given.hold(digest):
             if digest not in given.releases():
                 return None
-            directory = given.layout.release(digest)
+            directory, began_s = given.layout.release(digest), asyncio.get_running_loop().time()
             outcome = await self._in_thread(
                 lambda: scrub_release(
                     directory,
@@ -259,8 +266,19 @@ class Scrubber:
                     on_step=self._on_step,
                 )
             )
+        self._tell_if_mended(outcome, began_s)
         self._note(outcome)
         return outcome
+
+    def _tell_if_mended(self, outcome: ScrubOutcome, began_s: float) -> None:
+        """Whoever loaded the files since they were last right may hold what was wrong with them."""
+        self._began_s.pop(outcome.release, None)
+        if not outcome.is_whole:
+            return
+        is_mended = any(not flip.file.startswith(".") for flip in outcome.flips)
+        if is_mended or self.ledger.lost_of(outcome.release):
+            self._given.on_mended(outcome.release, self._right_s.get(outcome.release, -math.inf))
+        self._right_s[outcome.release] = began_s if not is_mended else asyncio.get_running_loop().time()
 
     def _note(self, outcome: ScrubOutcome) -> None:
         given, before = self._given, self.ledger.lost_of(outcome.release)

@@ -74,12 +74,18 @@ def test_the_daemon_undoes_flips_by_itself_and_says_so(satellite):
     satellite.start()
     satellite.wait_until_serving(FILES)
     deadline = time.monotonic() + 20
-    while satellite.status()["scrub"]["flips_repaired"] < 2:
+    while satellite.status()["scrub"]["flips_repaired"] < 2:  # 0x88
         assert time.monotonic() < deadline, satellite.log()
         time.sleep(0.1)
     assert directory_of(satellite).joinpath("model.bin").read_bytes() == FILES["model.bin"]
     assert satellite.chat()
     assert "flips_repaired" in satellite.log()
+    satellite.wait_until_serving(FILES)
+    overwrite(satellite, 7000, b"\1")
+    while satellite.status()["scrub"]["flips_repaired"] < 4:
+        assert time.monotonic() < deadline, satellite.log()
+        time.sleep(0.1)
+    assert satellite.chat()
 
 
 def test_by_command_and_what_is_lost_comes_down_as_a_request(satellite):

@@ -498,3 +498,24 @@ def test_a_release_on_trial_whose_weights_change_fails_its_trial_and_says_why(tm
             assert [event["event"] for event in supervisor.events] == ["weights_flipped", "worker_failed"]
 
     asyncio.run(scenario())
+
+
+def test_what_serves_is_loaded_anew_when_its_files_were_mended_and_nobody_notices(tmp_path):
+    async def scenario():
+        directory = make_release(tmp_path / "a", b"weights", hold_at=2)
+        async with supervise(tmp_path) as supervisor:
+            model = await load(supervisor, directory)
+            await supervisor.flip("a")
+            first, tokens = model.worker, []
+            asking = asyncio.create_task(ask(supervisor, tokens=tokens))
+            while len(tokens) < 2:
+                await asyncio.sleep(0.001)
+            set_mode(directory)
+            supervisor.reload("a")
+            supervisor.reload("nobody")
+            await asking
+            assert tokens == expected(directory)
+            assert model.worker is not first
+            assert (model.num_failures, supervisor.events) == (0, [])
+
+    asyncio.run(scenario())

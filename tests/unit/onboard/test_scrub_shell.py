@@ -42,7 +42,7 @@ class Craft:
             release.directory = release.directory.rename(target)
             self.releases.append(release)
         self.period_s = period_s
-        self.busy, self.said, self.held = False, [], []
+        self.busy, self.said, self.held, self.mended = False, [], [], []
         self.gone = set()
 
     def say(self, kind, *, body):
@@ -67,6 +67,7 @@ class Craft:
                 is_busy=lambda: self.busy,
                 messages=self,
                 telemetry=self.telemetry,
+                on_mended=lambda digest, right_s: self.mended.append((digest, right_s)),
                 period_s=self.period_s,
                 boot=3,
                 disk=RealDisk(),
@@ -200,6 +201,31 @@ def test_the_slow_pace_notices_that_what_was_lost_is_back(tmp_path):
 
     assert asyncio.run(life()).lost == ()
     assert DamageReport.from_body(craft.said[-1][1]).lost == ()
+
+
+def test_whoever_loaded_a_release_hears_that_its_files_were_mended_and_since_when_they_may_have_been_wrong(tmp_path):
+    craft = Craft(tmp_path)
+    (release,) = craft.releases
+
+    async def life():
+        scrubber, loop = craft.scrubber(), asyncio.get_running_loop()
+        release.flip(MODEL, 99)
+        await scrubber.scrub()
+        assert craft.mended.pop() == (release.digest, float("-inf"))  # never yet seen right
+        release.flip(GUARD_NAMES[0], 99)
+        await scrubber.scrub()
+        assert craft.mended == []  # nobody loads that
+        before = loop.time()
+        while scrubber.ledger.num_scrubs < 3:  # the slow pace has seen all of it
+            await scrubber._step()
+        after = loop.time()
+        release.flip(MODEL, 99)
+        await scrubber.scrub()
+        digest, right_s = craft.mended.pop()
+        assert digest == release.digest
+        assert before <= right_s <= after
+
+    asyncio.run(life())
 
 
 def test_a_damaged_copy_of_the_guard_is_mended_on_the_way(tmp_path):
