@@ -359,7 +359,7 @@ def test_a_full_disk_blocks_the_update_and_it_goes_on_when_there_is_space(satell
 def small_disk(tmp_path):
     path = tmp_path / "disk"
     path.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(path)], capture_output=True)
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(path)], capture_output=True)
     if done.returncode:
         pytest.skip("mounting a tmpfs needs root")
     yield path
