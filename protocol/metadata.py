@@ -2,10 +2,10 @@
 
     offset  size  field
     0       8     object prefix: SKM1, total size (`objects`)
-    8       n     zstd frame (content size stated, window at most 8 MiB, DICTIONARY) of one msgpack map:
+    8       n     zstd frame (content size stated, window at most 8 MiB, a dictionary) of one msgpack map:
                   roots      [bin]   root metadata that follow the satellite's own, oldest first; usually none
-                  timestamp  bin     TUF metadata as compact JSON, raw bytes
-                  snapshot   bin
+                  timestamp  bin     TUF metadata as compact JSON, its exact bytes, packed (`metadata_packing`)
+                  snapshot   bin     so, too, and each of the roots
                   targets    bin
                   manifest   bin     the TUF target, see `manifest`
 
@@ -29,29 +29,12 @@ from protocol.limits import (
     ROOTS_MAX,
     ZSTD_WINDOW_MAX,
 )
+from protocol.metadata_packing import DICTIONARY, pack_text, unpack_text
 from protocol.objects import PREFIX_SIZE, ObjectKind, object_prefix, unpack_object
 from protocol.packing import Fields, pack_map, unpack_map
 
 _ROLE_SIZE_MAX = 64 * 1024
 _LEVEL = 19
-
-
-def _skeleton() -> bytes:
-    """What the metadata of every update has in common: a fifth of it. Changing a byte changes the format."""
-    around = '{"signatures":[{"keyid":"","sig":""}],"signed":{"_type":'
-    named = '{"hashes":{"sha256":""},"length":400'
-    expires, spec = '"expires":"2027-11-22T00:00:00Z"', '"spec_version":"1.0.31"'
-    roles = {
-        "timestamp": f'"timestamp",{expires},"meta":{{"snapshot.json":{named},"version":1}}}},{spec},"version":1,'
-        '"x-skyload-nonce":""',
-        "snapshot": f'"snapshot",{expires},"meta":{{"targets.json":{named},"version":1}}}},{spec},"version":1',
-        "targets": f'"targets",{expires},{spec},"targets":{{"updates/1.manifest":{named}}}}},"version":1',
-    }
-    texts = {name: f"{around}{text}}}}}".encode() for name, text in roles.items()}
-    return pack_map({"roots": [], **texts, "manifest": b""})
-
-
-DICTIONARY = _skeleton()
 _DICTIONARY = zstandard.ZstdCompressionDict(DICTIONARY, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
 
 
@@ -84,12 +67,12 @@ class MetadataBundle:
 
     def encode(self) -> bytes:
         """Return the metadata object."""
-        fields: dict[str, object] = {"roots": list(self.roots)}
+        fields: dict[str, object] = {"roots": [pack_text(root) for root in self.roots]}
         if not self.is_rotation:
             fields |= {
-                "timestamp": self.timestamp,
-                "snapshot": self.snapshot,
-                "targets": self.targets,
+                "timestamp": pack_text(self.timestamp),
+                "snapshot": pack_text(self.snapshot),
+                "targets": pack_text(self.targets),
                 "manifest": self.manifest,
             }
         elif self.label:
@@ -107,18 +90,19 @@ class MetadataBundle:
         """
         body = unpack_object(data, ObjectKind.METADATA)
         fields = Fields(unpack_map(_decompress(body), unit="metadata", size_max=METADATA_UNPACKED_MAX), unit="metadata")
-        roots = fields.items("roots", length_max=ROOTS_MAX)
-        if not all(isinstance(root, bytes) and len(root) <= ROOT_SIZE_MAX for root in roots):
-            raise DecodeError(f"metadata: roots must be bytes, at most {ROOT_SIZE_MAX} each")
+        packed = fields.items("roots", length_max=ROOTS_MAX)
+        if not all(isinstance(root, bytes) for root in packed):
+            raise DecodeError("metadata: roots must be bytes")
+        roots = tuple(unpack_text(root, size_max=ROOT_SIZE_MAX) for root in packed)
         if roots and not fields.has("timestamp"):
             label = fields.text("label", length_max=NAME_LENGTH_MAX) if fields.has("label") else ""
             fields.finish()
-            return cls(roots=tuple(roots), label=label)
+            return cls(roots=roots, label=label)
         bundle = cls(
-            roots=tuple(roots),
-            timestamp=fields.data("timestamp", size_max=_ROLE_SIZE_MAX),
-            snapshot=fields.data("snapshot", size_max=_ROLE_SIZE_MAX),
-            targets=fields.data("targets", size_max=_ROLE_SIZE_MAX),
+            roots=roots,
+            timestamp=unpack_text(fields.data("timestamp"), size_max=_ROLE_SIZE_MAX),
+            snapshot=unpack_text(fields.data("snapshot"), size_max=_ROLE_SIZE_MAX),
+            targets=unpack_text(fields.data("targets"), size_max=_ROLE_SIZE_MAX),
             manifest=fields.data("manifest", size_max=MANIFEST_SIZE_MAX),
         )
         fields.finish()

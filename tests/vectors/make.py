@@ -16,7 +16,8 @@ from protocol.frame import Frame, FrameCodec, FrameKind
 from protocol.link_keys import Direction, derive_frame_key, derive_station_key
 from protocol.manifest import BundleEntry, Canary, CanaryPrompt, FileEntry, Manifest, release_digest
 from protocol.message import Message, MessageKind
-from protocol.metadata import DICTIONARY, MetadataBundle
+from protocol.metadata import MetadataBundle
+from protocol.metadata_packing import DICTIONARY, pack_text
 from protocol.quality import Quality, QualityReference
 from protocol.report import SOLVED, OpenBlock, Reason, Report, UpdateState, UpdateStatus
 from protocol.segment import SegmentCipher, SegmentCodec, SegmentRow
@@ -128,4 +129,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    "metadata text": lambda: pack_text(b'{"keyid":"%b","zero":"\0"}' % PUBLIC_KEY.hex().encode()),
     main()
