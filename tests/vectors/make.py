@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from protocol.arming import intent_digest
 from protocol.bundle import BundleHeader
 from protocol.command import Command, Operation
 from protocol.envelope import key_id
@@ -95,6 +96,25 @@ DELTA_ROW = SegmentRow(
 BUNDLE = BundleHeader(release_digest=MANIFEST.release_digest, number=2, rows=(ROW, DELTA_ROW))
 METADATA = MetadataBundle(timestamp=b"timestamp", snapshot=b"snapshot", targets=b"targets", manifest=b"manifest")
 COMMAND = Command(satellite="SAT-1", counter=9, operation=Operation.REVERT, args={"digest": None})
+FIRE = replace(COMMAND, arm=8, nonce=bytes(range(16)))
+RECEIPT = Message(
+    satellite="SAT-1",
+    counter=4,
+    kind=MessageKind.RECEIPT,
+    re=HANDLE,
+    body={
+        "state": "confirmed",
+        "reason": "none",
+        "release": bytes(range(32)),
+        "sequence": 7,
+        "canary": {"agreeing": 8, "expected": 8, "permille": 1000, "swap_ms": 0.5},
+        "text": "",
+        "serving": bytes(range(32)),
+        "boot": 3,
+        "uptime_s": 120,
+        "utc": None,
+    },
+)
 MESSAGE = Message(
     satellite="SAT-1", counter=3, kind=MessageKind.RESULT, re=HANDLE, body={"ok": True, "text": "reverted"}
 )
@@ -102,6 +122,7 @@ BLOCK = bytes(i * 7 % 256 for i in range(10 * 16))
 
 VECTORS: dict[str, Callable[[], bytes]] = {
     "station key 2": lambda: derive_station_key(LINK_KEY, 2),
+    "station key 2 generation 3": lambda: derive_station_key(LINK_KEY, 2, 3),
     "frame key up raptorq 64": lambda: derive_frame_key(STATION_KEY, Direction.UP, FrameKind.RAPTORQ, 64),
     "frame up": lambda: FrameCodec(Direction.UP, LINK_KEY).encode(FRAME),
     "frame up short": lambda: FrameCodec(Direction.UP, LINK_KEY).encode(SHORT_FRAME, is_short=True),
@@ -115,7 +136,10 @@ VECTORS: dict[str, Callable[[], bytes]] = {
     "segment sealed": lambda: SegmentCipher(RELEASE_KEY, MANIFEST.release_digest).seal(ROW, bytes(100)),
     "bundle head": BUNDLE.encode,
     "command": lambda: COMMAND.seal(public_key=PUBLIC_KEY, sign=SIGNER.sign),
+    "command fired": lambda: FIRE.seal(public_key=PUBLIC_KEY, sign=SIGNER.sign),
+    "intent": lambda: intent_digest(FIRE.satellite, FIRE.operation, FIRE.args),
     "message": lambda: MESSAGE.seal(public_key=PUBLIC_KEY, sign=SIGNER.sign),
+    "receipt": lambda: RECEIPT.seal(public_key=PUBLIC_KEY, sign=SIGNER.sign),
     "raptorq symbols 0 9 10 100": lambda: b"".join(
         BlockEncoder(FrameKind.RAPTORQ, BLOCK, 16).symbols(esi, 1)[0] for esi in (0, 9, 10, 100)
     ),

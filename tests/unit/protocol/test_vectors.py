@@ -17,7 +17,9 @@ from protocol.link_keys import Direction
 from protocol.manifest import Manifest
 from protocol.message import Message
 from protocol.metadata import MetadataBundle
+from protocol.objects import ObjectKind, object_prefix
 from protocol.report import Report
+from protocol.sealed_metadata import open_metadata
 from protocol.segment import SegmentCipher, SegmentRow
 from tests.vectors import make
 
@@ -41,9 +43,19 @@ def test_golden_bytes_decode_to_what_they_were_made_from():
     assert BundleHeader.decode(GOLDEN["bundle head"]) == make.BUNDLE
     assert MetadataBundle.decode(make.METADATA.encode()) == make.METADATA
     assert Command.open(GOLDEN["command"], public_keys=make.KEYS, satellite="SAT-1") == make.COMMAND
+    assert Command.open(GOLDEN["command fired"], public_keys=make.KEYS, satellite="SAT-1") == make.FIRE
     assert Message.open(GOLDEN["message"], public_keys=make.KEYS) == make.MESSAGE
+    assert Message.open(GOLDEN["receipt"], public_keys=make.KEYS) == make.RECEIPT
     cipher = SegmentCipher(make.RELEASE_KEY, make.MANIFEST.release_digest)
     assert cipher.open(make.ROW, GOLDEN["segment sealed"]) == bytes(100)
+
+
+@pytest.mark.parametrize(("name", "key_size"), [("x25519", 32), ("hybrid", 96)])
+def test_what_was_sealed_before_opens(name, key_size):
+    """A seal is never the same twice, so these were made once."""
+    sealed = json.loads((Path(make.__file__).parent / "sealed.json").read_text())
+    opened = open_metadata(bytes.fromhex(sealed[name]), bytes(range(key_size)), satellite="SAT-1")
+    assert opened == object_prefix(ObjectKind.METADATA, len(opened)) + b"what is in a seal"
 
 
 def test_a_frame_is_laid_out_as_documented():
