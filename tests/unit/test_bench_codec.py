@@ -237,7 +237,8 @@ def aware_curve(directory, **points):
         {"name": name.replace("_", " "), "bytes": size, "ppl": ppl, "kl": 0.1, "surprise": [ppl / 10, ppl / 11]}
         for name, (size, ppl) in points.items()
     ]
-    curves.path_of(directory, case).write_text(json.dumps({"float": {"ppl": 15.0}, "points": rows}))
+    curve = {"models": curves._stamp(directory, case), "float": {"ppl": 15.0}, "points": rows}
+    curves.path_of(directory, case).write_text(json.dumps(curve))
 
 
 FRESH = {"nothing": (2, 20.0), "rounded": (1000, 15.02), "gptq": (1800, 15.0)}
@@ -268,6 +269,14 @@ def test_a_curve_that_is_not_whole_is_not_told(tmp_path):
     aware_curve(tmp_path, rounded=(1000, 15.0), aware_1=(90, 15.0))
     assert aware.figures(tmp_path) == {}
     assert aware.figures(tmp_path / "nowhere") == {}
+
+
+def test_a_curve_of_other_models_is_not_told(tmp_path):
+    aware_curve(tmp_path, **FRESH, aware_1=(480, 15.05))
+    assert aware.figures(tmp_path)
+    (tmp_path / "v2").mkdir()
+    (tmp_path / "v2/model.safetensors").write_bytes(b"trained anew")
+    assert aware.figures(tmp_path) == {}
 
 
 @pytest.mark.parametrize(("kind", "transform"), [("bf16", "FLOATS_DELTA"), ("int4", "NIBBLES_DELTA")])
