@@ -11,8 +11,9 @@ from onboard.store.layout import directory_name
 from protocol.command import Operation
 from protocol.damage import DamageReport
 from protocol.message import MessageKind
-from tests.e2e.test_daemon import Satellite
+from tests.e2e.test_daemon import Satellite, is_confirmed
 from tests.fakes.updates import digest_of
+from tests.unit.test_repair import repair_of
 
 pytestmark = pytest.mark.slow
 FILES = {"config.json": b'{"old": 1}', "model.bin": bytes(range(256)) * 2000}
@@ -103,3 +104,29 @@ def test_by_command_and_what_is_lost_comes_down_as_a_request(satellite):
     assert "8192 bytes lost in 2 places" in said[MessageKind.RESULT]["text"]
     report = DamageReport.from_body(said[MessageKind.DAMAGE])
     assert (report.release, report.num_bytes) == (DIGEST, 8192)
+
+
+def test_what_was_lost_flies_in_and_the_release_is_whole_again(satellite):
+    assert scrub(satellite)[0] == 0
+    ruin(satellite)
+    satellite.start()
+    satellite.wait_until_serving(FILES)
+    assert scrub(satellite)[0] == 10
+    uplink = satellite.uplink
+    uplink.until(lambda uplink: any(message.kind is MessageKind.DAMAGE for message in uplink.messages))
+    (said,) = (message.body for message in uplink.messages if message.kind is MessageKind.DAMAGE)
+    update, _ = repair_of(satellite.ground, satellite.directory, DamageReport.from_body(said).lost, FILES)
+    for data in (update.metadata, *update.bundles):
+        uplink.send(data)
+    uplink.until(is_confirmed(update))
+    assert directory_of(satellite).joinpath("model.bin").read_bytes() == FILES["model.bin"]
+    code, (result,) = scrub(satellite)
+    assert (code, result["flips"], result["lost"]) == (0, [], [])
+    uplink.until(lambda uplink: sum(message.kind is MessageKind.DAMAGE for message in uplink.messages) == 2)
+    assert satellite.status()["scrub"]["lost"] == []
+    deadline = time.monotonic() + 10
+    while "event=release_reloaded" not in satellite.log():
+        assert time.monotonic() < deadline, satellite.log()
+        time.sleep(0.1)
+    satellite.wait_until_serving(FILES)
+    assert satellite.chat()

@@ -93,13 +93,13 @@ def test_stage_repair_sends_what_was_lost_and_it_is_whole_again(tmp_path, monkey
     assert run("v1", "--repair")[0] == 3  # one is under way
 
 
-def repair_of(ground, directory, lost):
-    """An update that brings back what was lost of FILES."""
-    full, key = ground.make_update(FILES), b"k" * 32
-    entries, digest = full.manifest.files, digest_of(FILES)
+def repair_of(ground, directory, lost, files=FILES):
+    """An update that brings back what was lost of a release."""
+    full, key = ground.make_update(files), b"k" * 32
+    entries, digest = full.manifest.files, digest_of(files)
     out = directory / "packed"
     out.mkdir()
-    source = write_files(directory / "source", FILES)
+    source = write_files(directory / "source", files)
     paths = tuple(source / entry.name for entry in entries)
     plan = PackPlan(
         satellite=ground.satellite,
@@ -132,7 +132,7 @@ def repair_of(ground, directory, lost):
         },
     }
     signed = ground.sign_again(full, **changes)
-    return FakeUpdate(manifest=signed.manifest, metadata=signed.metadata, bundles=bundles, files=FILES), rows
+    return FakeUpdate(manifest=signed.manifest, metadata=signed.metadata, bundles=bundles, files=files), rows
 
 
 class Damaged:
