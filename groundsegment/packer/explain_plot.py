@@ -41,6 +41,7 @@ _STYLE: dict[str, Any] = {
 }
 _SUFFIXES = (".png", ".svg")
 _SIZE, _DPI = (10.5, 6.0), 150
+_COLUMNS_MIN = 3  # a bar is no wider than a third
 
 _Columns = list[list[tuple[int | None, Use]]]
 _Sums = dict[tuple[int | None, Use], tuple[int, int]]
@@ -87,6 +88,8 @@ def save_plot(explanation: Explanation, path: Path, *, title: str) -> None:
             _draw(axes[:, 1], keys, sums, [str(layer) for layer in layers])
             axes[0][1].set_title("layers")
             axes[1][1].set_xlabel("layer")
+            axes[1][1].sharey(axes[1][0])
+            axes[1][0].autoscale(axis="y")
         _add_legend(figure, {use for _, use in sums})
         figure.suptitle(title, fontweight="bold", x=0.01, ha="left")
         metadata = {"Date": None} if path.suffix.lower() == ".svg" else {"Software": None}
@@ -114,6 +117,8 @@ def _draw(axes: Any, columns: _Columns, sums: _Sums, names: list[str]) -> None: 
             bottom += coded
         raw = sum(sums[key][0] for key in keys)
         shares.bar(at, bottom / max(1, raw), color=GREY)
+    middle, half = (len(names) - 1) / 2, max(len(names), _COLUMNS_MIN) / 2 + 0.2
+    shares.set_xlim(middle - half, middle + half)
     step = max(1, len(names) // 16)
     shares.set_xticks(range(0, len(names), step), names[::step], fontsize=8)
     sizes.yaxis.set_major_formatter(lambda value, _: format_bytes(value))
