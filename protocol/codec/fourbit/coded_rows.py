@@ -158,8 +158,9 @@ def _turn(rows: Bytes, turned: Bytes, mask: int) -> None:
         rows ^= (turned * np.uint8(mask))[:, None]
         return
     masks = turned.astype(np.uint64) * np.uint64(int.from_bytes(bytes([mask] * 8), "big"))
-    words = rows.reshape(-1).view(np.uint64)
-    words ^= np.repeat(masks, width // 8)
+    words = rows.view(np.uint64)
+    for column in range(width // 8):  # a tenth of the time of masks repeated
+        words[:, column] ^= masks
 
 
 def _encode_few(differences: Bytes, predicted: Bytes, classes: Classes, level: int) -> tuple[Plan, list[Stream]] | None:
