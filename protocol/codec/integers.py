@@ -135,12 +135,9 @@ def _decode_delta(parameters: bytes, coded: tuple[Stream, ...], old: Values, is_
 
 
 def _decode_by_magnitude(parameters: bytes, coded: tuple[Stream, ...], old: Values, is_signed: bool) -> Values:
-    values = np.empty_like(old)
-    start = 0
-    for folded in contextual.decode_by_key(parameters, coded, 1, old.size, _magnitude_chunks(old, is_signed)):
-        end = start + folded.size
-        np.add(old[start:end], unfold(folded), out=values[start:end])
-        start = end
+    values = old.copy()
+    for places, folded in contextual.decode_by_key(parameters, coded, 1, old.size, _magnitude_chunks(old, is_signed)):
+        values[places] += unfold(folded)
     return values
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from protocol.codec import streams
 from protocol.codec.contexts.grid import Grid
-from protocol.codec.contexts.partition import check_firsts, merge, partition
+from protocol.codec.contexts.partition import Places, check_firsts, merge, partition
 from protocol.codec.payload import Stream
 from protocol.codec.values import Bytes, Values
 from protocol.errors import DecodeError
@@ -78,7 +78,7 @@ def decode_by_key(
     size: int,
     count: int,
     keys: Iterable[Bytes],
-) -> Iterator[Values]:
+) -> Iterator[tuple[Places, Values]]:
     """Undo `encode_by_key`, chunk by chunk.
 
     Args:
@@ -89,7 +89,7 @@ def decode_by_key(
         keys: in chunks of `partition.CHUNK_SIZE`, as many as values.
 
     Yields:
-        The values of each chunk; they are overwritten by the next.
+        Where values go, and the values, as `partition.merge` does: where none go they are 0.
 
     Raises:
         DecodeError: they do not hold exactly as many values of each class as the keys have.
