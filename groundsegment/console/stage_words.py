@@ -84,6 +84,7 @@ def tell_estimate(
 ) -> None:
     """Say what an update would come to."""
     from groundsegment.packer.estimating import estimate
+    from groundsegment.planner.quantities import format_bytes
 
     guess = estimate(
         prepared.plan, prepared.sources, workers=options.workers, on_progress=partial(on_progress, "estimating")
@@ -109,6 +110,9 @@ def tell_estimate(
     out.print(f"{prepared.name} for {prepared.satellite.name}, release {prepared.release.digest.hex()[:16]}")
     _print_sizes(prepared, guess.payload_bytes, guess.num_bundles, guess.tally.by_transform)
     wanted.print(explained)
+    if options.payload_bytes_max is not None and guess.payload_bytes > options.payload_bytes_max:
+        fitting = f"only {format_bytes(options.payload_bytes_max)} fit"
+        err.print(f"warning: {fitting}; without --dry-run it is made again, tighter", markup=False)
     _print_how_sure(guess)
 
 

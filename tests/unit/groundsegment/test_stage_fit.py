@@ -92,6 +92,17 @@ def test_what_takes_more_than_was_estimated_is_made_again_until_it_fits(ground, 
     assert f"{30_000 - 4096} fit: once more, tighter" in " ".join(warned.split())
 
 
+def test_a_dry_run_says_that_it_does_not_fit_and_does_not_try_again(ground, monkeypatch):
+    asked = []
+    monkeypatch.setattr(requantize_module, "fit", noisy_fit(asked, spent=lambda budget: budget + 3000))
+
+    exit_code, _, warned = run("v2", *FIT, "--fit", "30kB", "--dry-run")
+
+    assert exit_code == 0, warned
+    assert "only 25.9 kB fit; without --dry-run it is made again, tighter" in " ".join(warned.split())
+    assert len(asked) == 1
+
+
 @pytest.mark.parametrize(
     ("spent", "num_tries"), [(lambda _: 80_000, 1), (lambda budget: 26_500 + budget // 10, 3)], ids=["never", "slowly"]
 )
