@@ -197,6 +197,7 @@ class Scrubber:
     async def _step(self) -> float:
         """Take the next step; returns how long to wait after it."""
         releases = list(self._given.releases())
+        self._forget_gone(releases)
         ledger = self.ledger
         digest = ledger.release if ledger.release in releases else next_release(releases, ledger.release)
         cell = ledger.cell if digest == ledger.release else 0
@@ -215,8 +216,8 @@ class Scrubber:
                 ledger = replace(self.ledger, num_scrubs=self.ledger.num_scrubs + 1)
                 self._given.telemetry.emit(events.RELEASE_SCRUBBED, release=digest.hex()[:16], flips=0)
                 self._keep(ledger)
-        except (StoreError, OSError) as error:
-            self._given.telemetry.emit(events.SCRUB_FAILED, release=digest.hex()[:16], error=str(error))
+        except Exception as error:  # noqa: BLE001 - a bug of ours must not stop what serves; the next release is read
+            self._given.telemetry.emit(events.SCRUB_FAILED, release=digest.hex()[:16], error=repr(error))
             num_bytes, following = self._sizes.get(digest, 1 << 20), None
         if following is None:
             digest, following = next_release(releases, digest) or digest, 0
@@ -224,6 +225,14 @@ class Scrubber:
         like_this = max(self._sizes.values(), default=num_bytes)
         total = sum(self._sizes.get(each, like_this) for each in releases)
         return pause_s(num_bytes, total, period_s=self._given.period_s)
+
+    def _forget_gone(self, releases: Sequence[bytes]) -> None:
+        """What was lost of a release that is no longer on board is not asked for any more."""
+        gone = [digest for digest, _ in self.ledger.lost if digest not in releases]
+        if gone:
+            self._keep(self.ledger.without(releases))
+        for digest in gone:
+            self._say(DamageReport(release=digest, lost=()))
 
     def _read_step(self, digest: bytes, cell: int) -> tuple[int | None, int | None]:
         """Read the next megabyte, in the thread; returns bytes read (None: there is work) and where to go on."""
@@ -284,7 +293,8 @@ class Scrubber:
         given, before = self._given, self.ledger.lost_of(outcome.release)
         self._sizes[outcome.release] = outcome.num_bytes
         ledger = self.ledger.with_outcome(outcome, boot=given.boot, uptime_s=self._uptime_s)
-        self._keep(ledger.without(given.releases()))
+        self._keep(ledger)
+        self._forget_gone(given.releases())
         release = outcome.release.hex()[:16]
         if outcome.num_repaired:
             given.telemetry.emit(
@@ -310,7 +320,10 @@ class Scrubber:
                 bytes=report.num_bytes,
                 ranges=len(report.lost),
             )
-        with contextlib.suppress(OnboardError):
+        self._say(report)
+
+    def _say(self, report: DamageReport) -> None:
+        with contextlib.suppress(OnboardError):  # the record may be what failed
             self._given.messages.say(MessageKind.DAMAGE, body=report.to_body())
 
     def _keep(self, ledger: Ledger) -> None:

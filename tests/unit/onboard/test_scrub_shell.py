@@ -248,6 +248,43 @@ def test_a_release_that_went_meanwhile_is_no_damage(tmp_path):
     assert craft.said == []
 
 
+def test_what_was_lost_of_a_release_that_is_gone_is_not_asked_for_any_more(tmp_path):
+    craft = Craft(tmp_path, 2)
+    ruin(craft.releases[0])
+    craft.scrub()
+    craft.gone.add(craft.releases[0].digest)
+
+    async def life():
+        scrubber = craft.scrubber()
+        await craft.steps(scrubber, 2)
+        return scrubber.ledger
+
+    assert asyncio.run(life()).lost == ()
+    assert len(craft.said) == 2
+    assert DamageReport.from_body(craft.said[1][1]) == DamageReport(release=craft.releases[0].digest, lost=())
+
+
+def test_a_bug_in_scrubbing_one_release_stops_neither_the_loop_nor_the_others(tmp_path, monkeypatch):
+    craft = Craft(tmp_path, 2)
+    craft.releases[1].flip(MODEL, 99)
+    first = craft.layout.release(craft.releases[0].digest)
+    opened = Guard.open
+
+    def fail(directory, digest, disk):
+        if directory == first:
+            raise AssertionError("a bug")
+        return opened(directory, digest, disk)
+
+    monkeypatch.setattr(Guard, "open", fail)
+
+    async def life():
+        await craft.steps(craft.scrubber(), 8)
+
+    asyncio.run(life())
+    assert craft.releases[1].is_whole
+    assert craft.telemetry.counters()["scrub_failed"] >= 1
+
+
 def test_a_disk_that_takes_no_ledger_stops_no_repair(tmp_path, monkeypatch):
     craft = Craft(tmp_path)
     (release,) = craft.releases
