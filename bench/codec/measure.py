@@ -39,8 +39,10 @@ NOTES = """\
   cannot be told apart: under 1 says never larger. There ours is without the row and the tag of a segment, 48 bytes for
   up to 4 MiB: they say where its bytes go and that they are genuine, which no peer's output does. With its share of
   them a tensor that a LoRA leaves alone costs some 30 bytes, where the best peer takes 24.
-- Speeds are MB of the model by CPU second of one core; encoding includes decoding everything once more to check it,
-  decoding AES-256-GCM, reading the base, and SHA-256.
+- Speeds are MB of the model by CPU second of one core, medians; encoding includes decoding everything once more to
+  check it, decoding AES-256-GCM, reading the base, and SHA-256. Other work on the machine shares its caches: 10-20 %.
+- Memory: packer and decoder in processes of their own, on the fine-tune above and on two synthetic updates of large
+  matrices (bench/codec/memory.py).
 - Models: SmolLM2-135M-Instruct as Qwen2, off its 4-bit grid by noise and a short distillation; `v2` a full fine-tune of
   200 steps at 1e-5, `lora` a merged adapter of rank 16. Gemma 3 270M is dequantized from Q4_K_M, with noise of a step;
   its q4_k row is the file's own tensors."""
