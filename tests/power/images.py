@@ -71,6 +71,12 @@ def missing(kind: FileSystem) -> str | None:
     return None
 
 
+def quick_place() -> Path | None:
+    """A directory in memory, where syncs of images cost nothing; None if there is none."""
+    memory = Path("/dev/shm")
+    return memory if memory.is_dir() else None
+
+
 @dataclass(slots=True)
 class Lab:
     """A place for images of one kind of file system, and where they are mounted.

@@ -1,11 +1,13 @@
 """The power is really cut, on real file systems: a sample of what `make bench NAME=durability` does in full."""
 
 import random
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from tests.power.images import EXT4, EXT4_PLAIN, XFS, Cut, Lab, missing
+from tests.power.images import EXT4, EXT4_PLAIN, XFS, Cut, Lab, missing, quick_place
 from tests.power.mistakes import MISTAKES
 from tests.power.stories import SCENARIOS
 from tests.power.sweep import Sweep
@@ -19,12 +21,14 @@ SAMPLE = [(EXT4, Cut.LOST), (EXT4_PLAIN, Cut.JOURNALED), (XFS, Cut.LOST)]
 
 @pytest.fixture
 def lab_of(tmp_path):
-    def make(kind):
-        if reason := missing(kind):
-            pytest.skip(reason)
-        return Lab(kind=kind, directory=tmp_path / "images", mount_point=tmp_path / "mount")
+    with tempfile.TemporaryDirectory(prefix="skyload-power-", dir=quick_place()) as images:
 
-    return make
+        def make(kind):
+            if reason := missing(kind):
+                pytest.skip(reason)
+            return Lab(kind=kind, directory=Path(images), mount_point=tmp_path / "mount")
+
+        yield make
 
 
 @pytest.mark.parametrize(("kind", "how"), SAMPLE, ids=lambda each: each.name.lower())
