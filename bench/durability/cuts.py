@@ -66,7 +66,7 @@ def sweep_all(
     """
     logging.disable(logging.CRITICAL)
     results = []
-    home = Path(tempfile.mkdtemp(prefix="skyload-cuts-", dir=directory or _quick_place()))
+    home = Path(tempfile.mkdtemp(prefix="skyload-cuts-", dir=directory or quick_place()))
     try:
         for scenario in SCENARIOS:
             for kind in FILE_SYSTEMS:
@@ -129,7 +129,7 @@ def _sweep(home: Path, scenario: Scenario, kind: FileSystem, how: Cut, *, every:
     return result
 
 
-def _quick_place() -> Path | None:
+def quick_place() -> Path | None:
     memory = Path("/dev/shm")
     return memory if memory.is_dir() else None
 

@@ -4,16 +4,20 @@ A hook over the disk seam counts every step that changes the disk. A life is tol
 ever; what it tells the ground comes out of it through a pipe, up to the moment at which it dies.
 """
 
+import contextlib
 import os
 import pickle
+import signal
+import socket
 import struct
+import threading
 import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from onboard.store.disk import RealDisk
 from tests.power.images import Cut, cut_power
@@ -88,17 +92,36 @@ class Hook:
         self.steps.append((name, path.removeprefix(str(self._mount_point))))
 
 
-def live(mount_point: Path, story: Story, *, at: int | None = None, how: Cut = Cut.LOST) -> Life:
-    """Run a story in a process of its own, until it ends or the power goes before step `at`."""
-    reading, writing = os.pipe()
+def live(
+    mount_point: Path,
+    story: Story,
+    *,
+    at: int | None = None,
+    how: Cut = Cut.LOST,
+    watch: Callable[[int], None] = lambda pid: None,
+    seconds_max: float = 60.0,
+) -> Life:
+    """Run a story in a process of its own, until it ends, the power goes before step `at`, or it has taken too long.
+
+    `watch` is called with the process's id before the story begins.
+    """
+    # Sockets, so that what is said goes by other system calls than those that a disk knows.
+    ours, theirs = socket.socketpair()
     pid = os.fork()
     if pid == 0:
-        os.close(reading)
-        _be_born(mount_point, story, at, how, writing)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
-        parcels = list(_parcels(pipe.read()))
+        ours.close()
+        theirs.recv(1)
+        _be_born(mount_point, story, at, how, theirs)
+    theirs.close()
+    killer = threading.Timer(seconds_max, os.kill, (pid, signal.SIGKILL))
+    with ours:
+        watch(pid)
+        ours.send(b"!")
+        killer.start()
+        with ours.makefile("rb") as pipe:
+            parcels = list(_parcels(_read_all(pipe)))
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    killer.cancel()
     said = [parcel[1:] for parcel in parcels if parcel[0] == "say"]
     steps = next((parcel[1] for parcel in parcels if parcel[0] == "steps"), [])
     error = next((parcel[1] for parcel in parcels if parcel[0] == "error"), "")
@@ -107,14 +130,22 @@ def live(mount_point: Path, story: Story, *, at: int | None = None, how: Cut = C
     return Life(said, steps, code == _CUT_CODE, error)
 
 
-def _be_born(mount_point: Path, story: Story, at: int | None, how: Cut, writing: int) -> None:
+def _read_all(pipe: BinaryIO) -> bytes:
+    data = b""
+    with contextlib.suppress(ConnectionResetError):  # it was killed with something of ours unread
+        while more := pipe.read(1 << 16):
+            data += more
+    return data
+
+
+def _be_born(mount_point: Path, story: Story, at: int | None, how: Cut, ground: socket.socket) -> None:
     code = _FAILED_CODE
     began = time.monotonic()
     hook = Hook(mount_point, at, how)
 
     def send(*parcel: Any) -> None:
         data = pickle.dumps(parcel)
-        os.write(writing, _LENGTH.pack(len(data)) + data)
+        ground.sendall(_LENGTH.pack(len(data)) + data)
 
     def say(what: str, value: Any = None) -> None:
         send("say", what, value, len(hook.steps))

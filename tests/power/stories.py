@@ -125,7 +125,7 @@ class Reception(DryReceiver):
     """The receiver of a board: what it completes goes to the installer."""
 
     def __init__(self, board, say):
-        self._board, self._say, self.claims = board, say, Claims()
+        self._board, self._say, self.claims, self._num_asked = board, say, Claims(), board.offers
         self.sink = _Sink(board.installer)
         super().__init__(RealDisk(), self.sink, root=board.layout.inbox)
 
@@ -150,13 +150,29 @@ class Reception(DryReceiver):
         await self.settle()
 
     async def settle(self):
-        while self._jobs or self._offers:
+        while self._jobs or self._offers or self._is_asked_again():
             if self._jobs:
                 self._do(self._jobs.pop(0))
-            else:
+            elif self._offers:
                 await self._hand_over(self._offers.pop(0))
             self._dispatch()
         self._sync_and_report()
+
+    async def until_ended(self, timeout_s):
+        """As the board's, and hands over what the installer wants to be offered again meanwhile."""
+        waiting = asyncio.create_task(self._board.until_ended(self._board.installer, timeout_s))
+        while not waiting.done():
+            await asyncio.sleep(0.001)
+            if self._board.offers > self._num_asked:
+                await self.settle()
+        return waiting.result()
+
+    def _is_asked_again(self):
+        """Whether the installer wants to be offered what it kept, as the daemon tells the receiver."""
+        is_asked, self._num_asked = self._board.offers > self._num_asked, self._board.offers
+        if is_asked:
+            self.core.offer_again()
+        return is_asked
 
     def _sync_and_report(self):
         self.sync()
@@ -205,7 +221,7 @@ async def _fly(board, update, say):
         for data in (update.metadata, *update.bundles):
             if not installer.is_complete(object_handle(data)):
                 await reception.take(data)
-        state = await board.until_ended(installer, 4)
+        state = await reception.until_ended(4)
         assert state is UpdateState.CONFIRMED, state
         say("confirmed", update.digest)
         await reception.settle()
