@@ -101,7 +101,10 @@ def _status(args: argparse.Namespace) -> int:
     print(f"link       {receiver['frames_received']} frames received, {rejected} rejected")
     if status["num_files_waiting"]:
         print(f"import     {status['num_files_waiting']} files wait for their update, or for room")
-    print(f"trust      metadata version {status['accepted']}, floor {status['floor']}")
+    print(
+        f"trust      root {status['root_version']}, epoch {status['epoch']},"
+        f" metadata version {status['accepted']}, floor {status['floor']}"
+    )
     scrub = status["scrub"]
     print(
         f"scrub      {scrub['num_scrubs']} releases read, {scrub['flips_found']} flipped bits found,"

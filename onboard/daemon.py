@@ -464,6 +464,8 @@ class Daemon:
                 "uptime_s": round(time.monotonic() - self._started_at, 3),
                 "accepted": record.accepted,
                 "floor": record.floor,
+                "epoch": record.epoch,
+                "root_version": status.root_version,
                 "record_slots_mended": record.num_mended,
                 "free_mib": status.free_mib,
                 "endpoint": self.serving.endpoint,

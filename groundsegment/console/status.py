@@ -122,6 +122,8 @@ def _report(depot: "Depot", received: "ReceivedReport") -> dict[str, Any]:
         "serving": serving,
         "serving_name": known.name if known else "",
         "accepted": report.accepted,
+        "root_version": report.root_version,
+        "epoch": report.epoch,
         "boot_count": report.boot_count,
         "free_mib": report.free_mib,
         "frames_received": report.frames_received,

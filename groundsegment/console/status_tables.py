@@ -46,7 +46,7 @@ def _report_text(report: Mapping[str, Any] | None) -> str:
     return (
         f"  heard {format_duration(report['age_s'])} ago{station}, {report['received_utc']}\n"
         f"  serving {serving}; {updates or 'update none: NONE'}\n"
-        f"  boots {report['boot_count']}, {report['free_mib']} MiB free, "
+        f"  root {report['root_version']}, boots {report['boot_count']}, {report['free_mib']} MiB free, "
         f"frames {report['frames_received']} received, {report['frames_rejected']} rejected"
     )
 

@@ -361,6 +361,7 @@ class Installer:
             release=update.manifest.release_digest.hex()[:16],
             bundles=len(update.manifest.bundles),
             beside=update.manifest.beside,
+            fresh=trusted.is_fresh,
         )
         newcomer = self._roster.add(update)
         await self._wind_up(ended)
