@@ -34,6 +34,7 @@ def activate(
     ```
     """
     from groundsegment.depot.depot import Depot
+    from groundsegment.depot.records import FlightState
     from groundsegment.errors import UnknownError
     from protocol.command import Operation
 
@@ -55,6 +56,8 @@ def activate(
             link=None if blind else link,
             timeout_s=timeout,
         )
+        if values["ok"] is not False and entry.state is FlightState.COMPLETE:
+            opened.set_update_state(entry.handle, FlightState.COMPLETE)  # it is held no more: an uplink may wait for it
     values["update"] = entry.handle.hex()
     hint = "it waits only if it was staged with --hold, once all of it is on board; `skyload status` shows where it is"
     if not tell_outcome(values, as_json=as_json, verb="activate", hint=hint):

@@ -55,7 +55,7 @@ def uplink(
 
     Exit codes:
     ```
-    0 confirmed    1 rejected, cancelled or expired    5 nothing staged    8 a staged file is damaged
+    0 confirmed, or held (`stage --hold`)    1 rejected, cancelled or expired    5 nothing staged    8 a staged file is damaged
     6 the plan ended before a decision    7 another uplink flies this satellite from this station
     ```
 

@@ -11,6 +11,7 @@ from groundsegment.errors import InputError, LinkError
 from groundsegment.planner.quantities import format_bytes, format_duration
 from groundsegment.uplink.flight.flight_records import FlightPlan, FlightSummary, UpdateSummary
 from groundsegment.uplink.flight.outcome import serving_of
+from protocol.report import Reason
 
 OPEN_STATES = ("staged", "flying", "complete")
 
@@ -35,7 +36,11 @@ def finish(plan: FlightPlan, summary: FlightSummary) -> None:
         err.print("hint: stage it again: it is signed anew", markup=False)
     if summary.expired and not summary.updates:
         raise typer.Exit(1)
-    if any(entry.state is not FlightState.CONFIRMED for entry in summary.updates):
+    held = [entry for entry in summary.updates if _is_held(entry)]
+    for entry in held:
+        err.print(f"{entry.release_name} is on board, verified, and waits", markup=False)
+        err.print(f"hint: skyload activate {entry.handle.hex()} --for {plan.satellite}", markup=False)
+    if any(entry.state is not FlightState.CONFIRMED for entry in summary.updates if entry not in held):
         reasons = ", ".join(entry.reason for entry in summary.updates if entry.reason)
         err.print(f"error: {plan.satellite} did not confirm{f' ({reasons})' if reasons else ''}", markup=False)
         err.print(
@@ -44,6 +49,10 @@ def finish(plan: FlightPlan, summary: FlightSummary) -> None:
         raise typer.Exit(1)
     if summary.expired:
         raise typer.Exit(1)
+
+
+def _is_held(entry: UpdateSummary) -> bool:
+    return entry.state is FlightState.COMPLETE and entry.reason == Reason.HELD.name
 
 
 def _standing(summary: FlightSummary) -> str:

@@ -224,7 +224,8 @@ class FakeSatellite:
     def _updates(self, state, ranges):
         if state is UpdateState.NONE:
             return ()
-        reason = Reason.CANARY_FAILED if state is UpdateState.REJECTED else Reason.NONE
+        reasons = {UpdateState.REJECTED: Reason.CANARY_FAILED, UpdateState.VERIFIED: Reason.HELD}
+        reason = reasons.get(state, Reason.NONE)
         return (UpdateStatus(handle=self.metadata, state=state, reason=reason, bundle_ranges=ranges),)
 
     def _report(self, now):

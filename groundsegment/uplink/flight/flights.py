@@ -16,7 +16,7 @@ from groundsegment.depot.records import BlockProgress, FlightState, Update
 from groundsegment.downlink import ReportReceived
 from groundsegment.errors import DiskError
 from groundsegment.uplink.flight.outcome import Receipt
-from groundsegment.uplink.flight.update_flight import UpdateFlight
+from groundsegment.uplink.flight.update_flight import UpdateFlight, is_held
 from groundsegment.uplink.sender.cargo import OutgoingObject, Progress
 from groundsegment.uplink.sender.core import Uplink, UplinkOptions
 from groundsegment.uplink.sender.events import Event
@@ -91,7 +91,7 @@ class Flights:
             stuck=[handle for handle, flight in self.flying.items() if flight.is_stuck],
         )
         self._mark_expired()
-        wanted = {update.handle: update for update in self.lineup.flying}
+        wanted = {update.handle: update for update in self.lineup.flying if not is_held(update)}
         left = [flight for handle, flight in self.flying.items() if handle not in wanted]
         for flight in left:
             self.leave(flight, now)
@@ -158,7 +158,9 @@ class Flights:
 
     def _is_settled(self, flight: UpdateFlight, now: float) -> bool:
         assert flight.decided_s is not None
-        if flight.is_cancelled_here or flight.is_superseded or now - flight.decided_s > RECEIPT_PATIENCE_S:
+        if flight.is_cancelled_here or flight.is_superseded or flight.is_held:
+            return True  # no receipt need come, or none will for now
+        if now - flight.decided_s > RECEIPT_PATIENCE_S:
             return True
         return flight.receipt is not None
 

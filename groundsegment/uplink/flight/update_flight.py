@@ -102,7 +102,12 @@ class UpdateFlight:
         if not self.is_joined:
             return self.was_decided or final
         decided = self._core.state(self.update.handle) in _DECIDED
-        return decided or self.is_superseded or final or not self.update.state.is_open
+        return decided or self.is_held or self.is_superseded or final or not self.update.state.is_open
+
+    @property
+    def is_held(self) -> bool:
+        """Whether all of it is on board and verified, and its trial waits to be activated."""
+        return is_held(self.update)
 
     @property
     def is_cancelled_here(self) -> bool:
@@ -193,6 +198,11 @@ class UpdateFlight:
             return  # cancelled here, and the satellite does not know yet
         if (self.update.state, self.update.reason) != (state, reason):
             self.update = self._depot.set_update_state(self.update.handle, state, reason=reason)
+
+
+def is_held(update: Update) -> bool:
+    """Whether an update waits on board, verified, to be activated: there is nothing to send of it."""
+    return update.state is FlightState.COMPLETE and update.reason == Reason.HELD.name
 
 
 _DECIDED = {UpdateState.CONFIRMED, UpdateState.REJECTED, UpdateState.CANCELLED}

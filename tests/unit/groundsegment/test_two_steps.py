@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from groundsegment.console.main import app
-from groundsegment.depot.records import CommandState, ReceivedMessage
+from groundsegment.depot.records import CommandState, FlightState, ReceivedMessage
 from groundsegment.signer.key_store import KeyStore
 from groundsegment.signer.signing import create_trust
 from groundsegment.uplink.flight.outcome import json_body
@@ -230,6 +230,7 @@ def test_over_a_real_link_activate_names_the_update_and_says_each_step(depot, mo
     monkeypatch.setattr(exchange, "FAREWELL_PAUSE_S", 0.01)
     monkeypatch.setattr(exchange, "LOOK_PERIOD_S", 0.01)
     staged = stage_bytes(depot, [20_000])
+    depot.set_update_state(staged.update.handle, FlightState.COMPLETE, reason="HELD")
     armory = Armory(depot)
     satellite = FakeSatellite(
         LINK_KEY, identity=SIGNER, sync_interval_s=0.01, report_interval_s=0.01, keep_symbols=True
@@ -244,6 +245,7 @@ def test_over_a_real_link_activate_names_the_update_and_says_each_step(depot, mo
     assert [(command.operation, command.args) for command in armory.fired] == [
         (Operation.ACTIVATE, {"update": staged.update.handle})
     ]
+    assert depot.update(staged.update.handle).reason == ""  # an uplink may wait for how it ends
 
 
 def test_rotating_a_station_withdraws_its_key_on_board_and_changes_it_at_home(depot, link, monkeypatch):

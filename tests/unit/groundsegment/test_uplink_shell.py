@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from groundsegment.console.uplink_words import finish
 from groundsegment.depot.depot import Depot
 from groundsegment.depot.journal import Journal
 from groundsegment.depot.records import FlightState
@@ -89,6 +90,18 @@ def contacts_at(*spans, rate_bps=1e6):
             for name, start, end in spans
         ]
     )
+
+
+def test_an_update_that_is_held_ends_the_flight_in_peace_until_it_is_activated(depot, capsys):
+    staged = stage_bytes(depot, [20_000])
+    with SatelliteOnUdp(satellite_for(staged, verdict=UpdateState.VERIFIED)) as sky:
+        summary = fly(depot, sky.address)
+
+    (flown,) = summary.updates
+    assert (flown.state, flown.reason) == (FlightState.COMPLETE, "HELD")
+    finish(FlightPlan(satellite="SAT-1", endpoint=Endpoint.parse("127.0.0.1:9"), contacts=always()), summary)
+    assert f"skyload activate {staged.update.handle.hex()} --for SAT-1" in capsys.readouterr().err
+    assert depot.update(staged.update.handle).state.is_open
 
 
 def test_an_update_flies_and_its_receipt_comes_back(depot):
