@@ -10,9 +10,11 @@ from groundsegment.depot.depot import Depot
 from groundsegment.depot.records import FlightState
 from groundsegment.models.quantize import plan_quantize, quantize
 from groundsegment.models.release import scan_release
+from groundsegment.staging.adapters import prune_adapters
 from protocol.adapters import base_note
 from protocol.manifest import AdapterUse
 from tests.fakes.adapters import make_tiny_adapter, merged_files
+from tests.fakes.depots import NOW, make_depot, stage_bytes
 from tests.fakes.models import make_tiny_gguf, make_tiny_qwen2
 from tests.fakes.rebuild import rebuild
 from tests.fakes.staging import TWIN, make_ground, open_as_satellite, read_release, report_serving, run, run_json
@@ -97,32 +99,30 @@ def adapters_of(ground):
     return {path.name for path in (ground / "depot" / "adapters").iterdir()}
 
 
-def confirm(staged, *, sequence):
-    """Let the satellite confirm an update, and serve it."""
-    with Depot.open(Path("depot")) as depot:
-        depot.set_update_state(bytes.fromhex(staged["update"]), FlightState.CONFIRMED)
-    report_serving(staged["release_digest"], accepted=sequence, sequence=sequence)
+def test_releases_of_adapters_go_once_nothing_builds_on_them(tmp_path):
+    with make_depot(tmp_path / "depot") as depot:
+        updates = [stage_bytes(depot, [100], seed=seed).update for seed in range(7)]
+        for update in updates[:5]:
+            depot.set_update_state(update.handle, FlightState.CONFIRMED)
+        depot.set_update_state(updates[5].handle, FlightState.REJECTED)
+        names = [update.release_digest.hex()[:16] for update in updates]
+        for name in (*names, "ab" * 8, "cd" * 8):
+            (depot.path / "adapters" / name).mkdir(parents=True)
+            os.utime(depot.path / "adapters" / name, (0, 0 if name != "cd" * 8 else NOW.timestamp()))
+        prune_adapters(depot, NOW)
+        # The last three that were confirmed, the one that is on its way, and what is being looked at right now.
+        assert {path.name for path in (depot.path / "adapters").iterdir()} == {*names[2:5], names[6], "cd" * 8}
 
 
-def test_releases_of_adapters_go_once_nothing_builds_on_them(ground):
-    flown = []
-    for seed in range(4):
-        make_tiny_adapter(ground / "lora", ground / "v1", seed=seed)
-        flown.append(run_json("lora", "--base", "v1", "--no-canary"))
-        confirm(flown[-1], sequence=seed + 2)
-        for path in (ground / "depot" / "adapters").iterdir():
-            os.utime(path, (0, 0))
-    make_tiny_adapter(ground / "lora", ground / "v1", seed=99)
-    last = run_json("lora", "--base", "v1", "--no-canary")
-    assert adapters_of(ground) == {staged["release_digest"][:16] for staged in (*flown[-3:], last)}
-
-
-def test_what_a_dry_run_has_just_laid_out_stays_while_another_stages(ground):
+def test_what_a_dry_run_laid_out_goes_with_a_later_staging_but_not_at_once(ground):
     run_json("lora", "--base", "v1", "--dry-run", "--no-canary")
     (laid_out,) = adapters_of(ground)
     make_tiny_adapter(ground / "lora", ground / "v1", seed=7)
     run_json("lora", "--base", "v1", "--no-canary")
     assert laid_out in adapters_of(ground)
+    os.utime(ground / "depot" / "adapters" / laid_out, (0, 0))
+    run_json("v1", "--base", "none", "--no-canary", "--beside")
+    assert laid_out not in adapters_of(ground)
 
 
 def test_what_comes_next_builds_on_the_merged_release(ground):

@@ -104,7 +104,9 @@ def test_a_dry_run_says_that_it_does_not_fit_and_does_not_try_again(ground, monk
 
 
 @pytest.mark.parametrize(
-    ("spent", "num_tries"), [(lambda _: 80_000, 1), (lambda budget: 26_500 + budget // 10, 3)], ids=["never", "slowly"]
+    ("spent", "num_tries"),
+    [(lambda _: 80_000, 1), pytest.param(lambda budget: 26_500 + budget // 10, 3, marks=pytest.mark.slow)],
+    ids=["never", "slowly"],
 )
 def test_what_cannot_be_made_to_fit_is_not_signed(ground, monkeypatch, spent, num_tries):
     asked = []
