@@ -49,7 +49,7 @@ from onboard.spool import Spool
 from onboard.state import find_release, locked_state, open_record, open_root
 from onboard.store.disk import RealDisk
 from onboard.store.layout import StateLayout
-from onboard.store.record import MessageCounters, copy_paths
+from onboard.store.record import MessageCounters, copy_paths, keep_whole
 from onboard.store.slots import Damage
 from onboard.telemetry import Event, Telemetry
 from onboard.withdrawal import StationKeys
@@ -214,6 +214,7 @@ class Daemon:
                 control.run(),
                 self._import_when_started(),
                 self._until_record_fails(),
+                keep_whole(self._store),
             )
             tasks = [group.create_task(work) for work in works]
             # Ends by itself at the stop event, after a last sync.

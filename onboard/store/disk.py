@@ -63,6 +63,10 @@ class Disk(Protocol):
         """Return when bytes and size are durable. The file's name is not meant."""
         ...
 
+    def forget(self, handle: int) -> None:
+        """Let the next read come from the medium, as far as the file is synced and nobody maps it."""
+        ...
+
     def rename(self, source: Path, target: Path) -> None:
         """Give a file or directory another name, replacing a file that has it."""
         ...
@@ -152,6 +156,11 @@ class RealDisk:
         """See `Disk`."""
         with _translated("sync", handle):
             os.fdatasync(handle)
+
+    def forget(self, handle: int) -> None:
+        """See `Disk`."""
+        with contextlib.suppress(OSError):  # a file system without a cache has nothing to forget
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def rename(self, source: Path, target: Path) -> None:
         """See `Disk`."""

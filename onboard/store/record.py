@@ -8,12 +8,15 @@ counts once two copies have it, and is made before anyone acts on it. A copy who
 in place again: that error is final. `mend` makes it anew, as a new file.
 
 `load` reads and votes, and changes nothing: it may run beside the daemon. `mend` writes again whatever is damaged,
-lost, or was left behind by a cut. What was found adds up in `damage`.
+lost, or was left behind by a cut; in a life that goes on, `keep_whole` calls it every so often, and then even three
+copies that are ruined cost nothing, since the record is in memory. Both read the medium. What was found adds up in
+`damage`.
 
 It does not know what the facts mean (`facts`): the installer and the daemon do.
 """
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,6 +40,7 @@ from onboard.store.slots import (
     Verdict,
     encode_slot,
     first_image,
+    ruined,
     slot_of,
     vote,
 )
@@ -55,9 +59,11 @@ __all__ = [
     "RecordedUpdate",
     "RejectedUpdate",
     "copy_paths",
+    "keep_whole",
 ]
 
 COUNTER_STEP = 64  # message counters reserved by one write: a crash skips at most so many
+MEND_PERIOD_S = 3600.0
 _COPIES_NEEDED = 2  # that have a write before it counts
 
 
@@ -144,13 +150,17 @@ class RecordStore:
         A copy that cannot be written is left alone; the others hold the record. Only whoever may write here calls it.
 
         Raises:
-            StoreError: the copies do not hold what was last loaded or stored, or none can be read any more.
+            StoreFailedError: somebody else wrote it, or an earlier write failed.
         """
-        verdict = self._vote()
-        if verdict is None:
-            raise StoreFailedError(f"{self._path}: it is gone", hint="restore it from a copy")
-        if verdict.sequence != self._sequence or verdict.data != self.record.encode():
+        if self._has_failed:
+            raise StoreFailedError(f"{self._path}: an earlier write failed", hint="restart the daemon")
+        ours = self._sequence, self.record.encode()
+        copies = [self._read_copy(path) for path in self._paths]
+        verdict = vote(copies)
+        if verdict is not None and verdict.sequence > self._sequence:
             raise StoreFailedError(f"{self._path}: somebody else wrote it", hint="restart the daemon")
+        if verdict is None or (verdict.sequence, verdict.data) != ours:
+            verdict = ruined(*ours)
         usable = []
         for path, stale in zip(self._paths, verdict.stale, strict=True):
             try:
@@ -218,9 +228,10 @@ class RecordStore:
         except StoreFailedError:
             return b""
         try:
-            data = self._disk.read(handle, COPY_SIZE, 0)
             # What a killed daemon wrote may be in the kernel's memory only, and nobody may act on that.
             self._disk.sync(handle)
+            self._disk.forget(handle)
+            data = self._disk.read(handle, COPY_SIZE, 0)
         except StoreFailedError:
             return b""
         finally:
@@ -284,6 +295,21 @@ class RecordStore:
         self.damage += found
         if found != Damage():
             self.on_damage(found)
+
+
+async def keep_whole(
+    store: RecordStore, *, period_s: float = MEND_PERIOD_S, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+) -> None:
+    """Mend a record every so often, for ever: flips of months must not come to two in one place.
+
+    Raises:
+        StoreFailedError: it cannot be written, or somebody else wrote it.
+    """
+    while True:
+        await sleep(period_s)
+        found = store.mend()
+        if found.num_bad:
+            store.store(replace(store.record, num_mended=store.record.num_mended + found.num_bad))
 
 
 class MessageCounters:

@@ -154,6 +154,18 @@ def vote(copies: Sequence[bytes | None]) -> Verdict | None:
     )
 
 
+def ruined(sequence: int, data: bytes) -> Verdict:
+    """Return the verdict on copies of which nothing can be used, of a record that is known all the same."""
+    slots = {slot_of(each): encode_slot(each, data) for each in (sequence, sequence - 1)}
+    return Verdict(
+        sequence=sequence,
+        data=data,
+        image=b"".join(slots[number] for number in range(NUM_SLOTS)),
+        stale=(None,) * NUM_COPIES,
+        damage=Damage(num_lost=NUM_COPIES),
+    )
+
+
 def _elect(number: int, copies: Sequence[bytes | None]) -> tuple[int, bytes] | None:
     """What the copies of one slot say: the newest whole one, or what they make together."""
     parts = [_part(copy, number) for copy in copies if copy is not None]

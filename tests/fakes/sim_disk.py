@@ -89,6 +89,9 @@ class SimDisk:
         node = self._handles[handle]
         node.durable, node.pending = bytes(node.live), []
 
+    def forget(self, handle):
+        pass
+
     def rename(self, source, target):
         node = self._find(source)
         if node is None:

@@ -1,13 +1,15 @@
 """The trust record on the disk: what it survives, what it refuses, and that it needs no space."""
 
+import asyncio
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from onboard.errors import StoreCorruptError, StoreFailedError, StoreFullError
 from onboard.store.ballast import BALLAST_SIZE, Ballast
 from onboard.store.facts import OnboardRecord
-from onboard.store.record import COUNTER_STEP, MessageCounters, RecordStore, copy_paths
+from onboard.store.record import COUNTER_STEP, MessageCounters, RecordStore, copy_paths, keep_whole
 from onboard.store.slots import COPY_SIZE, SLOT_SIZE, Damage, slot_of
 from tests.fakes.faulty_disk import FaultyDisk
 from tests.unit.onboard.test_store_facts import LARGEST
@@ -181,6 +183,46 @@ def test_loading_changes_nothing(path):
     RecordStore(path).load()
 
     assert content(path) == before
+
+
+@pytest.mark.parametrize("ruin", [Path.unlink, lambda copy: copy.write_bytes(bytes(COPY_SIZE))])
+def test_in_a_life_that_goes_on_even_three_ruined_copies_cost_nothing(path, ruin):
+    store = written(path)
+    for copy in copy_paths(path):
+        ruin(copy)
+
+    assert store.mend() == Damage(num_lost=3)
+    assert RecordStore(path).load().accepted == 3
+
+
+def test_an_older_record_in_the_place_of_the_newest_does_not_outlive_a_mend(path):
+    store = written(path)
+    older = content(path)[0]
+    store.store(OnboardRecord(accepted=4))
+    for copy in copy_paths(path):
+        copy.write_bytes(older)
+
+    store.mend()
+    assert RecordStore(path).load().accepted == 4
+
+
+def test_a_record_is_kept_whole_in_a_life_that_goes_on_and_what_was_mended_is_counted(path):
+    store, naps = written(path), []
+    told = []
+    store.on_damage = told.append
+
+    async def sleep(seconds):
+        naps.append(seconds)
+        if len(naps) == 2:
+            change(copy_paths(path)[1], 50, b"!")
+        if len(naps) == 4:
+            raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(keep_whole(store, period_s=60.0, sleep=sleep))
+    assert (naps, told) == ([60.0] * 4, [Damage(num_damaged=1)])
+    assert RecordStore(path).load() == OnboardRecord(accepted=3, num_mended=1)
+    assert len(set(content(path))) == 1
 
 
 def test_what_somebody_else_wrote_is_not_mended_away(path):
