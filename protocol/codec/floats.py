@@ -11,7 +11,8 @@ is the key of a `partition`, or where whole rows and columns changed more than o
 Parameters:
 
     0       1     format    `FloatFormat`
-    1       ...   context   `contextual`, of a delta with `still_rows`; the key, of a delta only, is the old exponent
+    1       ...   context   `contextual`, of a delta with `still_rows` and `row_classes`; the key, of a delta only, is
+                            the old exponent
 
 Integers only; NaN payloads, denormals and zeros of both signs are bits like all others. Pure.
 """
@@ -19,10 +20,11 @@ Integers only; NaN payloads, denormals and zeros of both signs are bits like all
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import partial
 
 import numpy as np
 
-from protocol.codec import still_rows, streams
+from protocol.codec import row_classes, still_rows, streams
 from protocol.codec.contexts import contextual
 from protocol.codec.contexts.choosing import choose_firsts, choose_grid
 from protocol.codec.contexts.grid import Grid
@@ -142,11 +144,44 @@ def _encode_delta(new: Values, old: Values, layout: FloatLayout, level: int) -> 
     if moved is not None:
         folded, old = still_rows.take(folded, moved), still_rows.take(old, moved)
     keys = _exponents(old, layout.format)
-    firsts, _, _ = choose_firsts(keys, folded, _EXPONENT_CLASSES_MAX)
-    parameters, coded = contextual.encode_by_key(folded, keys, firsts, level)
+    parameters, coded = _encode_rows(folded, keys, layout.columns, level)
     if moved is not None:
         return still_rows.encode(moved, layout.columns, parameters, coded, level)
     return parameters, coded
+
+
+def _encode_rows(folded: Values, keys: Bytes, columns: int, level: int) -> tuple[bytes, tuple[Stream, ...]]:
+    """Code the rows that moved, those that moved far apart from the others where that pays."""
+    classes = None
+    if columns and folded.size and not folded.size % columns:
+        exponents = keys.astype(np.int32) - int(keys.max())
+        distance = np.ldexp(folded.astype(np.float32), exponents).reshape(-1, columns)
+        classes = row_classes.choose(distance.mean(axis=1, dtype=np.float64), partial(_bits, folded, keys))
+    if classes is None:
+        return _encode_by_exponent(folded, keys, level)
+    coded = [
+        _encode_by_exponent(_take(folded, classes, own), _take(keys, classes, own), level)
+        for own in range(int(classes.max()) + 1)
+    ]
+    return row_classes.encode(classes, columns, coded, level)
+
+
+def _encode_by_exponent(folded: Values, keys: Bytes, level: int) -> tuple[bytes, tuple[Stream, ...]]:
+    firsts, _, _ = choose_firsts(keys, folded, _EXPONENT_CLASSES_MAX)
+    return contextual.encode_by_key(folded, keys, firsts, level)
+
+
+def _bits(folded: Values, keys: Bytes, classes: Bytes | None) -> float:
+    """Estimate the bits of values, the rows of each class apart."""
+    if classes is None:
+        return choose_firsts(keys, folded, _EXPONENT_CLASSES_MAX)[1]
+    parts = ((_take(keys, classes, own), _take(folded, classes, own)) for own in np.unique(classes))
+    return sum(choose_firsts(own_keys, own, _EXPONENT_CLASSES_MAX)[1] for own_keys, own in parts)
+
+
+def _take(values: Values, classes: Bytes, own: int) -> Values:
+    """Return the values of the rows of a class."""
+    return still_rows.take(values, (classes == own).view(np.uint8))
 
 
 def _decode_delta(parameters: bytes, coded: tuple[Stream, ...], old: Values, kind: FloatFormat) -> Values:
@@ -154,6 +189,12 @@ def _decode_delta(parameters: bytes, coded: tuple[Stream, ...], old: Values, kin
     if moved is not None:
         values = _decode_delta(parameters, coded, still_rows.take(old, moved), kind)
         return still_rows.put(old, values, moved)
+    if row_classes.is_there(parameters):
+        return row_classes.decode(parameters, coded, old, partial(_decode_rows, kind=kind))
+    return _decode_rows(parameters, coded, old, kind)
+
+
+def _decode_rows(parameters: bytes, coded: tuple[Stream, ...], old: Values, kind: FloatFormat) -> Values:
     if contextual.is_by_key(parameters):
         return _decode_by_exponent(parameters, coded, old, kind)
     return add(old, contextual.decode(parameters, coded, kind.size, old.size))

@@ -14,7 +14,7 @@ from functools import partial
 
 import numpy as np
 
-from protocol.codec import floats, integers, matches, plain
+from protocol.codec import floats, integers, matches, plain, row_classes
 from protocol.codec.contexts import contextual
 from protocol.codec.contexts.grid import Grid
 from protocol.codec.floats import FloatFormat, FloatLayout
@@ -167,6 +167,24 @@ def float_delta_segment(kind: FloatFormat) -> GoldenSegment:
     return golden(TransformKind.FLOATS_DELTA, (bytes([kind]) + parameters, coded), [as_bytes(new)], [as_bytes(old)])
 
 
+def row_classes_segment() -> GoldenSegment:
+    """Return a delta of bf16 of three classes of rows, coded each by itself, with a fourth that no row is in."""
+    old = float_bits(FloatFormat.BF16, ROWS * COLUMNS, 24)
+    new = moved(old, 25)
+    folded = fold(floats.to_rising(new.astype(np.uint16)) - floats.to_rising(old.astype(np.uint16)))
+    keys = (old >> 7).astype(np.uint8)
+    classes = (np.arange(ROWS) * 5 % 3).astype(np.uint8)
+    coded = []
+    for own in range(4):
+        rows, own_keys = (values.reshape(ROWS, -1)[classes == own].reshape(-1) for values in (folded, keys))
+        firsts = (0, 100 + own, 124) if own < 2 else (0,)
+        coded.append(contextual.encode_by_key(rows, own_keys, firsts, 8))
+    parameters, told = row_classes.encode(classes, COLUMNS, coded, 8)
+    return golden(
+        TransformKind.FLOATS_DELTA, (bytes([FloatFormat.BF16]) + parameters, told), [as_bytes(new)], [as_bytes(old)]
+    )
+
+
 def still_segment(transform: TransformKind) -> GoldenSegment:
     """Return a delta of which only every third row moved."""
     is_float = transform is TransformKind.FLOATS_DELTA
@@ -294,6 +312,7 @@ SEGMENTS: dict[str, Callable[[], GoldenSegment]] = {
     "gguf Q4_1 grid of scales": grid_of_scales_segment,
     "floats BF16 grid": float_grid_segment,
     "floats BF16 delta still rows": partial(still_segment, TransformKind.FLOATS_DELTA),
+    "floats BF16 delta classes of rows": row_classes_segment,
     "integers delta still rows": partial(still_segment, TransformKind.INTEGERS_DELTA),
 }
 for _kind in FloatFormat:

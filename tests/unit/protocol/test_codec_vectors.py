@@ -47,8 +47,8 @@ def test_golden_segments_have_every_transform_and_context_and_coder():
     assert {piece.transform for piece in pieces} == set(TransformKind)
     assert {stream.coder for piece in pieces for stream in piece.streams} == set(Coder)
     said = {piece.parameters[1] for piece in pieces if piece.transform in CONTEXTUAL}
-    assert {context & 0x7F for context in said} == set(Context)
-    assert any(context & 0x80 for context in said)
+    assert {context & 0x3F for context in said} == set(Context)
+    assert {context & 0xC0 for context in said} == {0, 0x40, 0x80}
 
 
 @pytest.mark.parametrize("name", GOLDEN)
