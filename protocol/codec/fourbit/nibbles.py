@@ -272,9 +272,12 @@ def _centres(layout: NibbleLayout, fields: Fields) -> tuple[Bytes, Bytes | None]
     if layout.zeros is Zeros.NONE:
         return np.zeros(layout.num_groups, np.uint8), None
     if layout.zeros is not Zeros.FLOATS or layout.scales is None:
-        halves = 2 * (fields.zeros.astype(np.uint8) % np.uint8(_CENTRES // 2))
+        halves = fields.zeros.astype(np.uint8)
+        halves &= np.uint8(_CENTRES // 2 - 1)
+        halves *= np.uint8(2)
     else:
         offset = Number.of(fields.zeros, layout.scales).over(Number.of(fields.scales, layout.scales))
         halves = np.clip(2 * _MIDDLE - (offset >> (FRACTION_BITS - 1)), 0, _CENTRES - 1).astype(np.uint8)
     is_above = halves > CODE_MAX
-    return np.where(is_above, halves - np.uint8(CODE_MAX), np.uint8(CODE_MAX) - halves), is_above.astype(np.uint8)
+    from_middle = np.abs(halves.view(np.int8) - np.int8(CODE_MAX)).view(np.uint8)
+    return from_middle, is_above.view(np.uint8)

@@ -47,8 +47,7 @@ __all__ = ["BlockType", "GgufLayout", "decode", "encode"]
 
 _LOGARITHM_MAX = 4 * logarithms.OCTAVE  # of a code of four bits
 _HALF_STEPS = logarithms.nearest_halves(_LOGARITHM_MAX)
-_FROM_MIDDLE = np.abs(np.arange(33) - 15).astype(np.uint8)  # 7.5 is the middle of four bits
-_IS_ABOVE = (np.arange(33) > 15).astype(np.uint8)
+_MIDDLE_HALVES = np.int8(15)  # 7.5 is the middle of four bits
 _SIX_BITS_MAX = 63
 _STEP_BITS = np.int16((logarithms.OCTAVE // 8).bit_length() - 1)  # of an eighth of an octave
 _LEVELS_GAIN_MIN = 0.003  # more than elsewhere: blocks with factors have twice as many fields to decode
@@ -340,9 +339,11 @@ def _centres(facts: BlockFormat, fields: Fields) -> tuple[Bytes, Bytes | None]:
             centres = _add_blocks(facts, logarithms.of_byte(fields.min_factors), centres)
         centres -= _log_scale(facts, fields)
         centres -= np.int16((facts.bits - 4) * logarithms.OCTAVE)
-        np.clip(centres, 0, _LOGARITHM_MAX, out=centres)
+        np.maximum(centres, 0, out=centres)
+        np.minimum(centres, _LOGARITHM_MAX, out=centres)
         halves = np.take(_HALF_STEPS, centres)
-        return np.take(_FROM_MIDDLE, halves), np.take(_IS_ABOVE, halves)
+        from_middle = np.abs(halves.view(np.int8) - _MIDDLE_HALVES).view(np.uint8)
+        return from_middle, (halves > _MIDDLE_HALVES).view(np.uint8)
     if facts.has_factors:
         signs: Bytes = fields.factors >> np.uint8(7)
         return signs, None  # that of Q6_K's scales turns the codes round
