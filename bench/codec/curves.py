@@ -126,15 +126,20 @@ class _Maker:
             self._kept["float"] = self._judge()
             self._save()
         self._point("nothing", lambda: self._directory / case.base)
-        for how, name in case.fresh.items():
-            self._point(how, partial(self._fresh, how, name))
+        usual, *others = case.fresh
+        self._fresh_point(usual)
         if case.form == "int4":
             for price in PRICES:
                 self._point(f"aware {price:g}", partial(self._aware_at_price, price), is_kept=False)
-            return
-        reference = self._known(next(iter(case.fresh)))
-        for share in SHARES:
-            self._point(f"aware {share}", partial(self._aware_at_size, share * reference["bytes"]), is_kept=False)
+        else:
+            for share in SHARES:
+                size_bytes = share * self._known(usual)["bytes"]
+                self._point(f"aware {share}", partial(self._aware_at_size, size_bytes), is_kept=False)
+        for how in others:
+            self._fresh_point(how)
+
+    def _fresh_point(self, how: str) -> None:
+        self._point(how, partial(self._fresh, how, self._case.fresh[how]))
 
     def _point(self, name: str, release: Any, *, is_kept: bool = True) -> None:
         if self._known(name) is not None:

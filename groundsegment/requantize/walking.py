@@ -125,7 +125,7 @@ class Walk:
         if share_changed(self._rounded, base.codes) > _THINNED_MAX[base.grid.num_bits]:
             return aim(Lean(at=base))
         thinned = aim(Lean(at=base, rounded=self._rounded))
-        if base.grid.num_bits == _FINE:
+        if base.grid.num_bits == _FINE and thinned.size_bytes:  # 0: moves cannot get few enough
             return thinned
         return min(aim(Lean(at=base)), thinned, key=self._divergence)
 

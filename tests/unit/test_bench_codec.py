@@ -265,8 +265,10 @@ def test_where_it_does_not_pay_the_best_is_told_and_nothing_within(tmp_path):
     assert (found["ppl"], found["within_1_percent"]) == (16.0, None)
 
 
-def test_a_curve_that_is_not_whole_is_not_told(tmp_path):
-    aware_curve(tmp_path, rounded=(1000, 15.0), aware_1=(90, 15.0))
+def test_a_curve_with_nothing_to_be_held_against_is_not_told(tmp_path):
+    aware_curve(tmp_path, gptq=(1000, 15.0), aware_1=(90, 15.0))
+    assert aware.figures(tmp_path) == {}
+    aware_curve(tmp_path, rounded=(1000, 15.0))
     assert aware.figures(tmp_path) == {}
     assert aware.figures(tmp_path / "nowhere") == {}
 

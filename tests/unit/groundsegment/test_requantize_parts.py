@@ -1,18 +1,23 @@
 """The parts of requantization: feedback, descent, prices, values left as floats, texts, the record of stages."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from groundsegment.errors import InputError
 from groundsegment.models.bfloat16 import from_bfloat16, to_bfloat16
+from groundsegment.requantize.candidate import Candidate
 from groundsegment.requantize.descent import Terms, descend
 from groundsegment.requantize.feedback import damped, feed_forward
 from groundsegment.requantize.floats import keep_what_does_not_pay
+from groundsegment.requantize.grid import Grid
 from groundsegment.requantize.keeping import Keeper
 from groundsegment.requantize.rates import Prices, bits_delta_bytes, delta_bytes, ordered
 from groundsegment.requantize.text import read_sequences
 from groundsegment.requantize.thinning import thin
+from groundsegment.requantize.walking import Lean, Step, Walk
 from protocol.codec import streams
 from tests.fakes.models import write_tiny_tokenizer
 from tests.fakes.texts import write_text
@@ -262,3 +267,42 @@ def test_thinned_moves_are_fewer_longer_and_true_on_average():
     assert counts[0] > 1.4 * counts[1] > 1.4 * counts[2]
     for moves in moved[1:]:
         assert moves.sum() == pytest.approx(moved[0].sum(), rel=0.05)
+
+
+def walk_at_eight_bits(tmp_path, divergences):
+    """A walk from a base of one matrix, rounded; steps are told apart by their sizes."""
+    grid = Grid(num_bits=8, scales={"w": to_bfloat16(np.full((4, 1), 0.01, np.float32))})
+    base = Candidate(grid=grid, codes={"w": np.zeros((4, 32), np.int8)}, others={})
+    weights = np.zeros((4, 32), np.float32)
+    weights[0, 0] = 0.01
+    floats = SimpleNamespace(weight=lambda _name: weights)
+    work = SimpleNamespace(base=base, floats=floats, old_weight=None)
+    walk = Walk(work, None, np.zeros((2, 8), np.int64), num_parts=1, scratch=tmp_path)
+    walk._divergence = lambda step: divergences[step.size_bytes]
+    return walk
+
+
+@pytest.mark.parametrize(("thinned_bytes", "chosen_bytes"), [(90, 90), (0, 70)])
+def test_where_moves_cannot_be_thinned_to_a_size_descent_is_asked(tmp_path, thinned_bytes, chosen_bytes):
+    walk = walk_at_eight_bits(tmp_path, {0: 0.5, 70: 0.4, 90: 0.6})
+
+    def aim(lean):
+        size = 70 if lean.is_descent else thinned_bytes
+        return Step(candidate=lean.at, price=1.0, size_bytes=size)
+
+    assert walk.start(aim).size_bytes == chosen_bytes
+
+
+def test_descent_at_a_price_goes_on_from_its_last_pass_and_thinning_takes_one(tmp_path, monkeypatch):
+    walk = walk_at_eight_bits(tmp_path, {})
+    seen = []
+
+    def at_price(lean, *, price, after=None):
+        seen.append(after)
+        return Step(candidate=lean.at, price=price, size_bytes=len(seen))
+
+    monkeypatch.setattr(walk, "at_price", at_price)
+    base = walk.start(lambda lean: Step(candidate=lean.at, price=1.0, size_bytes=1)).candidate
+    assert walk.settled(Lean(at=base), price=1.0).size_bytes == 3
+    assert [step.size_bytes if step else None for step in seen] == [None, 1, 2]
+    assert walk.settled(Lean(at=base, rounded={}), price=1.0).size_bytes == 4
