@@ -101,12 +101,14 @@ def test_a_frame_that_claims_more_than_there_is_to_be_gets_no_memory():
     assert peak_bytes < MIB
 
 
-def test_a_window_that_is_too_large_is_refused_before_the_base_is_read():
+@pytest.mark.parametrize(("size", "num_extents"), [(ZSTD_WINDOW_MAX + 1, 1), (ZSTD_WINDOW_MAX, 2)])
+def test_more_of_the_base_than_one_window_is_refused_before_it_is_read(size, num_extents):
     piece = Piece(
         transform=TransformKind.BYTES_MATCHES,
-        extents=(Extent(offset=0, size=9, base_file=0),),
-        parameters=(ZSTD_WINDOW_MAX + 1).to_bytes(4, "big"),
-        streams=(replace(STREAM, count=9),),
+        extents=tuple(Extent(offset=9 * number, size=9, base_file=0) for number in range(num_extents)),
+        parameters=size.to_bytes(4, "big"),
+        streams=(replace(STREAM, count=9 * num_extents),),
     )
-    with pytest.raises(DecodeError, match="bytes of the base"):
-        rebuild(TensorPayload(pieces=(piece,)).encode(), 9, lambda *asked: pytest.fail(f"read {asked}"))
+    payload = TensorPayload(pieces=(piece,)).encode()
+    with pytest.raises(DecodeError, match="matches "):
+        rebuild(payload, 9 * num_extents, lambda *asked: pytest.fail(f"read {asked}"))
