@@ -102,6 +102,11 @@ def with_flipped(data: bytes, bit: int) -> bytes:
     return bytes(changed)
 
 
+def num_flipped(before: bytes, after: bytes) -> int:
+    """How many bits differ between two blocks of the same length."""
+    return (_number(before) ^ _number(after)).bit_count()
+
+
 def flipped_bits(before: bytes, after: bytes) -> Iterator[int]:
     """Which bits differ between two blocks of the same length, rising."""
     yield from _places(_number(before) ^ _number(after))

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from onboard.scrub.core import flipped_bits
+from onboard.scrub.core import flipped_bits, num_flipped
 from protocol.damage import LostRange
 
 _BITS_LISTED = 8  # of one block; a block with more is a burst, told by its number of bits
@@ -29,9 +29,11 @@ class Flip:
     @classmethod
     def between(cls, file: str, offset: int, before: bytes, after: bytes) -> "Flip":
         """A repaired block."""
-        bits = tuple(flipped_bits(before, after))
-        listed = tuple(8 * offset + bit for bit in bits) if len(bits) <= _BITS_LISTED else ()
-        return cls(file=file, offset=offset, num_bits=len(bits), bits=listed, is_repaired=True)
+        num_bits = num_flipped(before, after)
+        bits = flipped_bits(before, after) if num_bits <= _BITS_LISTED else ()
+        return cls(
+            file=file, offset=offset, num_bits=num_bits, bits=tuple(8 * offset + bit for bit in bits), is_repaired=True
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -143,7 +143,8 @@ class Repair:
         leaves = []
         for number, wanted in enumerate(guard.hashes(cells)):
             leaf = data[number * LEAF_SIZE : (number + 1) * LEAF_SIZE]
-            if wanted is not None and leaf_hash(leaf) != wanted:
+            found = leaf_hash(leaf)
+            if wanted is not None and found != wanted:
                 offset = (cells[number] - first) * LEAF_SIZE
                 repaired = self._repaired(cells[number])
                 if repaired is None:
@@ -151,9 +152,9 @@ class Repair:
                     work.lost.append(cells[number])
                 else:
                     work.flips.append(Flip.between(name, offset, leaf, repaired))
-                    leaf = repaired
+                    leaf, found = repaired, wanted
             leaves.append(leaf)
-            work.written.append(leaf_hash(leaf))
+            work.written.append(found)
         return b"".join(leaves)
 
     def _read_back(self, work: _Work) -> None:
@@ -178,17 +179,17 @@ class Repair:
     def _solve(self, zone: int) -> dict[int, bytes]:
         """Read a zone through, and solve every group of it that has a bad block."""
         guard = self._guard
-        num_groups = guard.map.num_groups(zone)
-        syndromes = np.zeros((num_groups, LEAF_SIZE), np.uint8)
+        syndromes = np.zeros((guard.map.num_groups(zone), LEAF_SIZE // 8), np.uint64)
         bad: dict[int, dict[int, bytes]] = {}
         hashes: dict[int, bytes] = {}
-        for cell, leaf, wanted in self._read_zone(zone):
-            group = guard.group_of(zone, cell)
-            syndromes[group, : len(leaf)] ^= np.frombuffer(leaf, np.uint8)
-            # A hash that is lost tells nothing: its block counts as right, and the file's digest has the last word.
-            if wanted is not None and leaf_hash(leaf) != wanted:
-                bad.setdefault(group, {})[cell] = leaf
-                hashes[cell] = wanted
+        for cells, data in self._read_zone(zone):
+            _fold(syndromes, data, guard.group_of(zone, cells.start))
+            for number, wanted in enumerate(guard.hashes(cells)):
+                leaf = data[number * LEAF_SIZE : (number + 1) * LEAF_SIZE]
+                # A hash that is lost tells nothing: its block counts as right, and the file's digest has the last word.
+                if wanted is not None and leaf_hash(leaf) != wanted:
+                    bad.setdefault(guard.group_of(zone, cells[number]), {})[cells[number]] = leaf
+                    hashes[cells[number]] = wanted
         solved: dict[int, bytes] = {}
         for group, members in bad.items():
             solved.update(self._solve_group(members, hashes, int.from_bytes(syndromes[group].tobytes(), "little")))
@@ -199,8 +200,8 @@ class Repair:
         self._searches_left -= found.num_searched
         return found.blocks
 
-    def _read_zone(self, zone: int) -> Iterator[tuple[int, bytes, bytes | None]]:
-        """Give each cell of a zone, its bytes and its hash, those of the parity last."""
+    def _read_zone(self, zone: int) -> Iterator[tuple[range, bytes]]:
+        """Give the cells of a zone, a megabyte at a time, and their bytes; those of the parity last."""
         guard = self._guard
         for span in guard.map.spans(guard.map.zone(zone)):
             yield from self._read_span(guard.path(span.file), span)
@@ -209,13 +210,21 @@ class Repair:
         span = Span(file=_PARITY, offset=offset, size=size, block=guard.map.num_blocks + parity.start)
         yield from self._read_span(guard.directory / PARITY_NAME, span)
 
-    def _read_span(self, path: Path, span: Span) -> Iterator[tuple[int, bytes, bytes | None]]:
+    def _read_span(self, path: Path, span: Span) -> Iterator[tuple[range, bytes]]:
         with open_medium(path, self._guard.disk) as medium:
             for at in range(0, span.size, READ_SIZE):
                 length = min(READ_SIZE, span.size - at)
-                data = bytes(medium.read(span.offset + at, length)).ljust(length, b"\0")
                 first = span.block + at // LEAF_SIZE
                 cells = range(first, first - (-length // LEAF_SIZE))
-                for number, wanted in enumerate(self._guard.hashes(cells)):
-                    yield cells[number], data[number * LEAF_SIZE : (number + 1) * LEAF_SIZE], wanted
+                yield cells, bytes(medium.read(span.offset + at, length)).ljust(length, b"\0")
                 self._on_step(length)
+
+
+def _fold(groups: "np.ndarray[tuple[int, int], np.dtype[np.uint64]]", data: bytes, group: int) -> None:
+    """Add consecutive blocks, the last one perhaps short, to the exclusive or of their groups."""
+    padded = data.ljust(-(-len(data) // LEAF_SIZE) * LEAF_SIZE, b"\0")
+    blocks = np.frombuffer(padded, np.uint64).reshape(-1, LEAF_SIZE // 8)
+    while len(blocks):
+        count = min(len(blocks), len(groups) - group)
+        groups[group : group + count] ^= blocks[:count]
+        group, blocks = (group + count) % len(groups), blocks[count:]
