@@ -47,13 +47,7 @@ def read_key(path: Path, passphrase: Passphrase) -> Private:
     Raises:
         KeyStoreError: missing, open to others, sealed under another passphrase, or not a key.
     """
-    try:
-        if path.stat().st_mode & 0o077:
-            raise KeyStoreError(f"{path}: others may read this private key", hint=f"chmod 600 {path}")
-        data = path.read_bytes()
-    except FileNotFoundError:
-        hint = "bring the key file back from where it is kept, or from a backup of the depot"
-        raise KeyStoreError(f"{path}: the private key is missing", hint=hint) from None
+    data = _read(path)
     words = passphrase.for_key(path) if is_sealed(data) else None
     try:
         key = serialization.load_pem_private_key(data, password=words)
@@ -68,9 +62,28 @@ def read_key(path: Path, passphrase: Passphrase) -> Private:
     return key
 
 
+def is_sealed_file(path: Path) -> bool:
+    """Whether a key wants a passphrase.
+
+    Raises:
+        KeyStoreError: missing, or open to others.
+    """
+    return is_sealed(_read(path))
+
+
 def is_sealed(data: bytes) -> bool:
-    """Whether a key file wants a passphrase."""
+    """Whether what is in a key file wants a passphrase."""
     return b"-----BEGIN " + _SEALED_LABEL + b"-----" in data
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if path.stat().st_mode & 0o077:
+            raise KeyStoreError(f"{path}: others may read this private key", hint=f"chmod 600 {path}")
+        return path.read_bytes()
+    except FileNotFoundError:
+        hint = "bring the key file back from where it is kept, or from a backup of the depot"
+        raise KeyStoreError(f"{path}: the private key is missing", hint=hint) from None
 
 
 def _seal(der: bytes, words: bytes) -> bytes:

@@ -25,7 +25,7 @@ from securesystemslib.signer import CryptoSigner, Signer, SSlibKey
 from groundsegment.errors import KeyStoreError
 from groundsegment.signer.files import sync_directory, write_new
 from groundsegment.signer.key_entry import KeyEntry, open_signer, read_entry, write_entry
-from groundsegment.signer.key_file import Private, is_sealed, read_key, write_key
+from groundsegment.signer.key_file import Private, is_sealed_file, read_key, write_key
 from groundsegment.signer.passphrase import PASSPHRASE, Passphrase
 from protocol.errors import ProtocolError
 
@@ -124,8 +124,12 @@ class KeyStore:
         return self._file(name).exists()
 
     def is_sealed(self, name: str) -> bool:
-        """Whether the private key is here, under a passphrase."""
-        return self.has(name) and is_sealed(self._file(name).read_bytes())
+        """Whether the private key is here, under a passphrase.
+
+        Raises:
+            KeyStoreError: it is open to others.
+        """
+        return self.has(name) and is_sealed_file(self._file(name))
 
     def can_sign(self, name: str) -> bool:
         """Whether the private key is in a file here, or in a device or service that is named here."""
