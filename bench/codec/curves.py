@@ -6,7 +6,8 @@ text. So are those that one would send without all this: rounded to nearest, cal
 
     python -m bench.codec.curves --directory DIR [--case "int4 lora"]
 
-A point takes from one minute (int8) to five (int4) of a core, all of it some two hours; interrupted, it goes on.
+A point takes from half a minute (int8) to three (int4) of a core, a curve up to twenty, all of them an hour and a half.
+Each is kept in DIR/aware when it is done: interrupted, the same command goes on.
 """
 
 import argparse
