@@ -129,7 +129,7 @@ class Fitting:
         assert self._report is not None
         codes_bytes = self._report.chosen.delta_bytes
         took = f"{self._out} was packed in {payload_bytes} bytes, and {self.payload_bytes_max} fit"
-        # What is not codes (a tokenizer, a header) stays: all that is too much, and a little more, comes from the codes.
+        # What is not codes (a tokenizer, a header) stays: all that is too much has to come from the codes.
         wanted_bytes = int(_MARGIN * (codes_bytes - (payload_bytes - self.payload_bytes_max)))
         if wanted_bytes <= 0 or self._num_tries == _TRIES_MAX:
             hint = f"{_MORE_ROOM}: {max(0, payload_bytes - codes_bytes)} bytes are not codes, which alone can be saved"
