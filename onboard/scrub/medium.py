@@ -72,7 +72,13 @@ class DirectMedium:
         view = memoryview(self._buffer)
         try:
             self._fill(offset, size, view)
-        except OSError:
+        except OSError as error:
+            if self.is_direct and error.errno in _REFUSED:  # it opens so, and does not read so
+                os.close(self._handle)
+                self._handle, self.is_direct = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC), False
+                return self.read(offset, size)
+            if error.errno != errno.EIO:
+                raise
             self._fill_in_pieces(offset, size, view)
         return view[:size]
 
@@ -95,7 +101,9 @@ class DirectMedium:
             length = min(LEAF_SIZE, size - at)
             try:
                 self._fill(offset + at, length, view[at : at + LEAF_SIZE])
-            except OSError:
+            except OSError as error:
+                if error.errno != errno.EIO:
+                    raise
                 view[at : at + length] = bytes(length)
 
 

@@ -1,5 +1,7 @@
 """Scrubbing a release on real files: every flip is found, located, and repaired where parity allows."""
 
+import errno
+import fcntl
 import itertools
 import os
 from dataclasses import replace
@@ -172,6 +174,39 @@ def test_a_full_disk_keeps_the_damaged_file_and_says_so(tmp_path):
     assert "no space" in outcome.trouble
     assert (outcome.num_found, outcome.num_repaired) == (1, 0)
     assert not (release.directory / repair_module.REPAIR_NAME).exists()
+
+
+def test_a_sector_that_cannot_be_read_is_repaired(tmp_path, monkeypatch):
+    release = GuardedRelease(tmp_path / "r")
+    inode, read = (release.directory / MODEL).stat().st_ino, os.preadv
+
+    def preadv(handle, buffers, offset):
+        is_bad = os.fstat(handle).st_ino == inode and offset <= 81_920 < offset + len(buffers[0])
+        if is_bad:
+            raise OSError(errno.EIO, "unreadable")
+        return read(handle, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    outcome = release.scrub()
+    assert [flip.offset for flip in outcome.flips] == [81_920]
+    assert outcome.is_whole
+    assert release.is_whole
+
+
+def test_a_file_system_that_opens_past_the_cache_but_does_not_read_so_is_read_through_it(tmp_path, monkeypatch):
+    release = GuardedRelease(tmp_path / "r")
+    read = os.preadv
+
+    def preadv(handle, buffers, offset):
+        if fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_DIRECT:
+            raise OSError(errno.EINVAL, "not aligned as I like it")
+        return read(handle, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    outcome = release.scrub()
+    assert (outcome.flips, outcome.is_direct) == ((), False)
+    release.flip(MODEL, 7)
+    assert release.scrub().num_repaired == 1
 
 
 class LyingDisk(RealDisk):
