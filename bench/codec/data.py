@@ -129,7 +129,7 @@ def make(directory: Path, only: str | None = None) -> None:
     """Make what is missing of one stage, or of all that the bench needs."""
     from bench.codec import curves
 
-    # All curves take an hour and a half of a core: a run of the bench makes those that its figures need, in half an hour.
+    # All curves take an hour and a half of a core; those that the figures need, half an hour.
     few = partial(curves.make, only=("int8", "int4"))
     stages = {"trained": trained, "calibrated": calibrated_releases, "aware": curves.make if only else few}
     for name, stage in {"quick": quick, **stages}.items():
