@@ -11,7 +11,8 @@ import pytest
 
 from protocol.command import Operation
 from protocol.message import MessageKind
-from tests.e2e.test_daemon import OLD, Satellite
+from tests.e2e.test_daemon import NEW, OLD, Satellite
+from tests.fakes.updates import digest_of, write_files
 
 QUESTION = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8, "temperature_milli": 0, "seed": 0}
 
@@ -47,6 +48,19 @@ def test_a_trust_record_that_cannot_be_written_ends_the_daemon_whoever_met_it(sa
     )
     assert satellite.process.wait(20) == 4
     assert "event=daemon_failed" in satellite.log()
+
+
+@pytest.mark.slow
+def test_when_what_should_serve_does_not_load_the_golden_release_serves(satellite):
+    small = write_files(satellite.directory / "small", NEW)
+    assert satellite.skyloadd("provision", str(small), "--golden").returncode == 0
+    satellite.provision(OLD)
+    release = satellite.directory / "kit/state/releases" / digest_of(OLD).hex()[:16]
+    (release / "fake-engine.json").write_text('{"load": "fail"}')
+    satellite.start()
+    satellite.wait_until_serving(NEW, timeout_s=60)
+    assert satellite.chat()
+    assert "event=returned" in satellite.log()
 
 
 @pytest.mark.slow
