@@ -9,6 +9,7 @@ A life ends in peace, or at a crash point: then everything in memory is gone, an
 
 import asyncio
 import contextlib
+import itertools
 from pathlib import Path
 
 from onboard.config import InstallConfig
@@ -87,6 +88,7 @@ class Board:
         self.retry_s = 0.01
         self.utc = None
         self.must_be_fresh = False
+        self.nonces = itertools.count(1)
         self.begin()
 
     def begin(self):
@@ -140,7 +142,7 @@ class Board:
                 store=store,
                 root=root or self.ground.root,
                 is_root_lost=root is None,
-                nonces=Nonces(store, bytes),
+                nonces=Nonces(store, lambda size: next(self.nonces).to_bytes(size, "big")),
                 must_be_fresh=self.must_be_fresh,
                 satellite=self.ground.satellite,
                 release_private_key=self.ground.release_private_key,

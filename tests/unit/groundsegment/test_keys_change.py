@@ -15,6 +15,7 @@ from groundsegment.console import keys
 from groundsegment.depot.depot import Depot
 from groundsegment.depot.records import ROTATE, CommandState, FlightState, ReceivedReport, Update
 from groundsegment.errors import KeyStoreError
+from groundsegment.file_export import export_commands
 from groundsegment.signer import key_file, rotation, signing
 from groundsegment.signer.key_file import read_key, write_key
 from groundsegment.signer.key_store import KeyStore
@@ -22,6 +23,8 @@ from groundsegment.signer.passphrase import FILE_VARIABLE, WORDS_VARIABLE, Passp
 from groundsegment.signer.publishing import queue_rotation
 from groundsegment.signer.signing import create_trust, make_rotations, sign_update
 from groundsegment.staging.checks import accepted_by
+from groundsegment.stations.home import make_orders
+from groundsegment.stations.orders import Orders
 from protocol.errors import ProtocolError, RootSignatureError
 from protocol.report import FRESHNESS_SIZE, Report, UpdateState, UpdateStatus
 from protocol.roots import follow_roots, read_root
@@ -460,3 +463,15 @@ def test_a_version_that_nobody_here_signed_stops_staging_until_an_epoch_begins(p
     skyload("revoke", "timestamp")
     with Depot.open(place / "depot") as depot:
         assert accepted_by(depot, "SAT-1") == 0
+
+
+def test_new_roots_go_by_file_and_by_station_as_commands_do(place, skyload):
+    skyload("rotate", "timestamp")
+    with Depot.open(place / "depot") as depot:
+        queued = depot.journal.commands("SAT-1", CommandState.QUEUED)
+        orders = make_orders(depot, depot.add_station("SAT-1", "svalbard", added_utc=NOW), utc=NOW)
+    ((name, is_new),) = export_commands(queued, place / "files")
+    assert (name.startswith("metadata-"), is_new) == (True, True)
+    assert (place / "files" / name).read_bytes() == queued[0].data
+    received = Orders.open(orders.seal(bytes(32)), bytes(32))
+    assert [(entry.operation, entry.data) for entry in received.commands] == [(ROTATE, queued[0].data)]

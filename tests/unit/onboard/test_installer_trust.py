@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from onboard.installer import shell
 from onboard.installer.core import Fate
 from onboard.installer.freshness import LIFE_BOOTS, Nonces
 from onboard.store.facts import OnboardRecord
@@ -14,7 +15,7 @@ from onboard.store.trust_facts import trust_state_of, with_trust
 from protocol.manifest import Canary, CanaryPrompt
 from protocol.objects import ObjectKind, object_handle
 from protocol.report import FRESHNESS_SIZE, NO_NONCE, Reason, UpdateState
-from protocol.trust import NONCE_FIELD, command_keys
+from protocol.trust import NONCE_FIELD, TrustState, command_keys
 from tests.fakes.onboard import Board
 from tests.fakes.rotation import rotation, successor
 from tests.fakes.serving import answer_of
@@ -191,6 +192,13 @@ def test_a_floor_that_was_confirmed_while_an_update_was_judged_stays():
     assert with_trust(replace(record, floor=7), judged, b"d" * 32).floor == 7
 
 
+def test_all_that_is_trusted_is_in_the_record():
+    state = TrustState(root=b"root", root_version=3, epoch=2, accepted=7, closed=5, floor=4, time_floor=1000)
+    record = with_trust(OnboardRecord(), state, b"d" * 32)
+    assert trust_state_of(record, b"root") == state
+    assert record.root_digest == b"d" * 32
+
+
 # -- a damaged root
 
 
@@ -253,6 +261,18 @@ def test_a_satellite_that_wants_fresh_updates_takes_those_that_echo_what_it_told
     assert refusal(board, fresh(ground, update, NO_NONCE)) is Reason.NOT_FRESH
     assert refusal(board, fresh(ground, update, nonces.told)) is None
     assert board.record.is_pending(object_handle(fresh(ground, update, nonces.told)))
+
+
+def test_a_satellite_that_runs_for_a_day_tells_another_nonce(board, monkeypatch):
+    monkeypatch.setattr(shell, "NONCE_LIFE_S", 0.01)
+
+    async def run():
+        async with board.life() as installer:
+            seen = installer.status().nonce
+            await board.until(lambda: installer.status().nonce != seen)
+            return installer.status().nonce
+
+    assert asyncio.run(run()) in board.record.nonces
 
 
 def test_a_nonce_lives_for_eight_starts_and_the_one_before_it_counts(tmp_path):
