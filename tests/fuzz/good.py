@@ -3,6 +3,7 @@
 import json
 import struct
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import msgpack
@@ -11,10 +12,12 @@ from groundsegment.signer.kit import config_text
 from onboard.scrub.guard import GuardHead
 from onboard.store.facts import OnboardRecord
 from onboard.store.shape import ObjectShape
+from protocol.arming import arm_args
 from protocol.command import Operation
 from protocol.frame import FrameCodec, FrameKind
 from protocol.link_keys import Direction
 from protocol.message import MessageKind
+from protocol.objects import PREFIX_SIZE
 from tests.fakes.updates import FakeGround
 from tests.unit.groundsegment.test_station_letters import KEY, LOGBOOK, ORDERS
 from tests.vectors import make
@@ -30,9 +33,26 @@ _TOLD = {"digest": b"\x11" * 32, "update": make.HANDLE, "station": 3, "generatio
 COMMANDS = [
     msgpack.packb({**_SAID, "op": operation.value, "args": _QUESTION if operation is Operation.ASK else _TOLD})
     for operation in Operation
+    if operation is not Operation.ARM
 ]
 _DAMAGE = {"release": b"\x11" * 32, "lost": [[0, 4096, 4096], [1, 0, 8]], "is_all": True}
-MESSAGES = [msgpack.packb({**_SAID, "kind": kind.value, "re": make.HANDLE, "body": _DAMAGE}) for kind in MessageKind]
+MESSAGES = [
+    msgpack.packb({**_SAID, "kind": kind.value, "re": make.HANDLE, "body": _DAMAGE})
+    for kind in MessageKind
+    if kind is not MessageKind.RECEIPT
+]
+MESSAGES.append(make.RECEIPT.seal(public_key=make.PUBLIC_KEY, sign=make.SIGNER.sign)[PREFIX_SIZE + 72 :])
+COMMANDS += [
+    command.seal(public_key=make.PUBLIC_KEY, sign=make.SIGNER.sign)[PREFIX_SIZE + 72 :]
+    for command in (
+        make.FIRE,
+        replace(make.COMMAND, operation=Operation.ARM, args=arm_args("SAT-1", Operation.REVERT, make.FIRE.args)),
+    )
+]
+SEAL_KEY = bytes(range(32))
+SEALS = [
+    bytes.fromhex(json.loads((Path(make.__file__).parent / "sealed.json").read_text())["x25519"])[PREFIX_SIZE + 4 :]
+]
 RECORDS = [OnboardRecord().encode()]
 GUARDS = [GuardHead(digest=make.MANIFEST.release_digest, files=make.FILES, num_listed=len(make.FILES)).encode()]
 NAMES = [

@@ -27,6 +27,7 @@ from onboard.store.shape import ObjectShape
 from protocol.adapters import base_note, header
 from protocol.adapters.config import LoraConfig
 from protocol.adapters.errors import AdapterError
+from protocol.arming import read_arm
 from protocol.bundle import BundleHeader
 from protocol.codec.rebuild import rebuild
 from protocol.command import Command, Operation
@@ -40,8 +41,10 @@ from protocol.manifest import Manifest
 from protocol.message import Message, MessageKind
 from protocol.metadata import MetadataBundle
 from protocol.objects import PREFIX_SIZE, ObjectKind, object_prefix
+from protocol.receipt import SignedReceipt
 from protocol.report import Report
 from protocol.roots import read_root
+from protocol.sealed_metadata import open_metadata
 from protocol.segment import SegmentRow
 from tests.fuzz import good
 from tests.fuzz.target import Form, Target
@@ -62,12 +65,22 @@ def _command(data: bytes) -> None:
     command = Command.open(_sealed(ObjectKind.COMMAND, data), public_keys=make.KEYS, satellite="SAT-1")
     if command.operation is Operation.ASK:
         parse_question(command.args)
+    if command.operation is Operation.ARM:
+        read_arm(command.args)
 
 
 def _message(data: bytes) -> None:
     message = Message.open(_sealed(ObjectKind.MESSAGE, data), public_keys=make.KEYS)
     if message.kind is MessageKind.DAMAGE:
         DamageReport.from_body(message.body)
+    if message.kind is MessageKind.RECEIPT:
+        SignedReceipt.of_message(message)
+
+
+def _sealed_metadata(data: bytes) -> None:
+    """Behind the magic of a seal, and with a key of ours in it where the input has one."""
+    whole = object_prefix(ObjectKind.METADATA, PREFIX_SIZE + 4 + len(data)) + b"SKE1" + data
+    open_metadata(whole, good.SEAL_KEY, satellite="SAT-1")
 
 
 def _letter(kind: LetterKind, read: Callable[[bytes, bytes], object]) -> Callable[[bytes], None]:
@@ -149,6 +162,9 @@ TARGETS: dict[str, Target] = {
     "frame-crc": Target(parse=_summed_frame, refusals=_DECODE, seeds=[_vector("frame up crc")[:-4]], size_max=1600),
     "report": Target(parse=Report.decode, refusals=_DECODE, seeds=[_vector("report")], size_max=1500),
     "metadata": Target(parse=MetadataBundle.decode, refusals=_DECODE, seeds=[make.METADATA.encode()]),
+    "metadata-sealed": Target(
+        parse=_sealed_metadata, refusals=(ProtocolError,), seeds=good.SEALS, form=Form.MSGPACK, size_max=1 << 14
+    ),
     "root": Target(parse=read_root, refusals=(ProtocolError,), seeds=good.ROOTS, form=Form.JSON, size_max=1 << 14),
     "manifest": Target(
         parse=Manifest.decode,
@@ -224,7 +240,7 @@ TARGETS: dict[str, Target] = {
 # What is attacked together under guidance: the first byte of an input chooses among a room's parsers.
 ROOMS: dict[str, tuple[str, ...]] = {
     "link": ("frame", "frame-crc", "report", "names"),
-    "signed": ("metadata", "root", "manifest", "command", "message"),
+    "signed": ("metadata", "metadata-sealed", "root", "manifest", "command", "message"),
     "bundles": ("bundle", "segment-row", "codec"),
     "models": ("adapter-config", "adapter-header", "base-note", "safetensors", "gguf"),
     "memory": ("record", "guard", "ledger", "config"),
