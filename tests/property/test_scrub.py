@@ -154,7 +154,7 @@ HEAD = GuardHead(digest=release_digest(FILES), files=FILES, num_listed=2)
 BODY = DamageReport(release=b"d" * 32, lost=(LostRange(file=1, offset=0, size=9),)).to_body()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.data(), VALUES)
 def test_what_is_not_ours_is_refused_by_name_and_nothing_else_happens(data, junk):
     parsers = {
