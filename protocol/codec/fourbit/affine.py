@@ -135,6 +135,9 @@ class Shift:
 
 def _scale(mantissa: Integers, exponent: Integers) -> Integers:
     """Return mantissa * 2**exponent, rounded down."""
+    lowest, highest = (exponent.min(), exponent.max()) if exponent.size else (0, 0)
+    if lowest >= 0 and highest <= _SHIFT_MAX:  # the usual case
+        return mantissa << exponent
     shifted = mantissa << _limit(exponent.copy(), 0, _SHIFT_MAX)
     shifted >>= _limit(-exponent, 0, 62)
     return shifted
