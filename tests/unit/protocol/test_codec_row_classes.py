@@ -56,7 +56,7 @@ def test_rows_that_did_not_move_come_before_classes():
     assert parameters[1] == 0xC0
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(kind=st.sampled_from(FloatFormat), seed=st.integers(0, 2**32 - 1), spread=st.integers(0, 12))
 def test_any_bits_come_back(kind, seed, spread):
     rng = np.random.default_rng(seed)
