@@ -151,9 +151,11 @@ def command_keys(data: bytes) -> Mapping[bytes, bytes]:
     root = parse_metadata(Root, data).signed
     role = root.unrecognized_fields.get(COMMAND_FIELD, {})
     ids = role.get("keyids", []) if isinstance(role, dict) else []
+    if not isinstance(ids, list):
+        raise DecodeError(f"root: {COMMAND_FIELD} must list key ids")
     result = {}
     for name in ids:
-        key = root.keys.get(name)
+        key = root.keys.get(name) if isinstance(name, str) else None
         if key is None or key.keytype != "ed25519":
             raise DecodeError(f"root: command key {name!r} is not an Ed25519 key of the root")
         raw = bytes.fromhex(key.keyval["public"])
@@ -190,6 +192,7 @@ def verify_signatures(judge: Root, role: str, metadata: Metadata[Any]) -> None:
         UnsupportedAlgorithmError,
         UnsupportedLibraryError,
         ValueError,
+        RecursionError,
     ) as error:
         raise SignatureError(f"{role}: {error}") from None
 

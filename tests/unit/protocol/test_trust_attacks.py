@@ -13,10 +13,10 @@ import pytest
 from tuf.api.metadata import Metadata, MetaFile, Snapshot, TargetFile, Targets, Timestamp
 
 from onboard.installer.acceptance import reason_of_refusal
-from protocol.errors import ProtocolError
+from protocol.errors import DecodeError, ProtocolError
 from protocol.metadata import MetadataBundle
 from protocol.report import Reason
-from protocol.roots import EPOCH_FIELD, POST_QUANTUM_FIELD, SIGNED_AT_FIELD
+from protocol.roots import COMMAND_FIELD, EPOCH_FIELD, POST_QUANTUM_FIELD, SIGNED_AT_FIELD, command_keys
 from protocol.trust import TrustedRotation, TrustedUpdate, TrustState, accept_metadata, target_path
 from tests.fakes.updates import SERIALIZER, FakeGround
 
@@ -318,6 +318,33 @@ def test_every_refusal_has_a_verdict_of_its_own():
     verdicts = {attack.verdict for attack in ATTACKS.values()}
     assert len(verdicts) == 9
     assert all(reason_of_refusal(kind.__new__(kind)) is not Reason.NONE for kind in kinds(ProtocolError))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {EPOCH_FIELD: 1},
+        {EPOCH_FIELD: {"floor": 1}},
+        {EPOCH_FIELD: {"number": -1}},
+        {EPOCH_FIELD: {"number": 2**16}},
+        {EPOCH_FIELD: {"number": True}},
+        {SIGNED_AT_FIELD: "now"},
+        {SIGNED_AT_FIELD: 2**60},
+        {POST_QUANTUM_FIELD: []},
+        {POST_QUANTUM_FIELD: {"keyids": ["a", "a"], "threshold": 1}},
+        {POST_QUANTUM_FIELD: {"keyids": [], "threshold": 0}},
+    ],
+)
+def test_fields_of_ours_that_make_no_sense_are_malformed_even_if_all_root_keys_signed_them(fields):
+    data = MetadataBundle(roots=(new_root(GROUND, NEXT, **fields),)).encode()
+    with pytest.raises(DecodeError):
+        accept_metadata(data, FRESH, satellite="SAT-1", utc=None)
+
+
+@pytest.mark.parametrize("role", [{"keyids": 1}, {"keyids": [1]}, {"keyids": ["unknown"]}])
+def test_a_command_role_that_makes_no_sense_is_malformed(role):
+    with pytest.raises(DecodeError):
+        command_keys(new_root(GROUND, NEXT, **{COMMAND_FIELD: role}))
 
 
 # -- fast-forward
