@@ -96,8 +96,9 @@ def stand_out(magnitude: NDArray[np.int32] | NDArray[np.int16], grid: tuple[int,
     bits = 16 if magnitude.dtype == np.int16 else 1 + _BITS
     wide = np.int32 if max(grid) <= 2 ** (32 - bits) else np.int64  # the same sums, in half the time
     table = magnitude.astype(np.int32).reshape(grid)
-    rows = table.sum(axis=1, dtype=wide) // grid[1]
-    columns = table.sum(axis=0, dtype=wide) // grid[0]
+    # A sum along rows as short as most of these are takes np.sum four times as long.
+    rows = np.einsum("ij->i", table, dtype=wide, casting="safe") // grid[1]
+    columns = np.einsum("ij->j", table, dtype=wide, casting="safe") // grid[0]
     beside: NDArray[np.int32] = table - rows.astype(np.int32)[:, None]
     beside -= columns.astype(np.int32)
     return beside.reshape(-1)
