@@ -29,8 +29,8 @@ def activate(
 
     Examples:
     ```
-    skyload stage models/v2 --for SAT-1 --hold
     skyload activate 1f2e3d --for SAT-1 --link modem:7001
+    skyload activate 1f2e3d --for SAT-1 --blind
     ```
     """
     from groundsegment.depot.depot import Depot

@@ -81,7 +81,7 @@ def verify(
     depot: _DepotOption = Path("depot"),
     as_json: _JsonOption = False,
 ) -> None:
-    """Verify a receipt: did this satellite sign exactly this?
+    """Verify that a satellite signed exactly this receipt.
 
     With --key a file is verified by it and the satellite's public key alone: no depot, no network, on any machine. Else
     with the keys of the depot. Verdicts: good, not-a-receipt, forged, altered, other-satellite.

@@ -32,7 +32,6 @@ def rotate(
     Examples:
     ```
     skyload station rotate svalbard --for SAT-1 --link modem:7001
-    skyload station export svalbard --for SAT-1 svalbard-kit-2
     ```
     """
     from groundsegment.depot.depot import Depot

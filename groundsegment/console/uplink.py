@@ -55,8 +55,9 @@ def uplink(
 
     Exit codes:
     ```
-    0 confirmed, or held (`stage --hold`)    1 rejected, cancelled or expired    5 nothing staged    8 a staged file is damaged
-    6 the plan ended before a decision    7 another uplink flies this satellite from this station
+    0 confirmed, or held (`stage --hold`)    1 rejected, cancelled or expired    5 nothing staged
+    6 the plan ended before a decision       7 another uplink flies this satellite from this station
+    8 a staged file is damaged
     ```
 
     Examples:
