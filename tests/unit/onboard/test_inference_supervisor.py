@@ -515,7 +515,9 @@ def test_what_serves_is_loaded_anew_when_its_files_were_mended_and_nobody_notice
             supervisor.reload("nobody")
             await asking
             assert tokens == expected(directory)
-            assert model.worker is not first
+            async with asyncio.timeout(20):
+                while model.worker is first or model.worker is None:
+                    await asyncio.sleep(0.001)
             assert (model.num_failures, supervisor.events) == (0, [])
 
     asyncio.run(scenario())
