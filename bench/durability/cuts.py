@@ -107,7 +107,8 @@ def figures(results: Sequence[SweepResult]) -> dict[str, float]:
 def _sweep(home: Path, scenario: Scenario, kind: FileSystem, how: Cut, *, every: int, is_deep: bool) -> SweepResult:
     began = time.monotonic()
     sweep = Sweep(Lab(kind=kind, directory=home / "images", mount_point=home / "mount"), scenario, how)
-    tally = sweep.run(range(0, sweep.num_steps, every), is_deep=is_deep)
+    recovery_cuts_max = sweep.num_steps if every == 1 else 2  # of each first cut
+    tally = sweep.run(range(0, sweep.num_steps, every), recovery_cuts_max=recovery_cuts_max, is_deep=is_deep)
     sweep.close()
     result = SweepResult(
         scenario=scenario.name,
