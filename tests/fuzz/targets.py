@@ -1,5 +1,7 @@
 """All parsers under attack, by name. What checks a sum or a signature first is attacked behind it: sealed afresh."""
 
+import atexit
+import shutil
 import tempfile
 import zlib
 from collections.abc import Callable
@@ -52,6 +54,7 @@ from tests.vectors import make, make_codec
 
 _CODEC = tuple(make_codec.read((Path(make_codec.__file__).parent / "codec.json").read_text()).values())
 _HOME = Path(tempfile.mkdtemp(prefix="skyload-fuzz-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
 
 
 def _sealed(kind: ObjectKind, statement: bytes) -> bytes:
