@@ -129,6 +129,7 @@ VECTORS: dict[str, Callable[[], bytes]] = {
     "frame up crc": lambda: FrameCodec(Direction.UP, None).encode(FRAME),
     "report": REPORT.encode,
     "metadata dictionary": lambda: hashlib.sha256(DICTIONARY).digest(),
+    "metadata text": lambda: pack_text(b'{"keyid":"%b","zero":"\0"}' % PUBLIC_KEY.hex().encode()),
     "manifest": MANIFEST.encode,
     "manifest judged": JUDGED.encode,
     "release digest": lambda: MANIFEST.release_digest,
@@ -153,5 +154,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    "metadata text": lambda: pack_text(b'{"keyid":"%b","zero":"\0"}' % PUBLIC_KEY.hex().encode()),
     main()

@@ -53,7 +53,13 @@ def test_an_adapter_is_installed_tried_and_serves_and_a_revert_goes_back_to_its_
     asyncio.run(scenario())
     seen = files_on_board(board, update.digest)
     assert {name: data for name, data in seen.items() if not name.startswith(".")} == update.files
-    assert {name for name in seen if name.startswith(".")} == {".sha256sums", ".metadata.skm", ".guard-0", ".guard-1", ".parity"}
+    assert {name for name in seen if name.startswith(".")} == {
+        ".sha256sums",
+        ".metadata.skm",
+        ".guard-0",
+        ".guard-1",
+        ".parity",
+    }
 
 
 def test_what_flies_of_a_merged_release_is_the_adapter():
