@@ -34,7 +34,7 @@ def test_every_parser_is_in_a_room():
     [
         (lambda data: {}[data[0]] if len(data) > 3 else None, "KeyError"),
         (lambda data: spin(1.1) if len(data) > 3 else None, " s"),
-        (lambda data: bytearray(300 << 20) if len(data) > 3 else None, "took 3"),
+        (lambda data: bytearray(400 << 20) if len(data) > 3 else None, "MiB"),
     ],
 )
 def test_a_parser_that_crashes_hangs_or_devours_memory_is_found(parse, finding):
