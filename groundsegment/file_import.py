@@ -3,6 +3,9 @@
 Every file is hostile. A message is believed because the satellite signed it; a report because its frame is sealed with
 the key of the link. Only regular files are opened, and no more is read of one than a frame or a message may have. What
 is believed goes into the depot as if it had come by the link; a second time it is no news.
+
+A stick is carried both ways: what `skyload export` wrote on it goes up, says nothing of the satellite, and is passed
+over. What a directory holds beside our files is not even mentioned.
 """
 
 import os
@@ -20,12 +23,13 @@ from groundsegment.errors import InputError
 from groundsegment.stations.receipts import keep_message
 from groundsegment.uplink.flight.outcome import record_report
 from protocol.errors import ProtocolError
-from protocol.file_names import REPORT_SUFFIX, has_our_suffix
+from protocol.file_names import REPORT_SUFFIX, SUFFIXES, has_our_suffix
 from protocol.frame import HANDLE_SIZE
 from protocol.limits import MESSAGE_SIZE_MAX
 from protocol.objects import ObjectKind
 
 _FILES_MAX = 20_000
+_GOING_UP = tuple(suffix for kind, suffix in SUFFIXES.items() if kind is not ObjectKind.MESSAGE)
 
 
 class Fate(StrEnum):
@@ -34,6 +38,7 @@ class Fate(StrEnum):
     NEW = "new"
     KNOWN = "already known"
     REFUSED = "refused"
+    PASSED_OVER = "passed over"  # it goes up
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +70,9 @@ def import_files(depot: Depot, satellite: str, paths: Iterable[Path]) -> Iterato
     depot.satellite(satellite)
     reports: list[tuple[ReportReceived, Path]] = []
     for path, is_named in list(_list_files(paths)):
+        if path.name.endswith(_GOING_UP):
+            yield Imported(path=path, fate=Fate.PASSED_OVER)
+            continue
         try:
             data = _read(path)
             if path.name.endswith(REPORT_SUFFIX):

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from groundsegment.console import import_ as console
 from groundsegment.depot.depot import Depot
 from groundsegment.depot.records import FlightState
+from groundsegment.file_export import export, items_of
 from protocol.file_names import object_file_name, report_file_name
 from protocol.frame import Frame, FrameCodec, FrameKind
 from protocol.limits import MESSAGE_SIZE_MAX
@@ -141,6 +142,22 @@ def test_a_report_that_is_not_sealed_by_the_link_is_refused(staged, what):
             path.write_bytes(FrameCodec(Direction.DOWN, LINK_KEY).encode(frame))
     assert outcomes("stick", code=3) == {path.name: "refused"}
     assert last_report() is None
+
+
+def test_what_skyload_put_on_the_stick_itself_is_passed_over(staged):
+    with Depot.open(Path("depot")) as depot:
+        items = items_of(depot, staged.update)
+        export(staged.update, items, items, Path("stick"), on_bytes=lambda _: None)
+    assert len(list(Path("stick").iterdir())) == 4
+    assert "no message or report there" in run("stick", code=3)[1]  # only what goes up
+    path = put_message(receipt(staged.update))
+    assert outcomes("stick") == {path.name: "new"}
+    said = run("stick")[0]
+    assert "passed over    2 files of updates" in said
+    assert "refused" not in said
+    assert json.loads(run(*Path("stick").glob("*.sk?"), "--json")[0])["num_passed_over"] == 2
+    path.write_bytes(Path("stick", items[1].name).read_bytes())  # a bundle that says it is a message
+    assert outcomes("stick", code=3) == {path.name: "refused"}
 
 
 def test_mistakes_are_told(staged):
