@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from groundsegment.depot.depot import Depot
-from groundsegment.depot.records import ReceivedMessage
+from groundsegment.depot.records import ReceivedMessage, Update
 from groundsegment.errors import InputError, UnknownError
 from protocol.envelope import KEY_ID_SIZE, key_id
 from protocol.limits import MESSAGE_SIZE_MAX
@@ -129,13 +129,12 @@ def _check_kept(depot: Depot, message: ReceivedMessage) -> Checked:
     return check(message.data, public_key=public_key, satellite=message.satellite, received_utc=message.received_utc)
 
 
-def of_update(depot: Depot, digits: str) -> list[Checked]:
-    """All receipts of the update whose handle starts so.
+def of_update(depot: Depot, update: Update) -> list[Checked]:
+    """All receipts of an update.
 
     Raises:
-        UnknownError: no such update, or no receipt of it yet.
+        UnknownError: no receipt of it yet.
     """
-    update = depot.find_update(digits)
     found = kept(depot, update.satellite, update=update.handle)
     if not found:
         hint = "it comes when the update has ended and the satellite is heard; `skyload status` shows where it stands"

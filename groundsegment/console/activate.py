@@ -1,17 +1,22 @@
 """`skyload activate`: let the trial of an update begin that was staged with --hold."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from groundsegment.console.dangerous import BLIND_HELP, LINK_HELP, check_way, command_dangerously, confirm, tell_outcome
 from groundsegment.console.output import command, err
 
+if TYPE_CHECKING:
+    from groundsegment.depot.records import Update
+
 
 @command
 def activate(
-    update: Annotated[str, typer.Argument(help="The update, by the first digits of its handle.")],
+    update: Annotated[
+        str, typer.Argument(help="The update: first digits of its handle, the release's name, or newest.")
+    ],
     satellite: Annotated[str, typer.Option("--for", help="The satellite's name.")],
     link: Annotated[str | None, typer.Option("--link", envvar="SKYLOAD_LINK", help=LINK_HELP)] = None,
     blind: Annotated[bool, typer.Option("--blind", help=BLIND_HELP)] = False,
@@ -35,15 +40,14 @@ def activate(
     """
     from groundsegment.depot.depot import Depot
     from groundsegment.depot.records import FlightState
-    from groundsegment.errors import UnknownError
+    from groundsegment.naming import find_update
     from protocol.command import Operation
 
     check_way(None if blind else link, is_blind=blind)
     with Depot.open(depot) as opened:
         opened.satellite(satellite)
-        entry = opened.find_update(update)
-        if entry.satellite != satellite:
-            raise UnknownError(f"update {entry.handle.hex()} is for {entry.satellite}", hint=f"--for {entry.satellite}")
+        entry = find_update(opened, update, satellite=satellite, is_wanted=lambda each: each.state.is_open)
+        _refuse_ended(entry)
         name = f"{entry.release_name} ({entry.handle.hex()})"
         if not yes and not confirm(f"Have {satellite} try {name}, and serve it if it passes?"):
             err.print("nothing was sent")
@@ -62,3 +66,14 @@ def activate(
     hint = "it waits only if it was staged with --hold, once all of it is on board; `skyload status` shows where it is"
     if not tell_outcome(values, as_json=as_json, verb="activate", hint=hint):
         raise typer.Exit(1)
+
+
+def _refuse_ended(entry: "Update") -> None:
+    """Refuse at home what the satellite would refuse after both steps."""
+    from groundsegment.depot.records import FlightState
+    from groundsegment.errors import InputError
+
+    if not entry.state.is_open:
+        is_confirmed = entry.state is FlightState.CONFIRMED
+        hint = "its trial is over, and it passed" if is_confirmed else "`skyload stage --hold` makes one that waits"
+        raise InputError(f"update {entry.handle.hex()} is {entry.state}: there is nothing to activate", hint=hint)

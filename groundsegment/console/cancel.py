@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 @command
 def cancel(
-    update: Annotated[str, typer.Argument(help="The update, by the first digits of its handle.")],
+    update: Annotated[
+        str, typer.Argument(help="The update: first digits of its handle, the release's name, or newest.")
+    ],
     satellite: Annotated[str, typer.Option("--for", help="The satellite's name.")],
     link: Annotated[
         str | None,
@@ -82,13 +84,11 @@ def cancel(
 
 def _open_update(depot: "Depot", text: str, satellite: str) -> "Update":
     from groundsegment.depot.records import FlightState
-    from groundsegment.errors import InputError, UnknownError
+    from groundsegment.errors import InputError
+    from groundsegment.naming import find_update
 
-    depot.satellite(satellite)
-    entry = depot.find_update(text)
+    entry = find_update(depot, text, satellite=satellite, is_wanted=lambda each: each.state.is_open)
     handle = entry.handle.hex()
-    if entry.satellite != satellite:
-        raise UnknownError(f"update {handle} is for {entry.satellite}", hint=f"--for {entry.satellite}")
     if not entry.state.is_open:
         hint = "`skyload status` shows what is open"
         if entry.state is FlightState.CONFIRMED:

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 @command
 def export(
-    update: Annotated[str, typer.Argument(help="First digits of its handle; or newest; or commands, those that wait.")],
+    update: Annotated[
+        str, typer.Argument(help="First digits of its handle, its name, or newest; or commands, those that wait.")
+    ],
     directory: Annotated[Path, typer.Argument(help="Where the files go; made if it is not there.")],
     satellite: Annotated[str | None, typer.Option("--for", help="The satellite's name.")] = None,
     only: Annotated[
@@ -94,27 +96,23 @@ def _export_commands(
         err.print(f"next: carry {directory} to the satellite; obeyed once, also if an uplink sends them", markup=False)
 
 
-def _find(depot: "Depot", start: str, satellite: str | None) -> "Update":
+def _find(depot: "Depot", text: str, satellite: str | None) -> "Update":
     from groundsegment.depot.records import FlightState
-    from groundsegment.errors import InputError, UnknownError
+    from groundsegment.errors import InputError
+    from groundsegment.naming import find_update
 
-    if satellite is not None:
-        depot.satellite(satellite)
-    if start != "newest":
-        found = depot.find_update(start)
-        if satellite is not None and found.satellite != satellite:
-            raise InputError(f"update {found.handle.hex()} is for {found.satellite}", hint=f"--for {found.satellite}")
-        return found
-    if satellite is None:
-        raise InputError("newest of which satellite?", hint="add --for SATELLITE")
     dead = {FlightState.CANCELLED, FlightState.EXPIRED, FlightState.REJECTED}
-    known = [entry for entry in depot.updates(satellite) if entry.state not in dead]
-    if not known:
-        raise UnknownError(
-            f"{satellite} has no update that it could still take",
-            hint="`skyload stage` makes one; any that `skyload status` shows can be named by its first digits",
+    found = find_update(
+        depot, text, satellite=satellite, is_wanted=lambda each: each.state not in dead and not each.is_forgotten_here
+    )
+    if found.is_forgotten_here:
+        hint = (
+            "`skyload receipt show` has what became of it; staging the model again makes a new update, with a new key"
         )
-    return max(known, key=lambda entry: entry.sequence)
+        raise InputError(
+            f"update {found.handle.hex()} ({found.release_name}) was forgotten: its files are no more", hint=hint
+        )
+    return found
 
 
 def _choose(

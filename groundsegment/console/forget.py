@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @command
 def forget(
-    release: Annotated[str, typer.Argument(help="Digest of the release, or its first digits.")],
+    release: Annotated[str, typer.Argument(help="The release: first digits of its digest, or its name.")],
     satellite: Annotated[
         str | None, typer.Option("--for", help="The satellite that is to forget it; without it, the ground alone does.")
     ] = None,
@@ -40,18 +40,19 @@ def forget(
 
     Exit codes:
     ```
-    0 forgotten, or queued    1 the satellite refused: nothing was done    3 an update to it is under way
+    0 forgotten, or queued    1 the satellite refused: nothing was done    3 an update to it is under way, or it serves
     ```
 
     Examples:
     ```
     skyload forget 1f2e3d4c --for SAT-1 --link modem:7001
     skyload forget 1f2e3d4c --dry-run --json
-    skyload forget 1f2e3d4c --yes
+    skyload forget second --yes
     ```
     """
     from groundsegment.depot.depot import Depot
     from groundsegment.errors import InputError
+    from groundsegment.naming import find_release
     from groundsegment.staging import forgetting
     from protocol.command import Operation
 
@@ -62,7 +63,9 @@ def forget(
     with Depot.open(depot) as opened:
         if satellite is not None:
             opened.satellite(satellite)
-        digest = forgetting.find_release(opened, release)
+        digest = find_release(opened, release)
+        if satellite is not None:
+            forgetting.refuse_serving(opened, digest, satellite)
         done = forgetting.look(opened, digest)
         where = " and ".join(([satellite] if satellite else []) + ([] if keep_ground else ["the depot"]))
         if not dry_run and not yes and not confirm(f"Have {where} forget {done.name} {digest.hex()[:16]} for good?"):
@@ -73,6 +76,8 @@ def forget(
             args = {"release": digest}
             way = None if blind else link
             on_board = command_dangerously(opened, satellite, Operation.FORGET, args, link=way, timeout_s=timeout)
+            if on_board["ok"]:
+                forgetting.mark_on_board(opened, digest, satellite)
         has_failed = on_board is not None and on_board["ok"] is False
         if not dry_run and not keep_ground and not has_failed:
             done = forgetting.forget(opened, digest)
@@ -116,5 +121,6 @@ def _print(values: dict[str, Any]) -> None:
             f"{would}deleted, of {len(ground['updates'])} updates to {values['name']}",
             markup=False,
         )
-    for sentence in values["stays"]:
+    is_refused = values["on_board"] is not None and values["on_board"]["ok"] is False
+    for sentence in () if is_refused else values["stays"]:  # it would read as if something had been wiped
         err.print(f"stays: {sentence}", markup=False)

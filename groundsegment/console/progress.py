@@ -30,19 +30,23 @@ class OnBoard:
 
 
 def on_board(depot: "Depot", entry: "Update") -> OnBoard:
-    """What is known to be there of an update: all of it, once it is confirmed, whoever told which blocks of it."""
+    """What is known to be there of an update, whoever told which blocks of it.
+
+    All of it, once it is confirmed; nothing, once it is forgotten.
+    """
     from groundsegment.depot.records import FlightState
     from protocol.blocks import block_layout, symbols_needed
     from protocol.report import SOLVED
 
     is_confirmed = entry.state is FlightState.CONFIRMED
-    known = depot.journal.on_board(entry.satellite)
+    is_gone = entry.is_forgotten_on_board
+    known = {} if is_gone else depot.journal.on_board(entry.satellite)
     blocks = begun = solved = symbols = there = 0
     for bundle in depot.bundles(entry.handle):
         layout = block_layout(symbols_needed(bundle.size_bytes, entry.symbol_size), entry.symbol_size)
         blocks, symbols = blocks + layout.num_blocks, symbols + layout.num_symbols
         for number in range(layout.num_blocks):
-            have = SOLVED if is_confirmed else known.get((bundle.handle, number))
+            have = SOLVED if is_confirmed and not is_gone else known.get((bundle.handle, number))
             needed = layout.symbols_of(number)
             begun, solved = begun + (have is not None), solved + (have == SOLVED)
             there += min(have or 0, needed)

@@ -21,7 +21,9 @@ _JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.
 _KeyOption = Annotated[
     Path | None, typer.Option("--key", help="The satellite's public key: verify a file with it alone, no depot.")
 ]
-_WhatArgument = Annotated[str, typer.Argument(help="A receipt's file, or an update by the first digits of its handle.")]
+_WhatArgument = Annotated[
+    str, typer.Argument(help="A receipt's file; or an update: first digits of its handle, its name, or newest.")
+]
 _SatelliteOption = Annotated[str | None, typer.Option("--for", help="The satellite's name.")]
 
 
@@ -104,7 +106,7 @@ def verify(
 @app.command()
 @command
 def export(
-    update: Annotated[str, typer.Argument(help="The update, by the first digits of its handle.")],
+    update: Annotated[str, typer.Argument(help="The update: first digits of its handle, or its name.")],
     directory: Annotated[Path, typer.Option("--out", help="Where the files go.")] = Path(),
     key_out: Annotated[
         Path | None, typer.Option("--key-out", help="Write the satellite's public key there, too.")
@@ -124,10 +126,11 @@ def export(
     from groundsegment import receipts
     from groundsegment.depot.depot import Depot
     from groundsegment.errors import UnknownError
+    from groundsegment.naming import find_update
 
     with Depot.open(depot) as opened:
-        entry = opened.find_update(update)
-        good = [checked for checked in receipts.of_update(opened, update) if checked.is_good]
+        entry = find_update(opened, update)
+        good = [checked for checked in receipts.of_update(opened, entry) if checked.is_good]
         if not good:
             raise UnknownError(f"update {entry.handle.hex()}: no receipt that verifies", hint="`skyload receipt list`")
         paths = receipts.export(good, directory)
@@ -147,17 +150,19 @@ def _find(what: str, satellite: str | None, key: Path | None, depot: Path) -> "S
     from groundsegment import receipts
     from groundsegment.depot.depot import Depot
     from groundsegment.errors import InputError
+    from groundsegment.naming import find_update
+    from protocol.names import is_safe_name
 
     path = Path(what)
     if key is not None:
         return [receipts.check(receipts.read_file(path), public_key=receipts.read_public_key(key), satellite=satellite)]
-    is_handle = bool(what) and len(what) <= 12 and not set(what.lower()) - set("0123456789abcdef")
-    if not is_handle and not path.exists():
-        raise InputError(f"{what}: no such file, and not the handle of an update", hint="`skyload receipt list`")
+    is_name = is_safe_name(what) and path.suffix != ".ska"
+    if not is_name and not path.exists():
+        raise InputError(f"{what}: no such file, and not the name of an update", hint="`skyload receipt list`")
     with Depot.open(depot) as opened:
         if path.is_file():
             return [receipts.check_in_depot(opened, receipts.read_file(path), satellite=satellite)]
-        return receipts.of_update(opened, what)
+        return receipts.of_update(opened, find_update(opened, what, satellite=satellite))
 
 
 def _tell(found: "Sequence[Checked]", *, as_json: bool, is_long: bool) -> None:

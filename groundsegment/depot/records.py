@@ -12,6 +12,8 @@ from protocol.objects import handle_of_digest
 from protocol.report import Report
 
 ROTATE = "rotate"  # what flies beside the commands and is none: new roots, see `signer.publishing`
+FORGOTTEN_HERE = "forgotten here"  # in the reason of an update: no file of it, and no key, is in the depot any more
+FORGOTTEN_ON_BOARD = "forgotten on board"  # and this: its satellite said that it wiped the release
 HOME_STATION = 0  # the home ground: the depot itself
 METADATA_NAME = "metadata.skm"
 MANIFEST_NAME = "manifest.msgpack"
@@ -110,7 +112,7 @@ class Update:
         release_digest: of the target release, 32 bytes.
         base_digest: of the release it builds on; None for a full update.
         state: where it stands.
-        reason: why it was rejected or stands still; empty otherwise.
+        reason: why it was rejected or stands still, and whether it was forgotten; empty otherwise.
         priority: higher flies first, strictly.
         weight: its share of the link among updates of one priority, > 0.
         lanes: ESI lanes its symbols are cut into, one for each station; frozen when staged.
@@ -139,6 +141,16 @@ class Update:
     payload_bytes: int
     directory: Path
     created_utc: datetime
+
+    @property
+    def is_forgotten_here(self) -> bool:
+        """Whether the depot wiped it; its history stays."""
+        return FORGOTTEN_HERE in self.reason
+
+    @property
+    def is_forgotten_on_board(self) -> bool:
+        """Whether the satellite wiped the release that this update brought."""
+        return FORGOTTEN_ON_BOARD in self.reason
 
     @property
     def metadata_path(self) -> Path:

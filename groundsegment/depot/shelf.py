@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 
 from groundsegment.depot import tables
 from groundsegment.depot.journal import Journal
-from groundsegment.depot.records import Bundle, FlightState, Update
+from groundsegment.depot.records import FORGOTTEN_HERE, FORGOTTEN_ON_BOARD, Bundle, FlightState, Update
 from groundsegment.errors import InputError, UnknownError
 from protocol.report import Reason
 
@@ -95,12 +95,16 @@ class Shelf:
         """Record where an update stands; returns it as it is now.
 
         One that ends unconfirmed goes on saying that its base was missing or damaged: whoever stages next must know.
+        One that was forgotten goes on saying so, though its receipt comes again.
         """
-        if not state.is_open and state is not FlightState.CONFIRMED:
+        if not state.is_open:
             before = self.update(handle).reason
-            for trouble in BASE_TROUBLES:
+            for trouble in BASE_TROUBLES if state is not FlightState.CONFIRMED else ():
                 if trouble in before and trouble not in reason:
                     reason = f"{reason} ({trouble})" if reason else trouble
+            for word in (FORGOTTEN_ON_BOARD, FORGOTTEN_HERE):
+                if word in before and word not in reason:
+                    reason = f"{reason}; {word}" if reason else word
         return self._set_update(handle, state=str(state), reason=reason)
 
     def set_update_share(self, handle: bytes, *, priority: int, weight: float) -> Update:

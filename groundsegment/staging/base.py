@@ -128,7 +128,7 @@ def candidates(depot: Depot, satellite: str) -> tuple[Candidate, ...]:
 
     Besides the serving one that is the one confirmed last before it: a satellite keeps it to go back to, unless a
     floor forbids it. In an adapter's place comes the base that it is served with. What an update found missing or
-    damaged is of no use until another update brought it again.
+    damaged is of no use until another update brought it again; what was forgotten on board is not there.
     """
     received = depot.journal.last_report(satellite)
     if received is None or received.report.serving == NO_HANDLE:
@@ -145,6 +145,7 @@ def candidates(depot: Depot, satellite: str) -> tuple[Candidate, ...]:
     found += [
         Candidate(digest_start=update.release_digest, known_by=f"which {satellite} confirmed before and keeps")
         for update in others[:1]
+        if not update.is_forgotten_on_board
     ]
     models: dict[bytes, Candidate] = {}
     for candidate in (_model_of(depot, candidate) for candidate in found):

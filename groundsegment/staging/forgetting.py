@@ -3,7 +3,7 @@
 The key of a release is in the depot in the clear only while it is being staged. From then on there are wrapped copies
 for the satellites, in each update's metadata and manifest: with those gone, its bundles are noise. So metadata and
 manifests are overwritten, synced and deleted first, then the bundles, then what is left of an unfinished staging with
-its key. The history (that it was staged, flew, was confirmed) stays in the database.
+its key. The history (that it was staged, flew, was confirmed) stays in the database, and says that it was forgotten.
 
 What this cannot reach is said, not hidden: see `Forgotten.stays`.
 """
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from groundsegment.depot.depot import Depot
-from groundsegment.depot.records import Update
-from groundsegment.errors import InputError, UnknownError
+from groundsegment.depot.records import FORGOTTEN_HERE, FORGOTTEN_ON_BOARD, Update
+from groundsegment.errors import InputError
 from groundsegment.signer.key_store import sync_directory
 from groundsegment.staging.workplace import discard_unfinished
 
@@ -39,22 +39,6 @@ class Forgotten:
     num_keys: int
     bundle_bytes: int
     stays: tuple[str, ...]
-
-
-def find_release(depot: Depot, digits: str) -> bytes:
-    """The release that the digits mean, among all that updates were staged to.
-
-    Raises:
-        UnknownError: none, or several.
-    """
-    wanted = digits.lower()
-    found = {
-        entry.release_digest for entry in depot.updates() if wanted and entry.release_digest.hex().startswith(wanted)
-    }
-    if len(found) != 1:
-        problem = "no such release" if not found else f"{len(found)} releases start so, give more digits"
-        raise UnknownError(f"{digits!r}: {problem}", hint="`skyload status --json` has the digests of all updates")
-    return found.pop()
 
 
 def look(depot: Depot, digest: bytes) -> Forgotten:
@@ -81,10 +65,30 @@ def forget(depot: Depot, digest: bytes) -> Forgotten:
         done = look(depot, digest)
         num_keys = sum(wipe(path) for entry in updates for path in _key_files(entry))
         for entry in updates:
+            _mark(depot, entry, FORGOTTEN_HERE)
             shutil.rmtree(entry.directory, ignore_errors=True)
         num_keys += discard_unfinished(depot)
         shutil.rmtree(depot.path / "adapters" / digest.hex()[:16], ignore_errors=True)
     return _forgotten(depot, digest, updates, num_keys=num_keys, bundle_bytes=done.bundle_bytes)
+
+
+def refuse_serving(depot: Depot, digest: bytes, satellite: str) -> None:
+    """Refuse what the satellite would refuse after two steps through the link.
+
+    Raises:
+        InputError: it reported last that this release serves.
+    """
+    heard = depot.journal.last_report(satellite)
+    if heard is not None and any(heard.report.serving) and digest.startswith(heard.report.serving):
+        hint = f"`skyload revert --for {satellite}` first; once it reports that another one serves, this is forgotten"
+        raise InputError(f"{satellite} reported serving this release: what serves is not forgotten", hint=hint)
+
+
+def mark_on_board(depot: Depot, digest: bytes, satellite: str) -> None:
+    """Remember that a satellite said that it forgot a release: no update may build on it any more."""
+    for entry in depot.updates(satellite):
+        if entry.release_digest == digest:
+            _mark(depot, entry, FORGOTTEN_ON_BOARD)
 
 
 def wipe(path: Path) -> bool:
@@ -103,6 +107,12 @@ def wipe(path: Path) -> bool:
     path.unlink()
     sync_directory(path.parent)
     return True
+
+
+def _mark(depot: Depot, entry: Update, word: str) -> None:
+    reason = depot.update(entry.handle).reason
+    if word not in reason:
+        depot.set_update_state(entry.handle, entry.state, reason=f"{reason}; {word}" if reason else word)
 
 
 def _ended_updates(depot: Depot, digest: bytes) -> tuple[Update, ...]:

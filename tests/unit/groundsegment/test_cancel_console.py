@@ -155,3 +155,14 @@ def test_a_command_that_another_process_brought_home_is_dropped(depot):
 
     assert flight.is_empty
     assert not flight.frames_to_send(1e9)
+
+
+@pytest.mark.parametrize("words", ["newest", "second"])
+def test_an_update_is_named_as_status_shows_it(depot, words):
+    older, newer = (stage_bytes(depot, [20_000], seed=seed).update for seed in (1, 2))
+    depot.set_update_state(older.handle, FlightState.CANCELLED)
+    words = newer.release_name if words == "second" else words
+    result = run(depot, "cancel", words, "--for", "SAT-1", "--yes", "--json")
+
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["update"] == newer.handle.hex()

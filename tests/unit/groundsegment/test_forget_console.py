@@ -6,11 +6,13 @@ import pytest
 from typer.testing import CliRunner
 
 from groundsegment.console.main import app
-from groundsegment.depot.records import CommandState, FlightState
+from groundsegment.depot.records import CommandState, FlightState, ReceivedReport
 from groundsegment.signer.key_store import KeyStore
 from groundsegment.signer.signing import create_trust
 from groundsegment.staging import forgetting
 from groundsegment.staging.workplace import open_workplace
+from groundsegment.uplink.flight.outcome import Receipt, settle
+from protocol.report import Report
 from tests.fakes.depots import NOW, make_depot, stage_bytes
 
 
@@ -34,6 +36,10 @@ def everything(depot):
     return b"".join(path.read_bytes() for path in sorted(depot.path.rglob("*")) if path.is_file())
 
 
+def reason(depot, update):
+    return depot.update(update.handle).reason
+
+
 def test_no_file_of_the_update_is_left_and_its_history_is(depot):
     update = staged(depot)
     metadata = update.metadata_path.read_bytes()
@@ -46,6 +52,52 @@ def test_no_file_of_the_update_is_left_and_its_history_is(depot):
     assert not update.directory.exists()
     assert metadata not in everything(depot)
     assert depot.update(update.handle).state is FlightState.CONFIRMED
+
+
+def test_home_goes_on_knowing_that_it_was_forgotten(depot, monkeypatch):
+    from groundsegment.console import forget
+
+    update = staged(depot)
+    done = {"ok": True, "text": "release is forgotten", "refusal": ""}
+    monkeypatch.setattr(forget, "command_dangerously", lambda *_, **__: dict(done))
+    way = ("--for", "SAT-1", "--link", "127.0.0.1:9", "--yes")
+    assert run(depot, update.release_name, *way, "--keep-ground").exit_code == 0
+    assert reason(depot, update) == "forgotten on board"
+    assert run(depot, update.release_name, *way).exit_code == 0
+    assert reason(depot, update) == "forgotten on board; forgotten here"
+    settle(depot, Receipt(update=update.handle, state="confirmed", reason="none", body={}))  # imported once more
+    assert reason(depot, update) == "forgotten on board; forgotten here"
+    shown = CliRunner().invoke(app, ["status", "--depot", str(depot.path), "--json"])
+    (entry,) = json.loads(shown.stdout)["satellites"][0]["updates"]
+    assert (entry["reason"], entry["share_on_board"]) == (reason(depot, update), 0)
+    assert "forgotten" in CliRunner().invoke(app, ["status", "--depot", str(depot.path)]).stdout
+
+
+def test_an_export_of_what_was_forgotten_says_so(depot, tmp_path):
+    update = staged(depot)
+    run(depot, update.release_digest.hex(), "--yes")
+    words = ["export", update.handle.hex()[:5], str(tmp_path / "stick"), "--depot", str(depot.path)]
+    result = CliRunner().invoke(app, words)
+
+    assert result.exit_code == 3
+    assert "was forgotten" in result.stderr
+    assert CliRunner().invoke(app, [*words[:1], "newest", *words[2:], "--for", "SAT-1"]).exit_code == 5
+
+
+def test_what_serves_is_refused_at_home(depot):
+    update = staged(depot)
+    report = Report(serving=update.release_digest[:6])
+    depot.journal.record_report(
+        ReceivedReport(satellite="SAT-1", session=b"s" * 6, sequence=1, received_utc=NOW, report=report)
+    )
+    result = run(depot, update.release_name, "--for", "SAT-1", "--link", "127.0.0.1:9", "--yes")
+
+    assert result.exit_code == 3
+    assert "what serves is not forgotten" in result.stderr
+    assert "skyload revert" in result.stderr
+    assert "stays:" not in result.stderr
+    assert depot.journal.commands("SAT-1") == ()
+    assert run(depot, update.release_name, "--yes").exit_code == 0  # of the ground alone it may be
 
 
 def test_keys_are_overwritten_before_they_are_deleted(depot):
@@ -116,6 +168,8 @@ def test_a_satellite_that_refuses_keeps_the_ground_from_forgetting(depot, monkey
 
     assert result.exit_code == 1
     assert "did not forget it: release serves" in result.stderr
+    assert "stays:" not in result.stderr  # as if something had been wiped
+    assert reason(depot, update) == ""
     assert update.metadata_path.exists()
 
 

@@ -111,6 +111,15 @@ def test_a_file_is_verified_with_the_keys_of_the_depot_too(depot, update, tmp_pa
     assert run("verify", path, "--depot", depot.path).stdout.startswith("forged: ")
 
 
+def test_an_update_is_named_as_status_shows_it(depot, update):
+    hear(depot, update)
+    at = ("--depot", depot.path)
+
+    assert run("verify", update.release_name, *at).exit_code == 0
+    assert run("verify", "newest", "--for", "SAT-1", *at).exit_code == 0
+    assert run("export", update.release_name, "--out", depot.path.parent / "out", *at).exit_code == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [

@@ -248,6 +248,18 @@ def test_over_a_real_link_activate_names_the_update_and_says_each_step(depot, mo
     assert depot.update(staged.update.handle).reason == ""  # an uplink may wait for how it ends
 
 
+@pytest.mark.parametrize("state", [FlightState.CONFIRMED, FlightState.REJECTED])
+def test_what_has_ended_is_not_activated_and_nothing_is_sent(depot, state):
+    update = stage_bytes(depot, [20_000]).update
+    depot.set_update_state(update.handle, state)
+    words = ("activate", update.release_name, "--for", "SAT-1", "--link", "127.0.0.1:9", "--yes")
+    result = run(depot, *words)
+
+    assert result.exit_code == 3
+    assert f"is {state}: there is nothing to activate" in result.stderr
+    assert depot.journal.commands("SAT-1") == ()
+
+
 def test_rotating_a_station_withdraws_its_key_on_board_and_changes_it_at_home(depot, link, monkeypatch):
     depot.add_station("SAT-1", "inuvik", added_utc=NOW)
     before = depot.station_key("SAT-1", 1)
