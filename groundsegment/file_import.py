@@ -21,7 +21,7 @@ from groundsegment.depot.records import HOME_STATION
 from groundsegment.downlink import Downlink, ReportReceived
 from groundsegment.errors import InputError
 from groundsegment.stations.receipts import keep_message
-from groundsegment.uplink.flight.outcome import record_report
+from groundsegment.uplink.flight.outcome import record_report, settle_by_report
 from protocol.errors import ProtocolError
 from protocol.file_names import REPORT_SUFFIX, SUFFIXES, has_our_suffix
 from protocol.frame import HANDLE_SIZE
@@ -114,6 +114,7 @@ def _keep_report(depot: Depot, satellite: str, received: ReportReceived) -> bool
     if last is not None and received.report.boot_count < last.report.boot_count:
         return False
     record_report(depot, satellite, received, station="by hand")
+    settle_by_report(depot, satellite, received.report)
     return True
 
 

@@ -32,22 +32,32 @@ class OnBoard:
 def on_board(depot: "Depot", entry: "Update") -> OnBoard:
     """What is known to be there of an update, whoever told which blocks of it.
 
-    All of it, once it is confirmed; nothing, once it is forgotten.
+    All of it, once the satellite has it complete; nothing, once it is forgotten.
     """
     from groundsegment.depot.records import FlightState
     from protocol.blocks import block_layout, symbols_needed
     from protocol.report import SOLVED
 
-    is_confirmed = entry.state is FlightState.CONFIRMED
+    is_there = entry.state in {FlightState.COMPLETE, FlightState.CONFIRMED}
     is_gone = entry.is_forgotten_on_board
+    reported = _bundles_reported(depot, entry)
     known = {} if is_gone else depot.journal.on_board(entry.satellite)
     blocks = begun = solved = symbols = there = 0
     for bundle in depot.bundles(entry.handle):
         layout = block_layout(symbols_needed(bundle.size_bytes, entry.symbol_size), entry.symbol_size)
         blocks, symbols = blocks + layout.num_blocks, symbols + layout.num_symbols
+        is_whole = is_there or bundle.number in reported
         for number in range(layout.num_blocks):
-            have = SOLVED if is_confirmed and not is_gone else known.get((bundle.handle, number))
+            have = SOLVED if is_whole and not is_gone else known.get((bundle.handle, number))
             needed = layout.symbols_of(number)
             begun, solved = begun + (have is not None), solved + (have == SOLVED)
             there += min(have or 0, needed)
     return OnBoard(blocks=blocks, blocks_begun=begun, blocks_solved=solved, symbols=symbols, symbols_there=there)
+
+
+def _bundles_reported(depot: "Depot", entry: "Update") -> set[int]:
+    """Bundles of an open update that the newest report calls whole; one that was brought by hand has no blocks here."""
+    received = depot.journal.last_report(entry.satellite) if entry.state.is_open else None
+    status = None if received is None else received.report.status_of(entry.handle)
+    ranges = () if status is None else status.bundle_ranges
+    return {number for low, high in ranges for number in range(low, high + 1)}

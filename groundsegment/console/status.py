@@ -12,7 +12,7 @@ from groundsegment.console.output import command, err, out, print_json
 
 if TYPE_CHECKING:
     from groundsegment.depot.depot import Depot
-    from groundsegment.depot.records import ContactLog, ReceivedMessage, ReceivedReport, Update
+    from groundsegment.depot.records import ContactLog, ReceivedMessage, Update
 
 MESSAGES_SHOWN = 8
 CONTACTS_SHOWN = 6
@@ -82,52 +82,19 @@ def _gather(depot: "Depot", satellite: str | None) -> list[dict[str, Any]]:
 
 
 def _gather_one(depot: "Depot", name: str) -> dict[str, Any]:
+    from groundsegment.console.status_word import last_word
     from groundsegment.depot.records import CommandState
 
     report = depot.journal.last_report(name)
     return {
         "satellite": name,
-        "report": None if report is None else _report(depot, report),
+        "report": None if report is None else last_word(depot, report),
         "links": _links(depot, name),
         "updates": [_update(depot, entry) for entry in depot.updates(name)],
         "damage": _damage(depot, name),
         "commands_waiting": len(depot.journal.commands(name, CommandState.QUEUED)),
         "messages": [_message(entry) for entry in depot.journal.messages(name, newest=MESSAGES_SHOWN)],
         "contacts": [_contact(entry) for entry in depot.journal.contacts(name, newest=CONTACTS_SHOWN)],
-    }
-
-
-def _report(depot: "Depot", received: "ReceivedReport") -> dict[str, Any]:
-    from groundsegment.uplink.flight.outcome import serving_of
-    from groundsegment.uplink.wire.exchange import seconds_since
-
-    report = received.report
-    serving = serving_of(depot, report)
-    known = depot.find_release(report.serving) if serving else None
-    return {
-        "received_utc": _utc(received.received_utc),
-        "age_s": round(seconds_since(received.received_utc), 1),
-        "station": received.station,
-        "state": report.state.name,
-        "reason": report.reason.name if report.reason else "",
-        "update": report.update.hex() if any(report.update) else "",
-        "updates": [
-            {
-                "update": entry.handle.hex(),
-                "state": entry.state.name,
-                "reason": entry.reason.name if entry.reason else "",
-            }
-            for entry in report.updates
-        ],
-        "serving": serving,
-        "serving_name": known.name if known else "",
-        "accepted": report.accepted,
-        "root_version": report.root_version,
-        "epoch": report.epoch,
-        "boot_count": report.boot_count,
-        "free_mib": report.free_mib,
-        "frames_received": report.frames_received,
-        "frames_rejected": report.frames_rejected,
     }
 
 

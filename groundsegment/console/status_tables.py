@@ -40,7 +40,9 @@ def _report_text(report: Mapping[str, Any] | None) -> str:
     station = f" by {report['station'].removeprefix('by ')}" if report["station"] else ""  # or by hand
     serving = " ".join(filter(None, (report["serving_name"], report["serving"][:16]))) or "nothing"
     updates = "; ".join(
-        f"update {entry['update']}: {entry['state']}" + (f" ({entry['reason']})" if entry["reason"] else "")
+        f"update {entry['update']}: {entry['state']}"
+        + (f" ({entry['reason']})" if entry["reason"] else "")
+        + (", by its receipt" if entry["said_by"] == "receipt" else "")
         for entry in report["updates"]
     )
     return (

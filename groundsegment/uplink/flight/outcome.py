@@ -75,6 +75,18 @@ def record_report(
     )
 
 
+def settle_by_report(depot: Depot, satellite: str, report: Report) -> None:
+    """Record where updates stand by a report that no flight of theirs has heard; see `UpdateFlight.record`."""
+    for update in depot.open_updates(satellite):
+        status = report.status_of(update.handle)
+        if status is None or status.state is UpdateState.NONE:
+            continue
+        state = FLIGHT_STATES.get(status.state, update.state)
+        reason = status.reason.name if status.reason else ""
+        if (update.state, update.reason) != (state, reason):
+            depot.set_update_state(update.handle, state, reason=reason)
+
+
 def record_message(depot: Depot, satellite: str, received: MessageReceived) -> bool:
     """Keep a verified message and what it settles; False if it was kept before."""
     message = received.message

@@ -19,7 +19,7 @@ from protocol.limits import MESSAGE_SIZE_MAX
 from protocol.link_keys import Direction
 from protocol.message import Message, MessageKind
 from protocol.objects import ObjectKind, object_handle
-from protocol.report import Report
+from protocol.report import Report, UpdateState, UpdateStatus
 from tests.fakes.depots import IDENTITY, LINK_KEY, make_depot, stage_bytes
 from tests.fakes.receiving import make_object
 from tests.fakes.updates import FakeGround
@@ -66,6 +66,14 @@ def put_report(report, session=b"session"[:6], sequence=1, key=LINK_KEY):
     path = Path("stick") / report_file_name(session, sequence)
     path.write_bytes(FrameCodec(Direction.DOWN, key).encode(frame))
     return path
+
+
+def test_a_report_says_where_an_update_stands(staged):
+    entry = UpdateStatus(handle=staged.update.handle, state=UpdateState.TRIAL)
+    put_report(Report(updates=(entry,)))
+    put_message(receipt(staged.update, state="accepted"))
+    assert set(outcomes("stick").values()) == {"new"}
+    assert state_of(staged) is FlightState.COMPLETE
 
 
 def last_report():
