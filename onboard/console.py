@@ -143,9 +143,8 @@ def _releases(args: argparse.Namespace) -> int:
         return 0
     for row in rows:
         roles = [role for role in ("current", "previous", "golden") if row[f"is_{role}"]]
-        role = roles[0] if roles else ""
         size_text = "damaged" if row["size_bytes"] is None else f"{row['size_bytes'] / 1e6:.1f} MB"
-        print(f"{row['digest'][:16]}  {row['sequence']:>6}  {size_text:>12}  {role:<8}  {row['name']}")
+        print(f"{row['digest'][:16]}  {row['sequence']:>6}  {size_text:>12}  {','.join(roles):<8}  {row['name']}")
     if not rows:
         print("no release is on board yet", file=sys.stderr)
     return 0
@@ -224,11 +223,19 @@ def _provision(args: argparse.Namespace) -> int:
     name = args.name or args.directory.resolve().name
     if not is_safe_name(name):
         raise ConfigError(f"--name: {name!r} must be one word of A-Z a-z 0-9 . _ -", hint="give another --name")
-    known, is_new = provision(load_config(args.config), args.directory, name=name, is_golden=args.golden)
+    done = provision(load_config(args.config), args.directory, name=name, is_golden=args.golden)
+    known = done.known
     if args.json:
-        _print_json({"digest": known.digest.hex(), "name": known.name, "is_new": is_new})
+        facts = {"is_new": done.is_new, "is_current": done.is_current, "is_golden": done.is_golden}
+        _print_json({"digest": known.digest.hex(), "name": known.name, **facts})
     else:
-        print(f"{known.name} {known.digest.hex()[:16]} {'is on board' if is_new else 'was on board already'}")
+        there = "is on board" if done.is_new else "was on board already"
+        roles = [*(["serves"] if done.is_current else []), *(["is golden"] if done.is_golden else [])]
+        print(f"{known.name} {known.digest.hex()[:16]} {there}: it {' and '.join(roles)}")
+    if name != known.name:
+        print(f"it keeps its name, {known.name}", file=sys.stderr)
+    if done.golden_before is not None:
+        print(f"{done.golden_before.name} is golden no more: it may be deleted like any other", file=sys.stderr)
     return 0
 
 
@@ -401,7 +408,9 @@ def _parser() -> argparse.ArgumentParser:
         ["skyloadd provision models/first --config kit/satellite.toml --name first"],
     )
     provision.add_argument("directory", type=Path, help="model directory: config.json, tokenizer, safetensors")
-    provision.add_argument("--name", default="", help="what people call it; default: the directory's name")
+    provision.add_argument(
+        "--name", default="", help="what people call it, unless it is on board; default: the directory's name"
+    )
     provision.add_argument(
         "--golden",
         action="store_true",

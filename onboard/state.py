@@ -154,17 +154,35 @@ def open_root(layout: StateLayout, config: Config, store: RecordStore) -> Opened
     return OpenedRoot(data=kit.data, num_mended=NUM_COPIES if record.root_digest is not None else 0)
 
 
-def provision(config: Config, model: Path, *, name: str, is_golden: bool = False) -> tuple[KnownRelease, bool]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provisioned:
+    """What came of it.
+
+    Attributes:
+        known: the release; one that was on board keeps its name.
+        is_new: it was not on board.
+        is_current: it serves, once the daemon runs.
+        is_golden: it is never deleted, and serves when nothing else can.
+        golden_before: the release in whose place it is golden now; None if it is not, or there was none.
+    """
+
+    known: KnownRelease
+    is_new: bool
+    is_current: bool
+    is_golden: bool
+    golden_before: KnownRelease | None
+
+
+def provision(config: Config, model: Path, *, name: str, is_golden: bool = False) -> Provisioned:
     """Copy a model directory in as a confirmed release that serves: before launch, without a signature.
+
+    One that is on board already is not copied: it keeps its name, and becomes what is asked.
 
     Args:
         config: of the satellite.
         model: the directory.
-        name: what people call it.
+        name: what people call it, if it is new.
         is_golden: it is never deleted, and serves when nothing else can; what serves already goes on.
-
-    Returns:
-        The release, and whether it was new.
 
     Raises:
         BusyError: the daemon runs.
@@ -185,8 +203,9 @@ def provision(config: Config, model: Path, *, name: str, is_golden: bool = False
                 hint="stage an update on the ground instead",
             )
         release = copy_release(model, layout.releases)
-        known = KnownRelease(digest=release.digest, name=name, sequence=0)
-        is_new = record.release(release.digest) is None
+        there = record.release(release.digest)
+        known = there or KnownRelease(digest=release.digest, name=name, sequence=0)
+        is_new = there is None
         if is_new and len(record.releases) >= RELEASES_MAX:
             delete_tree(release.directory, RealDisk())
             raise ConfigError(
@@ -194,6 +213,7 @@ def provision(config: Config, model: Path, *, name: str, is_golden: bool = False
                 hint="start the daemon once: it deletes those beyond install.keep_releases",
             )
         record = record.with_release(known)
+        golden_before = record.golden
         if is_golden:
             record = replace(record, golden=release.digest)
         if not is_golden or record.current is None:
@@ -201,7 +221,14 @@ def provision(config: Config, model: Path, *, name: str, is_golden: bool = False
             point_current(layout, release.digest)
             record = replace(record, current=release.digest, previous=previous)
         store.store(record)
-        return known, is_new
+        is_replaced = golden_before is not None and golden_before != record.golden
+        return Provisioned(
+            known=known,
+            is_new=is_new,
+            is_current=record.current == release.digest,
+            is_golden=record.golden == release.digest,
+            golden_before=record.release(golden_before) if golden_before and is_replaced else None,
+        )
 
 
 def find_release(record: OnboardRecord, prefix: str) -> KnownRelease:

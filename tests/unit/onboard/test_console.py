@@ -72,6 +72,24 @@ def test_a_golden_release_does_not_take_over_from_what_serves_and_serves_where_n
     assert sorted(rows) == [("first", True, False), ("small", False, True)]
 
 
+def test_what_is_on_board_becomes_golden_under_the_name_it_has_and_that_is_said(console, tmp_path):
+    first, small = write_files(tmp_path / "first", OLD), write_files(tmp_path / "small", NEW)
+    console("provision", small, "--golden")
+    console("provision", first)
+    again = write_files(tmp_path / "m1", OLD)
+    assert console("provision", again, "--golden") == 0
+    assert "first" in console.out
+    assert "was on board already: it serves and is golden" in console.out
+    assert "it keeps its name, first" in console.err
+    assert "small is golden no more" in console.err
+    rows = [(row["name"], row["is_current"], row["is_golden"]) for row in console.json("releases")]
+    assert sorted(rows) == [("first", True, True), ("small", False, False)]
+    console("releases")
+    assert "current,golden" in console.out
+    assert console.json("provision", again, "--name", "m1", "--golden")["name"] == "first"
+    assert not console.err.count("golden no more")
+
+
 def test_damage_is_found_named_and_has_its_exit_code(console, tmp_path):
     console("provision", write_files(tmp_path / "first", OLD))
     path = tmp_path / "kit/state/releases" / digest_of(OLD).hex()[:16] / "model.safetensors"
