@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Iterator
 
 from groundsegment.depot.depot import Depot
-from groundsegment.depot.records import Satellite, Update
+from groundsegment.depot.records import FlightState, Satellite, Update
 from groundsegment.errors import DiskError, InputError, KeyStoreError
 from groundsegment.packer.estimating import OnProgress, estimate
 from groundsegment.packer.packing import Packed
@@ -80,7 +80,10 @@ def refuse_known(depot: Depot, satellite: str, release: HashedRelease) -> None:
         raise InputError(f"{satellite} reported serving this release already", hint=hint)
     for update in open_updates_to(depot, satellite, release.digest):
         if _is_whole(depot, update):
-            hint = f"next: skyload uplink --for {satellite}"
+            cancelling = f"skyload cancel {update.handle.hex()} --for {satellite}"
+            hint = (
+                f"next: skyload uplink --for {satellite}; to stage it otherwise (--base, --name), `{cancelling}` first"
+            )
             raise InputError(f"this release is {update.state} already, as update {update.handle.hex()}", hint=hint)
 
 
@@ -116,6 +119,24 @@ def warnings_of(depot: Depot, satellite: str, release: HashedRelease, base: Chos
             warnings.append(f"{satellite} last reported serving another release than the base: is the base on board?")
         warnings += [f"the base {each.trouble}" for each in known if each.trouble]
     return tuple(warnings)
+
+
+def still_on_board(depot: Depot, satellite: str, release: HashedRelease) -> Iterator[str]:
+    """Say so where a command would do: the satellite should have this release, though another one serves."""
+    digest, heard = release.digest, depot.journal.last_report(satellite)
+    if heard is None:
+        return
+    updates = depot.updates(satellite, [FlightState.CONFIRMED])
+    kept = {each.digest_start for each in candidates(depot, satellite)[1:] if not each.trouble}
+    serving = [each for each in updates if each.release_digest.startswith(heard.report.serving)]
+    kept |= {each.base_digest for each in serving if each.base_digest is not None}
+    is_gone = any(each.release_digest == digest and each.is_forgotten_on_board for each in updates)
+    if digest in kept and not is_gone:
+        digits = digest.hex() if depot.find_release(digest) is None else digest.hex()[:16]
+        yield (
+            f"{satellite} should still have this release: `skyload revert {digits} --for {satellite}` has it serve "
+            "without flying it again"
+        )
 
 
 def useless_base(plan: PackPlan) -> Iterator[str]:

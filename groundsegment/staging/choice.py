@@ -101,6 +101,8 @@ def _choose_known(
         return _best(usable, refused, shares)
     reason = "; ".join(refused) or why_no_candidates(depot, options.satellite)
     _refuse_full(release, options, reason)
+    if any(not candidate.trouble for candidate in known):
+        reason += " (--base DIR, with its files, sends the difference)"
     return planned(ChosenBase(release=None, reason=f"full update: {reason}"))
 
 

@@ -28,6 +28,7 @@ from groundsegment.staging.checks import (
     open_updates_to,
     overtaken,
     refuse_known,
+    still_on_board,
     symbol_size_of,
     useless_base,
     warnings_of,
@@ -96,6 +97,7 @@ def prepare(depot: Depot, path: Path, options: StageOptions, on_progress: OnProg
         symbol_size=symbol_size_of(options, satellite, bundle_size_bytes),
         accepted=accepted_by(depot, satellite.name),
         warnings=(
+            *still_on_board(depot, satellite.name, release),
             *warnings_of(depot, satellite.name, release, base),
             *useless_base(choice.plan),
             *unjudged(path, options.judging),
@@ -121,6 +123,7 @@ def _prepare_adapter(
         accepted=accepted_by(depot, satellite.name),
         warnings=(
             *choice.warnings,
+            *still_on_board(depot, satellite.name, choice.release),
             *warnings_of(depot, satellite.name, choice.release, ChosenBase(release=None, reason="")),
             *overtaken(depot, satellite.name, options),
         ),

@@ -7,7 +7,7 @@ import pytest
 from groundsegment.depot.depot import Depot
 from groundsegment.depot.records import FlightState, ReceivedMessage
 from groundsegment.packer.estimating import estimate
-from groundsegment.staging import choice
+from groundsegment.staging import choice, forgetting
 from groundsegment.staging.records import StageOptions
 from groundsegment.staging.staging import prepare
 from protocol.damage import DamageReport, LostRange
@@ -59,6 +59,30 @@ def test_the_release_before_is_the_base_where_that_makes_the_update_smaller(dige
     assert "smaller than against what it serves" in staged["base_reason"]
     assert not staged["warnings"]
     assert run_json("v4", *LATER, "--base", "current")["base_digest"] == digests["v2"]
+
+
+def reverting(digest):
+    return f"`skyload revert {digest} --for SAT-1` has it serve without flying it again"
+
+
+def test_what_is_still_on_board_need_not_fly_and_that_is_said(digests):
+    first, later = (run_json(name, *LATER)["warnings"] for name in ("v1", "v3"))
+    assert [reverting(digests["v1"][:16]) in warning for warning in first] == [True]
+    assert not any("revert" in warning for warning in later)
+
+
+def test_the_base_of_what_serves_is_on_board_though_nobody_staged_it(ground):
+    staged = run_json("v2", "--no-canary", "--base", "v1")
+    set_state(staged, FlightState.CONFIRMED)
+    report_serving(staged["release_digest"])
+    assert reverting(staged["base_digest"]) in run_json("v1", *LATER)["warnings"][0]
+
+
+def test_what_was_forgotten_on_board_is_no_base_and_has_to_fly(digests):
+    with Depot.open(Path("depot")) as depot:
+        forgetting.mark_on_board(depot, bytes.fromhex(digests["v1"]), "SAT-1")
+    assert not any("revert" in warning for warning in run_json("v1", *LATER)["warnings"])
+    assert run_json("v4", *LATER)["base_digest"] == digests["v2"]
 
 
 def test_comparing_bases_is_shown_and_each_is_estimated_once(digests, monkeypatch):

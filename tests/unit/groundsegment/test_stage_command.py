@@ -160,6 +160,7 @@ def test_a_base_that_cannot_be_used_means_a_full_update_and_the_reason_is_told(g
     second = run_json("v2", "--no-canary")
     assert second["base_digest"] is None
     assert {"unknown": "not known here", "changed": "changed since", "gone": "gone"}[trouble] in second["base_reason"]
+    assert "--base DIR" in second["base_reason"]
 
 
 def test_a_base_by_directory_and_none(ground):
@@ -198,6 +199,7 @@ def test_nothing_to_do_is_told(ground):
     code, _, err = run("v1", "--no-canary")
     assert code == 3
     assert "staged already" in err
+    assert f"skyload cancel {first['update']} --for SAT-1" in err
     assert "skyload uplink" in err
     report_serving(first["release_digest"])
     code, _, err = run("v1", "--no-canary")
