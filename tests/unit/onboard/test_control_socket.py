@@ -67,3 +67,14 @@ def test_the_key_is_made_once_and_read_by_nobody_else(tmp_path):
     assert local_key.ensure(tmp_path) == local_key.read(tmp_path) == key
     assert len(bytes.fromhex(key)) == 32
     assert [(path.name, path.stat().st_mode & 0o777) for path in tmp_path.iterdir()] == [("key", 0o600)]
+
+
+@pytest.mark.parametrize("left", [b"", b"\xff" * 64, b"ab"], ids=["empty", "flipped", "short"])
+def test_a_key_that_a_power_cut_or_a_flip_damaged_lets_nobody_in_and_is_made_anew(tmp_path, left):
+    (tmp_path / "key").write_bytes(left)
+    assert not local_key.is_key("", "")
+    key = local_key.ensure(tmp_path)
+    assert len(key) == 64
+    assert local_key.ensure(tmp_path) == local_key.read(tmp_path) == key
+    assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in tmp_path.iterdir()] == ["key"]
