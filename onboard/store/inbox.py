@@ -223,7 +223,8 @@ class Inbox:
                 self._lost.append((log.shape, log.block, self._cut_back(log)))
         for shape, _, symbols in self._lost:
             if symbols:
-                self._disk.sync_directory(self.directory(shape))
+                with contextlib.suppress(FileNotFoundError):  # dropped since an earlier try
+                    self._disk.sync_directory(self.directory(shape))
         self._disk.sync_directory(self._root)
         self._named.update(self._made)
         lost, self._lost = self._lost, []
@@ -393,13 +394,14 @@ class Inbox:
         return StoredObject(shape=shape, symbols=symbols, solved=frozenset(solved), is_whole=False)
 
     def _load_log(self, shape: ObjectShape, block: int) -> SymbolSet:
-        """Count what is in a log, cut off what is torn, make the rest durable."""
+        """Count what is in a log, cut off what is torn or cannot be read, make the rest durable."""
         path = self.directory(shape) / _log_name(block)
         symbols, end = SymbolSet(), 0
         try:
-            for offset, group in read_groups(self._disk, path, shape, block):
-                _add_group(symbols, shape, block, group)
-                end = offset
+            with contextlib.suppress(StoreFailedError):  # a bad sector: one log must not keep the rest from starting
+                for offset, group in read_groups(self._disk, path, shape, block):
+                    _add_group(symbols, shape, block, group)
+                    end = offset
             handle = self._disk.open(path)
         except FileNotFoundError:
             return symbols

@@ -259,3 +259,39 @@ def test_what_could_not_be_thrown_away_after_a_failure_is_thrown_away_by_the_nex
         fill(inbox, 30, 35, shape)
     sync(inbox)
     assert [len(found.symbols[0]) for found in Inbox(inbox.root, FaultyDisk()).load()] == [15, 15]
+
+
+def test_a_log_that_cannot_be_read_to_its_end_keeps_what_comes_before(inbox, disk, monkeypatch):
+    fill(inbox, 0, 10)
+    sync(inbox)
+    size = log_of(inbox).stat().st_size
+    fill(inbox, 10, 20)
+    sync(inbox)
+    inbox.close()
+    read = FaultyDisk.read
+
+    def failing(self, handle, count, offset):
+        if offset >= size:
+            raise StoreFailedError("read: Input/output error")
+        return read(self, handle, min(count, size - offset), offset)
+
+    monkeypatch.setattr(FaultyDisk, "read", failing, raising=False)
+    assert len(reload(inbox)) == 10
+
+
+def test_recovering_goes_on_when_an_object_was_dropped_since_the_try_before(inbox, disk):
+    fill(inbox, 0, 10)
+    sync(inbox)
+    fill(inbox, 10, 20)
+    inbox.begin_sync()
+    sync_directory = disk.sync_directory
+
+    def refuse(path):
+        raise StoreFailedError("sync: refused")
+
+    disk.sync_directory = refuse
+    with pytest.raises(StoreFailedError):
+        inbox.recover()
+    disk.sync_directory = sync_directory
+    inbox.remove(inbox.drop(SHAPE))
+    assert [len(symbols) for _, _, symbols in inbox.recover()] == [10]
