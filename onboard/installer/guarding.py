@@ -3,9 +3,9 @@
 import contextlib
 from pathlib import Path
 
-from onboard.errors import InstallError, StoreCorruptError, StoreError, StoreFullError
+from onboard.errors import InstallError, StoreCorruptError, StoreFullError
 from onboard.installer.threads import check_stop
-from onboard.scrub.guard import GUARD_NAMES, PARITY_NAME, build_guard
+from onboard.scrub.guard import build_guard
 from onboard.store.disk import Disk, RealDisk
 from protocol.manifest import Manifest
 from protocol.report import Reason
@@ -20,10 +20,7 @@ def add_guard(part: Path, *, manifest: Manifest, disk: Disk | None = None) -> No
     """
     disk = disk or RealDisk()
     try:
-        build_guard(part, manifest.files, manifest.release_digest, disk, lambda size: check_stop())
+        with contextlib.suppress(StoreFullError):
+            build_guard(part, manifest.files, manifest.release_digest, disk, lambda size: check_stop())
     except StoreCorruptError as error:
         raise InstallError(str(error), reason=Reason.DISK_FAILED, hint="check the medium") from error
-    except StoreFullError:
-        with contextlib.suppress(StoreError):
-            for name in (*GUARD_NAMES, PARITY_NAME):
-                disk.unlink(part / name)

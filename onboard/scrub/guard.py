@@ -19,6 +19,7 @@ which keeps the digest of the release, covers it all. A wrong guard costs a fals
 Each page of the table is taken from whichever copy is right. `cell` below is an index in the table.
 """
 
+import contextlib
 import hashlib
 import struct
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ from pathlib import Path
 
 import numpy as np
 
-from onboard.errors import StoreCorruptError
+from onboard.errors import StoreCorruptError, StoreError, StoreFullError
 from onboard.scrub.blocks import GROUPS_MAX, ZONE_BLOCKS, BlockMap
 from onboard.scrub.core import HASH_SIZE, LEAF_SIZE, leaf_hash, solve_group, syndrome_of
 from onboard.scrub.damage import Flip
@@ -246,12 +247,17 @@ def build_guard(
     listed = sorted(files, key=lambda entry: entry.name)
     evidence = [entry for name in EVIDENCE_NAMES if (entry := _evidence(directory, name, disk)) is not None]
     head = GuardHead(digest=digest, files=(*listed, *evidence), num_listed=len(listed))
-    builder = _Builder(directory, head, disk, on_step)
-    table = builder.run()
-    pages = [table[at : at + LEAF_SIZE] for at in range(0, len(table), LEAF_SIZE)]
-    page_hashes = b"".join(map(leaf_hash, pages))
-    for name in GUARD_NAMES:
-        _write(disk, directory / name, _encode(head, page_hashes, table))
+    try:
+        table = _Builder(directory, head, disk, on_step).run()
+        pages = [table[at : at + LEAF_SIZE] for at in range(0, len(table), LEAF_SIZE)]
+        page_hashes = b"".join(map(leaf_hash, pages))
+        for name in GUARD_NAMES:
+            _write(disk, directory / name, _encode(head, page_hashes, table))
+    except StoreFullError:
+        with contextlib.suppress(StoreError):  # half a guard is worth nothing, and takes what others wait for
+            for name in (*GUARD_NAMES, PARITY_NAME):
+                disk.unlink(directory / name)
+        raise
     return Guard(directory, head, page_hashes, disk)
 
 

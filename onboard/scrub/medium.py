@@ -21,6 +21,8 @@ from onboard.store.disk import Disk, RealDisk
 
 READ_SIZE = 1024 * 1024
 _REFUSED = {errno.EINVAL, errno.ENOTSUP}
+# What a sector that cannot be read says: past the page cache the block layer's own words come through.
+_UNREADABLE = {errno.EIO, errno.ENODATA, errno.EILSEQ, errno.EREMOTEIO, errno.EBADMSG, errno.ETIMEDOUT}
 
 
 OnStep = Callable[[int], None]
@@ -74,10 +76,11 @@ class DirectMedium:
             self._fill(offset, size, view)
         except OSError as error:
             if self.is_direct and error.errno in _REFUSED:  # it opens so, and does not read so
+                handle = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)  # first: what is closed twice is somebody's
                 os.close(self._handle)
-                self._handle, self.is_direct = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC), False
+                self._handle, self.is_direct = handle, False
                 return self.read(offset, size)
-            if error.errno != errno.EIO:
+            if error.errno not in _UNREADABLE:
                 raise
             self._fill_in_pieces(offset, size, view)
         return view[:size]
@@ -102,7 +105,7 @@ class DirectMedium:
             try:
                 self._fill(offset + at, length, view[at : at + LEAF_SIZE])
             except OSError as error:
-                if error.errno != errno.EIO:
+                if error.errno not in _UNREADABLE:
                     raise
                 view[at : at + length] = bytes(length)
 

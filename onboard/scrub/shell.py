@@ -131,7 +131,7 @@ class Scrubber:
         """Scrub one release, or all of them, now; without `is_fast` at the slow pace, from the next step on.
 
         Raises:
-            StoreError: a release cannot be scrubbed at all.
+            StoreError: the one release cannot be scrubbed at all; of all, one that cannot is told among the outcomes.
         """
         if not is_fast:
             first = digest or next(iter(self._given.releases()), bytes(32))
@@ -139,7 +139,13 @@ class Scrubber:
             return []
         outcomes = []
         for each in [digest] if digest else list(self._given.releases()):
-            outcome = await self._scrub_whole(each)
+            try:
+                outcome = await self._scrub_whole(each)
+            except (StoreError, OSError) as error:
+                if digest:
+                    raise
+                outcome = _not_scrubbed(each, error)  # the others have nothing to do with it
+                self._given.telemetry.emit(events.SCRUB_FAILED, release=each.hex()[:16], error=str(error))
             if outcome is not None:
                 outcomes.append(outcome)
         return outcomes
@@ -229,10 +235,10 @@ class Scrubber:
     def _forget_gone(self, releases: Sequence[bytes]) -> None:
         """What was lost of a release that is no longer on board is not asked for any more."""
         gone = [digest for digest, _ in self.ledger.lost if digest not in releases]
-        if gone:
-            self._keep(self.ledger.without(releases))
         for digest in gone:
             self._say(DamageReport(release=digest, lost=()))
+        if gone:
+            self._keep(self.ledger.without(releases))  # after the message: better said twice than never
 
     def _read_step(self, digest: bytes, cell: int) -> tuple[int | None, int | None]:
         """Read the next megabyte, in the thread; returns bytes read (None: there is work) and where to go on."""
@@ -292,6 +298,10 @@ class Scrubber:
     def _note(self, outcome: ScrubOutcome) -> None:
         given, before = self._given, self.ledger.lost_of(outcome.release)
         self._sizes[outcome.release] = outcome.num_bytes
+        if outcome.trouble and not outcome.lost:
+            outcome = replace(outcome, lost=before)  # nothing was written: what was lost is not back
+        if outcome.lost != before:
+            self._ask_for(outcome)  # before the ledger: after a power cut between the two it is said again
         ledger = self.ledger.with_outcome(outcome, boot=given.boot, uptime_s=self._uptime_s)
         self._keep(ledger)
         self._forget_gone(given.releases())
@@ -306,8 +316,6 @@ class Scrubber:
             )
         if outcome.trouble:
             given.telemetry.emit(events.SCRUB_FAILED, release=release, error=outcome.trouble)
-        if outcome.lost != before:
-            self._ask_for(outcome)
         given.telemetry.emit(events.RELEASE_SCRUBBED, release=release, flips=outcome.num_found)
 
     def _ask_for(self, outcome: ScrubOutcome) -> None:
@@ -359,6 +367,10 @@ class Scrubber:
             self._stopped.wait(_YIELD_S)
         if self._stopped.is_set():
             raise ScrubStoppedError
+
+
+def _not_scrubbed(digest: bytes, error: Exception) -> ScrubOutcome:
+    return ScrubOutcome(release=digest, flips=(), lost=(), num_bytes=0, is_direct=False, trouble=str(error))
 
 
 def _where(flips: Sequence[Flip]) -> str:

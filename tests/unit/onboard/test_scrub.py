@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from onboard.errors import StoreFullError
 from onboard.scrub import guard as guard_module
 from onboard.scrub import repair as repair_module
 from onboard.scrub.blocks import BlockMap
@@ -242,3 +243,31 @@ def test_blocks_of_a_group_lie_far_apart():
     assert sorted(block for group in groups for block in group) == list(range(106))
     assert all(len(group) <= GROUP_SIZE for group in groups)
     assert all(later - earlier == len(groups) for group in groups for earlier, later in itertools.pairwise(group))
+
+
+@pytest.mark.parametrize("error", [errno.EIO, errno.ENODATA, errno.EILSEQ])
+def test_a_sector_that_cannot_be_read_is_repaired_whatever_the_block_layer_calls_it(tmp_path, monkeypatch, error):
+    release = GuardedRelease(tmp_path / "r")
+    path, preadv = tmp_path / "r" / MODEL, os.preadv
+    bad = path.stat().st_ino
+
+    def failing(handle, buffers, offset):
+        size = sum(map(len, buffers))
+        if os.fstat(handle).st_ino == bad and offset <= 8192 < offset + size:
+            raise OSError(error, os.strerror(error))
+        return preadv(handle, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", failing)
+    outcome = release.scrub()
+    assert (outcome.lost, outcome.trouble) == ((), "")
+    assert release.is_whole
+    assert path.stat().st_ino != bad
+
+
+def test_a_guard_that_found_no_room_leaves_none_of_itself_on_the_full_disk(tmp_path):
+    release = GuardedRelease(tmp_path / "r", has_guard=False)
+    release.disk = FaultyDisk()
+    release.disk.room_bytes = 5000
+    with pytest.raises(StoreFullError):
+        release.scrub()
+    assert {path.name for path in (tmp_path / "r").iterdir()} == {*SMALL, ".sha256sums"}

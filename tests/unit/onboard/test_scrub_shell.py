@@ -400,3 +400,58 @@ def test_a_damage_report_says_when_it_is_not_all():
     for ranges in ([[0, 0, 0]], [[0, 10, 20], [0, 5, 5]], [[1, 0, 1], [0, 0, 1]], [[0, 0]], [[-1, 0, 1]]):
         with pytest.raises(DecodeError):
             DamageReport.from_body({**body, "lost": ranges})
+
+
+def test_what_is_lost_is_said_before_it_is_noted_so_that_a_power_cut_between_loses_no_question(tmp_path, monkeypatch):
+    craft = Craft(tmp_path)
+    lost = ruin(craft.releases[0])
+    monkeypatch.setattr(craft, "say", lambda kind, *, body: 1 / 0)  # the power goes
+    with pytest.raises(ZeroDivisionError):
+        craft.scrub()
+    monkeypatch.undo()
+    monkeypatch.setattr("onboard.scrub.repair._SEARCHES_MAX", 0)
+    craft.scrub()
+    assert [DamageReport.from_body(body).lost for _, body in craft.said] == [lost]
+    craft.gone.add(craft.releases[0].digest)
+    monkeypatch.setattr(craft, "say", lambda kind, *, body: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(_forget_gone(craft))
+    monkeypatch.undo()
+    asyncio.run(_forget_gone(craft))
+    assert DamageReport.from_body(craft.said[-1][1]).lost == ()
+
+
+async def _forget_gone(craft):
+    craft.scrubber()._forget_gone([])
+
+
+def test_a_disk_that_takes_no_repair_does_not_make_what_was_lost_whole(tmp_path, monkeypatch):
+    craft = Craft(tmp_path)
+    lost = ruin(craft.releases[0])
+    craft.scrub()
+
+    def full(*args):
+        raise StoreFullError("no space")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(RealDisk, "allocate", full)
+        (outcome,) = craft.scrub()
+    assert outcome.trouble
+    assert [DamageReport.from_body(body).lost for _, body in craft.said] == [lost]
+    craft.scrub()
+    assert len(craft.said) == 1
+
+
+def test_one_release_that_cannot_be_scrubbed_does_not_keep_the_others_from_it(tmp_path):
+    craft = Craft(tmp_path, 2)
+    first, second = craft.releases
+    for name in GUARD_NAMES:
+        (first.directory / name).unlink()
+    craft.files_of = lambda directory, digest: (_ for _ in ()).throw(StoreFullError("no file list"))
+    second.flip_any(2)
+    outcomes = craft.scrub()
+    assert [outcome.is_whole for outcome in outcomes] == [False, True]
+    assert "no file list" in outcomes[0].trouble
+    assert second.is_whole
+    with pytest.raises(StoreFullError):
+        craft.scrub(first.digest)
