@@ -4,7 +4,7 @@ What is there is copied on board, once it was found right there; so the update i
 No twin and no canary: the release was tried before, and the files' digests say that it is the same again.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from groundsegment.damage import damage_of
@@ -19,7 +19,7 @@ from groundsegment.packer.tensors.parts import WHOLE_FILE, Part, bytes_part
 from groundsegment.staging.base import ChosenBase, HashedRelease, hash_release
 from groundsegment.staging.checks import open_updates_to, symbol_size_of
 from groundsegment.staging.records import Prepared, StageOptions
-from protocol.damage import LostRange
+from protocol.damage import DamageReport, LostRange
 from protocol.limits import SEGMENT_SIZE_MAX
 from protocol.manifest import FileEntry
 
@@ -98,4 +98,21 @@ def _lost_of(depot: Depot, satellite: str, release: HashedRelease) -> tuple[Lost
     sizes = [entry.size_bytes for entry in release.files]
     if any(each.file >= len(sizes) or each.offset + each.size > sizes[each.file] for each in found.lost):
         raise InputError(f"{satellite} lost bytes that this release never had", hint="have it scrub again")
-    return found.lost
+    return with_all_behind(found, sizes)
+
+
+def with_all_behind(report: DamageReport, sizes: Sequence[int]) -> tuple[LostRange, ...]:
+    """Return what was lost; where that is more than a message takes, all behind what it lists.
+
+    Without it the repair would wait on board for ever, for what is lost cannot be copied there.
+
+    Args:
+        report: with at least one range.
+        sizes: of the release's files.
+    """
+    if report.is_all:
+        return report.lost
+    *others, last = report.lost  # they rise, and the first ones are listed
+    behind = [LostRange(file=last.file, offset=last.offset, size=sizes[last.file] - last.offset)]
+    behind += [LostRange(file=file, offset=0, size=sizes[file]) for file in range(last.file + 1, len(sizes))]
+    return (*others, *(each for each in behind if each.size))

@@ -5,17 +5,19 @@ nothing that was open may be trusted. What was in place stays known meanwhile. C
 the lock of the release: whoever clears it away holds it too.
 """
 
+import contextlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from onboard.errors import InstallError, StoreCorruptError
+from onboard.errors import InstallError, StoreCorruptError, StoreError
 from onboard.installer.acceptance import open_release_key
 from onboard.installer.assemble import Assembly, Plan
 from onboard.installer.guarding import add_guard
-from onboard.installer.release import ReleaseDirectory
+from onboard.installer.release import ReleaseDirectory, delete_tree
 from onboard.installer.threads import in_thread
 from onboard.installer.update_file import AcceptedUpdate
+from onboard.store.disk import RealDisk
 from onboard.store.layout import StateLayout
 from protocol.ranges import RangeSet
 from protocol.report import Reason
@@ -90,6 +92,8 @@ class Building:
         self._assembly = None
         if await in_thread(_is_sealed_and_whole, self._layout.release(self.digest), self.digest):
             self._is_whole = True
+            with contextlib.suppress(StoreError):  # what was reserved to repair it; the next start deletes what is left
+                await in_thread(delete_tree, self._layout.release_part(self.digest), RealDisk())
             return
         key = open_release_key(manifest, self._private_key, satellite=self._satellite)
         plan = Plan(manifest=manifest, release_key=key, base=self._base())

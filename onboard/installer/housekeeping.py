@@ -71,7 +71,12 @@ def delete_leftovers(
 
 def _delete_scaffolding(release: Path, disk: Disk) -> Iterator[tuple[str, StoreError | None]]:
     """A cut came after a release got its name, and before what was needed to build it was deleted."""
-    for name in disk.list_directory(release):
+    try:
+        names = disk.list_directory(release)
+    except StoreError as error:  # one directory that cannot be read is no reason not to start
+        yield release.name, error
+        return
+    for name in names:
         if name == PROGRESS_NAME or name.startswith(_CARRIED_PREFIX):
             try:
                 disk.unlink(release / name)

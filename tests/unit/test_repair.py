@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from groundsegment.depot.records import ReceivedMessage
 from groundsegment.packer.packing import Sources, pack
 from groundsegment.packer.plan import PackPlan
 from groundsegment.packer.workers import Workers
-from groundsegment.staging.repairing import repair_survey
+from groundsegment.staging.repairing import repair_survey, with_all_behind
 from onboard.installer.assemble import Assembly, Plan
 from onboard.installer.release import ReleaseDirectory, copy_release
 from onboard.scrub.guard import Guard, build_guard
@@ -212,3 +213,48 @@ def test_only_what_was_lost_is_in_the_segments(tmp_path):
     assert {row.codec for row in rows} <= {SegmentCodec.COPY, SegmentCodec.STORED, SegmentCodec.TENSOR}
     assert sum(row.raw_size for row in rows) == sum(map(len, FILES.values()))
     assert sum(row.stored_size for row in rows) < sum(each.size for each in lost) + 500
+
+
+def test_where_more_is_lost_than_a_message_takes_all_behind_it_is_sent(tmp_path, monkeypatch):
+    """What is not listed lies behind what is; a repair without it would wait on board for ever."""
+    monkeypatch.setattr("protocol.damage.RANGES_MAX", 1)
+    damaged = Damaged(tmp_path / "board")
+    said = DamageReport.from_body(DamageReport(release=damaged.digest, lost=damaged.lost).to_body())
+    assert (len(said.lost), len(damaged.lost), said.is_all) == (1, 2, False)
+    entries = damaged.ground.make_update(FILES).manifest.files
+    update, _ = repair_of(damaged.ground, tmp_path, with_all_behind(said, [entry.size_bytes for entry in entries]))
+    asyncio.run(damaged.fly(update, UpdateState.CONFIRMED))
+    assert damaged.is_whole
+
+
+def test_all_that_was_said_to_be_lost_is_sent_and_nothing_else():
+    said = DamageReport(release=bytes(32), lost=(LostRange(file=1, offset=4096, size=4096),))
+    assert with_all_behind(said, [10, 20_000, 0, 30]) == said.lost
+    assert with_all_behind(replace(said, is_all=False), [10, 20_000, 0, 30]) == (
+        LostRange(file=1, offset=4096, size=20_000 - 4096),
+        LostRange(file=3, offset=0, size=30),
+    )
+
+
+def test_what_was_reserved_for_a_repair_is_given_back_when_the_release_is_whole_without_it(tmp_path):
+    damaged = Damaged(tmp_path / "board")
+    whole = {name: damaged.directory / name for name in FILES}
+    update, _ = repair_of(damaged.ground, tmp_path, damaged.lost)
+
+    async def until(installer, state):
+        async with asyncio.timeout(10):
+            while installer.status().first.state is not state:
+                await asyncio.sleep(0.005)
+
+    async def fly():
+        async with damaged.board.life() as installer:
+            await damaged.board.hand_over(update.metadata, ObjectKind.METADATA)
+            await until(installer, UpdateState.RECEIVING)
+            assert damaged.board.layout.release_part(damaged.digest).exists()
+        for name, path in whole.items():
+            path.write_bytes(FILES[name])
+        async with damaged.board.life() as installer:
+            await until(installer, UpdateState.CONFIRMED)
+        assert not damaged.board.layout.release_part(damaged.digest).exists()
+
+    asyncio.run(fly())

@@ -419,3 +419,20 @@ def test_what_building_left_in_a_sealed_release_goes_at_the_next_start_and_nothi
 
     asyncio.run(board.boot().start())
     assert {path.name for path in release.iterdir()} - {".guard-0", ".guard-1", ".parity"} == whole
+
+
+def test_a_release_whose_directory_cannot_be_read_does_not_keep_the_installer_from_starting(board, ground):
+    old = board.provision(OLD, name="old")
+    board.provision(NEW, name="new")
+    directory = board.layout.release(old)
+    for path in directory.iterdir():
+        path.unlink()
+    directory.rmdir()
+    directory.touch()  # to list it is refused, as a damaged file system refuses it
+
+    async def run():
+        async with board.life():
+            return board.telemetry.counters()
+
+    assert asyncio.run(run())["leftover_stays"] == 1
+    assert directory.exists()
