@@ -95,6 +95,9 @@ def _parameter(length: int, count: int) -> int:
 
 def _read_unary(packed: NDArray[np.uint8], count: int) -> Places:
     """Return how many 0 bits are before each 1."""
+    # All of them are at most 2.09 times as many bits as ones, for how k is chosen: more gets no memory.
+    if 8 * packed.size > 4 * count + 7:
+        raise DecodeError(f"{packed.size} bytes of gaps in unary for {count} things")
     bits = np.unpackbits(packed)
     ones = np.flatnonzero(bits)
     last = int(ones[-1]) + 1 if ones.size else 0

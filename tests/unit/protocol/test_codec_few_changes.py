@@ -79,7 +79,7 @@ def test_gaps_take_little_more_than_their_entropy(rate):
         (b"\x05\xff", "at most"),
         (b"\x02\x80", "bytes of gaps, 2"),
         (b"\x02\x80\x00\x00", "gaps in"),
-        (b"\x02\xc0\x00\x00\x00", "gaps in"),
+        (b"\x02\xc0\x00\x00\x00", "gaps in unary for 2"),
         (b"\x02\x0c\x00\x00", "a rare thing"),
         (b"\x02\xc0\x00\x01", "surplus"),
     ],
@@ -87,6 +87,16 @@ def test_gaps_take_little_more_than_their_entropy(rate):
 def test_bytes_that_are_no_gaps_are_refused(data, match):
     with pytest.raises(DecodeError, match=match):
         gaps.decode(data, [200], 4)
+
+
+def test_more_bytes_than_so_few_gaps_could_have_get_no_memory():
+    data = b"\x02" + b"\xff" * MIB
+    tracemalloc.start()
+    with pytest.raises(DecodeError, match="for 2 things"):
+        gaps.decode(data, [200], 4)
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < 2 * MIB
 
 
 @pytest.mark.parametrize("width", [1, 3, 8, 16, 17, 64, 120, 127])
