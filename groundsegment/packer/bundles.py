@@ -38,7 +38,7 @@ class Index:
     @classmethod
     def open(cls, path: Path, plan_digest: str) -> "Index":
         """Read the index, if it is of this plan; start a new one otherwise."""
-        lines = path.read_text(encoding="ascii").splitlines() if path.exists() else []
+        lines = path.read_text(encoding="ascii", errors="replace").splitlines() if path.exists() else []
         entries = []
         for line in lines[1:]:
             try:

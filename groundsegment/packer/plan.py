@@ -162,9 +162,17 @@ class PackPlan:
             "base": self.base_digest,
             "bundle_size": self.bundle_size_bytes,
             "level": self.level,
+            "segments": self._segments_digest(),
             **({"lost": [[each.file, each.offset, each.size] for each in self.lost]} if self.lost else {}),
         }
         return hashlib.sha256(pack_map(decisive)).hexdigest()
+
+    def _segments_digest(self) -> bytes:
+        """What is in which segment: matching compares floats, and machines differ in how they round."""
+        found = hashlib.sha256()
+        for job in self.survey.jobs():
+            found.update(ascii(job).encode() + b"\n")
+        return found.digest()
 
     def segments(self, first: int = 0) -> Iterator[SegmentPlan]:
         """Yield the segments in order, from number `first` on."""

@@ -79,7 +79,7 @@ def test_what_is_there_is_used_again(job):
     assert times == {path: path.stat().st_mtime_ns for path in times}
 
 
-@pytest.mark.parametrize("damage", ["flip", "shorten", "remove", "tear the index", "garbage in the index"])
+@pytest.mark.parametrize("damage", ["flip", "shorten", "remove", "tear the index", "garbage in the index", "no text"])
 def test_what_is_damaged_is_made_again_from_there_on(job, damage):
     first = run(job)
     bundle, index = job[2] / "bundle-00002.skb", job[2] / "index.jsonl"
@@ -94,6 +94,8 @@ def test_what_is_damaged_is_made_again_from_there_on(job, damage):
         bundle.unlink()
     elif damage == "tear the index":
         index.write_text("".join(lines[:3]) + lines[3][:20])
+    elif damage == "no text":
+        index.write_bytes("".join(lines[:3]).encode() + b"\xff\xfe\n")
     else:
         index.write_text("".join(lines[:3]) + "[1, 2]\n" + "".join(lines[4:]))
     again = run(job)
@@ -126,6 +128,7 @@ def test_every_decisive_input_changes_the_plans_digest(job):
         {"base_digest": bytes(32)},
         {"bundle_size_bytes": 1},
         {"level": 4},
+        {"survey": dataclasses.replace(plan.survey, segment_bytes=SEGMENT_SIZE // 2)},
     ]
     digests = {plan.digest()} | {dataclasses.replace(plan, **change).digest() for change in changes}
     assert len(digests) == 1 + len(changes)
