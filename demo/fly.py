@@ -235,7 +235,7 @@ def facts(rehearsal: Rehearsal, update: dict[str, Any], summary: dict[str, Any],
         "bytes on the link": f"{size_text(summary.get('bytes_sent', 0))}, "
         f"{summary.get('link_ratio') or 0:.3f} x payload / (1 - loss)",
         "contacts": f"{summary.get('contacts_used', '?')}, {summary.get('transfer_s', 0):.1f} s until all was there",
-        "frames": f"{summary.get('frames_sent', 0):,} sent, {up.get('lost', summary.get('frames_lost', 0)):,} lost",
+        "frames": f"{summary.get('frames_sent', 0):,} sent, {up.get('lost', summary.get('frames_lost') or 0):,} lost",
         "swap": swap_text(summary.get("swap_ms")),
         "slowest answer meanwhile": f"{chatter.slowest_s:.1f} s",
     }

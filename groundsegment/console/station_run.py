@@ -155,9 +155,10 @@ def _print_summary(values: dict[str, Any]) -> None:
         reason = f" ({entry['reason']})" if entry["reason"] else ""
         out.print(f"{entry['release']}  {entry['update']}  {entry['state']}{reason}", markup=False)
     contacts = f"{values['contacts_used']} contact{'s' if values['contacts_used'] != 1 else ''}"
+    lost = "loss unknown" if values["frames_lost"] is None else f"about {values['frames_lost']} frames lost"
     out.print(
-        f"{values['name']}: {contacts}, {values['frames_sent']} frames, {format_bytes(values['bytes_sent'])} sent, "
-        f"about {values['frames_lost']} frames lost",
+        f"{values['name']}: {contacts}, {values['frames_sent']} frames, "
+        f"{format_bytes(values['bytes_sent'])} sent, {lost}",
         markup=False,
     )
 

@@ -130,13 +130,15 @@ def print_summary(values: dict[str, Any]) -> None:
         ratio = f" ({values['link_ratio']:.3f} x the limit)" if values["link_ratio"] else ""
         brought = f"{format_bytes(values['brought_bytes'])} of updates brought"
         contacts = f"{values['contacts_used']} contact{'s' if values['contacts_used'] != 1 else ''}"
+        lost = "loss unknown" if values["frames_lost"] is None else f"about {values['frames_lost']} lost"
         out.print(
             f"{brought}, {format_bytes(values['bytes_sent'])} on the link"
             f"{ratio}, {values['frames_sent']} frames,\n"
-            f"about {values['frames_lost']} lost, {contacts}, {format_duration(values['duration_s'])}",
+            f"{lost}, {contacts}, {format_duration(values['duration_s'])}",
             markup=False,
         )
     if not values["updates"] and values["state"] not in OPEN_STATES:
-        out.print(f"nothing left to fly: the last update is {values['state']}", markup=False)
+        standing = f"the last update is {values['state']}" if values["state"] else "no update is staged"
+        out.print(f"nothing left to fly: {standing}", markup=False)
     if values["serving"]:
         out.print(f"serving {values['serving']}", markup=False)

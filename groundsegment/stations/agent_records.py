@@ -40,7 +40,7 @@ class AgentSummary:
 
     Attributes:
         updates: those that were flown, as they stand.
-        contacts, frames_sent, bytes_sent, frames_lost: see `FlightSummary`, over all flights.
+        contacts, frames_sent, bytes_sent, frames_lost: see `FlightSummary`, over all flights; lost of those that know.
         syncs: with home.
         is_decided: nothing is left to fly.
         is_interrupted: somebody asked us to stop.
@@ -51,7 +51,7 @@ class AgentSummary:
     contacts: int = 0
     frames_sent: int = 0
     bytes_sent: int = 0
-    frames_lost: int = 0
+    frames_lost: int | None = None
     syncs: int = 0
     is_decided: bool = False
     is_interrupted: bool = False
@@ -59,6 +59,7 @@ class AgentSummary:
 
     def with_flight(self, flight: FlightSummary) -> "AgentSummary":
         """Return the sum with one more flight."""
+        known = [lost for lost in (self.frames_lost, flight.frames_lost) if lost is not None]
         flown = {entry.handle: entry for entry in (*self.updates, *flight.updates)}
         return replace(
             self,
@@ -66,5 +67,5 @@ class AgentSummary:
             contacts=self.contacts + flight.contacts,
             frames_sent=self.frames_sent + flight.frames_sent,
             bytes_sent=self.bytes_sent + flight.bytes_sent,
-            frames_lost=self.frames_lost + flight.frames_lost,
+            frames_lost=sum(known) if known else None,
         )

@@ -60,6 +60,9 @@ class FlightBook:
         self._log: ContactLog | None = None
         self._mark = (0, 0)
         self._events: list[Event] = []
+        self._closed: list[
+            UpdateFlight
+        ] = []  # since the last tick: what their last reports brought is still to be shown
         self._saved_s = self._ticked_s = self._begun_s = self._contact_s = self._start_unix_s = 0.0
         self._rate_mark = (0.0, 0, 0.0)
         self._totals_before, self._down_before = (0, 0), downlink.statistics()
@@ -101,6 +104,7 @@ class FlightBook:
     def close_flight(self, flight: UpdateFlight, *, p_complete: float) -> None:
         """No more is sent of an update."""
         update = flight.update
+        self._closed.append(flight)
         before = next((entry.brought_bytes for entry in self.flown if entry.handle == update.handle), 0)
         self.flown = [entry for entry in self.flown if entry.handle != update.handle]  # it gave way before
         self.flown.append(
@@ -127,7 +131,7 @@ class FlightBook:
             updates=tuple(self.flown),
             frames_sent=self.frames_sent,
             bytes_sent=self.bytes_sent,
-            frames_lost=round(self.frames_sent * (share_lost or 0.0)),
+            frames_lost=None if share_lost is None else round(self.frames_sent * share_lost),
             contacts=self.num_contacts,
             duration_s=duration_s,
             transfer_s=self.transfer_s,
@@ -196,7 +200,9 @@ class FlightBook:
         self._ticked_s = now
         events: Sequence[Event] = tuple(self._events)
         self._events.clear()
-        shown = ((flight.update, flight.statistics(now)) for flight in flights.shown)
+        closed = [flight for flight in self._closed if flight not in flights.shown]
+        self._closed.clear()
+        shown = ((flight.update, flight.statistics(now)) for flight in (*closed, *flights.shown))
         self._on_tick(
             FlightView(
                 now_s=unix_s,

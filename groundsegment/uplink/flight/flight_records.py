@@ -76,7 +76,7 @@ class FlightView:
 
     Attributes:
         now_s: Unix seconds.
-        updates: that fly, most urgent first; none before the first contact.
+        updates: that fly, or flew until now, most urgent first; none before the first contact.
         link: of the core, as of all updates together; None before it is made.
         contact: the current one, or the next one.
         contact_number: counted from 1.
@@ -129,7 +129,7 @@ class FlightSummary:
     Attributes:
         updates: those that were flown, in order.
         frames_sent, bytes_sent: up, of all kinds, frames whole.
-        frames_lost: estimated from reports.
+        frames_lost: estimated from reports; None if none told.
         contacts: used.
         duration_s: of the whole run.
         transfer_s: of contact time, until all bundles of the last update were on board.
@@ -145,7 +145,7 @@ class FlightSummary:
     updates: tuple[UpdateSummary, ...]
     frames_sent: int
     bytes_sent: int
-    frames_lost: int
+    frames_lost: int | None
     contacts: int
     duration_s: float
     transfer_s: float
