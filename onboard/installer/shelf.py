@@ -22,6 +22,7 @@ from onboard.store.disk import RealDisk
 from onboard.store.layout import StateLayout
 from onboard.store.record import KnownRelease, OnboardRecord, RecordStore
 from onboard.telemetry import Telemetry
+from protocol.adapters.names import NOTE_NAME
 from protocol.objects import object_handle
 
 _LISTING_HINT = "`skyloadd releases` lists what is on board"
@@ -158,10 +159,14 @@ class Shelf:
         return frozenset((*self.bases(), *self._bases_of_adapters()))
 
     def _bases_of_adapters(self) -> Iterator[bytes]:
-        for release in self.store.record.releases:
-            base = base_of(self.layout.release(release.digest))
-            if base is not None:
+        releases = self.store.record.releases
+        for release in releases:
+            directory = self.layout.release(release.digest)
+            base = base_of(directory)
+            if base is not None and self.store.record.release(base) is not None:
                 yield base
+            elif (directory / NOTE_NAME).exists():  # it is damaged: until it is repaired, the base may be any of them
+                yield from (other.digest for other in releases if other != release)
 
     async def clear_away(self, digest: bytes) -> None:
         """Delete what was built of a release, unless the record knows it or a pending update makes it."""

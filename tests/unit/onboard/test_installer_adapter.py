@@ -130,6 +130,18 @@ def test_a_merged_release_lets_its_base_go(board):
     assert {release.digest for release in board.record.releases} == {update.digest, digest_of(OTHER)}
 
 
+@pytest.mark.parametrize("at", [0, 20], ids=["no note any more", "names another base"])
+def test_a_flipped_bit_in_what_names_the_base_does_not_let_it_be_deleted(board, at):
+    base, adapter = digest_of(BASE), update_of(board, AdapterUse.BESIDE)
+    assert asyncio.run(board.fly(adapter)) is UpdateState.CONFIRMED
+    note = board.layout.release(adapter.digest) / "skyload_adapter.json"
+    data = bytearray(note.read_bytes())
+    data[at] ^= 1
+    note.write_bytes(data)
+    assert asyncio.run(board.fly(board.ground.make_update(OTHER))) is UpdateState.CONFIRMED
+    assert base in {known.digest for known in board.record.releases}
+
+
 def test_one_adapter_of_two_bases_makes_two_releases(board):
     second = {**BASE, "config.json": b'{"model_type": "other"}'}
     digests = {make_adapter_update(board.ground, ADAPTER, base, AdapterUse.BESIDE).digest for base in (BASE, second)}
