@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from protocol.codec.fourbit import cells, grouped
 from protocol.codec.fourbit.affine import Shift
 
-_CHUNK_GROUPS = 2048  # codes are 64 bits wide while they move: a whole segment of them would take 60 MB at a time
+# Codes are 64 bits wide while they move: a whole segment of them would take 60 MB at a time, and groups may be long.
+_CHUNK_GROUPS, _CHUNK_SIZE = 2048, 2**17
 Bytes = NDArray[np.uint8]
 
 
@@ -55,8 +56,9 @@ class Change:
             code_max: highest code.
             is_packed: whether a byte of the rows holds two codes.
         """
-        for start in range(0, self.moving.size, _CHUNK_GROUPS):
-            chunk = slice(start, start + _CHUNK_GROUPS)
+        number = max(1, min(_CHUNK_GROUPS, _CHUNK_SIZE // rows.shape[1]))
+        for start in range(0, self.moving.size, number):
+            chunk = slice(start, start + number)
             _carry(rows, self.moving[chunk], self.shift.take(chunk), code_max, is_packed)
 
 

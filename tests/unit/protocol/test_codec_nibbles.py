@@ -1,5 +1,6 @@
 """Slabs of four-bit codes: any bytes in any packing come back, contexts and predictions do what they promise."""
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from protocol.codec.fourbit.affine import Float
 from protocol.codec.fourbit.nibbles import NibbleLayout, Packing, Zeros
 from protocol.codec.payload import Stream
 from protocol.errors import DecodeError
+from protocol.limits import MIB
 from tests.fakes.packed_codes import Quantized, damage, entropy_bits, weights
 
 LEVEL = 8
@@ -217,3 +219,17 @@ def test_rows_that_did_not_change_cost_a_bit_each() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(still_units, "find", lambda *_: None)
         assert size < 0.98 * come_back(news, olds, layout)
+
+
+def test_long_groups_whose_scales_moved_take_as_little_memory_as_short_ones():
+    layout = NibbleLayout(packing=Packing.ROW, rows=64, columns=32_768, group=32_768, scales=Float.F16)
+    codes = np.random.default_rng(4).integers(0, 256, layout.sizes[0], np.uint8)
+    olds = [codes, np.full(layout.num_groups, 0x3C00, "<u2").view(np.uint8)]
+    news = [codes, np.full(layout.num_groups, 0x3D00, "<u2").view(np.uint8)]
+    parameters, streams = nibbles.encode(news, olds, layout, level=LEVEL)
+    tracemalloc.start()
+    made = nibbles.decode(parameters, streams, layout.sizes, olds)
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [part.tobytes() for part in made] == [new.tobytes() for new in news]
+    assert peak_bytes < 8 * MIB
