@@ -21,6 +21,7 @@ SEGMENT_SIZE_MAX = 4 * MIB  # raw bytes of one segment: bounds decoder memory
 SEGMENTS_PER_BUNDLE_MAX = 65536
 SEGMENTS_MAX = 2**32 - 1  # the nonce of a segment is its 32-bit number
 ZSTD_WINDOW_MAX = 8 * MIB  # bounds decompressor memory; the packer must not exceed it
+WINDOWS_SIZE_MAX = 32 * MIB  # of the base, that pieces of one segment may refer to: bounds the decoder's time
 
 MANIFEST_SIZE_MAX = 64 * KIB  # msgpack of empty maps can take 70x its size in memory
 METADATA_SIZE_MAX = 256 * KIB  # metadata object of one update, roots included: 16 hybrid roots of 15 kB each

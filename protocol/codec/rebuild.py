@@ -20,6 +20,7 @@ from protocol.codec.ggml import gguf
 from protocol.codec.kinds import TransformKind
 from protocol.codec.payload import Piece, Stream, TensorPayload
 from protocol.errors import DecodeError
+from protocol.limits import WINDOWS_SIZE_MAX
 
 ReadBase = Callable[[int, int, int], bytes]
 """(file of the base, offset, size) -> its bytes."""
@@ -73,6 +74,7 @@ def rebuild(payload: bytes, raw_size: int, read_base: ReadBase) -> list[tuple[in
     if decoded.raw_size != raw_size:
         raise DecodeError(f"tensor payload: {decoded.raw_size} bytes, {raw_size} expected")
     _check_overlaps(decoded)
+    _check_windows(decoded)
     runs = [run for piece in decoded.pieces for run in rebuild_piece(piece, read_base)]
     return sorted(runs, key=lambda run: run[0])
 
@@ -99,6 +101,13 @@ def _check_overlaps(payload: TensorPayload) -> None:
     for before, after in pairwise(extents):
         if before.offset + before.size > after.offset:
             raise DecodeError(f"tensor payload: extents overlap at {after.offset}")
+
+
+def _check_windows(payload: TensorPayload) -> None:
+    found = [piece for piece in payload.pieces if piece.transform is TransformKind.BYTES_MATCHES]
+    total = sum(matches.window_size(piece.parameters, len(piece.extents)) for piece in found)
+    if total > WINDOWS_SIZE_MAX:
+        raise DecodeError(f"tensor payload: windows of {total} bytes, {WINDOWS_SIZE_MAX} at most")
 
 
 def _read_olds(piece: Piece, read_base: ReadBase) -> list[NDArray[np.uint8]]:

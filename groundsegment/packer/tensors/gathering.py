@@ -15,7 +15,7 @@ from dataclasses import replace
 from groundsegment.packer.tensors.jobs import BaseWindow, PieceExtent, PieceJob
 from groundsegment.packer.tensors.parts import PartKind
 from protocol.codec.payload import PIECES_MAX
-from protocol.limits import KIB, MIB, ZSTD_WINDOW_MAX
+from protocol.limits import KIB, MIB, WINDOWS_SIZE_MAX, ZSTD_WINDOW_MAX
 
 _SMALL_SEGMENT = MIB
 _SMALL_BYTES, _SMALL_CODES, _SMALL_DELTA, _SMALL_NUMBERS = 64 * KIB, MIB, 4 * KIB, 128
@@ -27,7 +27,7 @@ class Gathered:
     """The pieces of a segment so far."""
 
     def __init__(self) -> None:
-        self.size_bytes = 0
+        self.size_bytes = self._windows_size = 0
         self._pieces: list[PieceJob] = []
         self._is_open = False  # whether the last piece is made of whole parts
 
@@ -39,7 +39,8 @@ class Gathered:
     def has_room(self, piece: PieceJob, segment_bytes: int) -> bool:
         """Tell whether a piece may come in; the first always may."""
         fits = self.size_bytes + piece.size_bytes <= segment_bytes and len(self._pieces) < PIECES_MAX
-        return fits or not self._pieces
+        is_within_reach = self._windows_size + _window_size(piece) <= WINDOWS_SIZE_MAX
+        return (fits and is_within_reach) or not self._pieces
 
     def add(self, piece: PieceJob, *, is_whole: bool) -> None:
         """Add a piece, to the last one if they are neighbours.
@@ -49,6 +50,7 @@ class Gathered:
             is_whole: whether it is all of its part.
         """
         self.size_bytes += piece.size_bytes
+        self._windows_size += _window_size(piece)
         if self._is_open and is_whole and _are_neighbours(self._pieces[-1], piece):
             self._pieces[-1] = _joined(self._pieces[-1], piece)
         else:
@@ -58,8 +60,12 @@ class Gathered:
     def take(self) -> tuple[PieceJob, ...]:
         """Return the pieces and start anew."""
         pieces = tuple(self._pieces)
-        self.size_bytes, self._pieces, self._is_open = 0, [], False
+        self.size_bytes, self._windows_size, self._pieces, self._is_open = 0, 0, [], False
         return pieces
+
+
+def _window_size(piece: PieceJob) -> int:
+    return piece.window.size_bytes if piece.window is not None else 0
 
 
 def _joined(last: PieceJob, piece: PieceJob) -> PieceJob:

@@ -5,13 +5,15 @@ import pytest
 
 from groundsegment.packer import stacking
 from groundsegment.packer.stacking import Source, encode_pieces
-from groundsegment.packer.tensors.jobs import BaseRef, PieceExtent, PieceJob
+from groundsegment.packer.tensors.gathering import Gathered
+from groundsegment.packer.tensors.jobs import BaseRef, BaseWindow, PieceExtent, PieceJob
 from groundsegment.packer.tensors.parts import Packed, Packing, PartKind, Role
 from groundsegment.packer.transforms import Effort
 from protocol.codec.fourbit.nibble_layout import NibbleLayout
 from protocol.codec.kinds import TransformKind
 from protocol.codec.payload import TensorPayload
 from protocol.codec.rebuild import rebuild
+from protocol.limits import SEGMENT_SIZE_MAX, ZSTD_WINDOW_MAX
 
 EFFORT = Effort.of_level(3)
 GROUP, COLUMNS = 32, 256
@@ -93,3 +95,18 @@ def test_a_stack_is_cut_where_a_piece_could_not_name_its_extents(monkeypatch):
     monkeypatch.setattr(stacking, "EXTENTS_MAX", 5)
     pieces = encode(*(matrix(100_000 * at, 64, seed=at) for at in range(5)))
     assert [len(piece.extents) for piece in pieces] == [4, 4, 2]
+
+
+def test_no_segment_looks_for_matches_in_more_of_the_base_than_a_decoder_reads():
+    gathered, room = Gathered(), []
+    for number in range(5):
+        extent = PieceExtent(role=Role.VALUES, offset=100 * number, size_bytes=1)
+        window = BaseWindow(file="old", offset=0, size_bytes=ZSTD_WINDOW_MAX)
+        piece = PieceJob(
+            parts=("a",), kind=PartKind.BYTES, dtype="U8", rows=1, columns=1, extents=(extent,), window=window
+        )
+        room.append(gathered.has_room(piece, SEGMENT_SIZE_MAX))
+        gathered.add(piece, is_whole=True)
+    assert room == [True] * 4 + [False]
+    gathered.take()
+    assert gathered.has_room(piece, SEGMENT_SIZE_MAX)

@@ -101,6 +101,24 @@ def test_a_frame_that_claims_more_than_there_is_to_be_gets_no_memory():
     assert peak_bytes < MIB
 
 
+@pytest.mark.parametrize("num_pieces", [4, 5])
+def test_all_windows_of_a_segment_are_bounded_before_the_base_is_read(num_pieces):
+    pieces = tuple(
+        Piece(
+            transform=TransformKind.BYTES_MATCHES,
+            extents=(Extent(offset=number, size=1, base_file=0),),
+            parameters=ZSTD_WINDOW_MAX.to_bytes(4, "big"),
+            streams=(replace(STREAM, count=1),),
+        )
+        for number in range(num_pieces)
+    )
+    asked = []
+    expected = "where 1 belong" if num_pieces == 4 else "windows of"
+    with pytest.raises(DecodeError, match=expected):
+        rebuild(TensorPayload(pieces=pieces).encode(), num_pieces, lambda *ask: asked.append(ask) or bytes(ask[2]))
+    assert len(asked) == (num_pieces == 4)
+
+
 @pytest.mark.parametrize(("size", "num_extents"), [(ZSTD_WINDOW_MAX + 1, 1), (ZSTD_WINDOW_MAX, 2)])
 def test_more_of_the_base_than_one_window_is_refused_before_it_is_read(size, num_extents):
     piece = Piece(
