@@ -170,6 +170,8 @@ class Uplink:
 
     def end_contact(self) -> None:
         """The link is gone; nothing is sent until the next contact."""
+        if self._is_up:
+            self._feedback.end_contact()
         self._is_up = False
 
     def receive_report(self, report: Report, *, session: bytes, sequence: int | None = None, now: float) -> None:

@@ -13,6 +13,7 @@ from groundsegment.uplink.sender.flight_log import FlightLog
 from groundsegment.uplink.sender.loss import LossEstimate
 
 SAMPLE_FRAMES_MIN = 64  # fewer say little
+_REST_FRAMES_MIN = 16  # of a contact that was too short for that
 SAMPLE_AIR_MIN = 4  # times the frames that are between the two ends
 TIMEOUT_S_FIRST = 3.0  # until a delay was measured: a second of syncing, a second of flight and queues, one spare
 TIMEOUT_S_MAX = 30.0
@@ -58,6 +59,11 @@ class Feedback:
         self._base: tuple[float, int] | None = None  # totals when this session was first heard
         self._latest = (0.0, 0)
         self._closed = (0, 0)  # totals of earlier sessions
+        self._first: tuple[float, int] | None = (
+            None  # when, frames received: of this contact's first report that counts
+        )
+        self._last = (-math.inf, 0)  # and of the last one
+        self._was_sampled = False  # whether this contact taught anything
         self._delay_s: float | None = None
         self._round_trip_s = math.inf
         self.was_heard_in_contact = False
@@ -69,8 +75,22 @@ class Feedback:
         self.heard_s = self._contact_start_s = now
         self._first_contact_s = min(self._first_contact_s, now)
         self.was_heard_in_contact = False
-        self._anchor = self._sequence = None
+        self._anchor = self._sequence = self._first = None
+        self._was_sampled = False
         self.loss, self.loss_down = self.loss.as_prior(), self.loss_down.as_prior()
+
+    def end_contact(self) -> None:
+        """A contact is over: if it was too short for a sample, what it counted in all is one."""
+        if self._was_sampled or self._first is None or self._round_trip_s >= _HISTORY_S:
+            return
+        (first_s, before), (last_s, after) = self._first, self._last
+        if last_s - first_s + self._round_trip_s > _HISTORY_S:
+            return
+        begun = self._sent_by(first_s - self._round_trip_s)
+        sent = int(self._sent_by(last_s - self._round_trip_s) - begun)
+        if sent >= _REST_FRAMES_MIN:
+            in_air = self._sent_by(first_s) - begun  # the round trip may be shorter than was seen so early
+            self._sample(sent=sent, arrived=min(after - before, sent), miscounted=in_air / SAMPLE_AIR_MIN)
 
     def sent(self, count: int, now: float) -> None:
         """Frames of any kind were sent."""
@@ -102,6 +122,7 @@ class Feedback:
             # What was sent into the silence met another link than this one, if any, and what a power cut took was not
             # lost on the link: nothing is learned from its fate.
             self._blind_until, self._blind_until_s, self._anchor = log.num_sent, now, None
+            self._first = None
         if not self.was_heard_in_contact:
             self._answered_s = now - self._contact_start_s
         self._session = session
@@ -112,6 +133,7 @@ class Feedback:
             log.settle_through(echo)
         if self._round_trip_s < _HISTORY_S:
             self._measure_loss(frames_received, now)
+        self._count(frames_received, now)
         log.settle_sent_before(now - self.timeout_s)
         # Who sends next to nothing is answered seldom: so many frames must go up before nobody seems to be there.
         unanswered = 1 - (1 - self.loss.mean) * (1 - self.loss_down.mean)
@@ -135,7 +157,7 @@ class Feedback:
 
     def exact_sample(self, *, sent: int, arrived: int) -> None:
         """Symbols of an open block: what was settled, and what of it was counted."""
-        self.loss = self.loss.with_sample(sent=sent, arrived=arrived, is_exact=True)
+        self._sample(sent=sent, arrived=arrived, is_exact=True)
 
     @property
     def delay_s(self) -> float | None:
@@ -221,6 +243,12 @@ class Feedback:
         else:
             self._delay_s = _FORGET * self._delay_s + (1 - _FORGET) * sample_s
 
+    def _count(self, received: int, now: float) -> None:
+        """Remember what the first report and the last one have counted, of what was sent while somebody answered."""
+        if self._blind_until_s >= max(self._contact_start_s, now - self._round_trip_s):
+            return
+        self._first, self._last = self._first or (now, received), (now, received)
+
     def _measure_loss(self, received: int, now: float) -> None:
         sent = self._sent_by(now - self._round_trip_s)
         in_air = self._num_sent - sent
@@ -237,9 +265,13 @@ class Feedback:
             return
         counted = min(arrived, num_sent)  # what is too much belongs to the next sample
         miscounted = _JITTER_S * num_sent / max(now - self._anchor_s, _JITTER_S)
-        self.loss = self.loss.with_sample(sent=num_sent, arrived=counted, miscounted=miscounted)
+        self._sample(sent=num_sent, arrived=counted, miscounted=miscounted)
         self._anchor_s = now
         self._anchor, self._in_air = (self._anchor[0] + num_sent, self._anchor[1] + counted), in_air
+
+    def _sample(self, *, sent: int, arrived: int, is_exact: bool = False, miscounted: float = 0.0) -> None:
+        self._was_sampled |= sent > 0
+        self.loss = self.loss.with_sample(sent=sent, arrived=arrived, is_exact=is_exact, miscounted=miscounted)
 
     def _sent_by(self, time_s: float) -> float:
         """Frames sent by a time, between the marks of the history by proportion."""

@@ -151,6 +151,40 @@ def test_reports_measure_loss_delay_and_silence():
     assert feedback.is_silent(32.5)
 
 
+def short_contact(feedback, log, *, lost, num_frames=60, is_out=False):
+    """A contact of a second; every so manieth frame is lost."""
+    feedback.begin_contact(0.0)
+    arrived, echo = 0, None
+    for number in range(num_frames):
+        now = number / 60 + 3.0 * (is_out and number > 2)  # after three frames nobody is heard for a while
+        log.sent(A, number, 1, now)
+        feedback.sent(1, now)
+        if number % lost:
+            arrived, echo = arrived + 1, log.number_of(A, number)
+        if number % 2:
+            feedback.heard(log, arrived, session=b"s", echo=echo, now=now + 0.001)
+    feedback.end_contact()
+
+
+def test_a_contact_too_short_for_a_sample_teaches_the_loss_too():
+    begun = LossEstimate()
+    feedback = Feedback(2.0, begun)
+    short_contact(feedback, FlightLog(), lost=4)
+    assert begun.mean + 0.05 < feedback.loss.mean < 0.27
+    learned = feedback.loss
+    feedback.begin_contact(10.0)
+    prior = feedback.loss
+    feedback.end_contact()  # nothing was heard of that one
+    assert feedback.loss == prior == learned.as_prior()
+
+
+@pytest.mark.parametrize(("num_frames", "is_out"), [(10, False), (12, True)])
+def test_a_handful_of_frames_teaches_nothing(num_frames, is_out):
+    feedback = Feedback(2.0, LossEstimate())
+    short_contact(feedback, FlightLog(), lost=4, num_frames=num_frames, is_out=is_out)
+    assert feedback.loss == LossEstimate().as_prior()
+
+
 def test_a_bucket_gives_the_rate_and_no_more_than_a_burst():
     bucket, spent = TokenBucket(1000.0, 0.0), 0
     for step in range(1, 1001):

@@ -16,6 +16,7 @@ from groundsegment.uplink import shell
 from groundsegment.uplink.flight import flights
 from groundsegment.uplink.flight.flight_records import FlightPlan
 from groundsegment.uplink.sender.events import DepotBusy
+from groundsegment.uplink.sender.loss import LossEstimate
 from groundsegment.uplink.shell import UplinkShell
 from groundsegment.uplink.wire.encoder import InlineExecutor
 from groundsegment.uplink.wire.link_socket import Endpoint, LinkSocket
@@ -121,6 +122,15 @@ def test_an_update_flies_and_its_receipt_comes_back(depot):
     (contact,) = depot.journal.contacts("SAT-1")
     assert contact.frames_sent == summary.frames_sent == sky.num_up
     assert contact.end_utc is not None
+
+
+def test_a_flight_of_few_frames_leaves_behind_what_it_learned_of_the_link(depot):
+    staged = stage_bytes(depot, [60_000])
+    with SatelliteOnUdp(satellite_for(staged), loss=0.2) as sky:
+        fly(depot, sky.address, rate_bps=1e6)
+
+    assert depot.journal.contacts("SAT-1")[0].frames_sent < 100
+    assert LossEstimate.from_dict(depot.journal.loss("SAT-1", 0, Direction.UP)) != LossEstimate()
 
 
 def test_a_rejected_update_says_so(depot):
