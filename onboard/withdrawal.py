@@ -15,6 +15,7 @@ from protocol.limits import STATIONS_MAX
 from protocol.packing import Fields
 
 GENERATION_MAX = 2**31 - 1
+GENERATION_STEP_MAX = 64  # at once: with a stolen command key nobody takes a station's number out of use for ever
 
 
 class StationKeys:
@@ -40,7 +41,7 @@ class StationKeys:
 
         Raises:
             DecodeError: it is none.
-            UnknownError: that generation was withdrawn before.
+            UnknownError: that generation was withdrawn before, or is too far ahead.
         """
         fields = Fields(args, unit="withdraw")
         # Home has the satellite's own link key, from which all follow: its key cannot be withdrawn without that.
@@ -51,6 +52,11 @@ class StationKeys:
         if generation < before[station]:
             raise UnknownError(
                 f"station {station} has generation {before[station]} already", hint="give it a higher one"
+            )
+        if generation > before[station] + GENERATION_STEP_MAX:
+            raise UnknownError(
+                f"station {station} has generation {before[station]}: {generation} is too far ahead",
+                hint=f"one at most {GENERATION_STEP_MAX} above it",
             )
         if generation > before[station]:
             generations = (*before[:station], generation, *before[station + 1 :])

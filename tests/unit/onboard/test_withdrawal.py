@@ -8,7 +8,7 @@ from onboard.errors import UnknownError
 from onboard.receiver.intake import Intake
 from onboard.store.record import OnboardRecord, RecordStore
 from onboard.telemetry import Telemetry
-from onboard.withdrawal import StationKeys
+from onboard.withdrawal import GENERATION_STEP_MAX, StationKeys
 from protocol.errors import DecodeError
 from protocol.frame import Frame, FrameCodec, FrameKind
 from protocol.link_keys import Direction, derive_station_key
@@ -108,3 +108,11 @@ def test_keys_of_generations_say_nothing_of_each_other():
     keys = {derive_station_key(MASTER, station, generation) for station in range(16) for generation in range(20)}
 
     assert len(keys) == 16 * 20
+
+
+def test_a_stolen_command_key_takes_no_station_out_of_use_for_ever(link):
+    link.withdraw(station=2, generation=GENERATION_STEP_MAX)
+    with pytest.raises(UnknownError, match="too far ahead"):
+        link.withdraw(station=2, generation=2 * GENERATION_STEP_MAX + 1)
+    link.withdraw(station=2, generation=GENERATION_STEP_MAX + 1)
+    assert link.store.record.stations[2] == GENERATION_STEP_MAX + 1
