@@ -9,14 +9,19 @@ Fields of ours in the signed part of root metadata; a root without them is as go
     x-skyload-signed-at  seconds since 1970    when the root was signed: it is later than that
 
 A root is followed only by one that both judge good, the old one and itself, in both roles (TUF 1.0.34, 5.3.4).
+
+The id of a key is its SHA-256, which TUF does not ask: people compare ids before they sign a root, so another key under
+an old id must not get past them.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from securesystemslib.exceptions import StorageError, UnsupportedAlgorithmError, UnsupportedLibraryError
+from securesystemslib.exceptions import FormatError, StorageError, UnsupportedAlgorithmError, UnsupportedLibraryError
+from securesystemslib.formats import encode_canonical
 from tuf.api.exceptions import RepositoryError, UnsignedMetadataError
 from tuf.api.metadata import Metadata, Role, Root, Signed
 from tuf.api.serialization import DeserializationError
@@ -28,6 +33,7 @@ COMMAND_FIELD = "x-skyload-command"
 POST_QUANTUM_FIELD = "x-skyload-root-pq"
 EPOCH_FIELD = "x-skyload-epoch"
 SIGNED_AT_FIELD = "x-skyload-signed-at"
+_ED25519_SIZE = 32
 _NUMBER_MAX = 2**32 - 1
 _EPOCH_MAX = 2**16 - 1  # a report has 16 bits for it
 _SECONDS_MAX = int(datetime(9999, 1, 1, tzinfo=UTC).timestamp())
@@ -67,6 +73,7 @@ def read_root(data: bytes) -> TrustedRoot:
     epoch = root.unrecognized_fields.get(EPOCH_FIELD, {"number": 0, "floor": 0})
     if not isinstance(epoch, dict):
         raise DecodeError(f"root: {EPOCH_FIELD} must be an object")
+    _check_key_ids(root)
     return TrustedRoot(
         data=data,
         root=root,
@@ -76,16 +83,18 @@ def read_root(data: bytes) -> TrustedRoot:
     )
 
 
-def follow_roots(newer: Sequence[bytes], trusted: bytes) -> TrustedRoot:
+def follow_roots(newer: Sequence[bytes], trusted: bytes, *, lost: tuple[int, bytes] | None = None) -> TrustedRoot:
     """Follow a chain of roots as far as it goes; those that we have passed already are skipped.
 
     Args:
         newer: root metadata, oldest first.
         trusted: what we believe now.
+        lost: version and SHA-256 of a newer root that was believed and is lost: the chain must go through that one,
+            for keys that were revoked since `trusted` could sign another one of its version.
 
     Raises:
         DecodeError: a root is not readable.
-        RootSignatureError: one lacks a threshold.
+        RootSignatureError: one lacks a threshold, or is not the one that was lost.
         RollbackError: a version is missing, or an epoch goes back.
     """
     current = read_root(trusted)
@@ -97,7 +106,10 @@ def follow_roots(newer: Sequence[bytes], trusted: bytes) -> TrustedRoot:
             verify_root(judge, metadata)
         if metadata.signed.version != current.version + 1:
             raise RollbackError("root", trusted=current.version, offered=metadata.signed.version)
+        if lost is not None and lost[0] == metadata.signed.version and lost[1] != hashlib.sha256(data).digest():
+            raise RootSignatureError(f"root: not the version {lost[0]} that was trusted before it was lost")
         candidate = read_root(data)
+        command_keys(data)  # else the next command would find out
         if candidate.epoch < current.epoch:
             raise RollbackError("epoch", trusted=current.epoch, offered=candidate.epoch)
         current = candidate
@@ -158,7 +170,12 @@ def command_keys(data: bytes) -> Mapping[bytes, bytes]:
         key = root.keys.get(name) if isinstance(name, str) else None
         if key is None or key.keytype != "ed25519":
             raise DecodeError(f"root: command key {name!r} is not an Ed25519 key of the root")
-        raw = bytes.fromhex(key.keyval["public"])
+        try:
+            raw = bytes.fromhex(key.keyval["public"])
+        except (KeyError, TypeError, ValueError):
+            raw = b""
+        if len(raw) != _ED25519_SIZE:
+            raise DecodeError(f"root: command key {name!r} has no {_ED25519_SIZE} bytes in hexadecimal digits")
         result[key_id(raw)] = raw
     return result
 
@@ -195,6 +212,16 @@ def verify_signatures(judge: Root, role: str, metadata: Metadata[Any]) -> None:
         RecursionError,
     ) as error:
         raise SignatureError(f"{role}: {error}") from None
+
+
+def _check_key_ids(root: Root) -> None:
+    for keyid, key in root.keys.items():
+        try:
+            text = encode_canonical({"keytype": key.keytype, "scheme": key.scheme, "keyval": key.keyval})
+        except (FormatError, RecursionError):
+            text = None
+        if not isinstance(text, str) or hashlib.sha256(text.encode()).hexdigest() != keyid:
+            raise DecodeError(f"root: {keyid[:16]!r} is not the id of the key that goes by it")
 
 
 def _integer(value: object, name: str, *, highest: int) -> int:

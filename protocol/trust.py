@@ -79,6 +79,9 @@ class TrustState:
             came. What lies further back than WINDOW_SIZE may not either.
         floor: lowest sequence of an update that may be accepted (`min_release`).
         time_floor: seconds since 1970: it is later than that, because root keys signed that it is.
+        lost_root: SHA-256 of the root of that version, if `root` is an older one; the chain has to go through it.
+        commands_are_void: by the root that was just followed, all command keys were replaced. No command that was
+            signed before is good any more, so their counters start again: a thief may have used up all there are.
     """
 
     root: bytes
@@ -88,6 +91,8 @@ class TrustState:
     closed: int = ALL_CLOSED
     floor: int = 0
     time_floor: int = 0
+    lost_root: bytes = b""
+    commands_are_void: bool = False
 
     def may_accept(self, version: int) -> bool:
         """Whether a version is newer than all, or comes late beside newer ones that let it go on."""
@@ -105,7 +110,8 @@ class TrustState:
 
     def with_root(self, root: TrustedRoot) -> "TrustState":
         """Return the state after a root was followed."""
-        state = replace(self, root=root.data, root_version=root.version)
+        are_void = root.version > self.root_version and self._are_void_under(root)
+        state = replace(self, root=root.data, root_version=root.version, lost_root=b"", commands_are_void=are_void)
         if root.epoch > self.epoch:
             return replace(
                 state,
@@ -116,6 +122,11 @@ class TrustState:
                 time_floor=root.signed_at,
             )
         return replace(state, time_floor=max(self.time_floor, root.signed_at))
+
+    def _are_void_under(self, root: TrustedRoot) -> bool:
+        """Whether no command key of our root is one of a newer root's; after a loss, nobody knows."""
+        old, new = command_keys(self.root), command_keys(root.data)
+        return not self.lost_root and bool(old) and bool(new) and old.keys().isdisjoint(new)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,7 +187,9 @@ def accept_metadata(
         WrongSatelliteError, VerificationError: as they say.
     """
     bundle = MetadataBundle.decode(data)
-    root = follow_roots(bundle.roots, state.root)
+    root = follow_roots(
+        bundle.roots, state.root, lost=(state.root_version, state.lost_root) if state.lost_root else None
+    )
     if root.version < state.root_version:
         raise RollbackError("root", trusted=state.root_version, offered=root.version)
     state = state.with_root(root)

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from onboard.store.facts import OnboardRecord
+from onboard.store.roots import root_digest
 from protocol.trust import TrustState
 
 
@@ -13,6 +14,7 @@ def trust_state_of(record: OnboardRecord, root: bytes) -> TrustState:
         record: the facts.
         root: the trusted root, or an older one if that was lost.
     """
+    is_lost = record.root_digest is not None and root_digest(root) != record.root_digest
     return TrustState(
         root=root,
         root_version=record.root_version,
@@ -21,10 +23,11 @@ def trust_state_of(record: OnboardRecord, root: bytes) -> TrustState:
         closed=record.closed,
         floor=record.floor,
         time_floor=record.time_floor,
+        lost_root=(record.root_digest or b"") if is_lost else b"",
     )
 
 
-def with_trust(record: OnboardRecord, state: TrustState, root_digest: bytes) -> OnboardRecord:
+def with_trust(record: OnboardRecord, state: TrustState, digest: bytes) -> OnboardRecord:
     """Return a record with what is trusted now; the root's copies are durable already.
 
     What ended in an older epoch keeps its end, but its version means nothing beside versions of the new one.
@@ -32,10 +35,12 @@ def with_trust(record: OnboardRecord, state: TrustState, root_digest: bytes) -> 
     assert (state.epoch, state.accepted) >= (record.epoch, record.accepted)
     assert state.root_version >= record.root_version
     is_new_epoch = state.epoch > record.epoch
+    if state.commands_are_void:
+        record = replace(record, command_highest=0, command_seen=0, armed=())
     return replace(
         record,
         root_version=state.root_version,
-        root_digest=root_digest,
+        root_digest=digest,
         epoch=state.epoch,
         accepted=state.accepted,
         closed=state.closed,

@@ -1,9 +1,12 @@
 """What the satellite trusts changes on board: roots, epochs, nonces, and a root whose copies are damaged."""
 
 import asyncio
+import hashlib
 from dataclasses import replace
 
 import pytest
+from securesystemslib.formats import encode_canonical
+from securesystemslib.signer import SSlibKey
 
 from onboard.installer import shell
 from onboard.installer.core import Fate
@@ -12,14 +15,18 @@ from onboard.store.facts import OnboardRecord
 from onboard.store.record import RecordStore
 from onboard.store.roots import root_digest, root_paths
 from onboard.store.trust_facts import trust_state_of, with_trust
+from protocol.arming import INTENT_SIZE, Armed
+from protocol.command import NONCE_SIZE
+from protocol.errors import DecodeError
 from protocol.manifest import Canary, CanaryPrompt
 from protocol.objects import ObjectKind, object_handle
 from protocol.report import FRESHNESS_SIZE, NO_NONCE, Reason, UpdateState
-from protocol.trust import NONCE_FIELD, TrustState, command_keys
+from protocol.roots import read_root
+from protocol.trust import COMMAND_FIELD, NONCE_FIELD, TrustState, command_keys
 from tests.fakes.onboard import Board
 from tests.fakes.rotation import rotation, successor
 from tests.fakes.serving import answer_of
-from tests.fakes.updates import FakeGround
+from tests.fakes.updates import SERIALIZER, FakeGround
 
 OLD = {"config.json": b'{"old": 1}', "model.bin": bytes(range(256)) * 8}
 NEW = {"config.json": b'{"new": 2}', "model.bin": bytes(range(256)) * 6 + bytes(512)}
@@ -55,6 +62,11 @@ def refusal(board, data):
             return installer.refusal_of(object_handle(data))
 
     return asyncio.run(run())
+
+
+def key_id_of(key):
+    text = encode_canonical({"keytype": key.keytype, "scheme": key.scheme, "keyval": key.keyval})
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def damage(board, *numbers):
@@ -194,9 +206,9 @@ def test_a_floor_that_was_confirmed_while_an_update_was_judged_stays():
 
 def test_all_that_is_trusted_is_in_the_record():
     state = TrustState(root=b"root", root_version=3, epoch=2, accepted=7, closed=5, floor=4, time_floor=1000)
-    record = with_trust(OnboardRecord(), state, b"d" * 32)
+    record = with_trust(OnboardRecord(), state, root_digest(b"root"))
     assert trust_state_of(record, b"root") == state
-    assert record.root_digest == b"d" * 32
+    assert record.root_digest == root_digest(b"root")
 
 
 # -- a damaged root
@@ -289,3 +301,78 @@ def test_a_nonce_lives_for_eight_starts_and_the_one_before_it_counts(tmp_path):
         assert nonces.told in nonces.known
     assert len(set(seen)) == 3
     assert nonces.known == (seen[-1], seen[LIFE_BOOTS])
+
+
+# -- command counters, and roots that were lost
+
+
+def used_up(board, ground):
+    """What a thief of the command key does: the highest counter there is."""
+    store = RecordStore(board.layout.record)
+    store.load()
+    arm = Armed(counter=7, intent=bytes(INTENT_SIZE), nonce=bytes(NONCE_SIZE), boot=1)
+    store.store(replace(store.record, command_highest=2**63 - 1, command_seen=1, armed=(arm,)))
+
+
+def test_a_root_with_other_command_keys_gives_the_counters_back_that_a_thief_used_up(board, ground):
+    used_up(board, ground)
+    _, root = successor(ground)
+    hand_over(board, rotation(root))
+    assert (board.record.command_highest, board.record.command_seen, board.record.armed) == (0, 0, ())
+
+
+@pytest.mark.parametrize("keeps", ["same", "none"])
+def test_a_root_that_leaves_a_command_key_in_force_gives_no_counter_back(board, ground, keeps):
+    """What was signed by that key, and recorded, could be played again."""
+    used_up(board, ground)
+    new = replace(ground, root_version=2)
+    metadata = new.root_metadata()
+    if keeps == "none":
+        metadata.signed.unrecognized_fields[COMMAND_FIELD] = {"keyids": [], "threshold": 1}
+        metadata.signatures.clear()
+        metadata.sign(ground.signers["root"])
+    hand_over(board, rotation(metadata.to_bytes(SERIALIZER)))
+    assert (board.record.root_version, board.record.command_highest) == (2, 2**63 - 1)
+
+
+def test_a_lost_root_is_not_replaced_by_another_one_that_revoked_root_keys_signed(board, ground):
+    _, root = successor(ground)
+    hand_over(board, rotation(root))
+    _, other = successor(ground, b"a thief of the first root keys")
+    damage(board, 0, 1, 2)
+    assert refusal(board, rotation(other)) is Reason.TRUST_LOST
+    assert refusal(board, rotation(root, other, label="both")) is None
+    damage(board, 0, 1, 2)
+    assert refusal(board, rotation(other, root)) is Reason.TRUST_LOST
+    assert board.record.root_digest == root_digest(root)
+
+
+@pytest.mark.parametrize(
+    "role", [{"keyids": ["unknown"]}, {"keyids": "all"}, "short key"], ids=["unknown", "no list", "short key"]
+)
+def test_a_root_whose_command_keys_cannot_be_read_is_refused_before_a_command_finds_out(board, ground, role):
+    metadata = replace(ground, root_version=2).root_metadata()
+    fields = metadata.signed.unrecognized_fields
+    if role == "short key":
+        key = SSlibKey("", "ed25519", "ed25519", {"public": "00" * 31})
+        key.keyid = key_id_of(key)
+        metadata.signed.keys[key.keyid] = key
+        role = {"keyids": [key.keyid], "threshold": 1}
+    fields[COMMAND_FIELD] = role
+    metadata.signatures.clear()
+    metadata.sign(ground.signers["root"])
+    assert refusal(board, rotation(metadata.to_bytes(SERIALIZER))) is Reason.MALFORMED
+    assert board.record.root_version == 1
+
+
+def test_another_key_under_an_old_id_is_refused_for_people_compare_ids(board, ground):
+    metadata = replace(ground, root_version=2).root_metadata()
+    stolen = metadata.signed.roles["targets"].keyids[0]
+    other = FakeGround(seed=b"thief").signers["targets"].public_key
+    metadata.signed.keys[stolen] = SSlibKey(stolen, other.keytype, other.scheme, other.keyval)
+    metadata.signatures.clear()
+    metadata.sign(ground.signers["root"])
+    data = metadata.to_bytes(SERIALIZER)
+    assert refusal(board, rotation(data)) is Reason.MALFORMED
+    with pytest.raises(DecodeError, match="is not the id of the key"):
+        read_root(data)
