@@ -128,6 +128,7 @@ def list_keys(depot: _Depot = Path("depot"), as_json: _AsJson = False) -> None:
     skyload keys list --json
     ```
     """
+    from groundsegment.console.status_word import last_word
     from groundsegment.depot.depot import Depot
     from groundsegment.signer.key_store import KeyStore
     from groundsegment.signer.overview import keys_overview
@@ -136,6 +137,7 @@ def list_keys(depot: _Depot = Path("depot"), as_json: _AsJson = False) -> None:
         store = KeyStore(opened.keys_path)
         keys = keys_overview(store)
         reported = {satellite.name: opened.journal.last_report(satellite.name) for satellite in opened.satellites()}
+        roots = {name: last_word(opened, heard)["root_version"] for name, heard in reported.items() if heard}
         satellites = [
             {
                 "name": satellite.name,
@@ -144,8 +146,8 @@ def list_keys(depot: _Depot = Path("depot"), as_json: _AsJson = False) -> None:
                 "added_utc": satellite.added_utc.isoformat(),
                 "symbol_size": satellite.symbol_size,
                 "has_link_key": opened.link_key_path(satellite.name).exists(),
-                "root_version": heard.report.root_version if (heard := reported[satellite.name]) else None,
-                "epoch": heard.report.epoch if heard else None,
+                "root_version": roots.get(satellite.name),
+                "epoch": heard.report.epoch if (heard := reported[satellite.name]) else None,
             }
             for satellite in opened.satellites()
         ]

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from groundsegment.console.dangerous import confirm
 from groundsegment.console.output import command, err, out, print_json
 
 if TYPE_CHECKING:
@@ -19,7 +20,11 @@ DepotOption = Annotated[Path, typer.Option("--depot", envvar="SKYLOAD_DEPOT", he
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 PassphraseFile = Annotated[
     Path | None,
-    typer.Option("--passphrase-file", help="Its first line opens and seals private keys. Default: see `keys protect`."),
+    typer.Option(
+        "--passphrase-file",
+        help="Its first line opens and seals private keys. "
+        "Default: SKYLOAD_PASSPHRASE_FILE, SKYLOAD_PASSPHRASE, the terminal.",
+    ),
 ]
 _KeyUri = Annotated[
     str | None,
@@ -76,11 +81,12 @@ def revoke(
     ] = None,
     key_uri: _KeyUri = None,
     public: _Public = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     passphrase_file: PassphraseFile = None,
     depot: DepotOption = Path("depot"),
     as_json: AsJson = False,
 ) -> None:
-    """Replace keys that somebody else may have. If they sign updates, a new epoch begins.
+    """Replace keys that somebody else may have. If they sign updates, a new epoch begins; that is asked first.
 
     Then versions are counted from the start, so whatever version a thief has signed shuts nobody out, and updates that
     are not confirmed yet end on board: stage them again.
@@ -94,6 +100,7 @@ def revoke(
     """
     from groundsegment.errors import UnknownError
     from groundsegment.signer.key_store import KNOWN_NAMES, KeyStore
+    from groundsegment.signer.rotation import begins_epoch
 
     store = KeyStore(depot / "keys")
     ids = {name: entry.key.keyid for name in KNOWN_NAMES if (entry := store.entry(name)) is not None}
@@ -103,6 +110,10 @@ def revoke(
         if len(found) != 1:
             raise UnknownError(f"{key}: no key, or several", hint="`skyload keys list` shows names and ids")
         names += found
+    question = f"Revoke {', '.join(names)}? A new epoch begins: updates that are not confirmed end on board."
+    if begins_epoch(names, is_leaked=True) and not yes and not confirm(question):
+        err.print("nothing was done")
+        raise typer.Exit(1)
     _change(names, depot, passphrase_file, key_uri, public, is_leaked=True, floor=floor, as_json=as_json)
 
 
@@ -147,8 +158,8 @@ def protect(
 ) -> None:
     """Seal all private keys in the depot under a passphrase, or under another one.
 
-    Wherever a key is needed later, the passphrase comes from --passphrase-file, else from the file that
-    SKYLOAD_PASSPHRASE_FILE names, else from SKYLOAD_PASSPHRASE, else somebody at the terminal is asked.
+    Wherever a key is needed later, the passphrase comes from the file that SKYLOAD_PASSPHRASE_FILE names, else from
+    SKYLOAD_PASSPHRASE, else somebody at the terminal is asked. Under `skyload keys`, --passphrase-file comes first.
 
     Examples:
     ```
@@ -211,7 +222,7 @@ def export(
     ```
     """
     from groundsegment.depot.depot import Depot
-    from groundsegment.signer.files import replace_durably
+    from groundsegment.signer.files import check_directory, replace_durably
     from groundsegment.signer.key_store import KNOWN_NAMES, KeyStore
 
     with Depot.open(depot) as opened:
@@ -220,6 +231,7 @@ def export(
         files |= {f"roots/{path.name}": path.read_bytes() for path in sorted(store.roots_path.glob("*.json"))}
         publics = [store.path / f"{name}.public" for name in KNOWN_NAMES]
         files |= {path.name: path.read_bytes() for path in publics if path.exists()}
+    check_directory(directory)
     (directory / "roots").mkdir(parents=True, exist_ok=True)
     for name, data in files.items():
         replace_durably(directory / name, data, mode=0o644)
@@ -240,37 +252,46 @@ def _change(
     floor: int | None,
     as_json: bool,
 ) -> None:
-    from datetime import UTC, datetime
-
     from groundsegment.depot.depot import Depot
     from groundsegment.signer.key_store import KeyStore
     from groundsegment.signer.passphrase import Passphrase
-    from groundsegment.signer.publishing import end_outdated
-    from groundsegment.signer.rotation import commit, pending, prepare, sign_here
 
     passphrase = Passphrase(passphrase_file)
     entries = _entries(names, key_uri, public, passphrase)
     with Depot.open(depot) as opened, opened.lock("keys"):
         store = KeyStore(opened.keys_path, passphrase)
-        waiting = pending(store)
-        if waiting is not None and not waiting.missing:
-            commit(store)  # an interruption left it
-        prepare(
-            store,
-            names,
-            is_leaked=is_leaked,
-            floor=_floor_of(opened) if floor is None else floor,
-            utc=datetime.now(UTC),
-            entries=entries,
-        )
-        next_ = sign_here(store)
-        counts: dict[str, int] = {}
-        ended: list[str] = []
-        if not next_.missing:
-            commit(store)
-            counts = _queue(opened, store)
-            ended = [update.handle.hex() for update in end_outdated(opened, next_)]
+        floor = _floor_of(opened) if floor is None else floor
+        next_ = _next_root(opened, store, names, is_leaked=is_leaked, floor=floor, entries=entries)
+        counts, ended = ({}, []) if next_.missing else put_in_force(opened, store, next_)
     tell_next(next_, counts, ended, is_in_force=not next_.missing, as_json=as_json)
+
+
+def _next_root(
+    depot: "Depot",
+    store: "KeyStore",
+    names: list[str],
+    *,
+    is_leaked: bool,
+    floor: int,
+    entries: "Mapping[str, KeyEntry]",
+) -> "NextRoot":
+    """The next root with all signatures that can be had here: the one that an interruption left, or a new one."""
+    from datetime import UTC, datetime
+
+    from groundsegment.errors import GroundError
+    from groundsegment.signer.rotation import drop, is_same, pending, prepare, sign_here
+
+    waiting = pending(store)
+    if waiting is not None and is_same(store, waiting, names, is_leaked=is_leaked, floor=floor, entries=entries):
+        return sign_here(store) if waiting.missing else waiting
+    if waiting is not None and not waiting.missing:
+        put_in_force(depot, store, waiting)
+    prepare(store, names, is_leaked=is_leaked, floor=floor, utc=datetime.now(UTC), entries=entries)
+    try:
+        return sign_here(store)
+    except GroundError:
+        drop(store)  # a token's PIN is found wrong only now; nobody has seen the new keys yet
+        raise
 
 
 def tell_next(
@@ -314,7 +335,18 @@ def _queue(depot: "Depot", store: "KeyStore", *, only: str | None = None, is_ane
     return {name: queue_rotation(depot, store, name, utc=datetime.now(UTC), is_anew=is_anew) for name in names}
 
 
-queue_for_all = _queue
+def put_in_force(depot: "Depot", store: "KeyStore", next_: "NextRoot") -> tuple[dict[str, int], list[str]]:
+    """Put the next root in force; returns how much is queued for each satellite, and handles of updates that end.
+
+    The updates end first, and what is queued is made anew each time: interrupted, the same command still finds what to
+    go on with.
+    """
+    from groundsegment.signer.publishing import end_outdated
+    from groundsegment.signer.rotation import commit
+
+    ended = [update.handle.hex() for update in end_outdated(depot, next_)]
+    commit(store)
+    return _queue(depot, store), ended
 
 
 def _floor_of(depot: "Depot") -> int:

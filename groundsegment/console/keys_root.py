@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from groundsegment.console.keys_change import AsJson, DepotOption, PassphraseFile, queue_for_all, tell_next
+from groundsegment.console.dangerous import confirm
+from groundsegment.console.keys_change import AsJson, DepotOption, PassphraseFile, put_in_force, tell_next
 from groundsegment.console.output import command, err, out, print_json
 
 if TYPE_CHECKING:
@@ -98,19 +99,13 @@ def combine(
     from groundsegment.signer.ceremony import read_signed
     from groundsegment.signer.key_store import KeyStore
     from groundsegment.signer.passphrase import Passphrase
-    from groundsegment.signer.publishing import end_outdated
-    from groundsegment.signer.rotation import commit, take_signatures
+    from groundsegment.signer.rotation import take_signatures
 
     with Depot.open(depot) as opened, opened.lock("keys"):
         store = KeyStore(opened.keys_path, Passphrase(passphrase_file))
         data, path = read_signed(source)
         next_ = take_signatures(store, data, path)
-        counts: dict[str, int] = {}
-        ended: list[str] = []
-        if not next_.missing:
-            commit(store)
-            counts = queue_for_all(opened, store)
-            ended = [update.handle.hex() for update in end_outdated(opened, next_)]
+        counts, ended = ({}, []) if next_.missing else put_in_force(opened, store, next_)
     tell_next(next_, counts, ended, is_in_force=not next_.missing, as_json=as_json)
 
 
@@ -155,15 +150,17 @@ def sign(
     ```
     """
     from groundsegment.errors import InputError
-    from groundsegment.signer.ceremony import open_key, read_ceremony, sign_ceremony
+    from groundsegment.signer.ceremony import check_signer, open_key, read_ceremony, sign_ceremony
     from groundsegment.signer.passphrase import Passphrase
 
     ceremony = read_ceremony(offline)
     if not as_json:
         _show(ceremony)
-    if not yes and not typer.confirm("sign this root?", default=False, err=True):
+    signer = open_key(key, Passphrase(passphrase_file))
+    check_signer(ceremony, signer)
+    if not yes and not confirm("sign this root?"):
         raise InputError("not signed", hint="answer y, or give --yes")
-    signed = sign_ceremony(ceremony, open_key(key, Passphrase(passphrase_file)))
+    signed = sign_ceremony(ceremony, signer)
     if as_json:
         values: dict[str, Any] = {"file": str(signed.path), "missing": list(signed.missing)}
         print_json({**values, "root_version": signed.version, "changes": list(signed.changes)})

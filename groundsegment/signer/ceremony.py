@@ -16,7 +16,7 @@ from tuf.api.metadata import Metadata, Root
 from tuf.api.serialization import DeserializationError
 
 from groundsegment.errors import InputError, KeyStoreError
-from groundsegment.signer.files import replace_durably
+from groundsegment.signer.files import check_directory, replace_durably
 from groundsegment.signer.key_entry import import_entry, open_signer
 from groundsegment.signer.key_file import read_key
 from groundsegment.signer.key_store import KeyStore
@@ -63,6 +63,7 @@ def write_ceremony(store: KeyStore, directory: Path) -> Ceremony:
     next_ = pending(store)
     if next_ is None:
         raise KeyStoreError("no next root is being made", hint="`skyload keys rotate` or `keys revoke` makes one")
+    check_directory(directory)
     directory.mkdir(parents=True, exist_ok=True)
     replace_durably(directory / f"root-{next_.version - 1}.json", store.root(), mode=0o644)
     replace_durably(directory / f"root-{next_.version}.json", next_.data, mode=0o644)
@@ -123,8 +124,8 @@ def open_key(key: str, passphrase: Passphrase) -> Signer:
     return CryptoSigner(private, SSlibKey.from_crypto(private.public_key()))
 
 
-def sign_ceremony(ceremony: Ceremony, signer: Signer) -> Ceremony:
-    """Add a signature, and write it down.
+def check_signer(ceremony: Ceremony, signer: Signer) -> None:
+    """Make sure that a key has a say.
 
     Raises:
         KeyStoreError: it is no root key of either root.
@@ -134,6 +135,11 @@ def sign_ceremony(ceremony: Ceremony, signer: Signer) -> Ceremony:
     if keyid not in names:
         hint = "the root keys are " + ", ".join(sorted(name[:16] for name in names))
         raise KeyStoreError(f"key {keyid[:16]} is a root key of neither root", hint=hint)
+
+
+def sign_ceremony(ceremony: Ceremony, signer: Signer) -> Ceremony:
+    """Add a signature, and write it down. Raises as `check_signer`."""
+    check_signer(ceremony, signer)
     add_signature(ceremony.metadata, signer)
     replace_durably(ceremony.path, ceremony.metadata.to_bytes(COMPACT), mode=0o644)
     return replace(ceremony, missing=_missing(ceremony))

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from groundsegment.errors import KeyStoreError
+from groundsegment.errors import InputError, KeyStoreError
 
 
 def write_new(path: Path, data: bytes, *, mode: int) -> None:
@@ -27,6 +27,16 @@ def replace_durably(path: Path, data: bytes, *, mode: int) -> None:
     """Write a file in the place of another, whole or not at all, and make it durable."""
     _write_part(path, data, mode=mode).replace(path)
     sync_directory(path.parent)
+
+
+def check_directory(path: Path) -> None:
+    """Make sure that a path is a directory, or may become one.
+
+    Raises:
+        InputError: a file is there.
+    """
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path}: is a file; a directory is wanted", hint="name a directory: it is made if not there")
 
 
 def sync_directory(path: Path) -> None:

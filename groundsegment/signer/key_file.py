@@ -5,6 +5,7 @@ Sealed is PBES2 (RFC 8018) with scrypt (RFC 7914; 16 MiB, N 16384, r 8, p 5) and
 writes only PBKDF2 with 2048 rounds, which a stick found in the street would not outlast.
 """
 
+import os
 import secrets
 from pathlib import Path
 
@@ -26,6 +27,9 @@ _SALT_SIZE, _KEY_SIZE, _IV_SIZE, _BLOCK_BITS = 16, 32, 16, 128
 _PBES2 = bytes.fromhex("06092a864886f70d01050d")
 _SCRYPT = bytes.fromhex("06092b06010401da47040b")
 _AES_256_CBC = bytes.fromhex("060960864801650304012a")
+_SIZE_MAX = 64 * 1024
+_NO_KEY = "not a private key (PKCS8 in PEM)"
+_NO_KEY_HINT = "name the .pem file of a private key; a damaged one comes back from a backup"
 _SEALED_LABEL, _PLAIN_LABEL = b"ENCRYPTED PRIVATE KEY", b"PRIVATE KEY"
 
 
@@ -56,7 +60,7 @@ def read_key(path: Path, passphrase: Passphrase) -> Private:
             passphrase.forget()
             hint = "give the passphrase that it was sealed with; without it only a backup helps"
             raise KeyStoreError(f"{path}: it does not open with this passphrase", hint=hint) from None
-        raise KeyStoreError(f"{path}: not a PKCS8 key", hint="restore it from a backup") from None
+        raise KeyStoreError(f"{path}: {_NO_KEY}", hint=_NO_KEY_HINT) from None
     if not isinstance(key, Private):
         raise KeyStoreError(f"{path}: neither an Ed25519 nor an ML-DSA-65 key", hint="restore it from a backup")
     return key
@@ -78,12 +82,16 @@ def is_sealed(data: bytes) -> bool:
 
 def _read(path: Path) -> bytes:
     try:
-        if path.stat().st_mode & 0o077:
-            raise KeyStoreError(f"{path}: others may read this private key", hint=f"chmod 600 {path}")
-        return path.read_bytes()
+        with path.open("rb") as file:
+            data, mode = file.read(_SIZE_MAX), os.fstat(file.fileno()).st_mode
     except FileNotFoundError:
         hint = "bring the key file back from where it is kept, or from a backup of the depot"
         raise KeyStoreError(f"{path}: the private key is missing", hint=hint) from None
+    if mode & 0o077:
+        if _PLAIN_LABEL + b"-----" not in data:
+            raise KeyStoreError(f"{path}: {_NO_KEY}", hint=_NO_KEY_HINT)
+        raise KeyStoreError(f"{path}: others may read this private key", hint=f"chmod 600 {path}")
+    return data
 
 
 def _seal(der: bytes, words: bytes) -> bytes:

@@ -1,7 +1,7 @@
 """Where the passphrase of private keys comes from: a file, the environment, or a person at a terminal.
 
-In this order: a file that was named (`--passphrase-file`), SKYLOAD_PASSPHRASE_FILE, SKYLOAD_PASSPHRASE, a prompt. Asked
-for once in the life of a process, and only if a key wants it. Nobody to ask is an error, and no key is left unsealed.
+In this order: a file that was named (`--passphrase-file` of `skyload keys`), SKYLOAD_PASSPHRASE_FILE,
+SKYLOAD_PASSPHRASE, a prompt. Asked for once in the life of a process, and only if a key wants it. Nobody to ask is an error, and no key is left unsealed.
 The PIN of a token is SKYLOAD_PIN, or asked for.
 """
 
@@ -86,7 +86,7 @@ def _first_line(path: Path) -> bytes:
 
 def _ask(prompt: str, *, twice: bool = False) -> bytes:
     if not sys.stdin.isatty():
-        hint = f"--passphrase-file, {FILE_VARIABLE} or {WORDS_VARIABLE} give one where nobody can be asked"
+        hint = f"{FILE_VARIABLE} or {WORDS_VARIABLE} give one where nobody can be asked"
         raise KeyStoreError("a passphrase is needed, and this is not a terminal", hint=hint)
     words = getpass(prompt)
     if not words or (twice and getpass("once more: ") != words):

@@ -2,20 +2,20 @@
 
     keys/next/root.json     the next root, with the signatures it has so far
     keys/next/NAME.pem      private keys that take the places of old ones, and NAME.public
+    keys/next/NAME.away     instead of NAME.pem: the private half is kept elsewhere
 
 `prepare` makes it, `sign_here` signs with the root keys that are here, `take_signatures` brings those that were made
 elsewhere, `commit` puts it in force once a satellite would follow it: first `roots/N.json` is durable, then the new
-keys are in their places, then root.json is replaced; `commit` again finishes what was interrupted.
+keys are in their places, then root.json is replaced; `commit` again finishes what was interrupted. Without
+next/root.json nothing else in next/ counts.
 """
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from securesystemslib.signer import SSlibKey
 from tuf.api.metadata import Metadata, Root
 from tuf.api.serialization import DeserializationError
 
@@ -75,19 +75,52 @@ def prepare(
     """
     current = store.root()
     if (store.next_path / "root.json").exists():
-        hint = "finish it (`skyload keys root status` says what it lacks) or drop it with `skyload keys root drop`"
+        hint = "the command that began it goes on if it is given again; or `skyload keys root drop`, and this one again"
         raise KeyStoreError(f"{store.next_path}: a next root is being made already", hint=hint)
     entries = entries or {}
     unknown = [name for name in names if name not in KNOWN_NAMES]
     if unknown or not names:
         raise KeyStoreError(f"no key is called {', '.join(unknown)}", hint=f"one of {', '.join(KNOWN_NAMES)}")
     old = {name: store.public_key(name) for name in names if name not in POST_QUANTUM_NAMES or store.entry(name)}
-    store.next_path.mkdir(exist_ok=True, mode=0o700)
-    new = {name: _new_entry(store, name, entries.get(name)).key for name in names}
-    begins_epoch = is_leaked and any(name in ONLINE_NAMES for name in names)
-    metadata = next_root(current, old=old, new=new, begins_epoch=begins_epoch, floor=floor, utc=utc)
-    write_new(store.next_path / "root.json", metadata.to_bytes(COMPACT), mode=0o644)
+    for name, key in old.items():
+        if name in entries and entries[name].key.keyid == key.keyid:
+            raise KeyStoreError(f"{name}: that key has this place already", hint="give the new key's public half")
+    _check_keys(store, [name for name in names if name not in entries])
+    drop(store)  # what an interruption left before there was a root counts for nothing
+    store.next_path.mkdir(mode=0o700)
+    try:
+        new = {name: _new_entry(store, name, entries.get(name)).key for name in names}
+        epoch = begins_epoch(names, is_leaked=is_leaked)
+        metadata = next_root(current, old=old, new=new, begins_epoch=epoch, floor=floor, utc=utc)
+        write_new(store.next_path / "root.json", metadata.to_bytes(COMPACT), mode=0o644)
+    except BaseException:
+        drop(store)
+        raise
     return _standing(store, metadata)
+
+
+def begins_epoch(names: Sequence[str], *, is_leaked: bool) -> bool:
+    """Whether the counters start again when keys are replaced."""
+    return is_leaked and any(name in ONLINE_NAMES for name in names)
+
+
+def is_same(
+    store: KeyStore,
+    next_: NextRoot,
+    names: Sequence[str],
+    *,
+    is_leaked: bool,
+    floor: int,
+    entries: Mapping[str, KeyEntry] | None = None,
+) -> bool:
+    """Whether `prepare` was called with these arguments for a next root, and it is not in force yet."""
+    known = read_root(next_.data)
+    if next_.version <= read_root(store.root()).version or set(next_.changes) != set(names):
+        return False
+    if next_.begins_epoch != begins_epoch(names, is_leaked=is_leaked) or (next_.begins_epoch and known.floor != floor):
+        return False
+    given = {path.stem: read_entry(path.with_suffix(".public")) for path in store.next_path.glob("*.away")}
+    return given == dict(entries or {})
 
 
 def pending(store: KeyStore) -> NextRoot | None:
@@ -167,16 +200,25 @@ def keep_first(store: KeyStore, data: bytes) -> None:
 
 def _new_entry(store: KeyStore, name: str, given: KeyEntry | None) -> KeyEntry:
     path = store.next_path / f"{name}.pem"
-    public = path.with_suffix(".public")
-    if given is not None:
-        path.unlink(missing_ok=True)
-        write_entry(public, given)
-        return given
-    made = read_entry(public) if path.exists() else None
-    if made is None:
-        path.unlink(missing_ok=True)
-        made = make_key(path, store.passphrase, is_post_quantum=name in POST_QUANTUM_NAMES)
-    return made
+    if given is None:
+        return make_key(path, store.passphrase, is_post_quantum=name in POST_QUANTUM_NAMES)
+    write_new(path.with_suffix(".away"), b"", mode=0o644)
+    write_entry(path.with_suffix(".public"), given)
+    return given
+
+
+def _check_keys(store: KeyStore, makes: Sequence[str]) -> None:
+    """Open what is going to sign before anything is made; and make sure that new keys are sealed as those here are.
+
+    Raises:
+        KeyStoreError: a key does not open.
+    """
+    roots = [name for name in (*ROOT_NAMES, *POST_QUANTUM_NAMES) if store.can_sign(name)]
+    sealed = [name for name in KNOWN_NAMES if store.is_sealed(name)]
+    if makes and sealed and not set(sealed) & set(roots):
+        store.signer(sealed[0])
+    for name in roots:
+        store.signer(name)
 
 
 def _move_in(store: KeyStore, name: str) -> None:
@@ -187,18 +229,10 @@ def _move_in(store: KeyStore, name: str) -> None:
     private, target = store.next_path / f"{name}.pem", store.path / f"{name}.pem"
     if private.exists():
         private.replace(target)
-    elif read_root(store.root()).version < _must_be_pending(store).version:
-        entry, here = read_entry(public), target.exists()
-        if here and entry is not None and not _is_of(store, name, entry.key):
-            target.unlink()  # the new private key is kept elsewhere
+    elif public.with_suffix(".away").exists():
+        target.unlink(missing_ok=True)
     public.replace(store.path / f"{name}.public")
     sync_directory(store.path)
-
-
-def _is_of(store: KeyStore, name: str, key: SSlibKey) -> bool:
-    with contextlib.suppress(KeyStoreError):
-        return bool(store.signer(name).public_key.keyid == key.keyid)
-    return False
 
 
 def _keep_version(store: KeyStore, data: bytes) -> None:
@@ -248,12 +282,16 @@ def _standing(store: KeyStore, metadata: Metadata[Root]) -> NextRoot:
         if signed < threshold
     ]
     old_ids, new_ids = role_keyids(current.root), role_keyids(metadata.signed)
-    brought = [path.stem for path in store.next_path.glob("*.public")]
-    changes = [name for name in KNOWN_NAMES if name in brought and old_ids[role_of(name)] != new_ids[role_of(name)]]
+    new_keys = {name: KeyStore(store.next_path).entry(name) or store.entry(name) for name in KNOWN_NAMES}  # or moved in
+    changes = [
+        name
+        for name, entry in new_keys.items()
+        if entry is not None and entry.key.keyid in set(new_ids[role_of(name)]) - set(old_ids[role_of(name)])
+    ]
     return NextRoot(
         metadata=metadata,
         data=data,
-        changes=tuple(changes or [name for name in KNOWN_NAMES if name in brought]),
+        changes=tuple(changes),
         begins_epoch=read_root(data).epoch > current.epoch,
         missing=tuple(missing),
     )

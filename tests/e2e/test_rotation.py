@@ -63,7 +63,7 @@ def test_revoked_keys_are_replaced_over_the_link_and_updates_must_be_fresh(rehea
 
     for name in ("timestamp", "snapshot"):
         skyload(rehearsal, "keys", "rotate", name)
-    assert skyload(rehearsal, "keys", "revoke", "targets")["begins_epoch"]
+    assert skyload(rehearsal, "keys", "revoke", "targets", "--yes")["begins_epoch"]
     fly(rehearsal)  # roots only, until something tells that they are there
     assert skyload(rehearsal, "status", "--for", SATELLITE)["satellites"][0]["commands_waiting"] == 0
     stage(rehearsal, tmp_path, 3)

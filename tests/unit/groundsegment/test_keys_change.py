@@ -116,7 +116,7 @@ def test_every_kind_of_key_can_be_replaced(place, skyload, name):
 def test_a_revoked_online_key_begins_an_epoch_and_cures_a_fast_forward(place, skyload):
     with pytest.raises(ProtocolError):
         trusts(of(place), kit_state(place, accepted=2**31), 7)
-    told = skyload("revoke", *ONLINE, "--floor", "3")
+    told = skyload("revoke", *ONLINE, "--floor", "3", "--yes")
     assert told["begins_epoch"]
     state = trusts(of(place), kit_state(place, accepted=2**31), 7)
     assert (state.epoch, state.accepted, state.floor) == (1, 7, 3)
@@ -203,7 +203,7 @@ def test_one_root_key_alone_puts_no_root_in_force(place, skyload):
 
 def test_whoever_signs_offline_is_shown_every_change_and_is_a_root_key(place, skyload):
     away(place, "root-1", "root-2")
-    skyload("revoke", "targets", "--floor", "9")
+    skyload("revoke", "targets", "--floor", "9", "--yes")
     stick, words = str(place / "stick"), ("--key", str(place / "vault/root-1.pem"))
     skyload("root", "prepare", stick)
     shown = CliRunner().invoke(keys.app, ["sign", "--offline", stick, *words], input="n\n")
@@ -248,7 +248,7 @@ def test_an_interrupted_commit_goes_on(place, skyload, monkeypatch, step):
     rotation.sign_here(store)
     cut = {
         "root kept": ("_move_in", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)),
-        "private moved": ("_is_of", None),
+        "private moved": ("sync_directory", None),
         "public moved": ("replace_durably", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)),
         "root replaced": ("drop", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)),
     }[step]
@@ -441,7 +441,7 @@ def test_updates_that_the_new_root_shuts_out_end_in_the_depot(place, skyload):
         report_of(depot, updates=(UpdateStatus(handle=flies.handle, state=UpdateState.RECEIVING),))
     assert skyload("rotate", "root-1")["ended_updates"] == []
     assert skyload("rotate", "targets")["ended_updates"] == [waits.handle.hex()]
-    assert skyload("revoke", "targets")["ended_updates"] == [flies.handle.hex()]
+    assert skyload("revoke", "targets", "--yes")["ended_updates"] == [flies.handle.hex()]
     with Depot.open(place / "depot") as depot:
         states = {update.sequence: update.state for update in depot.updates()}
     assert states == {1: FlightState.CANCELLED, 2: FlightState.CANCELLED, 3: FlightState.CONFIRMED}
@@ -460,7 +460,7 @@ def test_a_version_that_nobody_here_signed_stops_staging_until_an_epoch_begins(p
         with pytest.raises(KeyStoreError) as caught:
             accepted_by(depot, "SAT-1")
         assert "keys revoke" in caught.value.hint
-    skyload("revoke", "timestamp")
+    skyload("revoke", "timestamp", "--yes")
     with Depot.open(place / "depot") as depot:
         assert accepted_by(depot, "SAT-1") == 0
 

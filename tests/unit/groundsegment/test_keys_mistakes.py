@@ -1,0 +1,193 @@
+"""`skyload keys` when people err, or stop it in the middle: nothing half done stays, and the same command goes on."""
+
+import pytest
+from typer.testing import CliRunner
+
+from groundsegment.console import keys
+from groundsegment.depot.depot import Depot
+from groundsegment.depot.records import ReceivedMessage
+from groundsegment.signer import rotation
+from groundsegment.signer.key_store import make_key
+from groundsegment.signer.passphrase import FILE_VARIABLE, Passphrase
+from protocol.message import MessageKind
+from tests.unit.groundsegment import test_keys_change as change
+
+NOW = change.NOW
+first_day, nobody_gives_a_passphrase, place, skyload = (
+    change.first_day,
+    change.nobody_gives_a_passphrase,
+    change.place,
+    change.skyload,
+)
+
+
+def interrupt(*_, **__):
+    raise KeyboardInterrupt
+
+
+@pytest.fixture
+def sealed(place, skyload):
+    for name in ("right", "wrong"):
+        (place / name).write_text(f"the {name} words\n")
+    skyload("protect", "--new-passphrase-file", str(place / "right"))
+    return place
+
+
+@pytest.mark.parametrize("words", [("rotate", "timestamp"), ("revoke", "timestamp", "--yes")], ids=["rotate", "revoke"])
+def test_a_wrong_passphrase_leaves_nothing_and_the_right_one_goes_on(sealed, skyload, monkeypatch, words):
+    monkeypatch.setenv(FILE_VARIABLE, str(sealed / "wrong"))
+    assert "does not open" in skyload(*words, code=4)
+    assert not change.of(sealed).next_path.exists()
+    monkeypatch.setenv(FILE_VARIABLE, str(sealed / "right"))
+    told = skyload(*words)
+    assert (told["in_force"], told["root_version"]) == (True, 2)
+
+
+def test_where_keys_are_sealed_no_new_one_is_made_under_other_words_or_none(sealed, skyload):
+    change.away(sealed, "root-1", "root-2", "root-3")
+    assert "does not open" in skyload("rotate", "timestamp", "--passphrase-file", str(sealed / "wrong"), code=4)
+    assert "passphrase is needed" in skyload("rotate", "timestamp", code=4)
+    assert not change.of(sealed).next_path.exists()
+    skyload("rotate", "timestamp", "--passphrase-file", str(sealed / "right"))
+    assert b"ENCRYPTED" in (change.of(sealed).next_path / "timestamp.pem").read_bytes()
+
+
+@pytest.mark.parametrize("cut", ["make_key", "write_new", "add_signature", "_move_in", "replace_durably"])
+def test_a_rotation_that_is_interrupted_goes_on_with_the_same_command(place, skyload, monkeypatch, cut):
+    words = ("rotate", "timestamp", "snapshot")
+    with monkeypatch.context() as patch:
+        patch.setattr(rotation, cut, interrupt)
+        skyload(*words, code=130)
+    told = skyload(*words)
+    assert told["in_force"]
+    assert not change.of(place).next_path.exists()
+    assert change.trusts(change.of(place), change.kit_state(place)).root_version == told["root_version"] == 2
+
+
+def test_a_cut_between_two_keys_that_move_in_is_no_second_rotation(place, skyload, monkeypatch):
+    move_in = rotation._move_in
+
+    def first_only(store, name):
+        move_in(store, name) if name == "snapshot" else interrupt()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rotation, "_move_in", first_only)
+        skyload("rotate", "timestamp", "snapshot", code=130)
+    told = skyload("rotate", "timestamp", "snapshot")
+    assert (told["root_version"], set(told["changes"])) == (2, {"timestamp", "snapshot"})
+
+
+def test_what_is_left_of_one_key_is_not_put_in_the_place_of_another(place, skyload):
+    store = change.of(place)
+    store.next_path.mkdir()
+    make_key(store.next_path / "root-1.pem", Passphrase())
+    before = store.public_key("root-1").keyid
+    assert skyload("rotate", "root-2")["changes"] == ["root-2"]
+    assert store.public_key("root-1").keyid == before
+
+
+def test_another_command_is_told_what_is_in_its_way(place, skyload):
+    change.away(place, "root-1", "root-2")
+    skyload("rotate", "timestamp")
+    assert skyload("rotate", "timestamp")["in_force"] is False  # the same one: it goes on
+    for words in (("rotate", "targets"), ("revoke", "timestamp", "--yes")):
+        assert "goes on if it is given again" in skyload(*words, code=4)
+
+
+def test_a_key_that_moved_in_survives_a_commit_that_cannot_open_it(sealed, skyload):
+    change.away(sealed, "root-1", "root-2", "root-3")
+    skyload("rotate", "timestamp", "--passphrase-file", str(sealed / "right"))
+    stick = str(sealed / "stick")
+    skyload("root", "prepare", stick)
+    for name in ("root-1", "root-2"):
+        words = ("--key", str(sealed / "vault" / f"{name}.pem"), "--passphrase-file", str(sealed / "right"))
+        skyload("sign", "--offline", stick, *words, "--yes", depot=False)
+    store = change.of(sealed)
+    (store.next_path / "timestamp.pem").replace(store.path / "timestamp.pem")  # and there the power went
+    assert skyload("root", "combine", stick)["in_force"]
+    assert store.has("timestamp")
+
+
+def test_a_key_cannot_follow_itself(place, skyload):
+    public = str(change.of(place).path / "timestamp.public")
+    assert "has this place already" in skyload("rotate", "timestamp", "--public", public, code=4)
+    assert change.of(place).has("timestamp")
+
+
+# -- signing offline
+
+
+@pytest.fixture
+def stick(place, skyload):
+    change.away(place, "root-1", "root-2")
+    skyload("rotate", "targets")
+    skyload("root", "prepare", str(place / "stick"))
+    return place / "stick"
+
+
+def sign(stick, key, answer=""):
+    return CliRunner().invoke(keys.app, ["sign", "--offline", str(stick), "--key", str(key)], input=answer)
+
+
+def test_a_key_is_looked_at_before_anybody_is_asked(place, skyload, stick):
+    (place / "readme.txt").write_text("no key\n")
+    skyload("make", str(place / "stranger.pem"), "--no-seal", depot=False)
+    for name, words in (
+        ("gone.pem", "is missing"),
+        ("readme.txt", "not a private key"),
+        ("stranger.pem", "neither root"),
+    ):
+        result = sign(stick, place / name)
+        assert result.exit_code == 4
+        assert words in result.output
+        assert "sign this root?" not in result.output
+
+
+def test_where_nobody_is_there_to_confirm_a_signature_the_way_out_is_told(place, stick):
+    result = sign(stick, place / "vault" / "root-1.pem")
+    assert result.exit_code == 3
+    assert "hint: --yes" in result.output
+    assert "signed" in sign(stick, place / "vault" / "root-1.pem", "y\n").stdout
+
+
+def test_a_key_that_others_may_read_is_told_as_that(place, stick):
+    key = place / "vault" / "root-1.pem"
+    key.chmod(0o644)
+    assert "others may read" in sign(stick, key).output
+
+
+# -- asking, directories, what a satellite follows
+
+
+def test_a_new_epoch_is_asked_for(place):
+    words = ["revoke", "timestamp", "--depot", str(place / "depot")]
+    assert [CliRunner().invoke(keys.app, words, input=text).exit_code for text in ("", "n\n")] == [3, 1]
+    assert not change.of(place).roots_path.joinpath("2.json").exists()
+    assert CliRunner().invoke(keys.app, words, input="y\n").exit_code == 0
+    root_key = ["revoke", "root-1", "--depot", str(place / "depot")]
+    assert CliRunner().invoke(keys.app, root_key, input="").exit_code == 0  # it begins none
+
+
+def test_a_file_where_a_directory_is_wanted_is_told(place, skyload):
+    (place / "file").write_text("")
+    assert "a directory is wanted" in skyload("export", str(place / "file"), code=3)
+    change.away(place, "root-1", "root-2")
+    skyload("rotate", "targets")
+    assert "a directory is wanted" in skyload("root", "prepare", str(place / "file"), code=3)
+
+
+def test_the_list_shows_the_root_that_an_event_tells_of(place, skyload):
+    with Depot.open(place / "depot") as depot:
+        change.report_of(depot, root_version=1)
+        depot.journal.add_message(
+            ReceivedMessage(
+                satellite="SAT-1",
+                counter=1,
+                kind=str(MessageKind.EVENT),
+                re=b"",
+                received_utc=NOW,
+                body={"name": "root_rotated", "text": "a new root is trusted version=2"},
+                data=b"",
+            )
+        )
+    assert skyload("list")["satellites"][0]["root_version"] == 2
