@@ -1,8 +1,8 @@
 """Where the passphrase of private keys comes from: a file, the environment, or a person at a terminal.
 
 In this order: a file that was named (`--passphrase-file` of `skyload keys`), SKYLOAD_PASSPHRASE_FILE,
-SKYLOAD_PASSPHRASE, a prompt. Asked for once in the life of a process, and only if a key wants it. Nobody to ask is an error, and no key is left unsealed.
-The PIN of a token is SKYLOAD_PIN, or asked for.
+SKYLOAD_PASSPHRASE, a prompt. Asked for once in the life of a process, and only if a key wants it. Nobody to ask is an
+error, and no key is left unsealed. The PIN of a token is SKYLOAD_PIN, or asked for.
 """
 
 import os
