@@ -5,13 +5,14 @@ same bytes, and is durable in the data file before its log may go. Whoever calls
 It knows the log, the codec and the handle; nothing of quotas, reports or trust.
 """
 
+import contextlib
 import hashlib
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from struct import Struct
 
-from onboard.errors import StoreError, StoreFullError
+from onboard.errors import StoreError, StoreFailedError, StoreFullError
 from onboard.store.disk import Disk, write_all_at
 from onboard.store.inbox import DATA_NAME, OBJECT_NAME, log_path
 from onboard.store.shape import ObjectShape
@@ -97,8 +98,9 @@ def _packets(disk: Disk, directory: Path, shape: ObjectShape, block: int) -> lis
     """The distinct symbols of a log, each with the four bytes before it that the codec wants."""
     packets: dict[bytes, bytes] = {}
     cut = Struct(f"{record_size(shape)}s").iter_unpack
-    for _, group in read_groups(disk, log_path(directory, block), shape, block):
-        packets.update([(packet[:RECORD_OVERHEAD], packet) for (packet,) in cut(group)])
+    with contextlib.suppress(StoreFailedError):  # a bad sector: what lies before it may do, else the rest comes again
+        for _, group in read_groups(disk, log_path(directory, block), shape, block):
+            packets.update([(packet[:RECORD_OVERHEAD], packet) for (packet,) in cut(group)])
     if shape.kind is FrameKind.RAPTORQ:
         return list(packets.values())
     keys = shape.symbol_keys(block, (int.from_bytes(head, "big") for head in packets))
@@ -118,13 +120,13 @@ def _write_block(disk: Disk, directory: Path, data: bytes, offset: int) -> None:
 
 
 def _check_file(disk: Disk, handle: int, shape: ObjectShape) -> JobResult:
-    kind, size = parse_prefix(disk.read(handle, PREFIX_SIZE, 0))
+    kind, size = parse_prefix(_read(disk, handle, PREFIX_SIZE, 0))
     if size > min(shape.layout.padded_size, disk.size(handle)):
         raise DecodeError(f"object: says {size} bytes, {disk.size(handle)} solved")
     digest = hashlib.sha256()
     offset = 0
     while offset < size:
-        data = disk.read(handle, min(_READ_BYTES, size - offset), offset)
+        data = _read(disk, handle, min(_READ_BYTES, size - offset), offset)
         if not data:
             raise DecodeError(f"object: ends at {offset} of {size} bytes")
         digest.update(data)
@@ -135,6 +137,15 @@ def _check_file(disk: Disk, handle: int, shape: ObjectShape) -> JobResult:
         disk.truncate(handle, size)
         disk.sync(handle)
     return JobResult(outcome=Outcome.WHOLE, kind=kind, size=size, sha256=digest.digest())
+
+
+def _read(disk: Disk, handle: int, size: int, offset: int) -> bytes:
+    try:
+        return disk.read(handle, size, offset)
+    except (
+        StoreFailedError
+    ) as error:  # as good as other bytes: to read it again will not help, to receive it again will
+        raise DecodeError(f"object: {error}") from error
 
 
 def _open_whole(disk: Disk, directory: Path) -> int:

@@ -5,10 +5,11 @@ import contextlib
 import dataclasses
 import random
 import socket
+from pathlib import Path
 
 import pytest
 
-from onboard.errors import BusyError, ConfigError
+from onboard.errors import BusyError, ConfigError, StoreFailedError
 from onboard.receiver import link_socket
 from onboard.receiver.events import Verdict
 from onboard.receiver.shell import Receiver, ReceiverOptions
@@ -279,6 +280,70 @@ async def test_a_log_damaged_at_rest_costs_the_damaged_group_only(tmp_path):
 
         assert flying.sink.consumed == {source.handle: source.data}
         assert flying.receiver.statistics().symbols_duplicate == 0
+
+
+class BadSectorDisk(FaultyDisk):
+    """A file with a certain name cannot be read from an offset on, until it is cut or deleted."""
+
+    def __init__(self):
+        super().__init__()
+        self.bad = None  # (name, offset)
+        self.num_refused = 0
+
+    def read(self, handle, size, offset):
+        name = self._name_of(handle)
+        if self.bad is not None and name == self.bad[0] and offset + size > self.bad[1]:
+            if offset >= self.bad[1]:
+                self.num_refused += 1
+                raise StoreFailedError("read: Input/output error")
+            size = self.bad[1] - offset
+        return super().read(handle, size, offset)
+
+    def truncate(self, handle, size):
+        self._heal(self._name_of(handle))
+        super().truncate(handle, size)
+
+    def unlink(self, path):
+        self._heal(path.name)
+        super().unlink(path)
+
+    def _heal(self, name):
+        if self.bad is not None and name == self.bad[0]:
+            self.bad = None
+
+    def _name_of(self, handle):
+        return Path(f"/proc/self/fd/{handle}").readlink().name
+
+
+@flies
+async def test_a_bad_sector_in_a_log_costs_what_lies_behind_it_and_is_no_trouble_of_the_disk(tmp_path):
+    source, disk = source_of(5000), BadSectorDisk()
+    *frames, last = source.frames()
+    async with station(tmp_path, disk=disk) as flying:
+        for have in (10, len(frames)):
+            await flying.ground.send(*frames[:10] if have == 10 else frames[10:])
+            await flying.until(lambda: [entry.have for entry in flying.last_report.open_blocks] == [have])  # noqa: B023
+            size = next((tmp_path / "state/inbox").glob("*/000.log")).stat().st_size
+            disk.bad = disk.bad or ("000.log", size)
+        await flying.ground.send(last)
+        await flying.until(lambda: flying.receiver.statistics().solves_failed == 1)
+        await flying.ground.send(*frames, last)
+        await flying.until(lambda: flying.sink.consumed)
+    assert flying.sink.consumed == {source.handle: source.data}
+    assert flying.troubles == []
+
+
+@flies
+async def test_an_object_with_a_bad_sector_is_thrown_away_and_comes_again(tmp_path):
+    source, disk = source_of(5000), BadSectorDisk()
+    disk.bad = "data", 1000
+    async with station(tmp_path, disk=disk) as flying:
+        await flying.ground.send(*source.frames())
+        await flying.until(lambda: disk.num_refused and disk.bad is None)
+        await flying.ground.send(*source.frames())
+        await flying.until(lambda: flying.sink.consumed)
+    assert flying.sink.consumed == {source.handle: source.data}
+    assert flying.troubles == []
 
 
 @flies
