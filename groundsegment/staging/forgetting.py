@@ -18,6 +18,10 @@ from groundsegment.depot.records import FORGOTTEN_HERE, FORGOTTEN_ON_BOARD, Upda
 from groundsegment.errors import InputError
 from groundsegment.signer.key_store import sync_directory
 from groundsegment.staging.workplace import discard_unfinished
+from protocol.frame import HANDLE_SIZE
+from protocol.message import MessageKind
+
+_RECEIPTS = 4  # of the newest: one of them says what served
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,12 +79,18 @@ def forget(depot: Depot, digest: bytes) -> Forgotten:
 def refuse_serving(depot: Depot, digest: bytes, satellite: str) -> None:
     """Refuse what the satellite would refuse after two steps through the link.
 
+    A report may be older than a `revert` that was answered since. So where the newest receipt names another release,
+    it is for the satellite to say.
+
     Raises:
-        InputError: it reported last that this release serves.
+        InputError: it said last that this release serves.
     """
     heard = depot.journal.last_report(satellite)
-    if heard is not None and any(heard.report.serving) and digest.startswith(heard.report.serving):
-        hint = f"`skyload revert --for {satellite}` first; once it reports that another one serves, this is forgotten"
+    receipts = depot.journal.messages(satellite, kind=str(MessageKind.RECEIPT), newest=_RECEIPTS)
+    signed = {receipt.counter: receipt.body["serving"] for receipt in receipts if receipt.body.get("serving")}
+    is_contradicted = bool(signed) and signed[max(signed)] != digest.hex()
+    if heard is not None and heard.report.serving == digest[:HANDLE_SIZE] and not is_contradicted:
+        hint = f"`skyload revert --for {satellite}` first; if that is done, `skyload ask` hears what serves now"
         raise InputError(f"{satellite} reported serving this release: what serves is not forgotten", hint=hint)
 
 

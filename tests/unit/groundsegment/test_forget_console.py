@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from groundsegment.console.main import app
-from groundsegment.depot.records import CommandState, FlightState, ReceivedReport
+from groundsegment.depot.records import CommandState, FlightState, ReceivedMessage, ReceivedReport
 from groundsegment.signer.key_store import KeyStore
 from groundsegment.signer.signing import create_trust
 from groundsegment.staging import forgetting
@@ -84,12 +84,34 @@ def test_an_export_of_what_was_forgotten_says_so(depot, tmp_path):
     assert CliRunner().invoke(app, [*words[:1], "newest", *words[2:], "--for", "SAT-1"]).exit_code == 5
 
 
-def test_what_serves_is_refused_at_home(depot):
-    update = staged(depot)
+def reported_serving(depot, update):
     report = Report(serving=update.release_digest[:6])
     depot.journal.record_report(
         ReceivedReport(satellite="SAT-1", session=b"s" * 6, sequence=1, received_utc=NOW, report=report)
     )
+
+
+def receipted(depot, counter, serving):
+    about = {"satellite": "SAT-1", "kind": "receipt", "re": bytes(6), "received_utc": NOW}
+    depot.journal.add_message(ReceivedMessage(**about, counter=counter, body={"serving": serving.hex()}))
+
+
+def test_a_report_that_is_older_than_a_receipt_does_not_refuse(depot, monkeypatch):
+    from groundsegment.console import forget
+
+    update = staged(depot)
+    reported_serving(depot, update)
+    receipted(depot, 1, update.release_digest)
+    way = (update.release_name, "--for", "SAT-1", "--link", "127.0.0.1:9", "--yes")
+    assert run(depot, *way).exit_code == 3
+    receipted(depot, 2, bytes(31) + b"x")  # it was reverted since
+    monkeypatch.setattr(forget, "command_dangerously", lambda *_, **__: {"ok": True, "text": "forgotten"})
+    assert run(depot, *way).exit_code == 0
+
+
+def test_what_serves_is_refused_at_home(depot):
+    update = staged(depot)
+    reported_serving(depot, update)
     result = run(depot, update.release_name, "--for", "SAT-1", "--link", "127.0.0.1:9", "--yes")
 
     assert result.exit_code == 3
