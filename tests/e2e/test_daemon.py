@@ -66,8 +66,9 @@ class Satellite:
         assert done.returncode == 0, done.stderr
 
     def use_engine(self, command):
-        text = self.config.read_text()
-        self.config.write_text(text.replace(f"command = {json.dumps(ENGINE)}", f"command = {json.dumps(command)}"))
+        """Another engine, which may read its mode."""
+        new = f"command = {json.dumps(command)}\nreadable = {json.dumps([str(self.directory)])}"
+        self.config.write_text(self.config.read_text().replace(f"command = {json.dumps(ENGINE)}", new))
 
     def start(self, crash_at: str | None = None):
         program = ["-m", "onboard.console", "run", "--config", str(self.config)]
