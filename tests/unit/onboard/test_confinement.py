@@ -44,6 +44,8 @@ TRIES = {
     "speak raw frames": "socket.socket(socket.AF_PACKET, socket.SOCK_RAW)",
     "open sockets by io_uring": "check(libc.syscall(425, 8, ctypes.create_string_buffer(120)))",
     "kill the daemon": "os.kill(parent, 0)",
+    "limit the daemon": "resource.prlimit(parent, resource.RLIMIT_CPU)",
+    "limit itself": "resource.setrlimit(resource.RLIMIT_CPU, resource.prlimit(0, resource.RLIMIT_CPU))",
     "trace the daemon": "check(libc.ptrace(16, parent, 0, 0))",
     "look into the daemon": "open(f'/proc/{parent}/environ').read()",
     "mount": "check(libc.mount(b'none', own.encode(), b'tmpfs', 0, None))",
@@ -57,6 +59,7 @@ TRIES = {
     "run a program of the system": "subprocess.run(['true'], check=True)",
 }  # fmt: skip
 ALLOWED = {"read our release", "write its own directory", "use its own socket", "run a program of the system"}
+ALLOWED |= {"limit itself"}
 HOSTILE = """
 import ctypes, json, os, resource, socket, subprocess, sys, time
 rel, state, own, parent, tries = *sys.argv[1:4], int(sys.argv[4]), json.loads(sys.argv[5])
@@ -215,10 +218,12 @@ def test_a_policy_survives_its_way():
         ((0xAA, 41), 1, "allow"), ((0xAA, 41), 2, "refuse"), ((0xAA, 41), 1 << 32 | 1, "allow"),
         ((0xAA, 53), 16, "refuse"), ((0xAA, 101), 1, "refuse"), ((0xAA, 200), 1, "refuse"),
         ((0xAA, 0), 2, "allow"), ((0xAA, 300), 2, "allow"), ((0xAA, 0x40000029), 1, "refuse"), ((0xBB, 0), 1, "kill"),
+        ((0xAA, 302), 0, "allow"),
+        ((0xAA, 302), 17, "refuse"),
     ],
 )  # fmt: skip
 def test_the_filter_says(call, first_argument, verdict):
-    code = filter_code(0xAA, (41, 53), (101, 200))
+    code = filter_code(0xAA, (41, 53), (101, 200), (302,))
     assert run_bpf(code, *call, first_argument) == {"allow": 0x7FFF0000, "refuse": 0x50001, "kill": 0x80000000}[verdict]
 
 
