@@ -8,6 +8,7 @@ Nothing here needs the depot.
 
 import re
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,9 @@ def _changes(current: TrustedRoot, next_: TrustedRoot) -> tuple[str, ...]:
     for name in sorted(known - _SHOWN):
         if current.root.unrecognized_fields.get(name) != next_.root.unrecognized_fields.get(name):
             lines.append(f"{name}: {next_.root.unrecognized_fields.get(name)!r}")
+    if next_.signed_at:
+        signed = datetime.fromtimestamp(next_.signed_at, UTC).date().isoformat()
+        lines.append(f"made on {signed}: whatever expires before that is refused from now on")
     lines.append(f"good until {next_.root.expires.date().isoformat()}")
     return tuple(lines)
 

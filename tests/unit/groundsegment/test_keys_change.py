@@ -17,6 +17,7 @@ from groundsegment.depot.records import ROTATE, CommandState, FlightState, Recei
 from groundsegment.errors import KeyStoreError
 from groundsegment.file_export import export_commands
 from groundsegment.signer import key_file, rotation, signing
+from groundsegment.signer.ceremony import _changes
 from groundsegment.signer.key_file import read_key, write_key
 from groundsegment.signer.key_store import KeyStore
 from groundsegment.signer.passphrase import FILE_VARIABLE, WORDS_VARIABLE, Passphrase
@@ -27,7 +28,7 @@ from groundsegment.stations.home import make_orders
 from groundsegment.stations.orders import Orders
 from protocol.errors import ProtocolError, RootSignatureError
 from protocol.report import FRESHNESS_SIZE, Report, UpdateState, UpdateStatus
-from protocol.roots import follow_roots, read_root
+from protocol.roots import SIGNED_AT_FIELD, follow_roots, read_root
 from protocol.trust import TrustState, accept_metadata
 from tests.unit.groundsegment.test_signer import a_manifest
 
@@ -215,6 +216,14 @@ def test_whoever_signs_offline_is_shown_every_change_and_is_a_root_key(place, sk
     assert "of neither root" in skyload(
         "sign", "--offline", stick, "--key", str(stranger), "--yes", code=4, depot=False
     )
+
+
+def test_whoever_signs_a_root_sees_when_it_says_it_was_made(store):
+    """A date far ahead would let every update expire on board, until a new epoch."""
+    current = read_root(store.root())
+    metadata = rotation.prepare(store, ["timestamp"], is_leaked=False, floor=0, utc=NOW).metadata
+    metadata.signed.unrecognized_fields[SIGNED_AT_FIELD] = int(datetime(2101, 1, 2, tzinfo=UTC).timestamp())
+    assert any("made on 2101-01-02" in line for line in _changes(current, read_root(metadata.to_bytes())))
 
 
 def test_another_root_than_the_prepared_one_is_not_taken(place, skyload):
