@@ -290,7 +290,7 @@ def _next_root(
     try:
         return sign_here(store)
     except GroundError:
-        drop(store)  # a token's PIN is found wrong only now; nobody has seen the new keys yet
+        drop(store)  # a root key does not open, or its token's PIN is wrong; nobody has seen the new keys yet
         raise
 
 

@@ -85,7 +85,8 @@ def prepare(
     for name, key in old.items():
         if name in entries and entries[name].key.keyid == key.keyid:
             raise KeyStoreError(f"{name}: that key has this place already", hint="give the new key's public half")
-    _check_keys(store, [name for name in names if name not in entries])
+    if len(entries) < len(names):
+        _check_passphrase(store)
     drop(store)  # what an interruption left before there was a root counts for nothing
     store.next_path.mkdir(mode=0o700)
     try:
@@ -207,18 +208,15 @@ def _new_entry(store: KeyStore, name: str, given: KeyEntry | None) -> KeyEntry:
     return given
 
 
-def _check_keys(store: KeyStore, makes: Sequence[str]) -> None:
-    """Open what is going to sign before anything is made; and make sure that new keys are sealed as those here are.
+def _check_passphrase(store: KeyStore) -> None:
+    """Where a key is sealed, make sure that new ones will be, and under the same words.
 
     Raises:
-        KeyStoreError: a key does not open.
+        KeyStoreError: the passphrase is another one, or nobody gives any.
     """
-    roots = [name for name in (*ROOT_NAMES, *POST_QUANTUM_NAMES) if store.can_sign(name)]
-    sealed = [name for name in KNOWN_NAMES if store.is_sealed(name)]
-    if makes and sealed and not set(sealed) & set(roots):
-        store.signer(sealed[0])
-    for name in roots:
-        store.signer(name)
+    sealed = next((name for name in KNOWN_NAMES if store.is_sealed(name)), None)
+    if sealed is not None:
+        store.signer(sealed)
 
 
 def _move_in(store: KeyStore, name: str) -> None:

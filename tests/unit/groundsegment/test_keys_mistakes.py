@@ -52,12 +52,23 @@ def test_where_keys_are_sealed_no_new_one_is_made_under_other_words_or_none(seal
     assert b"ENCRYPTED" in (change.of(sealed).next_path / "timestamp.pem").read_bytes()
 
 
+def test_a_root_key_that_does_not_open_leaves_nothing(place, skyload):
+    key = change.of(place).path / "root-2.pem"
+    good = key.read_bytes()
+    key.write_bytes(good[:60])
+    assert "not a private key" in skyload("rotate", "timestamp", code=4)
+    assert not change.of(place).next_path.exists()
+    key.write_bytes(good)
+    assert skyload("rotate", "timestamp")["root_version"] == 2
+
+
 @pytest.mark.parametrize("cut", ["make_key", "write_new", "add_signature", "_move_in", "replace_durably"])
 def test_a_rotation_that_is_interrupted_goes_on_with_the_same_command(place, skyload, monkeypatch, cut):
     words = ("rotate", "timestamp", "snapshot")
     with monkeypatch.context() as patch:
         patch.setattr(rotation, cut, interrupt)
         skyload(*words, code=130)
+    assert change.of(place).next_path.exists() == (cut not in {"make_key", "write_new"})
     told = skyload(*words)
     assert told["in_force"]
     assert not change.of(place).next_path.exists()
