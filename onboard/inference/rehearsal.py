@@ -10,6 +10,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ async def answer_prompts(
                 run_directory=Path(directory),
                 num_threads=num_threads,
                 load_timeout_s=load_timeout_s,
-                confinement=BEST_EFFORT,
+                confinement=replace(BEST_EFFORT, readable=_led_to(release_dir)),
             )
         )
         try:
@@ -114,3 +115,10 @@ async def judge_release(
             child.kill()
             await child.wait()
     return found
+
+
+def _led_to(release_dir: Path) -> tuple[str, ...]:
+    """What links in a release and its base lead to: on the ground, and only there, a base is linked and not copied."""
+    base = base_directory_of(release_dir)
+    paths = [path for directory in (release_dir, base) if directory is not None for path in directory.glob("*")]
+    return tuple(str(path.resolve()) for path in paths if path.is_symlink())
