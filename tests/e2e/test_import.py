@@ -159,9 +159,9 @@ def test_a_stick_of_damaged_foreign_and_stale_files_changes_nothing(satellite, t
     bundles[0].unlink()
     found = imported(satellite, stale, for_other, unsigned, damaged, code=10)
     assert found == {
-        stale.name: ("refused", "ROLLBACK"),
+        stale.name: ("refused", "REPLAYED"),
         for_other.name: ("refused", "WRONG_SATELLITE"),
-        "unsigned.skm": ("refused", "UNTRUSTED"),
+        "unsigned.skm": ("refused", "MALFORMED"),
         "renamed.skb": ("refused", "damaged: not bundle 0 as it was signed"),
     }
     until_state(satellite, UpdateState.RECEIVING)
