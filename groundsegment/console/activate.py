@@ -60,7 +60,8 @@ def activate(
             link=None if blind else link,
             timeout_s=timeout,
         )
-        if values["ok"] is not False and entry.state is FlightState.COMPLETE:
+        # Asked again: a receipt that came with the answer may have said by now what came of it.
+        if values["ok"] is not False and opened.update(entry.handle).state is FlightState.COMPLETE:
             opened.set_update_state(entry.handle, FlightState.COMPLETE)  # it is held no more: an uplink may wait for it
     values["update"] = entry.handle.hex()
     hint = "it waits only if it was staged with --hold, once all of it is on board; `skyload status` shows where it is"
