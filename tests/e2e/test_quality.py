@@ -97,9 +97,9 @@ def test_what_was_fitted_is_judged_as_rebuilt_against_the_model_it_is_made_of(gr
     effort = Effort(num_calibration_tokens=768, length=32, num_steps=0, num_threads=1)
     monkeypatch.setattr(requantize_module, "Effort", lambda: effort)
     write_text(Path("manuals.txt"), seed=7)
-    staged = run_json("v2", *JUDGED, "--base", "v1-int8", "--fit", "12kB", "--calibration", "manuals.txt")
+    staged = run_json("v2", *JUDGED, "--base", "v1-int8", "--fit", "15kB", "--calibration", "manuals.txt")
     right = judged("v2-on-v1-int8", "v2")
     assert staged["quality"]["perplexity"] == round(right["perplexity"], 3)
     assert staged["quality"]["reference"]["perplexity"] == round(right["reference"]["perplexity"], 3)
-    assert staged["payload_bytes"] <= 12_000
+    assert staged["payload_bytes"] <= 15_000
     assert not any("no figures" in warning for warning in staged["warnings"])
