@@ -5,12 +5,16 @@ An `Outbox` whose receipts, results and answers lie in `STATE_DIR/messages/` unt
     HANDLE.ska        a message not acknowledged yet
     KEY.done          the message with that key was queued once (`say_once`); empty
 
-The file is written before the message is queued; a disk that refuses costs durability, never the message. At most
-MESSAGES_MAX wait: the oldest of those that are not kept give way first, then the oldest.
+The file is written before the message is queued; a disk that refuses costs durability, never the message.
+
+Each sort of message has places of its own (`Sort`, PLACES), and only one of its own sort gives way, the oldest. So
+whoever may ask, or cause events, pushes out answers and events, and never a receipt that was not acknowledged yet. What
+says how an update ended is sent first.
 """
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from enum import IntEnum, auto
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +27,32 @@ from protocol.exchange import Outbox
 from protocol.limits import MESSAGE_SIZE_MAX
 from protocol.message import Message, MessageKind
 from protocol.objects import object_handle
+from protocol.receipt import ReceiptState
 from protocol.report import NO_HANDLE
 
-MESSAGES_MAX = 64
+
+class Sort(IntEnum):
+    """Sorts of messages, in the order in which they are sent."""
+
+    VERDICT = auto()  # receipts of what was accepted and how it ended: only signed updates cause them
+    SERVING = auto()  # receipts of what serves now: reverts cause them
+    RESULT = auto()  # of commands
+    DAMAGE = auto()
+    ANSWER = auto()  # to questions
+    PASSING = auto()  # what is not kept: events, and receipts of refusals, which anybody may cause
+
+
+PLACES: Mapping[Sort, int] = {
+    Sort.VERDICT: 64,
+    Sort.SERVING: 16,
+    Sort.RESULT: 32,
+    Sort.DAMAGE: 8,
+    Sort.ANSWER: 32,
+    Sort.PASSING: 32,
+}
+"""How many of each sort may wait."""
+MESSAGES_MAX = sum(PLACES.values())
+
 _RETRY_S = 2.0
 _DONE_MAX = 16
 _TEXT_SIZE_MAX = 48 * 1024  # leaves room for the rest of a message of 64 KiB
@@ -63,6 +90,7 @@ class MessageBox(Outbox):
         self._take_counter, self._telemetry, self._now = take_counter, telemetry, now
         self._stamp = stamp
         self._kept: set[bytes] = set()
+        self._sorts: dict[bytes, Sort] = {}  # oldest first, within each sort
         self.on_queued: Callable[[], None] = lambda: None
 
     def load(self) -> None:
@@ -75,17 +103,18 @@ class MessageBox(Outbox):
         for path in self._directory.glob(f"*{TEMPORARY_SUFFIX}"):
             self._disk.unlink(path)
         found = sorted(filter(None, map(self._read, self._directory.glob("*.ska"))), key=lambda entry: entry[0])
-        for _, data in found:
+        for _, data, sort in found:
             self._kept.add(object_handle(data))
-            self.put(data, self._now())
+            self._queue(data, sort)
 
-    def _read(self, path: Path) -> tuple[int, bytes] | None:
-        """Return counter and bytes of a kept message; one that cannot be read goes, so that it holds nothing up."""
+    def _read(self, path: Path) -> tuple[int, bytes, Sort] | None:
+        """Return counter, bytes, sort of a kept message; one that cannot be read goes, so that it holds nothing up."""
         try:
             with path.open("rb") as file:
                 data = file.read(MESSAGE_SIZE_MAX + 1)
             if object_handle(data).hex() == path.stem:
-                return Message.open(data, public_keys={key_id(self._public_key): self._public_key}).counter, data
+                message = Message.open(data, public_keys={key_id(self._public_key): self._public_key})
+                return message.counter, data, _sort_of(message.kind, message.body)
             problem = "torn: it was never said"
         except (OSError, ProtocolError) as error:
             problem = str(error)
@@ -112,6 +141,7 @@ class MessageBox(Outbox):
             satellite=self._satellite, counter=self._take_counter(), kind=kind, re=re, body=_bounded(body)
         )
         data = message.seal(public_key=self._public_key, sign=self._sign)
+        sort = _sort_of(kind, body) if is_kept else Sort.PASSING
         if is_kept:
             try:
                 replace_file(self._path(object_handle(data)), data)
@@ -119,7 +149,7 @@ class MessageBox(Outbox):
             except (StoreError, OSError) as error:
                 is_kept = False
                 self._telemetry.emit(MESSAGE_NOT_KEPT, about=re, error=str(error))
-        self.put(data, self._now())
+        self._queue(data, sort)
         self._telemetry.emit(MESSAGE_QUEUED, about=re, kind=kind.value, bytes=len(data))
         self.on_queued()
         return is_kept
@@ -142,17 +172,42 @@ class MessageBox(Outbox):
 
     def drop(self, handle: bytes) -> None:
         """The ground has it, or others need its place: its file goes too."""
+        self._sorts.pop(handle, None)
         if handle in self._kept:
             self._kept.discard(handle)
             with contextlib.suppress(StoreError):
                 self._disk.unlink(self._path(handle))
         super().drop(handle)
 
-    def _choose_to_drop(self) -> bytes:
-        return next((handle for handle in self._objects if handle not in self._kept), super()._choose_to_drop())
+    def _queue(self, data: bytes, sort: Sort) -> None:
+        handle = object_handle(data)
+        peers = [other for other, its in self._sorts.items() if its is sort and other != handle]
+        for other in peers[: max(0, len(peers) + 1 - PLACES[sort])]:
+            self.drop(other)
+        self._sorts[handle] = sort
+        self.put(data, self._now())
+
+    def _in_turn(self) -> Iterable[bytes]:
+        return sorted(self._objects, key=self._sorts.__getitem__)  # stable: the oldest of each sort first
 
     def _path(self, handle: bytes) -> Path:
         return self._directory / f"{handle.hex()}.ska"
+
+
+def _sort_of(kind: MessageKind, body: Mapping[str, Any]) -> Sort:
+    match kind:
+        case MessageKind.RECEIPT if body.get("state") == ReceiptState.SERVING.value:
+            return Sort.SERVING
+        case MessageKind.RECEIPT:
+            return Sort.VERDICT
+        case MessageKind.RESULT:
+            return Sort.RESULT
+        case MessageKind.DAMAGE:
+            return Sort.DAMAGE
+        case MessageKind.ANSWER:
+            return Sort.ANSWER
+        case MessageKind.EVENT:
+            return Sort.PASSING
 
 
 def _bounded(body: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ logged to disk symbol by symbol.
 """
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from protocol.blocks import block_layout, symbols_needed
@@ -55,16 +56,16 @@ class Outbox:
         num_symbols = symbols_needed(len(data), size)
         self._objects[handle] = _Outgoing(data, size, num_symbols, due=now, pause_s=self._retry_s)
         while len(self._objects) > self._length_max:
-            self.drop(self._choose_to_drop())
+            self.drop(next(iter(self._objects)))
         return handle
 
     def drop(self, handle: bytes) -> None:
         """Send an object no more."""
         self._objects.pop(handle, None)
 
-    def _choose_to_drop(self) -> bytes:
-        """The object that gives way when there are too many: the oldest."""
-        return next(iter(self._objects))
+    def _in_turn(self) -> Iterable[bytes]:
+        """Handles in the order in which what is due is sent: the oldest first."""
+        return self._objects
 
     def acknowledge(self, handle: bytes) -> None:
         """The other end has it: stop sending."""
@@ -73,7 +74,8 @@ class Outbox:
     def frames_to_send(self, now: float) -> list[Frame]:
         """Frames of all objects that are due."""
         frames: list[Frame] = []
-        for handle, entry in self._objects.items():
+        for handle in self._in_turn():
+            entry = self._objects[handle]
             if entry.due <= now:
                 frames += _round(handle, entry)
                 entry.due = now + entry.pause_s

@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from onboard import messages
 from onboard.errors import StoreFailedError
-from onboard.messages import MessageBox
+from onboard.messages import MessageBox, Sort
 from onboard.store.disk import replace_file
 from onboard.telemetry import Telemetry
 from protocol.envelope import key_id
@@ -16,6 +16,7 @@ from protocol.message import Message, MessageKind
 from protocol.objects import object_handle
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))
+FEW = 5
 PUBLIC = KEY.public_key().public_bytes_raw()
 
 
@@ -48,6 +49,12 @@ class Life:
             if data is not None:
                 messages.append((object_handle(data), Message.open(data, public_keys={key_id(PUBLIC): PUBLIC})))
         return messages
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """Few places, so that a flood is short."""
+    monkeypatch.setattr(messages, "PLACES", dict.fromkeys(Sort, FEW))
 
 
 @pytest.fixture
@@ -104,30 +111,67 @@ def test_a_disk_that_refuses_costs_durability_and_not_the_message(directory):
     assert len(life.received()) == 1
 
 
-def test_files_of_messages_are_bounded(directory):
+def say(life, sort, number):
+    """Say one message of a sort."""
+    kind, body, is_kept = {
+        Sort.VERDICT: (MessageKind.RECEIPT, {"state": "confirmed"}, True),
+        Sort.SERVING: (MessageKind.RECEIPT, {"state": "serving"}, True),
+        Sort.RESULT: (MessageKind.RESULT, {"ok": True}, True),
+        Sort.DAMAGE: (MessageKind.DAMAGE, {}, True),
+        Sort.ANSWER: (MessageKind.ANSWER, {}, True),
+        Sort.PASSING: (MessageKind.RECEIPT, {"state": "refused"}, False),
+    }[sort]
+    life.box.say(kind, body={**body, "text": str(number)}, is_kept=is_kept)
+
+
+@pytest.mark.usefixtures("few")
+@pytest.mark.parametrize("flood", Sort)
+def test_a_flood_of_one_sort_pushes_out_nothing_of_another(directory, flood):
+    """Whoever has a stolen command key asks as often as he likes: no receipt gives way to an answer."""
+    life, others = Life(directory), [sort for sort in Sort if sort is not flood]
+    for sort in others:
+        say(life, sort, "first")
+    for number in range(FEW + 3):
+        say(life, flood, number)
+    texts = [message.body["text"] for _, message in life.received()]
+    assert texts.count("first") == len(others)
+    assert len(texts) == len(others) + FEW
+    assert "2" not in texts
+    assert "3" in texts
+
+
+@pytest.mark.usefixtures("few")
+@pytest.mark.parametrize("flood", [sort for sort in Sort if sort is not Sort.PASSING])
+def test_the_next_life_gives_each_sort_the_same_places(directory, flood):
+    first = Life(directory)
+    for number in range(FEW):
+        say(first, flood, number)
+    others = [sort for sort in Sort if sort not in {flood, Sort.PASSING}]
+    for sort in others:
+        say(first, sort, "first")
     life = Life(directory)
-    for number in range(70):
-        life.box.say(MessageKind.RESULT, body={"ok": True, "text": str(number)})
-    again = Life(directory)
-    assert len(again.box) == 64
-    assert len(list(directory.glob("*.ska"))) == 64
+    for number in range(3):
+        say(life, flood, f"new {number}")
+    texts = [message.body["text"] for _, message in life.received()]
+    assert texts.count("first") == len(others)
+    assert len(texts) == len(others) + FEW
+    assert len(list(directory.glob("*.ska"))) == len(texts)
 
 
-def test_a_flood_of_events_pushes_no_receipt_out(directory):
+def test_what_says_how_an_update_ended_is_sent_before_a_flood_of_answers(directory):
     life = Life(directory)
-    life.box.say(MessageKind.RECEIPT, re=b"123456", body={"state": "confirmed"})
-    for number in range(100):
-        life.box.say(MessageKind.EVENT, body={"name": str(number)}, is_kept=False)
-    kinds = [message.kind for _, message in life.received()]
-    assert (len(kinds), kinds.count(MessageKind.RECEIPT)) == (64, 1)
+    for sort in reversed(Sort):
+        say(life, sort, sort.name)
+    assert [message.body["text"] for _, message in life.received()] == [sort.name for sort in Sort]
 
 
+@pytest.mark.usefixtures("few")
 def test_a_ground_that_never_acknowledges_does_not_fill_the_disk(directory):
     life = Life(directory)
-    for number in range(70):
+    for number in range(FEW + 8):
         life.box.say(MessageKind.ANSWER, body={"text": str(number)})
-    assert len(list(directory.glob("*.ska"))) == 64
-    assert next(message.body["text"] for _, message in life.received()) == "6"
+    assert len(list(directory.glob("*.ska"))) == FEW
+    assert next(message.body["text"] for _, message in life.received()) == "8"
 
 
 def test_what_was_not_kept_is_said_again_by_the_next_life(directory, monkeypatch):
