@@ -66,7 +66,7 @@ from protocol.report import NO_HANDLE, Reason, UpdateStatus
 logger = logging.getLogger(__name__)
 
 _SERVING_STATUS_S = 2.0  # whoever asks for our status waits no longer for a serving process that hangs
-_VERDICTS = {Fate.USED: Verdict.CONSUMED, Fate.KEPT: Verdict.KEPT, Fate.BAD: Verdict.REFUSED}
+_VERDICTS = dict(zip(Fate, (Verdict.CONSUMED, Verdict.KEPT, Verdict.REFUSED, Verdict.SPOILT), strict=True))
 
 
 def run_daemon(config: Config, *, crash_point: Callable[[str], None] = lambda name: None) -> None:

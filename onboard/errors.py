@@ -7,7 +7,8 @@
     │   ├── StoreCorruptError       what was read is not what was written: name, expected, got
     │   └── StoreFailedError        a write or a sync failed: fail-stop, this handle is not used again
     ├── InstallError            5   an update cannot go on: reason (`protocol.report.Reason`)
-    │   └── CanaryFailedError       the model does not answer as signed
+    │   ├── CanaryFailedError       the model does not answer as signed
+    │   └── BundleSpoiltError       a bundle is no longer what was received and checked: it must come again
     ├── UnknownError            6   no such release or object on board
     └── BusyError               7   another daemon holds the state directory, or nobody answers there
 
@@ -96,6 +97,13 @@ class CanaryFailedError(InstallError):
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message, reason=Reason.CANARY_FAILED, hint=hint)
+
+
+class BundleSpoiltError(InstallError):
+    """A bundle's file is not what its digest says, though it was when it had been received: our medium's fault."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, reason=Reason.DISK_FAILED, hint="it is thrown away and must be sent again")
 
 
 class UnknownError(OnboardError):

@@ -133,6 +133,14 @@ UPDATE_RESUMED = Event(id=43, name="update_resumed", severity=_A, text="the upda
 BUNDLE_INSTALLED = Event(
     id=44, name="bundle_installed", severity=Severity.DIAGNOSTIC, text="a bundle is in place", throttle=100
 )
+BUNDLE_SPOILT = Event(
+    id=66,
+    name="bundle_spoilt",
+    severity=_LO,
+    text="a bundle was damaged on our medium before it was in place: it must be sent again",
+    throttle=6,
+    down=True,
+)
 UPDATE_VERIFIED = Event(id=45, name="update_verified", severity=_A, text="all files are there and as signed")
 TRIAL_STARTED = Event(id=46, name="trial_started", severity=_A, text="the new release is tried beside the old")
 TRIAL_INTERRUPTED = Event(id=47, name="trial_interrupted", severity=_LO, text="the trial did not end")

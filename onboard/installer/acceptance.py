@@ -21,7 +21,7 @@ from protocol.link_keys import RELEASE_KEY_SIZE, unwrap_release_key
 from protocol.manifest import Manifest
 from protocol.report import Reason
 from protocol.sealed_metadata import open_metadata
-from protocol.trust import TrustedRotation, TrustedUpdate, TrustState, accept_metadata
+from protocol.trust import TrustedRotation, TrustedUpdate, TrustState, accept_metadata, follow_metadata
 
 VERDICTS: Mapping[type[ProtocolError], Reason] = {
     RootSignatureError: Reason.ROOT_UNSIGNED,
@@ -35,6 +35,14 @@ VERDICTS: Mapping[type[ProtocolError], Reason] = {
     DecodeError: Reason.MALFORMED,
 }
 """What goes down for each refusal; the first that fits, so that the narrower stands before the wider."""
+
+
+def follow_roots_of(data: bytes, state: TrustState, *, satellite: str, private_key: bytes) -> TrustState:
+    """Return what is trusted after the roots in a metadata object; `state` if it brings none that is new and good."""
+    try:
+        return follow_metadata(open_metadata(data, private_key, satellite=satellite), state)
+    except ProtocolError:
+        return state  # whoever judges it says what is wrong
 
 
 def judge_metadata(

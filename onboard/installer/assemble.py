@@ -11,8 +11,9 @@ the ground rehearsed is what happens on board. Blocking; call it in a thread. zs
     .part/.metadata.skm, .sha256sums    written by `seal`, before the rename
 
 Promises: memory is bounded by a few segments and one bundle's table; a bundle counts as installed only once its
-bytes are durable, and installing one again is harmless; nothing is parsed before its digest is right; a base file is
-used only after its digest was checked, once for each update. After a crash at any point `Assembly.open` goes on.
+bytes are durable, and installing one again is harmless; nothing is parsed before its digest is right (`received`); a
+base file is used only after its digest was checked, once for each update. After a crash at any point `Assembly.open`
+goes on.
 
 It does not know trust, engines, or the link. Names with a leading dot cannot collide with a release's files.
 """
@@ -30,6 +31,7 @@ from typing import BinaryIO
 from onboard.errors import InstallError, StoreError, StoreFullError
 from onboard.installer.adapter import AdapterStep, carried_files, laid_out_files
 from onboard.installer.progress import IDENTITY_SIZE, PROGRESS_NAME, Progress
+from onboard.installer.received import open_bundle, read_checked_head, read_piece
 from onboard.installer.release import (
     METADATA_NAME,
     SUMS_NAME,
@@ -45,7 +47,7 @@ from onboard.scrub.medium import hash_medium
 from onboard.scrub.scan import read_right
 from onboard.store.ballast import RESERVE_BYTES
 from onboard.store.disk import Disk, RealDisk, write_all_at
-from protocol.bundle import HEADER_SIZE, BundleHeader, head_size, peek_num_segments
+from protocol.bundle import BundleHeader, head_size, peek_num_segments
 from protocol.codec.rebuild import rebuild
 from protocol.errors import DecodeError
 from protocol.manifest import FileEntry, Manifest
@@ -118,20 +120,29 @@ class Assembly:
         """Put the bytes of a bundle where they belong; it is installed when this returns.
 
         Args:
-            bundle: a file with the digest that the manifest gives bundle `number`: the caller has checked that.
+            bundle: a file with the digest that the manifest gives bundle `number`, when it was received.
             number: which bundle.
 
         Raises:
+            BundleSpoiltError: it has another digest now, or cannot be read.
             InstallError: BUNDLE_DAMAGED (final), BASE_MISSING, BASE_DAMAGED, DISK_FULL, DISK_FAILED.
         """
         if number in self.installed:
             return
-        with _disk_reasons(), bundle.open("rb") as source:
+        with _disk_reasons(), open_bundle(bundle, number) as source:
             header = self._read_header(source, number)
-            at = header.size_bytes
-            for index, rows in groupby(header.rows, key=lambda row: row.file):
-                at = self._install_rows(source, at, self._carried[index], list(rows))
+            try:
+                self._install_bundle(source, header)
+            except InstallError as error:
+                if error.reason is Reason.BUNDLE_DAMAGED:  # what was signed, or what became of it just now?
+                    self._read_header(source, number)
+                raise
             self._progress.note_installed(number)
+
+    def _install_bundle(self, source: BinaryIO, header: BundleHeader) -> None:
+        at = header.size_bytes
+        for index, rows in groupby(header.rows, key=lambda row: row.file):
+            at = self._install_rows(source, header.number, at, self._carried[index], list(rows))
 
     def verify(self) -> None:
         """Do what an adapter needs (`adapter`), then read all files back and compare their digests with the manifest.
@@ -243,10 +254,11 @@ class Assembly:
 
     def _read_header(self, source: BinaryIO, number: int) -> BundleHeader:
         manifest = self.plan.manifest
-        expected = manifest.bundles[number].num_segments
+        entry = manifest.bundles[number]
+        expected = entry.num_segments
+        head = read_checked_head(source, entry, number, head_size(expected))
         try:
-            head = _read_exactly(source, 0, HEADER_SIZE)
-            header = BundleHeader.decode(_read_exactly(source, 0, head_size(peek_num_segments(head))))
+            header = BundleHeader.decode(head[: head_size(peek_num_segments(head))])
         except DecodeError as error:
             raise _damaged(number, str(error)) from error
         if (header.release_digest, header.number) != (manifest.release_digest, number):
@@ -258,13 +270,13 @@ class Assembly:
                 raise _damaged(number, f"segment {row.number} lies outside its file")
         return header
 
-    def _install_rows(self, source: BinaryIO, at: int, entry: FileEntry, rows: list[SegmentRow]) -> int:
+    def _install_rows(self, source: BinaryIO, number: int, at: int, entry: FileEntry, rows: list[SegmentRow]) -> int:
         """Write the segments of one file and make them durable; returns where the next one is stored."""
         handle = self._disk.open(self.part / entry.name)
         try:
             for row in rows:
                 check_stop()
-                for offset, raw in self._expand(row, _read_stored(source, at, row)):
+                for offset, raw in self._expand(row, read_piece(source, at, row.stored_size, number)):
                     if offset + len(raw) > entry.size_bytes:
                         raise InstallError(
                             f"segment {row.number} writes outside its file", reason=Reason.BUNDLE_DAMAGED
@@ -370,13 +382,6 @@ def _read_exactly(file: BinaryIO, offset: int, size: int) -> bytes:
         parts.append(part)
         at += len(part)
     return b"".join(parts)
-
-
-def _read_stored(source: BinaryIO, at: int, row: SegmentRow) -> bytes:
-    try:
-        return _read_exactly(source, at, row.stored_size)
-    except DecodeError as error:
-        raise InstallError(f"segment {row.number}: {error}", reason=Reason.BUNDLE_DAMAGED) from error
 
 
 def _damaged(number: int, problem: str) -> InstallError:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from onboard.installer.core import REASON_TEXT, Input, Standing, is_unfinished, next_state
 from onboard.store.record import KnownRelease, OnboardRecord, RecordedUpdate, RecordStore
+from onboard.store.roots import root_digest
 from onboard.store.trust_facts import with_trust
 from protocol.manifest import Manifest
 from protocol.message import MessageKind
@@ -73,35 +74,30 @@ class UpdateBook:
         """Whether an update was accepted and has not ended."""
         return self.record.is_pending(handle)
 
-    def rotate(self, state: TrustState, root_digest: bytes) -> list[RecordedUpdate]:
+    def rotate(self, state: TrustState) -> list[RecordedUpdate]:
         """Trust new roots; if a new epoch begins with them, end all that is pending; returns these."""
-        record, ended = self._with_ended_for(state, ())
-        self._store.store(with_trust(record, state, root_digest))
+        is_new_epoch = state.epoch > self.record.epoch
+        pending = [update.handle for update in self.record.pending] if is_new_epoch else []
+        record, ended = self._with_cancelled(pending, Reason.EPOCH_ENDED)
+        self._store.store(with_trust(record, state, root_digest(state.root)))
         return ended
 
-    def _with_ended_for(
-        self, state: TrustState, overtaken: Collection[bytes]
-    ) -> tuple[OnboardRecord, list[RecordedUpdate]]:
-        """The record without what a new update, or a new epoch, ends, and these."""
-        record, is_new_epoch = self.record, state.epoch > self.record.epoch
-        if not is_new_epoch and not overtaken:
-            return record, []
-        reason = Reason.EPOCH_ENDED if is_new_epoch else Reason.SUPERSEDED
+    def _with_cancelled(self, handles: Collection[bytes], reason: Reason) -> tuple[OnboardRecord, list[RecordedUpdate]]:
+        """The record without these pending updates, and they as they ended."""
+        record = self.record
         ended = [
             replace(update, state=next_state(update.state, Input.CANCELLED), reason=reason)
             for update in record.pending
-            if is_new_epoch or update.handle in overtaken
+            if update.handle in handles
         ]
         for update in ended:
             record = record.with_ended(update)
         return record, ended
 
-    def accept(
-        self, handle: bytes, trusted: TrustedUpdate, *, root_digest: bytes, overtaken: Collection[bytes]
-    ) -> list[RecordedUpdate]:
-        """Begin with a new update and end those that it overtakes; returns these."""
-        record, ended = self._with_ended_for(trusted.state, overtaken)
-        record = with_trust(record, trusted.state, root_digest)
+    def accept(self, handle: bytes, trusted: TrustedUpdate, *, overtaken: Collection[bytes]) -> list[RecordedUpdate]:
+        """Begin with a new update and end those that it overtakes; returns these. Its roots were followed before."""
+        record, ended = self._with_cancelled(overtaken, Reason.SUPERSEDED)
+        record = with_trust(record, trusted.state, root_digest(trusted.state.root))
         newcomer = RecordedUpdate(
             handle=handle,
             version=trusted.version,

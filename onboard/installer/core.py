@@ -75,6 +75,7 @@ class Fate(Enum):
     USED = auto()  # durably; or of no use ever
     KEPT = auto()  # of no use yet: offer it again
     BAD = auto()
+    SPOILT = auto()  # its bytes are no longer what was checked: throw it away, and have it sent again
 
 
 def is_obstacle(reason: Reason) -> bool:

@@ -1,5 +1,6 @@
 """Metadata objects on their way to being trusted updates: judged, kept, refused, or held until there is room.
 
+Roots are followed first, as far as they are good, and stay in force whatever becomes of the update that they came with.
 What is refused or held is known to this life only: the frames of a refused object are dropped, and it may be asked
 again once another update was accepted, for the root may be another one then; a held object stays with the receiver,
 which offers it again. Nothing here changes the trust record; a new root is durable before the record names it.
@@ -9,17 +10,15 @@ It does not know bundles, or which updates are pending.
 
 import contextlib
 from collections import OrderedDict
-from pathlib import Path
 
 from onboard import telemetry as events
 from onboard.errors import InstallError, StoreError, StoreFullError
-from onboard.installer.acceptance import judge_metadata
+from onboard.installer.acceptance import follow_roots_of, judge_metadata
 from onboard.installer.book import UpdateBook
 from onboard.installer.surroundings import Surroundings, UpdateStanding
 from onboard.installer.update_file import AcceptedUpdate, keep_update
 from onboard.store.roots import forget_roots, keep_root, root_digest
 from onboard.store.trust_facts import trust_state_of
-from protocol.limits import METADATA_SIZE_MAX
 from protocol.report import Reason, UpdateState
 from protocol.roots import read_root
 from protocol.trust import TrustedRotation, TrustedUpdate, TrustState
@@ -87,14 +86,22 @@ class Intake:
         """Whether an object brought roots that were followed in this life."""
         return handle in self._rotations
 
-    def judge(self, handle: bytes, path: Path) -> tuple[bytes, TrustedUpdate | TrustedRotation] | None:
-        """Decide whether a metadata object is to be trusted: its bytes, and what they are; None if it is refused."""
-        with path.open("rb") as file:
-            data = file.read(METADATA_SIZE_MAX + 1)
+    def new_roots(self, data: bytes) -> TrustState | None:
+        """What is to be trusted by the roots in a metadata object, whatever else is in it; None if none is new."""
+        state = follow_roots_of(
+            data,
+            self._state,
+            satellite=self._given.satellite,
+            private_key=self._given.release_private_key,
+        )
+        return None if state.root == self._root else state
+
+    def judge(self, handle: bytes, data: bytes) -> TrustedUpdate | TrustedRotation | None:
+        """Decide whether a metadata object is to be trusted, its roots being followed; None if it is refused."""
         try:
-            trusted = judge_metadata(
+            return judge_metadata(
                 data,
-                trust_state_of(self._book.record, self._root),
+                self._state,
                 satellite=self._given.satellite,
                 private_key=self._given.release_private_key,
                 utc=self._given.utc(),
@@ -105,30 +112,38 @@ class Intake:
         except InstallError as error:
             self.refuse(handle, error.reason, str(error))
             return None
-        return data, trusted
 
-    def keep(self, state: TrustState, update: AcceptedUpdate | None = None) -> None:
-        """Make what is trusted durable, roots and update, before the record speaks of them.
+    @property
+    def _state(self) -> TrustState:
+        return trust_state_of(self._book.record, self._root)
+
+    def keep_root(self, state: TrustState) -> None:
+        """Make a root durable before the record speaks of it.
 
         Raises:
             StoreError: the disk refused.
         """
-        if update is not None:
-            keep_update(self._given.layout.state_dir, update)
-        if state.root != self._root or self._is_root_lost:
-            keep_root(self._given.layout, state.root)
+        keep_root(self._given.layout, state.root)
 
-    def note_trusted(self, handle: bytes, state: TrustState, *, is_rotation: bool, is_new_epoch: bool) -> None:
-        """The record speaks of it: go by its root from now on."""
+    def keep_update(self, update: AcceptedUpdate) -> None:
+        """Make a trusted update durable before the record speaks of it.
+
+        Raises:
+            StoreError: the disk refused.
+        """
+        keep_update(self._given.layout.state_dir, update)
+
+    def note_rotation(self, handle: bytes) -> None:
+        """An object of roots alone was followed: it is wanted no more."""
         self._held.pop(handle, None)
+        self._rotations[handle] = None
+        while len(self._rotations) > _REFUSED_MAX:
+            self._rotations.popitem(last=False)
+
+    def note_root(self, handle: bytes, state: TrustState, *, is_new_epoch: bool) -> None:
+        """The record speaks of a new root: go by it from now on."""
         if is_new_epoch:
             self._telemetry.emit(events.EPOCH_BEGUN, about=handle, epoch=state.epoch, floor=state.floor)
-        if is_rotation:
-            self._rotations[handle] = None
-            while len(self._rotations) > _REFUSED_MAX:
-                self._rotations.popitem(last=False)
-        if state.root == self._root and not self._is_root_lost:
-            return
         self._root, self._is_root_lost = state.root, False
         self._refused.clear()  # what the old root refused, the new one may trust
         self._telemetry.emit(events.ROOT_ROTATED, about=handle, version=state.root_version)

@@ -12,12 +12,13 @@ It does not know frames, trust, or the other pending updates.
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 
 from onboard import telemetry as events
-from onboard.errors import InstallError, StoreError
+from onboard.errors import BundleSpoiltError, InstallError, StoreError
 from onboard.installer.book import UpdateBook
 from onboard.installer.building import Building
 from onboard.installer.changeover import Changeover
@@ -31,6 +32,7 @@ from onboard.store.record import RecordedUpdate
 from protocol.report import Reason, UpdateState
 
 _RETRY_S_MAX = 600.0
+_SPOILT_MAX = 3  # times that one bundle is sent again in one life: a medium that goes on damaging it is told instead
 _SERVING_POLL_S = 1.0  # while serving is away: it also wakes us when it is back
 
 
@@ -75,6 +77,7 @@ class PendingUpdate:
         self._task: asyncio.Task[None] | None = None
         self._is_stopping = False
         self._retry_s, self._retry_at = self._given.retry_s, 0.0
+        self._spoilt: Counter[int] = Counter()  # bundles that our medium damaged
 
     # -- queries -------------------------------------------------------------------------------------------
 
@@ -143,6 +146,8 @@ class PendingUpdate:
                 failure = error
         if not self.is_unfinished():  # it ended meanwhile
             return Fate.USED
+        if isinstance(failure, BundleSpoiltError) and self._is_sent_again(number, failure):
+            return Fate.SPOILT
         if failure is not None:
             await self._stand_still(failure)
             return Fate.KEPT if is_obstacle(failure.reason) else Fate.USED
@@ -152,6 +157,12 @@ class PendingUpdate:
         if self.building.is_complete:
             self._wake.set()
         return Fate.USED
+
+    def _is_sent_again(self, number: int, error: BundleSpoiltError) -> bool:
+        self._spoilt[number] += 1
+        times = self._spoilt[number]
+        self._telemetry.emit(events.BUNDLE_SPOILT, about=self.handle, number=number, times=times, error=str(error))
+        return times <= _SPOILT_MAX
 
     async def end(self, how: Input, reason: Reason, *, text: str = "") -> None:
         """Bring it to REJECTED or CANCELLED: recorded, cleared away, reported."""

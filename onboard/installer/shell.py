@@ -37,8 +37,7 @@ from onboard.installer.threads import Background, in_thread
 from onboard.installer.update_file import AcceptedUpdate, accepted_update
 from onboard.store.disk import free_bytes
 from onboard.store.record import PENDING_MAX, RecordedUpdate
-from onboard.store.roots import root_digest
-from protocol.limits import MIB
+from protocol.limits import METADATA_SIZE_MAX, MIB
 from protocol.objects import ObjectKind
 from protocol.report import UPDATES_MAX, Reason, UpdateState
 from protocol.trust import TrustedRotation, TrustedUpdate, TrustState
@@ -274,52 +273,59 @@ class Installer:
     # -- objects -------------------------------------------------------------------------------------------
 
     async def _take_metadata(self, handle: bytes, path: Path) -> Fate:
-        judged = self._intake.judge(handle, path)
-        if judged is None:
+        with path.open("rb") as file:
+            data = file.read(METADATA_SIZE_MAX + 1)
+        roots = self._intake.new_roots(data)
+        if roots is not None and not await self._follow(handle, roots):
+            return Fate.KEPT
+        trusted = self._intake.judge(handle, data)
+        if trusted is None:
             return Fate.USED
-        data, trusted = judged
         if isinstance(trusted, TrustedRotation):
-            return await self._take_rotation(handle, trusted.state)
+            self._intake.note_rotation(handle)
+            return Fate.USED
         update = accepted_update(data, trusted.manifest)
         newcomer = Standing(handle=handle, version=trusted.version, release=trusted.manifest.release_digest)
-        is_new_epoch = trusted.state.epoch > self._book.record.epoch
-        if not is_new_epoch and is_overtaken(newcomer, self._book.known):
+        if is_overtaken(newcomer, self._book.known):
             self._intake.refuse(handle, Reason.ROLLBACK, "a newer update to the same release came before it")
             return Fate.USED
         standings = self._book.standings
-        overtaken = standings if is_new_epoch else overtaken_by(newcomer, standings, beside=trusted.manifest.beside)
-        if not is_new_epoch and any(each.state is UpdateState.TRIAL for each in overtaken):
+        overtaken = overtaken_by(newcomer, standings, beside=trusted.manifest.beside)
+        if any(each.state is UpdateState.TRIAL for each in overtaken):
             return Fate.KEPT  # it takes seconds to minutes: let it end, its release may be the new one's base
         if len(standings) - len(overtaken) >= PENDING_MAX:
             self._intake.hold(handle, Reason.TOO_MANY_UPDATES, f"{len(standings)} updates are pending")
             return Fate.KEPT  # offered again when one of them has ended
         try:
-            self._intake.keep(trusted.state, update)
+            self._intake.keep_update(update)
         except StoreError as error:
-            self._intake.hold(handle, reason_of(error), str(error))
-            self._background.spawn(self._offer_later())
-            return Fate.KEPT
+            return self._keep_for_later(handle, error)
         self._given.crash_point("metadata-kept")
         await self._accept(update, trusted, {each.handle for each in overtaken})
         return Fate.USED
 
-    async def _take_rotation(self, handle: bytes, state: TrustState) -> Fate:
+    async def _follow(self, handle: bytes, state: TrustState) -> bool:
+        """Trust new roots from now on, whatever comes with them; returns whether the disk took them."""
         try:
-            self._intake.keep(state)
+            self._intake.keep_root(state)
         except StoreError as error:
-            self._intake.hold(handle, reason_of(error), str(error))
-            self._background.spawn(self._offer_later())
-            return Fate.KEPT
+            self._keep_for_later(handle, error)
+            return False
         self._given.crash_point("root-kept")
         is_new_epoch = state.epoch > self._book.record.epoch
         if is_new_epoch:
             await self._stop({each.handle for each in self._book.standings})
-        ended = self._book.rotate(state, root_digest(state.root))
+        ended = self._book.rotate(state)
         self._given.crash_point("root-rotated")
-        self._intake.note_trusted(handle, state, is_rotation=True, is_new_epoch=is_new_epoch)
+        self._intake.note_root(handle, state, is_new_epoch=is_new_epoch)
         await self._wind_up(ended)
         self._given.offer_again()
-        return Fate.USED
+        return True
+
+    def _keep_for_later(self, handle: bytes, error: StoreError) -> Fate:
+        self._intake.hold(handle, reason_of(error), str(error))
+        self._background.spawn(self._offer_later())
+        return Fate.KEPT
 
     async def _renew_nonces(self) -> None:
         while True:
@@ -346,12 +352,8 @@ class Installer:
 
     async def _accept(self, update: AcceptedUpdate, trusted: TrustedUpdate, overtaken: Collection[bytes]) -> None:
         await self._stop(overtaken)
-        is_new_epoch = trusted.state.epoch > self._book.record.epoch
-        ended = self._book.accept(
-            update.handle, trusted, root_digest=root_digest(trusted.state.root), overtaken=overtaken
-        )
+        ended = self._book.accept(update.handle, trusted, overtaken=overtaken)
         self._given.crash_point("accepted")
-        self._intake.note_trusted(update.handle, trusted.state, is_rotation=False, is_new_epoch=is_new_epoch)
         self._intake.note_accepted(update.handle)
         self._retry_s = self._given.retry_s
         self._telemetry.emit(
@@ -375,7 +377,7 @@ class Installer:
         if not takers:
             return Fate.KEPT  # perhaps of an update whose metadata is on its way
         fates = [await pending.take_bundle(path, sha256) for pending in takers]
-        return Fate.KEPT if Fate.KEPT in fates else Fate.USED
+        return next((fate for fate in (Fate.SPOILT, Fate.KEPT) if fate in fates), Fate.USED)
 
     # -- the pending updates -------------------------------------------------------------------------------
 

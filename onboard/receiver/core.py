@@ -296,8 +296,8 @@ class ReceiverCore:
             self._note_complete(shape.handle)
             return
         entry.stage = ObjectStage.COLLECTING
-        if verdict is Verdict.REFUSED:
-            self._counters.add("objects_refused")
+        if verdict is not Verdict.CONSUMED:
+            self._counters.add(f"objects_{verdict.value}")
             self._drop(entry)
             return
         self._counters.add("objects_completed")

@@ -14,6 +14,7 @@ _PLAIN = (
     "objects_completed",
     "objects_poisoned",
     "objects_refused",
+    "objects_spoilt",
     "bytes_completed",
     "files_taken",
     "syncs",

@@ -12,6 +12,7 @@ class Verdict(Enum):
     CONSUMED = "consumed"  # used, durably: its file goes, its frames are dropped, reports list it as complete
     KEPT = "kept"  # no use for it yet: the file stays under the quota and is offered again after `offer_again`
     REFUSED = "refused"  # bad: its file goes, it is forgotten and collected again if its frames come again
+    SPOILT = "spoilt"  # our medium changed its file since it was checked: as REFUSED; reports say that it is missing
 
 
 class FileVerdict(Enum):
@@ -63,6 +64,7 @@ class ReceiverStatistics:
         objects_completed: consumed.
         objects_poisoned: solved, but not what the handle says: thrown away.
         objects_refused: by the sink.
+        objects_spoilt: damaged on the medium after they were checked: thrown away, to be collected again.
         objects_dropped: let go of before they were used.
         drops: the same, by cause: "unsigned" (unfinished, gave way), "kept" (whole, gave way), "foreign" (the ground
             sends it in another shape).
@@ -90,6 +92,7 @@ class ReceiverStatistics:
     objects_completed: int = 0
     objects_poisoned: int = 0
     objects_refused: int = 0
+    objects_spoilt: int = 0
     objects_dropped: int = 0
     drops: dict[str, int] = field(default_factory=dict)
     bytes_completed: int = 0

@@ -28,6 +28,7 @@ _FILE_VERDICTS = {
     Verdict.CONSUMED: FileVerdict.USED,
     Verdict.KEPT: FileVerdict.KEPT,
     Verdict.REFUSED: FileVerdict.REFUSED,
+    Verdict.SPOILT: FileVerdict.DAMAGED,
 }
 
 

@@ -45,7 +45,7 @@ OLD = {"config.json": b'{"old": 1}', "model.bin": bytes(range(256)) * 32}
 NEW = {"config.json": b'{"new": 2}', "model.bin": random.Random(2).randbytes(6000) + bytes(range(256)) * 4}
 THIRD = {"config.json": b'{"third": 3}', "model.bin": bytes(4096) + bytes(range(256)) * 16}
 RELEASES = {digest_of(files): files for files in (OLD, NEW, THIRD)}
-_VERDICTS = {Fate.USED: Verdict.CONSUMED, Fate.KEPT: Verdict.KEPT, Fate.BAD: Verdict.REFUSED}
+_VERDICTS = dict(zip(Fate, (Verdict.CONSUMED, Verdict.KEPT, Verdict.REFUSED, Verdict.SPOILT), strict=True))
 _FRAMES_A_SECOND = 4  # symbols between two syncs
 
 

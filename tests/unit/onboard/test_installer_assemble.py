@@ -1,12 +1,16 @@
 """Rebuilding a release from bundles: bounded, resumable, and every obstacle named."""
 
+import errno
+import hashlib
 from dataclasses import replace
 
 import pytest
 
-from onboard.errors import InstallError
+from onboard.errors import BundleSpoiltError, InstallError
+from onboard.installer import assemble, received
 from onboard.installer.assemble import Assembly, Plan
 from onboard.installer.progress import PROGRESS_NAME
+from onboard.installer.received import read_checked_head
 from onboard.installer.release import ReleaseDirectory, copy_release
 from onboard.store.ballast import RESERVE_BYTES
 from protocol.bundle import BundleHeader
@@ -50,6 +54,15 @@ class Workshop:
 
     def files(self, directory):
         return {path.name: path.read_bytes() for path in directory.iterdir() if not path.name.startswith(".")}
+
+    def as_signed(self):
+        """The manifest, had it been signed over the bundles as they lie there now."""
+        manifest = self.update.manifest
+        bundles = [
+            replace(entry, sha256=hashlib.sha256(path.read_bytes()).digest())
+            for entry, path in zip(manifest.bundles, self.paths, strict=True)
+        ]
+        return replace(manifest, bundles=tuple(bundles))
 
 
 def reason_of(call, *arguments) -> Reason:
@@ -173,18 +186,70 @@ def test_a_bundle_that_is_not_what_its_manifest_says_is_refused(tmp_path, at):
     data = bytearray(shop.paths[0].read_bytes())
     data[at] ^= 0x40
     shop.paths[0].write_bytes(data)
-    assert reason_of(shop.open().install, shop.paths[0], 0) is Reason.BUNDLE_DAMAGED
+    assert reason_of(shop.open(manifest=shop.as_signed()).install, shop.paths[0], 0) is Reason.BUNDLE_DAMAGED
 
 
-def test_a_bundle_cut_short_is_refused(tmp_path):
+def test_a_bundle_cut_short_that_was_signed_so_is_refused(tmp_path):
     shop = Workshop(tmp_path)
     shop.paths[0].write_bytes(shop.paths[0].read_bytes()[:-1])
-    assert reason_of(shop.open().install, shop.paths[0], 0) is Reason.BUNDLE_DAMAGED
+    assert reason_of(shop.open(manifest=shop.as_signed()).install, shop.paths[0], 0) is Reason.BUNDLE_DAMAGED
 
 
 def test_a_bundle_of_the_wrong_number_is_refused(tmp_path):
     shop = Workshop(tmp_path)
-    assert reason_of(shop.open().install, shop.paths[1], 0) is Reason.BUNDLE_DAMAGED
+    shop.paths[0].write_bytes(shop.paths[1].read_bytes())
+    assert reason_of(shop.open(manifest=shop.as_signed()).install, shop.paths[0], 0) is Reason.BUNDLE_DAMAGED
+
+
+@pytest.mark.parametrize("base", [None, OLD])
+def test_a_bundle_that_our_medium_damaged_is_told_apart_and_touches_nothing(tmp_path, base):
+    """Wherever it is flipped: also where it says which bytes of the base are copied to where."""
+    shop = Workshop(tmp_path, base)
+    assembly = shop.open()
+    before = shop.files(shop.part)
+    right = shop.paths[0].read_bytes()
+    for at in (*range(0, min(len(right), 200), 7), len(right) - 1):
+        shop.paths[0].write_bytes(right[:at] + bytes([right[at] ^ 1]) + right[at + 1 :])
+        with pytest.raises(BundleSpoiltError):
+            assembly.install(shop.paths[0], 0)
+    assert shop.files(shop.part) == before
+    shop.paths[0].write_bytes(right)
+    shop.install_all(assembly)
+    assembly.verify()
+
+
+def test_a_bundle_that_is_cut_short_gone_or_unreadable_is_our_mediums_fault(tmp_path, monkeypatch):
+    shop = Workshop(tmp_path)
+    assembly, right = shop.open(), shop.paths[0].read_bytes()
+    for data in (b"", right[:10], right[:-1], right + b"x"):
+        shop.paths[0].write_bytes(data)
+        with pytest.raises(BundleSpoiltError):
+            assembly.install(shop.paths[0], 0)
+    shop.paths[0].unlink()
+    with pytest.raises(BundleSpoiltError):
+        assembly.install(shop.paths[0], 0)
+
+    def bad_sector(handle, size, offset):
+        raise OSError(errno.EIO, "Input/output error")
+
+    shop.paths[0].write_bytes(right)
+    monkeypatch.setattr(received.os, "pread", bad_sector)
+    with pytest.raises(BundleSpoiltError):
+        assembly.install(shop.paths[0], 0)
+
+
+def test_a_bundle_that_changes_while_it_is_put_in_place_is_our_mediums_fault(tmp_path, monkeypatch):
+    shop = Workshop(tmp_path)
+    assembly, right = shop.open(), shop.paths[0].read_bytes()
+
+    def check_and_flip(*arguments):
+        head = read_checked_head(*arguments)
+        shop.paths[0].write_bytes(right[:-1] + bytes([right[-1] ^ 1]))
+        return head
+
+    monkeypatch.setattr(assemble, "read_checked_head", check_and_flip)
+    with pytest.raises(BundleSpoiltError):
+        assembly.install(shop.paths[0], 0)
 
 
 def test_other_files_than_were_signed_are_noticed(tmp_path):
@@ -228,7 +293,8 @@ def tensor_bundle(shop, file, *pieces):
     stored = SegmentCipher(shop.ground._secret("release key 1 1"), digest).seal(row, payload)
     shop.paths[0].write_bytes(BundleHeader(release_digest=digest, number=0, rows=(row,)).encode() + stored)
     first, *others = shop.update.manifest.bundles
-    return replace(shop.update.manifest, bundles=(replace(first, num_segments=1), *others))
+    first = replace(first, num_segments=1, sha256=hashlib.sha256(shop.paths[0].read_bytes()).digest())
+    return replace(shop.update.manifest, bundles=(first, *others))
 
 
 def stored_piece(*extents, **changes):
