@@ -27,7 +27,7 @@ from tuf.api.metadata import Metadata, Role, Root, Signed
 from tuf.api.serialization import DeserializationError
 
 from protocol.envelope import key_id
-from protocol.errors import DecodeError, RollbackError, RootSignatureError, SignatureError
+from protocol.errors import DecodeError, RollbackError, RootSignatureError, SignatureError, VerificationError
 
 COMMAND_FIELD = "x-skyload-command"
 POST_QUANTUM_FIELD = "x-skyload-root-pq"
@@ -99,21 +99,36 @@ def follow_roots(newer: Sequence[bytes], trusted: bytes, *, lost: tuple[int, byt
     """
     current = read_root(trusted)
     for data in newer:
-        metadata = parse_metadata(Root, data)
-        if metadata.signed.version <= current.version:
-            continue  # sent again for a satellite that may have missed it
-        for judge in (current.root, metadata.signed):
-            verify_root(judge, metadata)
-        if metadata.signed.version != current.version + 1:
-            raise RollbackError("root", trusted=current.version, offered=metadata.signed.version)
-        if lost is not None and lost[0] == metadata.signed.version and lost[1] != hashlib.sha256(data).digest():
-            raise RootSignatureError(f"root: not the version {lost[0]} that was trusted before it was lost")
-        candidate = read_root(data)
-        command_keys(data)  # else the next command would find out
-        if candidate.epoch < current.epoch:
-            raise RollbackError("epoch", trusted=current.epoch, offered=candidate.epoch)
-        current = candidate
+        current = _follow_root(data, current, lost)
     return current
+
+
+def follow_good_roots(newer: Sequence[bytes], trusted: bytes, *, lost: tuple[int, bytes] | None = None) -> TrustedRoot:
+    """Follow a chain of roots up to the first that is not good; the arguments are those of `follow_roots`."""
+    current = read_root(trusted)
+    for data in newer:
+        try:
+            current = _follow_root(data, current, lost)
+        except (DecodeError, VerificationError):
+            break
+    return current
+
+
+def _follow_root(data: bytes, current: TrustedRoot, lost: tuple[int, bytes] | None) -> TrustedRoot:
+    metadata = parse_metadata(Root, data)
+    if metadata.signed.version <= current.version:
+        return current  # sent again for a satellite that may have missed it
+    for judge in (current.root, metadata.signed):
+        verify_root(judge, metadata)
+    if metadata.signed.version != current.version + 1:
+        raise RollbackError("root", trusted=current.version, offered=metadata.signed.version)
+    if lost is not None and lost[0] == metadata.signed.version and lost[1] != hashlib.sha256(data).digest():
+        raise RootSignatureError(f"root: not the version {lost[0]} that was trusted before it was lost")
+    candidate = read_root(data)
+    command_keys(data)  # else the next command would find out
+    if candidate.epoch < current.epoch:
+        raise RollbackError("epoch", trusted=current.epoch, offered=candidate.epoch)
+    return candidate
 
 
 def verify_root(judge: Root, metadata: Metadata[Any]) -> None:

@@ -38,6 +38,7 @@ from protocol.roots import (
     COMMAND_FIELD,
     TrustedRoot,
     command_keys,
+    follow_good_roots,
     follow_roots,
     parse_metadata,
     verify_signatures,
@@ -55,6 +56,7 @@ __all__ = [
     "accept_metadata",
     "accept_update",
     "command_keys",
+    "follow_metadata",
     "target_path",
 ]
 
@@ -162,6 +164,21 @@ def target_path(sequence: int) -> str:
     return f"updates/{sequence}.manifest"
 
 
+def follow_metadata(data: bytes, state: TrustState) -> TrustState:
+    """Return what is trusted after the roots of a metadata object, as far as they are good, whatever else is in it.
+
+    To be made durable before the rest is judged (TUF 1.0.34, 5.3.3 to 5.3.9): a root that its predecessor signed takes
+    keys away also where it comes with an update that is refused, has expired, or is followed by one that is not good.
+
+    Raises:
+        DecodeError: not a metadata object.
+    """
+    bundle = MetadataBundle.decode(data)
+    root = follow_good_roots(bundle.roots, state.root, lost=_lost(state))
+    is_new = root.data != state.root and root.version >= state.root_version
+    return state.with_root(root) if is_new else state
+
+
 def accept_metadata(
     data: bytes,
     state: TrustState,
@@ -187,9 +204,7 @@ def accept_metadata(
         WrongSatelliteError, VerificationError: as they say.
     """
     bundle = MetadataBundle.decode(data)
-    root = follow_roots(
-        bundle.roots, state.root, lost=(state.root_version, state.lost_root) if state.lost_root else None
-    )
+    root = follow_roots(bundle.roots, state.root, lost=_lost(state))
     if root.version < state.root_version:
         raise RollbackError("root", trusted=state.root_version, offered=root.version)
     state = state.with_root(root)
@@ -209,6 +224,10 @@ def accept_update(data: bytes, state: TrustState, *, satellite: str, utc: dateti
     if isinstance(trusted, TrustedRotation):
         raise VerificationError("metadata: roots only, no update")
     return trusted
+
+
+def _lost(state: TrustState) -> tuple[int, bytes] | None:
+    return (state.root_version, state.lost_root) if state.lost_root else None
 
 
 def _accept_roles(

@@ -20,8 +20,8 @@ NEW = {"config.json": b'{"new": 2}', "model.bin": bytes(range(256))}
 POINTS = {
     "a rotation": ("root-kept", "root-rotated"),
     "a new epoch": ("root-kept", "root-rotated", "ended"),
-    "an update with a root": ("metadata-kept", "accepted"),
-    "an update with a new epoch": ("metadata-kept", "accepted", "ended"),
+    "an update with a root": ("root-kept", "root-rotated", "metadata-kept", "accepted"),
+    "an update with a new epoch": ("root-kept", "root-rotated", "metadata-kept", "accepted", "ended"),
 }
 
 
