@@ -377,7 +377,7 @@ class Installer:
         if not takers:
             return Fate.KEPT  # perhaps of an update whose metadata is on its way
         fates = [await pending.take_bundle(path, sha256) for pending in takers]
-        return Fate.KEPT if Fate.KEPT in fates else Fate.USED
+        return next((fate for fate in (Fate.SPOILT, Fate.KEPT) if fate in fates), Fate.USED)
 
     # -- the pending updates -------------------------------------------------------------------------------
 
