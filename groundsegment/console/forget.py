@@ -66,7 +66,7 @@ def forget(
         digest = find_release(opened, release)
         if satellite is not None:
             forgetting.refuse_serving(opened, digest, satellite)
-        done = forgetting.look(opened, digest)
+        done = forgetting.look(opened, digest, asked=None if blind else satellite)
         where = " and ".join(([satellite] if satellite else []) + ([] if keep_ground else ["the depot"]))
         if not dry_run and not yes and not confirm(f"Have {where} forget {done.name} {digest.hex()[:16]} for good?"):
             err.print("nothing was done")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from groundsegment.depot.depot import Depot
-from groundsegment.depot.records import FORGOTTEN_HERE, FORGOTTEN_ON_BOARD, Update
+from groundsegment.depot.records import FORGOTTEN_HERE, FORGOTTEN_ON_BOARD, FlightState, Update
 from groundsegment.errors import InputError
 from groundsegment.signer.key_store import sync_directory
 from groundsegment.staging.workplace import discard_unfinished
@@ -45,13 +45,19 @@ class Forgotten:
     stays: tuple[str, ...]
 
 
-def look(depot: Depot, digest: bytes) -> Forgotten:
+def look(depot: Depot, digest: bytes, *, asked: str | None = None) -> Forgotten:
     """What `forget` would do.
+
+    Args:
+        depot: the ground's.
+        digest: of the release.
+        asked: a satellite that is asked over a link first. What came of an update that it has in full is known there
+            before it is known here, and it does not forget what is under way.
 
     Raises:
         InputError: an update to it is under way.
     """
-    updates = _ended_updates(depot, digest)
+    updates = _ended_updates(depot, digest, asked)
     files = [path for entry in updates for path in _key_files(entry) if path.exists()]
     sizes = [path.stat().st_size for entry in updates for path in _bundle_files(entry)]
     return _forgotten(depot, digest, updates, num_keys=len(files), bundle_bytes=sum(sizes))
@@ -98,6 +104,8 @@ def mark_on_board(depot: Depot, digest: bytes, satellite: str) -> None:
     """Remember that a satellite said that it forgot a release: no update may build on it any more."""
     for entry in depot.updates(satellite):
         if entry.release_digest == digest:
+            if entry.state is FlightState.COMPLETE:  # nothing can come of it any more, whatever its receipt will say
+                depot.set_update_state(entry.handle, FlightState.CANCELLED, reason=FORGOTTEN_ON_BOARD)
             _mark(depot, entry, FORGOTTEN_ON_BOARD)
 
 
@@ -125,10 +133,11 @@ def _mark(depot: Depot, entry: Update, word: str) -> None:
         depot.set_update_state(entry.handle, entry.state, reason=f"{reason}; {word}" if reason else word)
 
 
-def _ended_updates(depot: Depot, digest: bytes) -> tuple[Update, ...]:
+def _ended_updates(depot: Depot, digest: bytes, asked: str | None = None) -> tuple[Update, ...]:
     updates = tuple(entry for entry in depot.updates() if entry.release_digest == digest)
     for entry in updates:
-        if entry.state.is_open:
+        is_asked = entry.satellite == asked and entry.state is FlightState.COMPLETE
+        if entry.state.is_open and not is_asked:
             hint = f"skyload cancel {entry.handle.hex()} --for {entry.satellite}"
             raise InputError(f"update {entry.handle.hex()} to it is {entry.state}: cancel it first", hint=hint)
     return updates

@@ -158,6 +158,23 @@ def test_an_update_under_way_is_cancelled_first(depot):
     assert update.metadata_path.exists()
 
 
+def test_a_satellite_judges_what_came_of_an_update_that_it_has_in_full(depot, monkeypatch):
+    from groundsegment.console import forget
+
+    update = staged(depot, FlightState.COMPLETE)  # confirmed on board since; its receipt is on the way
+    said = {"ok": False, "text": "an update to it is under way"}
+    monkeypatch.setattr(forget, "command_dangerously", lambda *_, **__: said)
+    way = (update.release_name, "--for", "SAT-1", "--yes")
+    assert run(depot, *way, "--blind").exit_code == 3  # nobody could say
+    assert run(depot, update.release_name, "--yes").exit_code == 3
+    assert run(depot, *way, "--link", "127.0.0.1:9").exit_code == 1
+    assert update.metadata_path.exists()
+    said = {"ok": True, "text": "forgotten"}
+    assert run(depot, *way, "--link", "127.0.0.1:9").exit_code == 0
+    assert not update.metadata_path.exists()
+    assert not depot.update(update.handle).state.is_open
+
+
 @pytest.mark.parametrize(("options", "text"), [(("--dry-run",), None), ((), "n\n")])
 def test_nothing_is_done_without_a_yes(depot, options, text):
     update = staged(depot)
