@@ -56,7 +56,8 @@ EXT4_PLAIN = FileSystem(
     size_mib=EXT4.size_mib,
     options="loop,noauto_da_alloc,data=writeback",
 )
-XFS = FileSystem(name="xfs", make=("mkfs.xfs", "-q", "-f", "--unsupported"), size_mib=128)
+# `nouuid`: a mount namespace that another test made meanwhile may hold on to the disk that this one is a copy of.
+XFS = FileSystem(name="xfs", make=("mkfs.xfs", "-q", "-f", "--unsupported"), size_mib=128, options="loop,nouuid")
 FILE_SYSTEMS = (EXT4, EXT4_PLAIN, XFS)
 
 
