@@ -11,6 +11,8 @@ from groundsegment.console.output import command, err, out, print_json
 
 if TYPE_CHECKING:
     from groundsegment.depot.depot import Depot
+    from groundsegment.signer.key_store import KeyStore
+    from groundsegment.signer.overview import RootStanding
 
 app = typer.Typer(no_args_is_help=True, help="The keys of ground and satellites: make, list, replace, revoke.")
 
@@ -122,22 +124,23 @@ def add_satellite(
 def list_keys(depot: _Depot = Path("depot"), as_json: _AsJson = False) -> None:
     """List which keys are here, what they may do, and which satellites are known. Opens no private key.
 
+    Of each satellite: the root and epoch that it said it trusts (`on_board`), and those that are in force at home.
+
     Examples:
     ```
     skyload keys list
     skyload keys list --json
     ```
     """
-    from groundsegment.console.status_word import last_word
     from groundsegment.depot.depot import Depot
     from groundsegment.signer.key_store import KeyStore
-    from groundsegment.signer.overview import keys_overview
+    from groundsegment.signer.overview import RootStanding, keys_overview
 
     with Depot.open(depot) as opened:
         store = KeyStore(opened.keys_path)
         keys = keys_overview(store)
-        reported = {satellite.name: opened.journal.last_report(satellite.name) for satellite in opened.satellites()}
-        roots = {name: last_word(opened, heard)["root_version"] for name, heard in reported.items() if heard}
+        home = RootStanding.of(store)
+        on_board = {satellite.name: _on_board(opened, store, satellite.name) for satellite in opened.satellites()}
         satellites = [
             {
                 "name": satellite.name,
@@ -146,8 +149,9 @@ def list_keys(depot: _Depot = Path("depot"), as_json: _AsJson = False) -> None:
                 "added_utc": satellite.added_utc.isoformat(),
                 "symbol_size": satellite.symbol_size,
                 "has_link_key": opened.link_key_path(satellite.name).exists(),
-                "root_version": roots.get(satellite.name),
-                "epoch": heard.report.epoch if (heard := reported[satellite.name]) else None,
+                "on_board": seen.as_json() if (seen := on_board[satellite.name]) else None,
+                "at_home": home.as_json(),
+                "queued": _num_rotations(opened, satellite.name),
             }
             for satellite in opened.satellites()
         ]
@@ -155,6 +159,27 @@ def list_keys(depot: _Depot = Path("depot"), as_json: _AsJson = False) -> None:
         print_json({"keys": keys, "satellites": satellites})
     else:
         _print_list(keys, satellites)
+
+
+def _on_board(depot: "Depot", store: "KeyStore", satellite: str) -> "RootStanding | None":
+    """What a satellite said last that it trusts; None if nothing was heard."""
+    from groundsegment.console.status_word import last_word
+    from groundsegment.signer.overview import RootStanding
+
+    heard = depot.journal.last_report(satellite)
+    if heard is None:
+        return None
+    version, told = last_word(depot, heard)["root_version"], heard.report.root_version
+    if version > told and store.has_version(version):
+        return RootStanding.of(store, version)  # an event told of it, and it says what epoch that is
+    return RootStanding(version=version, epoch=heard.report.epoch)
+
+
+def _num_rotations(depot: "Depot", satellite: str) -> int:
+    from groundsegment.depot.records import ROTATE, CommandState
+
+    queued = depot.journal.commands(satellite, CommandState.QUEUED)
+    return sum(entry.operation == ROTATE for entry in queued)
 
 
 def _checked_names(names: list[str]) -> list[str]:
@@ -260,10 +285,19 @@ def _print_list(keys: list[dict[str, Any]], satellites: list[dict[str, Any]]) ->
     for satellite in satellites:
         missing = "" if satellite["has_link_key"] else "  LINK KEY MISSING"
         since = satellite["added_utc"][:16]
-        root = "" if satellite["root_version"] is None else f"  follows root {satellite['root_version']}"
-        out.print(f"satellite {satellite['name']}  since {since}{root}{missing}", markup=False)
+        out.print(f"satellite {satellite['name']}  since {since}  {_root_words(satellite)}{missing}", markup=False)
     if not satellites:
         err.print("hint: add a satellite: skyload keys add-satellite NAME --kit DIR", markup=False)
+
+
+def _root_words(satellite: dict[str, Any]) -> str:
+    on_board, at_home = satellite["on_board"], satellite["at_home"]
+    words = "nothing heard yet" if on_board is None else f"follows root {on_board['root_version']}"
+    words += "" if on_board is None else f", epoch {on_board['epoch']}"
+    if on_board != at_home:
+        words += f"; at home: root {at_home['root_version']}, epoch {at_home['epoch']}"
+        words += ", queued" if satellite["queued"] else ""
+    return words
 
 
 app.add_typer(keys_root.app, name="root")

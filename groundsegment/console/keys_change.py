@@ -262,8 +262,7 @@ def _change(
         store = KeyStore(opened.keys_path, passphrase)
         floor = _floor_of(opened) if floor is None else floor
         next_ = _next_root(opened, store, names, is_leaked=is_leaked, floor=floor, entries=entries)
-        counts, ended = ({}, []) if next_.missing else put_in_force(opened, store, next_)
-    tell_next(next_, counts, ended, is_in_force=not next_.missing, as_json=as_json)
+        conclude(opened, store, next_, as_json=as_json)
 
 
 def _next_root(
@@ -285,7 +284,8 @@ def _next_root(
     if waiting is not None and is_same(store, waiting, names, is_leaked=is_leaked, floor=floor, entries=entries):
         return sign_here(store) if waiting.missing else waiting
     if waiting is not None and not waiting.missing:
-        put_in_force(depot, store, waiting)
+        _put_in_force(depot, store, waiting)
+        drop(store)
     prepare(store, names, is_leaked=is_leaked, floor=floor, utc=datetime.now(UTC), entries=entries)
     try:
         return sign_here(store)
@@ -294,16 +294,28 @@ def _next_root(
         raise
 
 
-def tell_next(
+def conclude(depot: "Depot", store: "KeyStore", next_: "NextRoot", *, as_json: bool) -> None:
+    """Put the next root in force if that can be, and say where it stands; whoever is interrupted goes on from here."""
+    from groundsegment.signer.rotation import drop
+
+    if next_.missing:
+        _tell_next(next_, {}, [], is_in_force=False, as_json=as_json)
+        return
+    counts, ended = _put_in_force(depot, store, next_)
+    _tell_next(next_, counts, ended, is_in_force=True, as_json=as_json)
+    drop(store)
+
+
+def _tell_next(
     next_: "NextRoot", counts: "Mapping[str, int]", ended: list[str], *, is_in_force: bool, as_json: bool
 ) -> None:
-    """Say where a new root stands."""
     if as_json:
         values: dict[str, Any] = {
             "root_version": next_.version,
             "changes": list(next_.changes),
             "begins_epoch": next_.begins_epoch,
             "in_force": is_in_force,
+            "resumed": next_.is_in_force,
             "missing": list(next_.missing),
             "queued": dict(counts),
             "ended_updates": ended,
@@ -312,6 +324,9 @@ def tell_next(
         return
     epoch = ", and a new epoch begins" if next_.begins_epoch else ""
     out.print(f"root {next_.version}: new {', '.join(next_.changes)}{epoch}", markup=False)
+    if next_.is_in_force:
+        err.print("it was in force since an interrupted run of this command, which has ended now", markup=False)
+        err.print("to replace the keys once more, give the command again", markup=False)
     if is_in_force:
         for name in counts:
             err.print(f"{name}: queued for the next uplink", markup=False)
@@ -335,16 +350,16 @@ def _queue(depot: "Depot", store: "KeyStore", *, only: str | None = None, is_ane
     return {name: queue_rotation(depot, store, name, utc=datetime.now(UTC), is_anew=is_anew) for name in names}
 
 
-def put_in_force(depot: "Depot", store: "KeyStore", next_: "NextRoot") -> tuple[dict[str, int], list[str]]:
+def _put_in_force(depot: "Depot", store: "KeyStore", next_: "NextRoot") -> tuple[dict[str, int], list[str]]:
     """Put the next root in force; returns how much is queued for each satellite, and handles of updates that end.
 
     The updates end first, and what is queued is made anew each time: interrupted, the same command still finds what to
-    go on with.
+    go on with. Once it is in force no update ends any more: what was staged since is signed by the new keys.
     """
     from groundsegment.signer.publishing import end_outdated
     from groundsegment.signer.rotation import commit
 
-    ended = [update.handle.hex() for update in end_outdated(depot, next_)]
+    ended = [] if next_.is_in_force else [update.handle.hex() for update in end_outdated(depot, next_)]
     commit(store)
     return _queue(depot, store), ended
 

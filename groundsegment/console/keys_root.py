@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from groundsegment.console.dangerous import confirm
-from groundsegment.console.keys_change import AsJson, DepotOption, PassphraseFile, put_in_force, tell_next
+from groundsegment.console.keys_change import AsJson, DepotOption, PassphraseFile, conclude
 from groundsegment.console.output import command, err, out, print_json
 
 if TYPE_CHECKING:
@@ -105,8 +105,7 @@ def combine(
         store = KeyStore(opened.keys_path, Passphrase(passphrase_file))
         data, path = read_signed(source)
         next_ = take_signatures(store, data, path)
-        counts, ended = ({}, []) if next_.missing else put_in_force(opened, store, next_)
-    tell_next(next_, counts, ended, is_in_force=not next_.missing, as_json=as_json)
+        conclude(opened, store, next_, as_json=as_json)
 
 
 @app.command("drop")
@@ -121,12 +120,15 @@ def drop(depot: DepotOption = Path("depot"), as_json: AsJson = False) -> None:
     """
     from groundsegment.depot.depot import Depot
     from groundsegment.signer.key_store import KeyStore
+    from groundsegment.signer.rotation import check_droppable, pending
     from groundsegment.signer.rotation import drop as drop_next
-    from groundsegment.signer.rotation import pending
 
     with Depot.open(depot) as opened, opened.lock("keys"):
         store = KeyStore(opened.keys_path)
         next_ = pending(store)
+        if next_ is not None:
+            check_droppable(store, next_)
+            next_ = None if next_.is_in_force else next_
         drop_next(store)
     if as_json:
         print_json({"dropped": next_.version if next_ else None})

@@ -62,7 +62,7 @@ def write_ceremony(store: KeyStore, directory: Path) -> Ceremony:
         KeyStoreError: no next root is being made.
     """
     next_ = pending(store)
-    if next_ is None:
+    if next_ is None or next_.is_in_force:
         raise KeyStoreError("no next root is being made", hint="`skyload keys rotate` or `keys revoke` makes one")
     check_directory(directory)
     directory.mkdir(parents=True, exist_ok=True)

@@ -109,15 +109,24 @@ class KeyStore:
         from protocol.roots import read_root
 
         newest = read_root(self.root()).version
-        roots = []
-        for number in range(max(version, 1) + 1, newest + 1):
-            path = self.roots_path / f"{number}.json"
-            try:
-                roots.append(path.read_bytes())
-            except FileNotFoundError:
-                hint = "restore it from a backup of the depot: satellites follow roots one by one"
-                raise KeyStoreError(f"{path}: a root is missing", hint=hint) from None
-        return tuple(roots)
+        return tuple(self.version(number) for number in range(max(version, 1) + 1, newest + 1))
+
+    def has_version(self, number: int) -> bool:
+        """Whether a root of that number is here."""
+        return (self.roots_path / f"{number}.json").exists()
+
+    def version(self, number: int) -> bytes:
+        """Return a root by its number.
+
+        Raises:
+            KeyStoreError: it is missing.
+        """
+        path = self.roots_path / f"{number}.json"
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            hint = "restore it from a backup of the depot: satellites follow roots one by one"
+            raise KeyStoreError(f"{path}: a root is missing", hint=hint) from None
 
     def has(self, name: str) -> bool:
         """Whether the private key is in a file here."""

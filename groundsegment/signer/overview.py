@@ -1,12 +1,40 @@
 """What the keys and the trust root look like, for people and scripts. No private key is opened."""
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 from groundsegment.signer.key_entry import KeyEntry
 from groundsegment.signer.key_store import KNOWN_NAMES, POST_QUANTUM_NAMES, KeyStore
 from groundsegment.signer.roots import role_keyids
 from groundsegment.signer.rotation import pending
 from protocol.roots import COMMAND_FIELD, POST_QUANTUM_FIELD, read_root
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RootStanding:
+    """Which root is trusted somewhere.
+
+    Attributes:
+        version: of it.
+        epoch: that it began, or goes on with.
+    """
+
+    version: int
+    epoch: int
+
+    @classmethod
+    def of(cls, store: KeyStore, version: int | None = None) -> Self:
+        """The root in force at home, or an older one.
+
+        Raises:
+            KeyStoreError: it is missing.
+        """
+        root = read_root(store.root() if version is None else store.version(version))
+        return cls(version=root.version, epoch=root.epoch)
+
+    def as_json(self) -> dict[str, int]:
+        """For scripts."""
+        return {"root_version": self.version, "epoch": self.epoch}
 
 
 def keys_overview(store: KeyStore) -> list[dict[str, Any]]:
@@ -62,7 +90,7 @@ def root_overview(store: KeyStore) -> dict[str, Any]:
         "expires": current.root.expires.isoformat(),
         "roles": roles,
         "next": None
-        if next_ is None
+        if next_ is None or next_.is_in_force
         else {
             "version": next_.version,
             "changes": list(next_.changes),

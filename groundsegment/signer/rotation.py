@@ -6,7 +6,8 @@
 
 `prepare` makes it, `sign_here` signs with the root keys that are here, `take_signatures` brings those that were made
 elsewhere, `commit` puts it in force once a satellite would follow it: first `roots/N.json` is durable, then the new
-keys are in their places, then root.json is replaced; `commit` again finishes what was interrupted. Without
+keys are in their places, then root.json is replaced; `commit` again finishes what was interrupted. `drop` comes last,
+when all that follows from it is done and told: so whoever was interrupted still finds what it was about. Without
 next/root.json nothing else in next/ counts.
 """
 
@@ -21,7 +22,7 @@ from tuf.api.serialization import DeserializationError
 
 from groundsegment.errors import KeyStoreError
 from groundsegment.signer.files import replace_durably, sync_directory, write_new
-from groundsegment.signer.key_entry import KeyEntry, read_entry, write_entry
+from groundsegment.signer.key_entry import KeyEntry, write_entry
 from groundsegment.signer.key_store import KNOWN_NAMES, ONLINE_NAMES, POST_QUANTUM_NAMES, ROOT_NAMES, KeyStore, make_key
 from groundsegment.signer.roots import COMPACT, add_signature, check_root, next_root, num_signed, role_keyids, role_of
 from protocol.roots import read_root
@@ -36,6 +37,7 @@ class NextRoot:
         data: its bytes with the signatures so far.
         changes: names of keys that are replaced by it.
         begins_epoch: whether the counters start again with it.
+        is_in_force: it is the trust root by now; whoever put it in force did not get to the end.
         missing: what is missing, for people; empty if a satellite would follow it.
     """
 
@@ -43,6 +45,7 @@ class NextRoot:
     data: bytes
     changes: tuple[str, ...]
     begins_epoch: bool
+    is_in_force: bool
     missing: tuple[str, ...]
 
     @property
@@ -73,8 +76,8 @@ def prepare(
     Raises:
         KeyStoreError: another next root is on its way, or a name is not one.
     """
-    current = store.root()
-    if (store.next_path / "root.json").exists():
+    current, waiting = store.root(), pending(store)
+    if waiting is not None and not waiting.is_in_force:
         hint = "the command that began it goes on if it is given again; or `skyload keys root drop`, and this one again"
         raise KeyStoreError(f"{store.next_path}: a next root is being made already", hint=hint)
     entries = entries or {}
@@ -114,13 +117,17 @@ def is_same(
     floor: int,
     entries: Mapping[str, KeyEntry] | None = None,
 ) -> bool:
-    """Whether `prepare` was called with these arguments for a next root, and it is not in force yet."""
+    """Whether `prepare` was called with these arguments for a next root."""
     known = read_root(next_.data)
-    if next_.version <= read_root(store.root()).version or set(next_.changes) != set(names):
+    if set(next_.changes) != set(names):
         return False
     if next_.begins_epoch != begins_epoch(names, is_leaked=is_leaked) or (next_.begins_epoch and known.floor != floor):
         return False
-    given = {path.stem: read_entry(path.with_suffix(".public")) for path in store.next_path.glob("*.away")}
+    places = (KeyStore(store.next_path), store)  # or moved in
+    given = {
+        path.stem: next(filter(None, (place.entry(path.stem) for place in places)), None)
+        for path in store.next_path.glob("*.away")
+    }
     return given == dict(entries or {})
 
 
@@ -161,7 +168,7 @@ def take_signatures(store: KeyStore, data: bytes, source: Path) -> NextRoot:
 
 
 def commit(store: KeyStore) -> NextRoot | None:
-    """Put the next root in force; None if there is none. Finishes what an interruption left.
+    """Put the next root in force; None if there is none. Finishes what an interruption left; `drop` is left to do.
 
     Raises:
         KeyStoreError: it lacks signatures.
@@ -169,21 +176,32 @@ def commit(store: KeyStore) -> NextRoot | None:
     next_ = pending(store)
     if next_ is None:
         return None
+    if next_.is_in_force:
+        return next_
     current = store.root()
-    if read_root(current).version < next_.version:
-        check_root(next_.data, current)
+    check_root(next_.data, current)
     store.roots_path.mkdir(exist_ok=True)
     _keep_version(store, current)
     _keep_version(store, next_.data)
     for name in next_.changes:
         _move_in(store, name)
     replace_durably(store.root_path, next_.data, mode=0o644)
-    drop(store)
     return next_
 
 
+def check_droppable(store: KeyStore, next_: NextRoot) -> None:
+    """Make sure that a next root may be forgotten as if it had never been begun.
+
+    Raises:
+        KeyStoreError: some of its keys may be in their places already.
+    """
+    if not next_.is_in_force and (store.roots_path / f"{next_.version}.json").exists():
+        hint = "give the command again that was interrupted: it goes on; later replace what should not have been"
+        raise KeyStoreError(f"root {next_.version}: was being put in force already", hint=hint)
+
+
 def drop(store: KeyStore) -> None:
-    """Forget the next root and its keys."""
+    """Forget the next root and its keys; once it is in force, that there is something left to do."""
     (store.next_path / "root.json").unlink(missing_ok=True)
     if store.next_path.exists():
         for path in store.next_path.iterdir():
@@ -272,6 +290,9 @@ def _parse(data: bytes, path: Path) -> Metadata[Root]:
 
 def _standing(store: KeyStore, metadata: Metadata[Root]) -> NextRoot:
     current = read_root(store.root())
+    is_in_force = metadata.signed.version <= current.version
+    if is_in_force:  # what it changed shows beside the one before
+        current = read_root((store.roots_path / f"{metadata.signed.version - 1}.json").read_bytes())
     data: bytes = metadata.to_bytes(COMPACT)
     missing = [
         f"{threshold - signed} more of the {whose} {role} keys"
@@ -291,5 +312,6 @@ def _standing(store: KeyStore, metadata: Metadata[Root]) -> NextRoot:
         data=data,
         changes=tuple(changes),
         begins_epoch=read_root(data).epoch > current.epoch,
+        is_in_force=is_in_force,
         missing=tuple(missing),
     )

@@ -3,10 +3,10 @@
 import pytest
 from typer.testing import CliRunner
 
-from groundsegment.console import keys
+from groundsegment.console import keys, keys_change
 from groundsegment.depot.depot import Depot
 from groundsegment.depot.records import ReceivedMessage
-from groundsegment.signer import rotation
+from groundsegment.signer import publishing, rotation
 from groundsegment.signer.key_store import make_key
 from groundsegment.signer.passphrase import FILE_VARIABLE, Passphrase
 from protocol.message import MessageKind
@@ -86,6 +86,66 @@ def test_a_cut_between_two_keys_that_move_in_is_no_second_rotation(place, skyloa
         skyload("rotate", "timestamp", "snapshot", code=130)
     told = skyload("rotate", "timestamp", "snapshot")
     assert (told["root_version"], set(told["changes"])) == (2, {"timestamp", "snapshot"})
+
+
+@pytest.mark.parametrize("words", [("rotate", "timestamp"), ("revoke", "timestamp", "--yes")], ids=["rotate", "revoke"])
+@pytest.mark.parametrize("where", ["nothing queued", "not all queued", "queued", "told"])
+def test_an_interruption_at_the_very_end_is_no_second_rotation(place, skyload, monkeypatch, words, where):
+    key = change.of(place).public_key("timestamp").keyid
+    with monkeypatch.context() as patch:
+        if where == "told":
+            patch.setattr(rotation, "drop", lambda store: None if not store.next_path.exists() else interrupt())
+        elif where == "queued":
+            patch.setattr(keys_change, "_tell_next", interrupt)
+        else:
+            patch.setattr(publishing, "make_rotations" if where == "nothing queued" else "QueuedCommand", interrupt)
+        skyload(*words, code=130)
+    assert skyload("root", "status")["next"] is None  # it is in force
+    told = skyload(*words)
+    assert (told["root_version"], told["changes"], told["queued"]) == (2, ["timestamp"], {"SAT-1": 1})
+    assert (told["in_force"], told["resumed"], told["begins_epoch"]) == (True, True, words[0] == "revoke")
+    assert change.of(place).public_key("timestamp").keyid != key
+    assert skyload(*words)["root_version"] == 3  # and now it is meant
+
+
+def test_what_was_staged_under_the_new_keys_does_not_end_when_an_interrupted_rotation_does(place, skyload, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(keys_change, "_tell_next", interrupt)
+        skyload("rotate", "targets", code=130)
+    with Depot.open(place / "depot") as depot:
+        change.put_update(depot, place, 1)
+    assert skyload("rotate", "targets")["ended_updates"] == []
+
+
+def test_another_rotation_finishes_the_interrupted_one_first(place, skyload, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(publishing, "make_rotations", interrupt)
+        skyload("rotate", "targets", code=130)
+    told = skyload("rotate", "timestamp")
+    assert (told["root_version"], told["changes"], told["resumed"]) == (3, ["timestamp"], False)
+    assert change.trusts(change.of(place), change.kit_state(place)).root_version == 3
+
+
+def test_a_key_from_elsewhere_is_the_same_one_when_the_command_goes_on(place, skyload, monkeypatch):
+    skyload("make", str(place / "new.pem"), "--no-seal", depot=False)
+    words = ("rotate", "root-1", "--public", str(place / "new.public"))
+    with monkeypatch.context() as patch:
+        patch.setattr(keys_change, "_tell_next", interrupt)
+        skyload(*words, code=130)
+    assert (told := skyload(*words))["resumed"]
+    assert told["root_version"] == 2
+
+
+def test_a_root_that_is_being_put_in_force_is_not_dropped(place, skyload, monkeypatch):
+    """Its keys are in their places by halves: nothing could be signed any more."""
+    rotation.prepare(change.of(place), ["timestamp"], is_leaked=False, floor=0, utc=NOW)
+    rotation.sign_here(change.of(place))
+    with monkeypatch.context() as patch:
+        patch.setattr(rotation, "replace_durably", interrupt)
+        skyload("rotate", "timestamp", code=130)
+    assert "goes on" in skyload("root", "drop", code=4)
+    assert skyload("rotate", "timestamp")["root_version"] == 2
+    assert skyload("root", "drop")["dropped"] is None
 
 
 def test_what_is_left_of_one_key_is_not_put_in_the_place_of_another(place, skyload):
@@ -201,4 +261,26 @@ def test_the_list_shows_the_root_that_an_event_tells_of(place, skyload):
                 data=b"",
             )
         )
-    assert skyload("list")["satellites"][0]["root_version"] == 2
+    assert skyload("list")["satellites"][0]["on_board"] == {"root_version": 2, "epoch": 0}
+
+
+def test_the_list_tells_what_is_in_force_at_home_from_what_is_confirmed_on_board(place, skyload):
+    def listed():
+        (entry,) = skyload("list")["satellites"]
+        plain = CliRunner().invoke(keys.app, ["list", "--depot", str(place / "depot")]).output
+        return entry["on_board"], entry["at_home"], entry["queued"], plain.splitlines()[-1]
+
+    first, second = {"root_version": 1, "epoch": 0}, {"root_version": 2, "epoch": 1}
+    assert listed()[:3] == (None, first, 0)
+    skyload("revoke", "timestamp", "--yes")
+    assert listed()[:3] == (None, second, 1)
+    assert "nothing heard yet; at home: root 2, epoch 1, queued" in listed()[3]
+    with Depot.open(place / "depot") as depot:
+        change.report_of(depot, root_version=1, epoch=0)
+    assert listed()[:3] == (first, second, 1)
+    assert "follows root 1, epoch 0; at home: root 2, epoch 1, queued" in listed()[3]
+    with Depot.open(place / "depot") as depot:
+        change.report_of(depot, sequence=2, root_version=2, epoch=1)
+    skyload("send")
+    assert listed()[:3] == (second, second, 0)
+    assert listed()[3].endswith("follows root 2, epoch 1")
