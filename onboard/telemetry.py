@@ -141,6 +141,13 @@ BUNDLE_SPOILT = Event(
     throttle=6,
     down=True,
 )
+METADATA_LOST = Event(
+    id=67,
+    name="metadata_lost",
+    severity=_HI,
+    text="the metadata of an accepted update was damaged on our medium: it must be sent again",
+    down=True,
+)
 UPDATE_VERIFIED = Event(id=45, name="update_verified", severity=_A, text="all files are there and as signed")
 TRIAL_STARTED = Event(id=46, name="trial_started", severity=_A, text="the new release is tried beside the old")
 TRIAL_INTERRUPTED = Event(id=47, name="trial_interrupted", severity=_LO, text="the trial did not end")

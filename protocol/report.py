@@ -106,6 +106,7 @@ class Reason(IntEnum):
     NOT_FRESH = 29  # it echoes nothing that the satellite told lately, and it must
     EPOCH_ENDED = 30  # a root began a new epoch before it was confirmed
     TRUST_LOST = 31  # the trusted root is damaged: roots must come again, up to the newest one trusted
+    METADATA_LOST = 32  # it was accepted, and our medium damaged its metadata since: the same object must come again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

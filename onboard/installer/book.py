@@ -94,8 +94,13 @@ class UpdateBook:
             record = record.with_ended(update)
         return record, ended
 
-    def accept(self, handle: bytes, trusted: TrustedUpdate, *, overtaken: Collection[bytes]) -> list[RecordedUpdate]:
-        """Begin with a new update and end those that it overtakes; returns these. Its roots were followed before."""
+    def accept(
+        self, handle: bytes, trusted: TrustedUpdate, *, metadata: bytes, overtaken: Collection[bytes]
+    ) -> list[RecordedUpdate]:
+        """Begin with a new update, whose object has the SHA-256 `metadata`, and end those that it overtakes: these.
+
+        Its roots were followed before.
+        """
         record, ended = self._with_cancelled(overtaken, Reason.SUPERSEDED)
         record = with_trust(record, trusted.state, root_digest(trusted.state.root))
         newcomer = RecordedUpdate(
@@ -104,6 +109,7 @@ class UpdateBook:
             sequence=trusted.manifest.sequence,
             release=trusted.manifest.release_digest,
             state=next_state(UpdateState.NONE, Input.ACCEPTED),
+            metadata=metadata,
         )
         self._store.store(record.with_pending(newcomer))
         return ended
@@ -132,8 +138,15 @@ class UpdateBook:
         """Record that a pending update is REJECTED or CANCELLED."""
         return self._store_ended(self._moved(handle, how, reason))
 
+    def hold_lost(self, handle: bytes) -> None:
+        """Record that a pending update stands still, whatever its state, until its metadata has been sent again."""
+        update = self._pending(handle)
+        held = replace(update, state=UpdateState.BLOCKED, reason=Reason.METADATA_LOST)
+        if held != update:
+            self._store.store(self.record.with_pending(held))
+
     def give_up_lost(self, handle: bytes) -> RecordedUpdate:
-        """Record that a pending update cannot go on, whatever its state, because what it consists of is lost."""
+        """Record that a pending update that cannot be known again is lost, whatever its state: an older build's."""
         return self._store_ended(replace(self._pending(handle), state=UpdateState.REJECTED, reason=Reason.INTERNAL))
 
     def confirmed(self, handle: bytes, manifest: Manifest) -> tuple[KnownRelease, OnboardRecord]:

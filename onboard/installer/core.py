@@ -321,5 +321,6 @@ REASON_TEXT: Mapping[Reason, str] = {
     Reason.NOT_FRESH: "it does not show that it was signed lately, as this satellite wants",
     Reason.EPOCH_ENDED: "keys were revoked, and a new epoch has begun",
     Reason.TRUST_LOST: "our root is damaged: it must be sent again",
+    Reason.METADATA_LOST: "its metadata was damaged on board after it was accepted: it must be sent again",
     Reason.TOO_MANY_UPDATES: "as many updates as can be kept apart are pending",
 }

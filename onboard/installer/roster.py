@@ -26,6 +26,7 @@ class Roster:
         self._workshop, self._given, self._book = workshop, workshop.given, workshop.book
         self._pending: dict[bytes, PendingUpdate] = {}
         self._bundles: dict[bytes, Collection[bytes]] = {}  # handles, of all that the record remembers
+        self._lost: set[bytes] = set()  # handles of pending ones whose metadata is damaged
         self._takers: dict[bytes, list[PendingUpdate]] = {}  # by bundle, of all those: asked for every frame
 
     def __iter__(self) -> Iterator[PendingUpdate]:
@@ -57,20 +58,22 @@ class Roster:
         """Take an update up again from its file.
 
         Raises:
-            StoreCorruptError: what it consists of is lost.
+            StoreCorruptError: it is pending, and its metadata is damaged.
         """
         try:
             kept = read_update(
-                self._given.layout.state_dir,
-                update.handle,
+                self._given.layout,
+                update,
                 private_key=self._given.release_private_key,
                 satellite=self._given.satellite,
             )
         except StoreCorruptError:
             self._bundles[update.handle] = ()
             if self._book.is_pending(update.handle):
+                self._lost.add(update.handle)
                 raise
             return
+        self._lost.discard(update.handle)
         if self._book.is_pending(update.handle):
             self.add(kept, is_whole=update.state in {UpdateState.VERIFIED, UpdateState.TRIAL})
         else:
@@ -80,6 +83,7 @@ class Roster:
     def drop(self, handle: bytes) -> None:
         """An update has ended; of the ended ones only what the record remembers is remembered here."""
         self._pending.pop(handle, None)
+        self._lost.discard(handle)
         record = self._book.record
         for old in [old for old in self._bundles if record.update(old) is None]:
             del self._bundles[old]
@@ -103,7 +107,9 @@ class Roster:
 
     @property
     def bases(self) -> list[bytes]:
-        """The releases that pending updates build on."""
+        """The releases that pending updates build on; while one is lost, that may be any."""
+        if self._lost:
+            return [known.digest for known in self._book.record.releases]
         bases = (pending.update.manifest.base for pending in self._pending.values() if pending.is_unfinished())
         return [base for base in bases if base is not None]
 
@@ -111,9 +117,13 @@ class Roster:
         """The pending updates that have a bundle with that digest."""
         return [pending for pending in self._pending.values() if sha256 in pending.update.numbers]
 
+    def is_lost(self, handle: bytes) -> bool:
+        """Whether a pending update's metadata is damaged, and must come again."""
+        return handle in self._lost
+
     def is_wanted(self, handle: bytes) -> bool:
-        """Whether a bundle is waited for."""
-        return any(not pending.has_bundle(handle) for pending in self._takers.get(handle, ()))
+        """Whether an object is waited for: a bundle, or metadata that was lost."""
+        return handle in self._lost or any(not pending.has_bundle(handle) for pending in self._takers.get(handle, ()))
 
     def update_of(self, handle: bytes) -> bytes | None:
         """The pending update that waits for a bundle; the first of them if several do."""

@@ -17,6 +17,7 @@ It does not know frames, HTTP, or processes.
 
 import asyncio
 import contextlib
+import hashlib
 from collections.abc import Collection
 from pathlib import Path
 
@@ -34,7 +35,7 @@ from onboard.installer.roster import Roster
 from onboard.installer.shelf import Shelf
 from onboard.installer.surroundings import InstallStatus, Surroundings
 from onboard.installer.threads import Background, in_thread
-from onboard.installer.update_file import AcceptedUpdate, accepted_update
+from onboard.installer.update_file import AcceptedUpdate, accepted_update, restore_update
 from onboard.store.disk import free_bytes
 from onboard.store.record import PENDING_MAX, RecordedUpdate
 from protocol.limits import METADATA_SIZE_MAX, MIB
@@ -112,8 +113,11 @@ class Installer:
             try:
                 self._roster.read(update)
             except StoreCorruptError as error:
-                self._telemetry.emit(events.INSTALLER_FAILED, about=update.handle, error=str(error))
-                self._book.give_up_lost(update.handle)
+                self._telemetry.emit(events.METADATA_LOST, about=update.handle, error=str(error))
+                if update.metadata:
+                    self._book.hold_lost(update.handle)
+                else:
+                    self._book.give_up_lost(update.handle)
         await self._tidy()
         self._evidence = self._shelf.evidence()
         for pending in self._roster:
@@ -182,6 +186,9 @@ class Installer:
             self._intake.refuse(handle, Reason.COMMANDED, "cancelled before it was accepted")
             self._given.offer_again()  # the inbox lets go of it
             return
+        if self._roster.is_lost(handle):
+            await self._wind_up_lost(self._book.end(handle, Input.CANCELLED, Reason.COMMANDED))
+            return
         pending = self._roster.get(handle)
         if pending is None or not pending.is_unfinished():
             raise UnknownError(f"no unfinished update {handle.hex()}", hint="see the report: it may have ended")
@@ -221,7 +228,9 @@ class Installer:
 
     def is_complete(self, handle: bytes) -> bool:
         """Whether no frame of this object is wanted any more."""
-        if self._intake.is_refused(handle) or handle in self._evidence or self._book.is_known(handle):
+        if self._book.is_known(handle):
+            return not self._roster.is_lost(handle)
+        if self._intake.is_refused(handle) or handle in self._evidence:
             return True
         if self._intake.is_used_rotation(handle):
             return True
@@ -273,6 +282,8 @@ class Installer:
     # -- objects -------------------------------------------------------------------------------------------
 
     async def _take_metadata(self, handle: bytes, path: Path) -> Fate:
+        if self._roster.is_lost(handle):
+            return await self._take_back(handle, path)
         with path.open("rb") as file:
             data = file.read(METADATA_SIZE_MAX + 1)
         roots = self._intake.new_roots(data)
@@ -340,10 +351,35 @@ class Installer:
     async def _wind_up(self, ended: Collection[RecordedUpdate]) -> None:
         for old in ended:
             loser = self._roster.get(old.handle)
-            assert loser is not None
-            await loser.wind_up(old)
+            await (self._wind_up_lost(old) if loser is None else loser.wind_up(old))
         with contextlib.suppress(StoreError):  # the next start deletes what is left
             self._roster.forget_files()
+
+    async def _take_back(self, handle: bytes, path: Path) -> Fate:
+        """Take the metadata of an accepted update again: it is the same, so there is nothing to judge."""
+        update = self._book.record.update(handle)
+        assert update is not None
+        try:
+            restore_update(self._layout, update, path)
+            self._roster.read(update)
+        except StoreCorruptError as error:
+            self._telemetry.emit(events.METADATA_LOST, about=handle, error=str(error))
+            return Fate.BAD
+        except StoreError as error:
+            return self._keep_for_later(handle, error)
+        self._given.crash_point("metadata-back")
+        self._intake.note_accepted(handle)
+        pending = self._roster.get(handle)
+        if pending is not None and self._failed is not None:
+            pending.launch(self._hear_of_stop)
+        self._given.offer_again()
+        return Fate.USED
+
+    async def _wind_up_lost(self, ended: RecordedUpdate) -> None:
+        self._telemetry.emit(events.UPDATE_CANCELLED, about=ended.handle, reason=ended.reason.name)
+        self._book.report_end(ended)
+        self._note_ended(ended)
+        await self._shelf.clear_away(ended.release)
 
     async def _offer_later(self) -> None:
         pause_s, self._retry_s = self._retry_s, min(2 * self._retry_s, _RETRY_S_MAX)
@@ -352,7 +388,8 @@ class Installer:
 
     async def _accept(self, update: AcceptedUpdate, trusted: TrustedUpdate, overtaken: Collection[bytes]) -> None:
         await self._stop(overtaken)
-        ended = self._book.accept(update.handle, trusted, overtaken=overtaken)
+        metadata = hashlib.sha256(update.metadata).digest()
+        ended = self._book.accept(update.handle, trusted, metadata=metadata, overtaken=overtaken)
         self._given.crash_point("accepted")
         self._intake.note_accepted(update.handle)
         self._retry_s = self._given.retry_s

@@ -2,18 +2,25 @@
 
     STATE_DIR/update-HANDLE.skm     the object's bytes, written before the record speaks of it
 
-Its trust was decided when it was accepted, and its bytes are held by the handle in the record; so after a restart
-it is only decoded. Expiry is never asked again: a satellite must not lose what it has because time went by.
+Its trust was decided when it was accepted, and its bytes are held by the digest in the record; so after a restart
+it is only decoded. A file that our medium damaged is told from a wrong one by the same digest: the copy beside the
+sealed release does as well, and so does the object, sent again by anybody. Expiry is never asked again: a satellite
+must not lose what it has because time went by.
 """
 
+import contextlib
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from onboard.errors import StoreCorruptError
+from onboard.errors import StoreCorruptError, StoreError
+from onboard.installer.release import METADATA_NAME
 from onboard.store.disk import RealDisk, replace_file
+from onboard.store.layout import StateLayout
+from onboard.store.record import RecordedUpdate
 from protocol.errors import ProtocolError
+from protocol.limits import METADATA_SIZE_MAX
 from protocol.manifest import Manifest
 from protocol.metadata import MetadataBundle
 from protocol.objects import handle_of_digest, object_handle
@@ -62,25 +69,46 @@ def keep_update(state_dir: Path, update: AcceptedUpdate) -> None:
     replace_file(update_path(state_dir, update.handle), update.metadata)
 
 
-def read_update(state_dir: Path, handle: bytes, *, private_key: bytes, satellite: str) -> AcceptedUpdate:
+def read_update(layout: StateLayout, update: RecordedUpdate, *, private_key: bytes, satellite: str) -> AcceptedUpdate:
     """Read the update that the record speaks of; our private key opens it if it is sealed.
 
     Raises:
         StoreCorruptError: it is not there, or not what it was.
     """
-    path = update_path(state_dir, handle)
+    path = update_path(layout.state_dir, update.handle)
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise StoreCorruptError(str(path), expected="an update", got=error.strerror or "nothing") from error
-    got = hashlib.sha256(data).digest()
-    if handle_of_digest(got) != handle:
-        raise StoreCorruptError(str(path), expected=f"handle {handle.hex()}", got=handle_of_digest(got).hex())
+        data = _read(path, update)
+    except StoreCorruptError:
+        data = _read(layout.release(update.release) / METADATA_NAME, update)
+        with contextlib.suppress(StoreError):  # it is mended by the next start, or is there once as it is now
+            replace_file(path, data)
     try:
         opened = open_metadata(data, private_key, satellite=satellite)
         return accepted_update(data, Manifest.decode(MetadataBundle.decode(opened).manifest))
     except ProtocolError as error:
         raise StoreCorruptError(str(path), expected="an update", got=str(error)) from error
+
+
+def restore_update(layout: StateLayout, update: RecordedUpdate, path: Path) -> None:
+    """Keep the object at `path` as the update that the record speaks of, and whose file is damaged.
+
+    Raises:
+        StoreCorruptError: it is another one.
+        StoreFullError, StoreFailedError: the disk refused.
+    """
+    replace_file(update_path(layout.state_dir, update.handle), _read(path, update))
+
+
+def _read(path: Path, update: RecordedUpdate) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(METADATA_SIZE_MAX + 1)
+    except OSError as error:
+        raise StoreCorruptError(str(path), expected="an update", got=error.strerror or "nothing") from error
+    got = hashlib.sha256(data).digest()
+    if handle_of_digest(got) != update.handle or update.metadata not in {b"", got}:
+        raise StoreCorruptError(str(path), expected=f"update {update.handle.hex()}", got=got.hex())
+    return data
 
 
 def forget_updates(state_dir: Path, *, but: Iterable[bytes]) -> None:

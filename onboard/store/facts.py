@@ -63,6 +63,8 @@ class RecordedUpdate:
         state: of the table in the installer.
         reason: why it is rejected or stands still.
         attempts: trials begun, the running one included.
+        metadata: SHA-256 of its metadata object, by which it is believed again if our copy is damaged: a handle is too
+            short for that. Empty if an older build accepted it.
     """
 
     handle: bytes
@@ -72,6 +74,7 @@ class RecordedUpdate:
     state: UpdateState
     reason: Reason = Reason.NONE
     attempts: int = 0
+    metadata: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -314,6 +317,7 @@ def _packed(update: RecordedUpdate) -> dict[str, Any]:
         "st": int(update.state),
         "re": int(update.reason),
         "a": update.attempts,
+        **({"m": update.metadata} if update.metadata else {}),
     }
 
 
@@ -327,6 +331,7 @@ def _update(item: Any) -> RecordedUpdate:  # noqa: ANN401 - Fields checks it
         state=_update_state(fields),
         reason=_reason(fields),
         attempts=fields.integer("a"),
+        metadata=fields.data("m", size=_DIGEST_SIZE) if fields.has("m") else b"",
     )
     fields.finish()
     return update

@@ -70,7 +70,8 @@ class Learning:
         found = {handle: objects[handle] for handle in report.complete if handle in objects}
         if status is None:
             return found
-        found[self._handle] = self._cargo.metadata
+        if status.reason is not Reason.METADATA_LOST:
+            found[self._handle] = self._cargo.metadata
         for first, last in ((0, len(objects)),) if status.state in _ALL_ARRIVED else status.bundle_ranges:
             for sending in self._cargo.numbered(first, last):
                 found[sending.item.handle] = sending
@@ -119,12 +120,15 @@ class Learning:
         now: float,
     ) -> None:
         """A report with room to spare that does not list a block: nothing of it is there."""
-        is_told_of = report.status_of(self._handle) is not None
+        status = report.status_of(self._handle)
+        is_lost = status is not None and status.reason is Reason.METADATA_LOST  # and with it which bundles it has
+        is_told_of = status is not None and not is_lost
         has_room = len(report.updates) < UPDATES_MAX
         for handle, sending in self._cargo.objects.items():
             if handle in complete:
                 continue
-            must_be_listed = is_told_of or (has_room and sending is self._cargo.metadata)
+            is_metadata = sending is self._cargo.metadata
+            must_be_listed = is_told_of or (is_metadata and (has_room or is_lost))
             for block in sending.blocks:
                 if block.key in listed or (block.have == 0 and not block.is_solved):
                     self._learn_prior(block, now)
@@ -134,7 +138,7 @@ class Learning:
                 if block.absent_since_s is None:
                     block.absent_since_s = now
                 patience_s = _ABSENT_SOLVED_S if block.is_solved else _ABSENT_S if self.is_synced else 0.0
-                if now - block.absent_since_s >= patience_s:
+                if now - block.absent_since_s >= patience_s or (is_lost and is_metadata):
                     self._reopen(sending)
                     block.learn(0, now)
 

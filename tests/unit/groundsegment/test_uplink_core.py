@@ -281,6 +281,21 @@ def test_a_bundle_thrown_away_on_board_is_sent_again():
     assert len(sent(uplink.frames_to_send(0.3, 10_000), FIRST)) >= 0.98 * K
 
 
+def test_metadata_that_the_satellite_lost_is_sent_again_at_once_and_no_bundle_is():
+    uplink = an_uplink()
+    whole = a_report(update=META, state=UpdateState.RECEIVING, bundle_ranges=((0, 0),), complete=[META, FIRST])
+    uplink.receive_report(whole, session=SESSION, now=0.1)
+    lost = a_report(update=META, state=UpdateState.BLOCKED, reason=Reason.METADATA_LOST)
+    uplink.receive_report(lost, session=OTHER, now=0.2)  # it was found after a restart
+    for now in range(3, 6):
+        uplink.receive_report(lost, session=OTHER, now=float(now))
+
+    assert [event.bundle for event in events_of(uplink, ObjectReopened)] == [None]
+    runs = uplink.frames_to_send(6.0, 100)
+    assert sent(runs, META)
+    assert not sent(runs, FIRST)
+
+
 def test_a_report_without_room_for_all_blocks_takes_nothing_back():
     handles = [b"%06d" % number for number in range(150)]
     items = [objects()[0]] + [

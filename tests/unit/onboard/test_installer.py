@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from onboard.installer.core import Fate
+from onboard.store.record import RecordStore
 from protocol.manifest import Canary, CanaryPrompt
 from protocol.objects import ObjectKind, handle_of_digest
 from protocol.report import Reason, UpdateState
@@ -416,7 +417,7 @@ def test_an_expired_statement_is_refused_only_where_the_clock_is_trusted(board, 
     assert asyncio.run(run()) is UpdateState.CONFIRMED
 
 
-def test_an_update_that_lost_its_metadata_is_given_up_and_says_so(board, ground):
+def test_an_update_of_an_older_build_that_lost_its_metadata_is_given_up_and_says_so(board, ground):
     board.provision(OLD)
     update = ground.make_update(NEW, base=OLD)
 
@@ -425,6 +426,9 @@ def test_an_update_that_lost_its_metadata_is_given_up_and_says_so(board, ground)
             await board.hand_over(update.metadata, ObjectKind.METADATA)
         for path in board.layout.state_dir.glob("update-*.skm"):
             path.write_bytes(b"damaged")
+        store = RecordStore(board.layout.record)
+        pending = store.load().pending[0]
+        store.store(store.record.with_pending(replace(pending, metadata=b"")))  # it is known by its handle alone
         async with board.life() as installer:
             return installer.status().first
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -9,6 +10,7 @@ from onboard.installer.core import Fate
 from onboard.installer.pending import _SPOILT_MAX
 from onboard.receiver.events import Verdict
 from onboard.receiver.workshop import _FILE_VERDICTS
+from onboard.store.record import RecordStore
 from protocol.objects import ObjectKind, handle_of_digest, object_handle
 from protocol.report import Reason, UpdateState
 from tests.fakes.onboard import Board
@@ -92,6 +94,136 @@ def test_a_bundle_whose_signed_bytes_are_wrong_is_still_the_updates_end(board):
 
     assert asyncio.run(run()) is Fate.USED
     assert board.record.ended[0].reason is Reason.BUNDLE_DAMAGED
+
+
+def flip_metadata(board, at=100):
+    for path in board.layout.state_dir.glob("update-*.skm"):
+        data = bytearray(path.read_bytes())
+        data[at] ^= 1
+        path.write_bytes(data)
+
+
+@pytest.mark.parametrize("num_bundles", [0, 1, None], ids=["no bundle", "some", "all but the trial"])
+def test_a_pending_update_whose_metadata_flips_asks_for_it_again_and_goes_on_where_it_was(board, num_bundles):
+    update = the_update(board)
+
+    async def run():
+        async with board.life() as installer:
+            board.serving.is_up = num_bundles is not None
+            await board.hand_over(update.metadata, ObjectKind.METADATA)
+            for bundle in update.bundles[:num_bundles]:
+                await board.hand_over(bundle, ObjectKind.BUNDLE)
+            if num_bundles is None:
+                await board.until(lambda: installer.status().first.state is UpdateState.VERIFIED)
+        flip_metadata(board)
+        if num_bundles is None:
+            (board.layout.release(update.digest) / ".metadata.skm").unlink()
+        async with board.life() as installer:
+            standing = installer.status().first
+            assert (standing.state, standing.reason) == (UpdateState.BLOCKED, Reason.METADATA_LOST)
+            assert not installer.is_complete(update.handle)
+            assert installer.is_wanted(update.handle)
+            assert await board.hand_over(update.metadata, ObjectKind.METADATA) is Fate.USED
+            assert installer.is_complete(update.handle)
+            in_place = [installer.is_complete(object_handle(bundle)) for bundle in update.bundles]
+            await board.until(lambda: installer.status().first.reason is not Reason.METADATA_LOST)
+            in_place = [installer.is_complete(object_handle(bundle)) for bundle in update.bundles]
+            await board.deliver(update)
+            return in_place, await board.until_ended(installer)
+
+    in_place, state = asyncio.run(run())
+    assert sum(in_place) == (len(update.bundles) if num_bundles is None else num_bundles)
+    assert state is UpdateState.CONFIRMED
+
+
+def test_the_copy_beside_a_sealed_release_saves_the_metadata_without_the_ground(board):
+    update = the_update(board)
+
+    async def run():
+        async with board.life() as installer:
+            board.serving.is_up = False
+            await board.deliver(update)
+            await board.until(lambda: installer.status().first.state is UpdateState.VERIFIED)
+        flip_metadata(board)
+        async with board.life() as installer:
+            return await board.until_ended(installer)
+
+    assert asyncio.run(run()) is UpdateState.CONFIRMED
+    assert "metadata_lost" not in board.telemetry.counters()
+
+
+def lost(board, update):
+    """A life that begins with the damaged metadata of a pending update."""
+
+    async def before():
+        async with board.life():
+            await board.hand_over(update.metadata, ObjectKind.METADATA)
+
+    asyncio.run(before())
+    flip_metadata(board)
+    return board.life()
+
+
+def test_an_object_with_the_same_handle_and_another_digest_is_not_what_was_lost(board):
+    update = the_update(board)
+    life = lost(board, update)
+    store = RecordStore(board.layout.record)
+    pending = store.load().pending[0]
+    store.store(store.record.with_pending(replace(pending, metadata=b"?" * 32)))  # as if the handle had been forged
+
+    async def run():
+        async with life as installer:
+            fate = await board.hand_over(update.metadata, ObjectKind.METADATA)
+            return fate, installer.status().first.reason
+
+    assert asyncio.run(run()) == (Fate.BAD, Reason.METADATA_LOST)
+
+
+def test_a_lost_update_can_be_cancelled_and_gives_way_to_a_newer_one(board):
+    update = the_update(board)
+
+    async def cancel():
+        async with lost_life as installer:
+            await installer.cancel(update.handle)
+            return installer.status().first
+
+    lost_life = lost(board, update)
+    standing = asyncio.run(cancel())
+    assert (standing.state, standing.reason) == (UpdateState.CANCELLED, Reason.COMMANDED)
+
+    second, third = the_update(board), the_update(board)
+
+    async def overtake():
+        async with lost_life as installer:
+            await board.deliver(third)
+            return await board.until_ended(installer), board.record.ended
+
+    lost_life = lost(board, second)
+    state, ended = asyncio.run(overtake())
+    assert state is UpdateState.CONFIRMED
+    assert (ended[1].handle, ended[1].reason) == (second.handle, Reason.SUPERSEDED)
+    assert {update.handle.hex(), second.handle.hex()} <= {key.removeprefix("receipt-") for key in board.messages.said}
+
+
+def test_what_a_lost_update_may_build_on_is_not_deleted(tmp_path):
+    board = Board(tmp_path, FakeGround())
+    old = board.provision(OLD)
+    middle = board.provision({"config.json": b"{}", "model.bin": b"x" * 100}, "middle")  # it serves; OLD is needed
+    update = the_update(board)
+
+    async def run():
+        async with lost_life as installer:
+            await board.until(lambda: not installer._background)
+            assert board.record.release(old) is not None
+            await board.hand_over(update.metadata, ObjectKind.METADATA)
+            await board.until(lambda: installer.status().first.state is UpdateState.RECEIVING)
+            await board.deliver(update)
+            return await board.until_ended(installer)
+
+    lost_life = lost(board, update)
+    board.options = replace(board.options, keep_releases=1)
+    assert board.record.current == middle
+    assert asyncio.run(run()) is UpdateState.CONFIRMED
 
 
 def test_what_was_reported_complete_is_taken_back_when_the_medium_spoilt_it_and_is_collected_again():

@@ -35,6 +35,7 @@ def largest_update(number):
         state=UpdateState.BLOCKED,
         reason=Reason.TOO_MANY_UPDATES,
         attempts=2**63 - 1,
+        metadata=bytes([number]) * 32,
     )
 
 
