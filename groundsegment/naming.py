@@ -10,9 +10,11 @@ from itertools import islice
 from groundsegment.depot.depot import Depot
 from groundsegment.depot.records import Update
 from groundsegment.errors import InputError, UnknownError
+from protocol.message import MessageKind
 
 NEWEST = "newest"
 _LISTED_MAX = 6
+_DIGEST_DIGITS = 64
 _STATUS_HINT = "`skyload status` lists the updates"
 
 
@@ -67,6 +69,48 @@ def find_release(depot: Depot, text: str) -> bytes:
     if found:
         raise _several(text, "releases", list(found.values()))
     raise UnknownError(f"{text!r}: no such release", hint="`skyload status` shows digests and names of all updates")
+
+
+def find_release_on_board(depot: Depot, text: str, *, satellite: str) -> bytes:
+    """Return the digest of the one release that is meant, of all that this satellite may hold.
+
+    One that was put on board before launch is known by what the satellite signed of it, and has no name here.
+
+    Args:
+        depot: knows the updates, the releases and the satellite's receipts.
+        text: all 64 digits of a digest, which are believed; the first of them, or its name.
+        satellite: who may hold it.
+
+    Raises:
+        UnknownError: none, or several.
+    """
+    digits = text.lower()
+    if len(digits) == _DIGEST_DIGITS and not set(digits) - set("0123456789abcdef"):
+        return bytes.fromhex(digits)
+    names = _releases_on_board(depot, satellite)
+    found = [digest for digest, called in names.items() if text and (text in called or digest.startswith(digits))]
+    if len(found) == 1:
+        return bytes.fromhex(found[0])
+    candidates = [" ".join((digest[:16], *sorted(called))) for digest, called in names.items()]
+    if found:
+        raise _several(text, "releases", [line for line in candidates if line[:16] in {one[:16] for one in found}])
+    listed = f"{satellite} may hold {'; '.join(candidates[:_LISTED_MAX])}; or " if candidates else ""
+    raise UnknownError(f"{text!r}: no such release", hint=f"{listed}give all {_DIGEST_DIGITS} digits")
+
+
+def _releases_on_board(depot: Depot, satellite: str) -> dict[str, set[str]]:
+    """Digests, in hex, and what they are called: of updates to it, and of what its receipts speak of."""
+    names: dict[str, set[str]] = {}
+    for update in depot.updates(satellite):
+        names.setdefault(update.release_digest.hex(), set()).add(update.release_name)
+    for message in depot.journal.messages(satellite, kind=str(MessageKind.RECEIPT)):
+        for digest in (message.body.get("release"), message.body.get("serving")):
+            if isinstance(digest, str) and len(digest) == _DIGEST_DIGITS:
+                names.setdefault(digest.lower(), set())
+    for release in depot.releases():
+        if (called := names.get(release.digest.hex())) is not None and not called:
+            called.add(release.name)
+    return names
 
 
 def _newest(known: Sequence[Update], satellite: str | None, is_wanted: Callable[[Update], bool]) -> Update:

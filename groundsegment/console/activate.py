@@ -5,8 +5,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from groundsegment.console.dangerous import BLIND_HELP, LINK_HELP, check_way, command_dangerously, confirm, tell_outcome
-from groundsegment.console.output import command, err
+from groundsegment.console.dangerous import (
+    BlindOption,
+    DepotOption,
+    JsonOption,
+    LinkOption,
+    SatelliteOption,
+    TimeoutOption,
+    Way,
+    YesOption,
+    tell_outcome,
+)
+from groundsegment.console.output import UPDATE_HELP, command
 
 if TYPE_CHECKING:
     from groundsegment.depot.records import Update
@@ -14,18 +24,14 @@ if TYPE_CHECKING:
 
 @command
 def activate(
-    update: Annotated[
-        str, typer.Argument(help="The update: first digits of its handle, the release's name, or newest.")
-    ],
-    satellite: Annotated[str, typer.Option("--for", help="The satellite's name.")],
-    link: Annotated[str | None, typer.Option("--link", envvar="SKYLOAD_LINK", help=LINK_HELP)] = None,
-    blind: Annotated[bool, typer.Option("--blind", help=BLIND_HELP)] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    timeout: Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds to wait for each answer.")] = 180.0,
-    depot: Annotated[Path, typer.Option("--depot", envvar="SKYLOAD_DEPOT", help="The depot directory.")] = Path(
-        "depot"
-    ),
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    update: Annotated[str, typer.Argument(help=UPDATE_HELP)],
+    satellite: SatelliteOption,
+    link: LinkOption = None,
+    blind: BlindOption = False,
+    yes: YesOption = False,
+    timeout: TimeoutOption = 180.0,
+    depot: DepotOption = Path("depot"),
+    as_json: JsonOption = False,
 ) -> None:
     """Let the trial of an update begin that waits on board, verified: one staged with --hold.
 
@@ -43,23 +49,14 @@ def activate(
     from groundsegment.naming import find_update
     from protocol.command import Operation
 
-    check_way(None if blind else link, is_blind=blind)
+    way = Way.of_options(link, blind=blind, yes=yes, timeout=timeout)
     with Depot.open(depot) as opened:
         opened.satellite(satellite)
         entry = find_update(opened, update, satellite=satellite, is_wanted=lambda each: each.state.is_open)
         _refuse_ended(entry)
         name = f"{entry.release_name} ({entry.handle.hex()})"
-        if not yes and not confirm(f"Have {satellite} try {name}, and serve it if it passes?"):
-            err.print("nothing was sent")
-            raise typer.Exit(1)
-        values = command_dangerously(
-            opened,
-            satellite,
-            Operation.ACTIVATE,
-            {"update": entry.handle},
-            link=None if blind else link,
-            timeout_s=timeout,
-        )
+        question = f"Have {satellite} try {name}, and serve it if it passes?"
+        values = way.command(opened, satellite, Operation.ACTIVATE, {"update": entry.handle}, question=question)
         # Asked again: a receipt that came with the answer may have said by now what came of it.
         if values["ok"] is not False and opened.update(entry.handle).state is FlightState.COMPLETE:
             opened.set_update_state(entry.handle, FlightState.COMPLETE)  # it is held no more: an uplink may wait for it

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from groundsegment.console.output import command, err, out, print_json
+from groundsegment.console.output import UPDATE_HELP, command, err, out, print_json
 
 if TYPE_CHECKING:
     from groundsegment.depot.depot import Depot
@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 
 @command
 def cancel(
-    update: Annotated[
-        str, typer.Argument(help="The update: first digits of its handle, the release's name, or newest.")
-    ],
+    update: Annotated[str, typer.Argument(help=UPDATE_HELP)],
     satellite: Annotated[str, typer.Option("--for", help="The satellite's name.")],
     link: Annotated[
         str | None,

@@ -1,7 +1,11 @@
-"""What `revert`, `activate` and `forget` have in common: confirm, arm, fire, and say what came of it."""
+"""What `revert`, `activate`, `station rotate` and `forget` have in common: confirm, arm, fire, say what came of it."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from groundsegment.console.output import err, out, print_json
 
@@ -11,6 +15,49 @@ if TYPE_CHECKING:
 
 LINK_HELP = "HOST:PORT of modem, emulator, satellite."
 BLIND_HELP = "Nobody can hear its answer: queue both steps for the uplink. The satellite must allow it."
+
+SatelliteOption = Annotated[str, typer.Option("--for", help="The satellite's name.")]
+LinkOption = Annotated[str | None, typer.Option("--link", envvar="SKYLOAD_LINK", help=LINK_HELP)]
+BlindOption = Annotated[bool, typer.Option("--blind", help=BLIND_HELP)]
+YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+TimeoutOption = Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds to wait for each answer.")]
+DepotOption = Annotated[Path, typer.Option("--depot", envvar="SKYLOAD_DEPOT", help="The depot directory.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """How a dangerous command gets to the satellite, and whether somebody has to be asked before.
+
+    Attributes:
+        link: HOST:PORT; None for blind.
+        is_sure: nobody is asked.
+        timeout_s: how long to wait for each answer.
+    """
+
+    link: str | None
+    is_sure: bool
+    timeout_s: float
+
+    @classmethod
+    def of_options(cls, link: str | None, *, blind: bool, yes: bool, timeout: float) -> "Way":
+        """What the options mean.
+
+        Raises:
+            InputError: there is no way to the satellite.
+        """
+        chosen = None if blind else link
+        check_way(chosen, is_blind=blind)
+        return cls(link=chosen, is_sure=yes, timeout_s=timeout)
+
+    def command(
+        self, depot: "Depot", satellite: str, operation: "Operation", args: Mapping[str, Any], *, question: str
+    ) -> dict[str, Any]:
+        """Ask, then carry out both steps; returns what `--json` prints. Ends the command if the answer is no."""
+        if not self.is_sure and not confirm(question):
+            err.print("nothing was sent")
+            raise typer.Exit(1)
+        return command_dangerously(depot, satellite, operation, args, link=self.link, timeout_s=self.timeout_s)
 
 
 def confirm(question: str) -> bool:

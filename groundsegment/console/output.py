@@ -19,6 +19,7 @@ from groundsegment.errors import DiskError, GroundError, InputError
 P = ParamSpec("P")
 R = TypeVar("R")
 
+UPDATE_HELP = "The update: first digits of its handle, the release's name, or newest."
 WIDTH_OF_FILES = 160  # a table in a file or a pipe must not lose digits for want of a terminal
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from groundsegment.console.output import command, err, print_json
+from groundsegment.console.output import UPDATE_HELP, command, err, print_json
 
 if TYPE_CHECKING:
     from groundsegment.depot.depot import Depot
@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 
 @command
 def plan(
-    update: Annotated[str | None, typer.Argument(help="An update, by the first digits of its handle.")] = None,
-    satellite: Annotated[str | None, typer.Option("--for", help="All open updates of this satellite.")] = None,
+    update: Annotated[str | None, typer.Argument(help=UPDATE_HELP)] = None,
+    satellite: Annotated[
+        str | None, typer.Option("--for", help="The satellite's name; all its open updates, if none is named.")
+    ] = None,
     contacts: Annotated[Path | None, typer.Option("--contacts", help="A contact plan (YAML).")] = None,
     profile: Annotated[str | None, typer.Option("--profile", help="Contacts and rate of an emulator profile.")] = None,
     epoch: Annotated[
@@ -52,7 +54,7 @@ def plan(
     Examples:
     ```
     skyload plan --for SAT-1 --profile s-band --loss 5%
-    skyload plan 1f2e3d --contacts today.yaml --deadline 2026-11-24T00:00:00Z
+    skyload plan newest --for SAT-1 --contacts today.yaml --deadline 2026-11-24T00:00:00Z
     skyload plan --for SAT-1 --rate 2Mbit/s --per-day 4.3 --duration 435s --missed 5% --json
     ```
     """

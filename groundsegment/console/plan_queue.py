@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from groundsegment.depot.depot import Depot
 from groundsegment.depot.records import HOME_STATION, Update
 from groundsegment.errors import InputError, UnknownError
+from groundsegment.naming import find_update
 from groundsegment.planner.forecast import Load
 from groundsegment.uplink.sender.loss import LossEstimate
 from protocol.link_keys import Direction
@@ -38,19 +39,16 @@ class Queue:
 
 
 def chosen_updates(depot: Depot, update: str | None, satellite: str | None) -> tuple[Update, ...]:
-    """The updates that the arguments mean.
+    """The updates that the arguments mean: one, named as everywhere, or all open ones of a satellite.
 
     Raises:
-        InputError: neither, or both.
+        InputError: neither is given.
         UnknownError: there is none.
     """
-    if update is None and satellite is None:
-        raise InputError("which update?", hint="give an update's handle, or --for SATELLITE for all that is staged")
-    if update is not None and satellite is not None:
-        raise InputError("an update and --for are two answers to one question", hint="give one of them")
     if update is not None:
-        return (depot.find_update(update),)
-    assert satellite is not None
+        return (find_update(depot, update, satellite=satellite, is_wanted=lambda entry: entry.state.is_open),)
+    if satellite is None:
+        raise InputError("which update?", hint="give an update, or --for SATELLITE for all that is staged")
     depot.satellite(satellite)
     found = depot.open_updates(satellite)
     if not found:

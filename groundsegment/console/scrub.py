@@ -11,8 +11,9 @@ from groundsegment.console.output import command, err, out, print_json
 @command
 def scrub(
     satellite: Annotated[str, typer.Option("--for", help="The satellite's name.")],
-    digest: Annotated[
-        str | None, typer.Argument(help="Digest of a release, or its first digits; all on board if left out.")
+    release: Annotated[
+        str | None,
+        typer.Argument(help="A release: first digits of its digest, or its name; all on board if left out."),
     ] = None,
     now: Annotated[
         bool, typer.Option("--now", help="At full speed, and say what came of it; else anew at the slow pace.")
@@ -45,9 +46,9 @@ def scrub(
     skyload scrub 1f2e3d --for SAT-1 --now --link modem:7001 --json
     ```
     """
-    from groundsegment.console.revert import whole_digest
     from groundsegment.depot.depot import Depot
     from groundsegment.depot.records import CommandState
+    from groundsegment.naming import find_release_on_board
     from groundsegment.uplink.wire.exchange import keep_command, send_kept
     from groundsegment.uplink.wire.link_socket import Endpoint
     from protocol.command import Operation
@@ -55,7 +56,8 @@ def scrub(
     endpoint = None if link is None else Endpoint.parse(link)
     with Depot.open(depot) as opened:
         opened.satellite(satellite)
-        args = {"release": None if digest is None else whole_digest(opened, digest), "now": now}
+        digest = None if release is None else find_release_on_board(opened, release, satellite=satellite)
+        args = {"release": digest, "now": now}
         queued = keep_command(opened, satellite, Operation.SCRUB, args, state=CommandState.QUEUED)
         if endpoint is None:
             values = {"satellite": satellite, "ok": True, "sent": False, "text": "it is told at the next contact"}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from groundsegment.console.output import command, err, out, print_json
+from groundsegment.console.output import UPDATE_HELP, command, err, out, print_json
 
 if TYPE_CHECKING:
     from groundsegment.simulation.records import MissionResult
@@ -30,9 +30,11 @@ def simulate(
     symbol_size: Annotated[
         int | None, typer.Option("--symbol-size", help="Of a symbol, bytes; a multiple of 8.")
     ] = None,
-    update: Annotated[str | None, typer.Option("--update", help="Fly the bundles of a staged update.")] = None,
+    update: Annotated[
+        str | None, typer.Option("--update", help=f"Fly the bundles of a staged update. {UPDATE_HELP}")
+    ] = None,
     satellite: Annotated[
-        str | None, typer.Option("--for", help="Fly the bundles of the update that is staged for this satellite.")
+        str | None, typer.Option("--for", help="Whose update; without --update, the newest that is staged for it.")
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Of everything random.")] = None,
     compare: Annotated[
@@ -66,6 +68,7 @@ def simulate(
     skyload simulate adaspace --plot pictures
     skyload simulate --profile s-band --size 300MB --loss 20% --seed 7 --json
     skyload simulate --plan contacts.yaml --for SAT-1
+    skyload simulate --profile s-band --update second
     skyload simulate --missions 100 --seed 1
     ```
     """
@@ -170,18 +173,10 @@ def _with_bundles(
     from dataclasses import replace
 
     from groundsegment.depot.depot import Depot
-    from groundsegment.depot.records import FlightState
-    from groundsegment.errors import UnknownError
+    from groundsegment.naming import NEWEST, find_update
 
     with Depot.open(depot) as opened:
-        if update is not None:
-            found = opened.find_update(update)
-        else:
-            opened.satellite(str(satellite))
-            waiting = opened.updates(str(satellite), [state for state in FlightState if state.is_open])
-            if not waiting:
-                raise UnknownError(f"nothing is staged for {satellite}", hint="stage an update first, or give --size")
-            found = waiting[-1]
+        found = find_update(opened, update or NEWEST, satellite=satellite, is_wanted=lambda entry: entry.state.is_open)
         bundles = opened.bundles(found.handle)
     flown = replace(scenario.updates[0], name=found.release_name, size_bytes=sum(one.size_bytes for one in bundles))
     return replace(scenario, updates=(flown, *scenario.updates[1:])), [bundle.path for bundle in bundles]

@@ -78,19 +78,6 @@ class Shelf:
             raise UnknownError(f"{handle.hex()}: no such update", hint="`skyload status` lists the updates")
         return self._update(rows[0])
 
-    def find_update(self, handle_start: str) -> Update:
-        """Return the one update whose handle starts with these hex digits.
-
-        Raises:
-            UnknownError: none, or several.
-        """
-        wanted = handle_start.lower()
-        found = [entry for entry in self.updates() if wanted and entry.handle.hex().startswith(wanted)]
-        if len(found) != 1:
-            problem = "no such update" if not found else f"{len(found)} updates start so, give more digits"
-            raise UnknownError(f"{handle_start!r}: {problem}", hint="`skyload status` lists the updates")
-        return found[0]
-
     def set_update_state(self, handle: bytes, state: FlightState, *, reason: str = "") -> Update:
         """Record where an update stands; returns it as it is now.
 

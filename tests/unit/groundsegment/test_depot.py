@@ -92,9 +92,6 @@ def test_updates_come_in_flight_order_and_change_state(depot):
     changed = depot.set_update_state(first.handle, FlightState.REJECTED, reason="canary")
     assert (changed.state, changed.reason) == (FlightState.REJECTED, "canary")
     assert [entry.sequence for entry in depot.updates(states=[FlightState.STAGED])] == [1, 3]
-    assert depot.find_update("000000000003").sequence == 3
-    with pytest.raises(UnknownError, match="3 updates start so"):
-        depot.find_update("00")
     with pytest.raises(UnknownError):
         depot.update(b"123456")
 

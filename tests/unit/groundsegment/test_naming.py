@@ -1,10 +1,12 @@
 """What people call an update or a release: what could mean several is an error that lists them."""
 
 import pytest
+from typer.testing import CliRunner
 
-from groundsegment.depot.records import FlightState
+from groundsegment.console.main import app
+from groundsegment.depot.records import FlightState, ReceivedMessage
 from groundsegment.errors import InputError, UnknownError
-from groundsegment.naming import find_release, find_update
+from groundsegment.naming import find_release, find_release_on_board, find_update
 from tests.fakes.depots import NOW, Satellite, make_depot, stage_bytes
 
 
@@ -83,3 +85,52 @@ def test_newest_needs_a_satellite_and_something_wanted(depot, updates):
         find_update(depot, "newest")
     with pytest.raises(UnknownError, match="has no update"):
         find_update(depot, "newest", satellite="SAT-1", is_wanted=lambda update: False)
+
+
+BEFORE_LAUNCH = "5a" * 32
+
+
+def a_receipt(depot, serving):
+    body = {"state": "accepted", "release": None, "serving": serving}
+    receipt = ReceivedMessage(
+        satellite="SAT-1", counter=1, kind="receipt", re=b"\0" * 6, body=body, received_utc=NOW, data=b""
+    )
+    depot.journal.add_message(receipt)
+
+
+def test_a_release_on_board_is_meant_by_digits_and_by_its_name(depot, updates):
+    first, second, _ = updates
+    depot._set_update(second.handle, release_name="release-9")
+    for text in ("release-9", second.release_digest.hex()[:12].upper(), second.release_digest.hex()):
+        assert find_release_on_board(depot, text, satellite="SAT-1") == second.release_digest
+    with pytest.raises(UnknownError, match="no such release") as caught:
+        find_release_on_board(depot, "release-8", satellite="SAT-1")  # it was staged for another satellite
+    assert f"{first.release_digest.hex()[:16]} release-7" in caught.value.hint
+
+
+def test_a_release_of_before_launch_is_known_by_what_the_satellite_signed(depot):
+    with pytest.raises(UnknownError, match="no such release"):
+        find_release_on_board(depot, "5a5a", satellite="SAT-1")
+    a_receipt(depot, BEFORE_LAUNCH)
+    assert find_release_on_board(depot, "5a5a", satellite="SAT-1").hex() == BEFORE_LAUNCH
+
+
+def test_what_could_mean_several_releases_on_board_is_an_error_that_lists_them(depot, updates):
+    with pytest.raises(UnknownError, match="2 releases could be meant") as caught:
+        find_release_on_board(depot, "release-7", satellite="SAT-1")
+    assert updates[1].release_digest.hex()[:16] in caught.value.hint
+
+
+def test_all_digits_are_believed_and_nothing_is_no_release(depot):
+    assert find_release_on_board(depot, "AB" * 32, satellite="SAT-1") == b"\xab" * 32
+    for text in ("", "z" * 64):
+        with pytest.raises(UnknownError):
+            find_release_on_board(depot, text, satellite="SAT-1")
+
+
+@pytest.mark.parametrize("words", [["release-8"], ["release-8", "--for", "SAT-2"], ["newest", "--for", "SAT-2"]])
+def test_plan_takes_an_update_as_all_others_do(depot, updates, words):
+    result = CliRunner().invoke(app, ["plan", *words, "--rate", "2Mbit/s", "--json", "--depot", str(depot.path)])
+    assert result.exit_code == 0, result.output
+    assert updates[2].handle.hex() in result.stdout
+    assert updates[0].handle.hex() not in result.stdout
