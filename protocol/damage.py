@@ -1,10 +1,12 @@
 """Damage of a release on board that only the ground can undo: the body of a `damage` message.
 
 release    bin32   digest of the release
-lost       [[file int, offset int, size int], ...]   rising; files count as its file list does. None: it is whole again
+lost       [[file int, offset int, size int], ...]   rising; files count as its file list does. None: it is whole again.
+           Offset and size 0: the whole file, whose length the satellite does not know (it has no guard)
 is_all     bool    False: there is more than a message takes
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,6 +17,7 @@ from protocol.limits import FILES_MAX
 from protocol.packing import Fields
 
 RANGES_MAX = 2048  # of one message: 40 kB
+WHOLE = 0  # as a size: all of the file, however long it should be
 _UNIT = "damage"
 
 
@@ -25,12 +28,21 @@ class LostRange:
     Attributes:
         file: index in the release's file list.
         offset: where they begin.
-        size: how many.
+        size: how many; WHOLE for all of the file.
     """
 
     file: int
     offset: int
     size: int
+
+    @property
+    def end(self) -> float:
+        """Where they end."""
+        return math.inf if self.size == WHOLE else self.offset + self.size
+
+    def covers(self, offset: int) -> bool:
+        """Whether a byte of that file is among them."""
+        return self.offset <= offset < self.end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +61,7 @@ class DamageReport:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes that are lost."""
+        """Bytes that are lost, without those of files whose length is not known."""
         return sum(each.size for each in self.lost)
 
     def to_body(self) -> dict[str, Any]:
@@ -74,7 +86,7 @@ class DamageReport:
             is_all=fields.boolean("is_all"),
         )
         fields.finish()
-        ends = [(each.file, each.offset, each.offset + each.size) for each in report.lost]
+        ends = [(each.file, each.offset, each.end) for each in report.lost]
         if any((a[0], a[2]) > (b[0], b[1]) for a, b in pairwise(ends)):
             raise DecodeError(f"{_UNIT}: its ranges do not rise")
         return report
@@ -84,8 +96,11 @@ def _lost(item: object) -> LostRange:
     if not isinstance(item, list) or len(item) != 3:
         raise DecodeError(f"{_UNIT}: a range has a file, an offset and a size")
     fields = Fields(dict(zip(("file", "offset", "size"), item, strict=True)), unit=_UNIT)
-    return LostRange(
+    lost = LostRange(
         file=fields.integer("file", highest=FILES_MAX - 1),
         offset=fields.integer("offset", highest=2**47),
-        size=fields.integer("size", lowest=1, highest=2**47),
+        size=fields.integer("size", highest=2**47),
     )
+    if lost.size == WHOLE and lost.offset:
+        raise DecodeError(f"{_UNIT}: a range of no bytes")
+    return lost

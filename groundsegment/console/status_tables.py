@@ -58,8 +58,11 @@ def _damage_text(damage: Mapping[str, Any]) -> str:
 
     name = " ".join(filter(None, (damage["name"], damage["release"][:16])))
     more = "" if damage["is_all"] else " and more"
+    num_whole = sum(each["size"] == 0 for each in damage["lost"])  # how long they are is not known on board
+    whole = f"{num_whole} whole file{'s'[: num_whole > 1]} and " if num_whole else ""
+    places = len(damage["lost"]) - num_whole
     return (
-        f"  damaged: {name} lost {format_bytes(damage['num_bytes'])} in {len(damage['lost'])} places{more},"
+        f"  damaged: {name} lost {whole}{format_bytes(damage['num_bytes'])} in {places} places{more},"
         f" said {damage['received_utc']}: send it again with `skyload stage --repair`"
     )
 

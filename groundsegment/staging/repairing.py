@@ -5,6 +5,7 @@ No twin and no canary: the release was tried before, and the files' digests say 
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from groundsegment.damage import damage_of
@@ -19,7 +20,7 @@ from groundsegment.packer.tensors.parts import WHOLE_FILE, Part, bytes_part
 from groundsegment.staging.base import ChosenBase, HashedRelease, hash_release
 from groundsegment.staging.checks import open_updates_to, symbol_size_of
 from groundsegment.staging.records import Prepared, StageOptions
-from protocol.damage import DamageReport, LostRange
+from protocol.damage import WHOLE, DamageReport, LostRange
 from protocol.limits import SEGMENT_SIZE_MAX
 from protocol.manifest import FileEntry
 
@@ -96,9 +97,19 @@ def _lost_of(depot: Depot, satellite: str, release: HashedRelease) -> tuple[Lost
         hint = f"damaged are: {damaged}" if known else "`skyload scrub --now` has it look; `skyload status` shows it"
         raise InputError(f"{satellite} has not said that it lost anything of this release", hint=hint)
     sizes = [entry.size_bytes for entry in release.files]
+    found = with_known_sizes(found, sizes)
     if any(each.file >= len(sizes) or each.offset + each.size > sizes[each.file] for each in found.lost):
         raise InputError(f"{satellite} lost bytes that this release never had", hint="have it scrub again")
     return with_all_behind(found, sizes)
+
+
+def with_known_sizes(report: DamageReport, sizes: Sequence[int]) -> DamageReport:
+    """Return what was lost with the size of files that are lost as a whole, which the satellite does not know."""
+    lost = (
+        replace(each, size=sizes[each.file]) if each.size == WHOLE and each.file < len(sizes) else each
+        for each in report.lost
+    )
+    return replace(report, lost=tuple(lost))
 
 
 def with_all_behind(report: DamageReport, sizes: Sequence[int]) -> tuple[LostRange, ...]:

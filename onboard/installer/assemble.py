@@ -190,10 +190,17 @@ class Assembly:
     def _put_back(self, target: Path) -> None:
         """Let files take the place of damaged ones: the release is never away, and cut anywhere it is no worse."""
         for entry in self.plan.manifest.files:
-            if hash_medium(target / entry.name, self._disk, _no_pause) != (entry.size_bytes, entry.sha256):
+            if not self._is_right(target / entry.name, entry):
                 self._disk.rename(self.part / entry.name, target / entry.name)
         self._disk.sync_directory(target)
         delete_tree(self.part, self._disk)
+
+    def _is_right(self, path: Path, entry: FileEntry) -> bool:
+        try:
+            self._disk.close(self._disk.open(path))  # a file that is gone has the bytes of one that is empty
+        except FileNotFoundError:
+            return False
+        return hash_medium(path, self._disk, _no_pause) == (entry.size_bytes, entry.sha256)
 
     def discard(self) -> None:
         """Delete what was rebuilt."""
@@ -307,15 +314,17 @@ class Assembly:
             raise InstallError("the release it builds on is not on board", reason=Reason.BASE_MISSING)
         if file >= len(base.files):
             raise InstallError(f"segment {number}: its base has no file {file}", reason=Reason.BUNDLE_DAMAGED)
-        if offset + size > base.files[file].size_bytes:
-            raise InstallError(
-                f"segment {number}: it asks for bytes after the end of its base", reason=Reason.BUNDLE_DAMAGED
-            )
         path = base.directory / base.files[file].name
         if self.plan.manifest.is_repair:
+            _check_end(number, offset + size, self.plan.manifest.files[file].size_bytes)
             return self._read_whole_part(base, file, offset, size)
         self._verify_base(base, file)
         with _base_reasons(path.name), path.open("rb") as source:
+            end = os.fstat(source.fileno()).st_size
+            if offset + size > end:  # has it been cut short since it was verified, or was more signed than there is?
+                self._progress.verified_base.discard(file)
+                self._verify_base(base, file)
+                _check_end(number, offset + size, end)
             return _read_exactly(source, offset, size)
 
     def _read_whole_part(self, base: ReleaseDirectory, file: int, offset: int, size: int) -> bytes:
@@ -361,6 +370,13 @@ class Assembly:
                 f"{entry.name} of the base has {size} bytes with another digest", reason=Reason.BASE_DAMAGED
             )
         self._progress.note_verified(index)
+
+
+def _check_end(number: int, end: int, size: int) -> None:
+    if end > size:
+        raise InstallError(
+            f"segment {number}: it asks for bytes after the end of its base", reason=Reason.BUNDLE_DAMAGED
+        )
 
 
 def _no_pause(num_bytes: int) -> None:

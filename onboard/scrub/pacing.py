@@ -32,4 +32,4 @@ def _is_lost(guard: Guard, cell: int, lost: Sequence[LostRange]) -> bool:
     if cell >= guard.map.num_blocks:
         return False
     span = guard.map.where(cell)
-    return any(each.file == span.file and 0 <= span.offset - each.offset < each.size for each in lost)
+    return any(each.file == span.file and each.covers(span.offset) for each in lost)

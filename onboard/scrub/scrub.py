@@ -9,12 +9,13 @@ from pathlib import Path
 
 from onboard.errors import StoreCorruptError, StoreError
 from onboard.scrub.damage import Flip, ScrubOutcome
+from onboard.scrub.empties import mend_empties
 from onboard.scrub.guard import Guard, build_guard
 from onboard.scrub.medium import OnStep, hash_medium
 from onboard.scrub.repair import REPAIR_NAME, Repair
 from onboard.scrub.scan import scan
 from onboard.store.disk import Disk
-from protocol.damage import LostRange
+from protocol.damage import WHOLE, LostRange
 from protocol.manifest import FileEntry
 
 _ROUNDS_MAX = 3  # what is repaired is read again; a medium that goes on flipping is left to the next scrub
@@ -86,6 +87,7 @@ class _Scrub:
             lost = set(still_bad)
             if self.trouble:
                 break
+        self._mend_empties(guard.head.files[: guard.head.num_listed])
         self._mend_copies(guard)
         ranges = guard.map.ranges(cell for cell in sorted(lost) if cell < guard.map.num_blocks)
         return tuple(
@@ -104,19 +106,29 @@ class _Scrub:
         return bad
 
     def _make_anew(self) -> tuple[LostRange, ...]:
-        """Make a guard; if a file is not what was signed there can be none, and such files are lost as a whole."""
+        """Make a guard; if a file is not what was signed there can be none, and such files are lost as a whole.
+
+        How long they should be nobody here knows: the file list that is left gives digests alone.
+        """
         files = sorted(self._files(), key=lambda entry: entry.name)
+        self._mend_empties(files)
         lost = []
         for number, entry in enumerate(files):
             size, sha256 = hash_medium(self._directory / entry.name, self._disk, self._on_step)
             self.num_bytes += size
             if (size, sha256) != (entry.size_bytes, entry.sha256):
                 self.flips.append(Flip(file=entry.name, offset=0))
-                lost.append(LostRange(file=number, offset=0, size=entry.size_bytes))
+                lost.append(LostRange(file=number, offset=0, size=WHOLE))
         if not lost:
             build_guard(self._directory, files, self._digest, self._disk, self._on_step)
             self._disk.sync_directory(self._directory)
         return tuple(lost)
+
+    def _mend_empties(self, files: Sequence[FileEntry]) -> None:
+        try:
+            self.flips += mend_empties(self._directory, files, self._disk)
+        except StoreError as error:
+            self.trouble = str(error)
 
     def _mend_copies(self, guard: Guard) -> None:
         guard.check_copies()

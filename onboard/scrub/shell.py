@@ -22,6 +22,7 @@ from typing import Any, Protocol, TypeVar
 from onboard import telemetry as events
 from onboard.errors import OnboardError, StoreError
 from onboard.scrub.damage import Flip, ScrubOutcome
+from onboard.scrub.empties import damaged_empties
 from onboard.scrub.guard import Guard
 from onboard.scrub.ledger import Ledger, LedgerFile
 from onboard.scrub.pacing import is_news, next_release, pause_s
@@ -249,7 +250,8 @@ class Scrubber:
         step = next(scan(guard, cell), None)
         if step is None:
             guard.check_copies()
-            return (None, None) if guard.bad_copies else (0, None)
+            has_work = guard.bad_copies or damaged_empties(guard.directory, guard.head.files, self._given.disk)
+            return (None, None) if has_work else (0, None)
         if is_news(guard, step.cells, step.bad, self.ledger.lost_of(digest)):
             return None, None
         return step.num_bytes, step.cells.stop

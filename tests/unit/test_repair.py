@@ -13,14 +13,14 @@ from groundsegment.depot.records import ReceivedMessage
 from groundsegment.packer.packing import Sources, pack
 from groundsegment.packer.plan import PackPlan
 from groundsegment.packer.workers import Workers
-from groundsegment.staging.repairing import repair_survey, with_all_behind
+from groundsegment.staging.repairing import repair_survey, with_all_behind, with_known_sizes
 from onboard.installer.assemble import Assembly, Plan
 from onboard.installer.release import ReleaseDirectory, copy_release
 from onboard.scrub.guard import Guard, build_guard
 from onboard.scrub.scrub import scrub_release
 from onboard.store.disk import RealDisk
 from protocol.bundle import BundleHeader
-from protocol.damage import DamageReport, LostRange
+from protocol.damage import WHOLE, DamageReport, LostRange
 from protocol.link_keys import wrap_release_key
 from protocol.manifest import BundleEntry
 from protocol.objects import ObjectKind
@@ -177,6 +177,37 @@ def test_a_repair_is_confirmed_without_a_trial_and_what_serves_goes_on(tmp_path)
     after = damaged.board.record
     assert (after.current, after.previous, after.releases) == (before.current, before.previous, before.releases)
     assert scrub_release(damaged.directory, damaged.digest, RealDisk(), files=tuple).flips == ()
+
+
+@pytest.mark.parametrize("change", ["cut", "grown", "gone"])
+def test_files_of_a_release_without_a_guard_come_back_whole_though_the_satellite_does_not_know_their_length(
+    tmp_path, change
+):
+    files = {**FILES, "empty.txt": b""}
+    ground = FakeGround()
+    board = Board(tmp_path / "board", ground)
+    digest = board.provision(files)
+    directory = board.layout.release(digest)
+    for path in (directory / "model.bin", directory / "tokenizer.json"):
+        data = path.read_bytes()
+        path.unlink()
+        if change != "gone":
+            path.write_bytes(data[:-7000] if change == "cut" else data + b"more")
+    (directory / "empty.txt").unlink()
+    lost = tuple(LostRange(file=number, offset=0, size=WHOLE) for number in (1, 2, 3))  # its scrub took no empty file
+    said = DamageReport.from_body(DamageReport(release=digest, lost=lost).to_body())
+    entries = ground.make_update(files).manifest.files
+    told = with_known_sizes(said, [entry.size_bytes for entry in entries])
+    update, rows = repair_of(ground, tmp_path, told.lost, files)
+    assert sum(row.stored_size for row in rows) > len(FILES["model.bin"]) + len(FILES["tokenizer.json"])
+
+    async def fly():
+        async with board.life() as installer:
+            await board.deliver(update)
+            await board.until(lambda: installer.status().first.state is UpdateState.CONFIRMED)
+
+    asyncio.run(fly())
+    assert ReleaseDirectory.open(directory, digest).find_damage() == []
 
 
 def test_a_repair_uses_nothing_that_is_damaged_meanwhile(tmp_path):

@@ -173,6 +173,19 @@ def test_a_base_that_is_not_there_or_is_damaged_is_named(tmp_path, tensors):
     assert Reason.BASE_DAMAGED in {reason_of(assembly.install, path, number) for number, path in enumerate(shop.paths)}
 
 
+@pytest.mark.parametrize("is_verified", [False, True])
+def test_a_base_that_was_cut_short_is_damaged_and_not_the_bundles_fault(tmp_path, is_verified):
+    shop = Workshop(tmp_path, OLD)
+    assembly = shop.open()
+    if is_verified:
+        assembly._verify_base(shop.base, 1)
+    with (shop.base.directory / "m.bin").open("r+b") as file:
+        file.truncate(100)
+    if not is_verified:  # it was short already when the list of its files was read
+        assembly = shop.open(base=ReleaseDirectory.open(shop.base.directory, shop.base.digest))
+    assert reason_of(assembly._read_base, 0, 1, 5000, 100) is Reason.BASE_DAMAGED
+
+
 @pytest.mark.parametrize("tensors", [False, True])
 def test_a_base_file_is_read_once_for_each_update(tmp_path, tensors):
     shop = Workshop(tmp_path, OLD, tensors=tensors)

@@ -9,13 +9,15 @@ from dataclasses import replace
 import pytest
 
 from onboard.errors import StoreFullError
+from onboard.installer.release import ReleaseDirectory
 from onboard.scrub import guard as guard_module
 from onboard.scrub import repair as repair_module
 from onboard.scrub.blocks import BlockMap
 from onboard.scrub.core import GROUP_SIZE, LEAF_SIZE
 from onboard.scrub.guard import GUARD_NAMES, PARITY_NAME, Guard
+from onboard.scrub.scrub import scrub_release
 from onboard.store.disk import RealDisk
-from protocol.damage import LostRange
+from protocol.damage import WHOLE, DamageReport, LostRange
 from tests.fakes.faulty_disk import FaultyDisk
 from tests.fakes.scrubbing import SMALL, GuardedRelease
 
@@ -134,8 +136,49 @@ def test_a_damaged_file_without_a_guard_is_lost_as_a_whole(tmp_path):
     release = GuardedRelease(tmp_path / "r", has_guard=False)
     release.flip(MODEL, 99)
     outcome = release.scrub()
-    assert outcome.lost == (LostRange(file=1, offset=0, size=SMALL[MODEL]),)
+    assert outcome.lost == (LostRange(file=1, offset=0, size=WHOLE),)
     assert not (release.directory / GUARD_NAMES[0]).exists()
+
+
+@pytest.mark.parametrize("change", ["cut", "grown", "gone"])
+def test_without_a_guard_a_file_that_is_gone_or_of_another_length_is_asked_for_in_words_that_the_ground_reads(
+    tmp_path, change
+):
+    release = GuardedRelease(tmp_path / "r", has_guard=False)
+    path = release.directory / MODEL
+    data = path.read_bytes()
+    {"cut": lambda: path.write_bytes(data[:-5000]), "grown": lambda: path.write_bytes(data * 2), "gone": path.unlink}[
+        change
+    ]()
+    lost = scrub_release(
+        release.directory,
+        release.digest,
+        release.disk,
+        files=lambda: ReleaseDirectory.open(release.directory, release.digest).files,  # as the daemon has it
+    ).lost
+    said = DamageReport.from_body(DamageReport(release=release.digest, lost=lost).to_body())
+    assert said.lost == (LostRange(file=1, offset=0, size=WHOLE),)
+
+
+@pytest.mark.parametrize("has_guard", [True, False])
+@pytest.mark.parametrize("change", ["gone", "grown"])
+def test_an_empty_file_that_is_gone_or_has_grown_is_a_flip_and_is_made_anew(tmp_path, change, has_guard):
+    release = GuardedRelease(tmp_path / "r", {**SMALL, "empty.txt": 0}, has_guard=has_guard)
+    path = release.directory / "empty.txt"
+    path.unlink() if change == "gone" else path.write_bytes(b"x")
+    outcome = release.scrub()
+    assert release.is_whole
+    assert (outcome.num_found, outcome.num_repaired, outcome.lost, outcome.trouble) == (1, 1, (), "")
+    assert [(flip.file, flip.offset) for flip in outcome.flips] == [("empty.txt", 0)]
+    assert release.scrub().flips == ()
+
+
+def test_a_disk_that_takes_no_empty_file_is_told(tmp_path, monkeypatch):
+    release = GuardedRelease(tmp_path / "r", {**SMALL, "empty.txt": 0})
+    (release.directory / "empty.txt").unlink()
+    release.disk = FaultyDisk()
+    release.disk.sync_fails = True
+    assert release.scrub().trouble
 
 
 def test_a_guard_that_is_wrong_changes_nothing_and_is_made_anew(tmp_path):

@@ -18,7 +18,7 @@ from onboard.telemetry import Telemetry
 from protocol.damage import DamageReport, LostRange
 from protocol.errors import DecodeError
 from protocol.message import MessageKind
-from tests.fakes.scrubbing import GuardedRelease
+from tests.fakes.scrubbing import SMALL, GuardedRelease
 
 MODEL = "model.safetensors"
 
@@ -32,11 +32,11 @@ def no_search(monkeypatch):
 class Craft:
     """A state directory with releases and a scrubber."""
 
-    def __init__(self, directory, num_releases=1, *, period_s=1000.0):
+    def __init__(self, directory, num_releases=1, *, period_s=1000.0, sizes=SMALL):
         self.layout = StateLayout(directory)
         self.releases = []
         for seed in range(num_releases):
-            release = GuardedRelease(directory / "made" / str(seed), seed=seed)
+            release = GuardedRelease(directory / "made" / str(seed), sizes, seed=seed)
             target = self.layout.release(release.digest)
             target.parent.mkdir(exist_ok=True)
             release.directory = release.directory.rename(target)
@@ -168,6 +168,22 @@ def test_the_slow_pace_repairs_what_it_comes_across_and_turns_to_the_next_releas
         return None
 
     assert asyncio.run(life()) == 4
+
+
+def test_the_slow_pace_notices_an_empty_file_that_is_gone(tmp_path):
+    craft = Craft(tmp_path, sizes={**SMALL, "empty.txt": 0})
+    empty = craft.releases[0].directory / "empty.txt"
+    empty.unlink()
+
+    async def life():
+        scrubber = craft.scrubber()
+        for _ in range(20):
+            await scrubber._step()
+            if empty.exists():
+                return scrubber.ledger.num_repaired
+        return None
+
+    assert asyncio.run(life()) == 1
 
 
 def test_known_damage_does_not_make_every_round_a_full_scrub(tmp_path):
@@ -397,7 +413,17 @@ def test_a_damage_report_says_when_it_is_not_all():
     body = DamageReport(release=b"d" * 32, lost=lost).to_body()
     read = DamageReport.from_body(body)
     assert (len(read.lost), read.is_all) == (2048, False)
-    for ranges in ([[0, 0, 0]], [[0, 10, 20], [0, 5, 5]], [[1, 0, 1], [0, 0, 1]], [[0, 0]], [[-1, 0, 1]]):
+    whole = [[0, 0, 0], [1, 8, 4], [2, 0, 0], [3, 0, 0]]  # of unknown length
+    assert [each.size for each in DamageReport.from_body({**body, "lost": whole}).lost] == [0, 4, 0, 0]
+    for ranges in (
+        [[0, 8, 0]],
+        [[0, 0, 0], [0, 0, 0]],
+        [[0, 0, 0], [0, 8, 1]],
+        [[0, 10, 20], [0, 5, 5]],
+        [[1, 0, 1], [0, 0, 1]],
+        [[0, 0]],
+        [[-1, 0, 1]],
+    ):
         with pytest.raises(DecodeError):
             DamageReport.from_body({**body, "lost": ranges})
 
