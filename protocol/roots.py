@@ -20,20 +20,23 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 from securesystemslib.exceptions import FormatError, StorageError, UnsupportedAlgorithmError, UnsupportedLibraryError
 from securesystemslib.formats import encode_canonical
+from securesystemslib.signer import Key
 from tuf.api.exceptions import RepositoryError, UnsignedMetadataError
 from tuf.api.metadata import Metadata, Role, Root, Signed
 from tuf.api.serialization import DeserializationError
 
-from protocol.envelope import key_id
+from protocol.envelope import ED25519_SIZE, key_id
 from protocol.errors import DecodeError, RollbackError, RootSignatureError, SignatureError, VerificationError
 
 COMMAND_FIELD = "x-skyload-command"
 POST_QUANTUM_FIELD = "x-skyload-root-pq"
 EPOCH_FIELD = "x-skyload-epoch"
 SIGNED_AT_FIELD = "x-skyload-signed-at"
-_ED25519_SIZE = 32
 _NUMBER_MAX = 2**32 - 1
 _EPOCH_MAX = 2**16 - 1  # a report has 16 bits for it
 _SECONDS_MAX = int(datetime(9999, 1, 1, tzinfo=UTC).timestamp())
@@ -166,7 +169,7 @@ def second_root_role(root: Root) -> Role | None:
 
 
 def command_keys(data: bytes) -> Mapping[bytes, bytes]:
-    """Return the raw Ed25519 public keys of the command role, by key id (`envelope.key_id`).
+    """Return the raw public keys of the command role (`envelope`), by key id (`envelope.key_id`).
 
     Without a root, because it was lost, nobody commands.
 
@@ -183,16 +186,26 @@ def command_keys(data: bytes) -> Mapping[bytes, bytes]:
     result = {}
     for name in ids:
         key = root.keys.get(name) if isinstance(name, str) else None
-        if key is None or key.keytype != "ed25519":
-            raise DecodeError(f"root: command key {name!r} is not an Ed25519 key of the root")
-        try:
-            raw = bytes.fromhex(key.keyval["public"])
-        except (KeyError, TypeError, ValueError):
-            raw = b""
-        if len(raw) != _ED25519_SIZE:
-            raise DecodeError(f"root: command key {name!r} has no {_ED25519_SIZE} bytes in hexadecimal digits")
+        raw = None if key is None else raw_key(key)
+        if raw is None:
+            raise DecodeError(f"root: command key {name!r} is no Ed25519 or P-256 key of the root")
         result[key_id(raw)] = raw
     return result
+
+
+def raw_key(key: Key) -> bytes | None:
+    """Return a public key as envelopes have it; None if they cannot."""
+    try:
+        if key.keytype == "ed25519":
+            raw = bytes.fromhex(key.keyval["public"])
+            return raw if len(raw) == ED25519_SIZE else None
+        if (key.keytype, key.scheme) == ("ecdsa", "ecdsa-sha2-nistp256"):
+            point = load_pem_public_key(key.keyval["public"].encode())
+            if isinstance(point, EllipticCurvePublicKey) and isinstance(point.curve, SECP256R1):
+                return point.public_bytes(Encoding.X962, PublicFormat.CompressedPoint)
+    except (KeyError, TypeError, ValueError, AttributeError, UnsupportedAlgorithm):
+        pass
+    return None
 
 
 def parse_metadata(kind: type[Signed], data: bytes) -> Metadata[Any]:

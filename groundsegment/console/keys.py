@@ -11,8 +11,10 @@ from groundsegment.console.output import command, err, out, print_json
 
 if TYPE_CHECKING:
     from groundsegment.depot.depot import Depot
+    from groundsegment.signer.key_entry import KeyEntry
     from groundsegment.signer.key_store import KeyStore
     from groundsegment.signer.overview import RootStanding
+    from groundsegment.signer.passphrase import Passphrase
 
 app = typer.Typer(no_args_is_help=True, help="The keys of ground and satellites: make, list, replace, revoke.")
 
@@ -40,6 +42,10 @@ def init(
             help="Roots also need one of two ML-DSA-65 keys and grow to 22 kB; kits get hybrid keys with ML-KEM-768.",
         ),
     ] = False,
+    key_uri: Annotated[
+        list[str] | None,
+        typer.Option("--key-uri", help="NAME=URI of a key that is on a token or in an agent; may be given again."),
+    ] = None,
     seal: Annotated[bool, typer.Option("--seal", help="Seal private keys under a passphrase; ask for it.")] = False,
     passphrase_file: PassphraseFile = None,
     depot: _Depot = Path("depot"),
@@ -48,6 +54,7 @@ def init(
     """Make a depot, its keys and trust root, and a kit for each satellite. Nothing is ever overwritten.
 
     Interrupted, the same command goes on where it was.
+    Any key may be on a PKCS #11 token or in an SSH agent instead of a file: --key-uri, now or with `rotate` later.
     Private keys are sealed if there is a passphrase: `skyload keys protect --help` says where it comes from.
     A kit holds the only copies of a satellite's private keys: carry it on board, keep no copy.
     Keep keys/root-*.pem of the depot elsewhere, offline: nothing that flies every day needs them.
@@ -58,13 +65,14 @@ def init(
     skyload keys init --satellite SAT-1 --satellite SAT-2 --kit kits --depot /srv/depot
     skyload keys init --satellite SAT-1 --kit kit --symbol-size 1448
     skyload keys init --satellite SAT-1 --kit kit --seal --post-quantum
+    skyload keys init --satellite SAT-1 --kit kit --key-uri command=ssh-agent:ops --key-uri 'targets=hsm:2?label=TOKEN'
     ```
     """
     from datetime import UTC, datetime
 
     from groundsegment.depot.depot import Depot
     from groundsegment.errors import InputError
-    from groundsegment.signer.key_store import COMMAND_NAME, KeyStore
+    from groundsegment.signer.key_store import ALL_NAMES, KeyStore
     from groundsegment.signer.passphrase import Passphrase
     from groundsegment.signer.signing import create_trust
 
@@ -76,11 +84,13 @@ def init(
     for path in kits.values():
         _check_kit_place(path, depot, may_be_there=goes_on)
     with Depot.create(depot) as opened, opened.lock("keys"):
-        store = KeyStore(opened.keys_path, Passphrase(passphrase_file, seals=seal))
+        passphrase = Passphrase(passphrase_file, seals=seal)
+        store = KeyStore(opened.keys_path, passphrase)
         known = {satellite.name for satellite in opened.satellites()}
         if not goes_on or not known < set(names):
-            create_trust(store, utc=datetime.now(UTC), is_post_quantum=post_quantum)
-            if not store.is_sealed(COMMAND_NAME):
+            entries = _entries(key_uri or [], passphrase)
+            create_trust(store, utc=datetime.now(UTC), is_post_quantum=post_quantum, entries=entries)
+            if any(store.has(name) and not store.is_sealed(name) for name in ALL_NAMES):
                 err.print("private keys are not sealed: `skyload keys protect` does that", markup=False)
         for name, path in kits.items():
             if name not in known:
@@ -191,6 +201,21 @@ def _checked_names(names: list[str]) -> list[str]:
             hint = "use letters, digits, dot, dash, underscore, at most 128, no leading dot"
             raise InputError(f"{name!r} cannot be a satellite's name", hint=hint)
     return names
+
+
+def _entries(given: list[str], passphrase: "Passphrase") -> "dict[str, KeyEntry]":
+    from groundsegment.errors import InputError
+    from groundsegment.signer.key_entry import check_use, import_entry
+    from groundsegment.signer.key_store import KNOWN_NAMES
+
+    entries: dict[str, KeyEntry] = {}
+    for words in given:
+        name, _, uri = words.partition("=")
+        if name not in KNOWN_NAMES or not uri or name in entries:
+            raise InputError(f"--key-uri {words}: not NAME=URI", hint=f"names are {', '.join(KNOWN_NAMES)}, each once")
+        entries[name] = import_entry(uri, passphrase)
+        check_use(name, entries[name])
+    return entries
 
 
 def _checked_size(symbol_size: int | None) -> int:

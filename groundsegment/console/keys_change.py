@@ -28,7 +28,7 @@ PassphraseFile = Annotated[
 ]
 _KeyUri = Annotated[
     str | None,
-    typer.Option("--key-uri", help="Where the new key is: hsm:2?label=TOKEN, or another URI of securesystemslib."),
+    typer.Option("--key-uri", help="Where the new key is: hsm:2?label=TOKEN, ssh-agent:COMMENT, or another service's."),
 ]
 _Public = Annotated[
     Path | None, typer.Option("--public", help="The new key's public half, made elsewhere: NAME.public, or a PEM file.")
@@ -67,6 +67,7 @@ def rotate(
     ```
     skyload keys rotate timestamp snapshot
     skyload keys rotate targets --key-uri 'hsm:2?label=skyload'
+    skyload keys rotate command --key-uri ssh-agent:skyload-command
     skyload keys rotate root-1 --public /media/stick/root-1.public
     ```
     """

@@ -2,8 +2,10 @@
 
     NAME.public     JSON {"keyid", "keytype", "scheme", "keyval": {"public"}, "uri"}
 
-A URI is one that `securesystemslib` signs with: `hsm:` (PKCS #11: a token, a YubiKey), `hv:` (a Vault agent),
-`gcpkms:`, `awskms:`, `azurekms:`, `tkey:`, `file2:`. What such a signer needs (a library, an account) is its own.
+A URI is one that `securesystemslib` signs with: `hsm:` (PKCS #11: a token, a YubiKey), `ssh-agent:` (`agent`), `hv:` (a
+Vault agent), `gcpkms:`, `awskms:`, `azurekms:`, `tkey:`, `file2:`. What such a signer needs (a library, an account) is
+its own. OpenPGP (`gnupg:`) is not among them: its signatures are over more than the metadata, and a satellite verifies
+with `cryptography` alone; a key in gpg-agent signs by way of `ssh-agent:`.
 """
 
 import json
@@ -18,6 +20,8 @@ from securesystemslib.exceptions import Error as SecureSystemsError
 from securesystemslib.signer import Signer, SSlibKey
 
 from groundsegment.errors import KeyStoreError
+from groundsegment.signer.agent import SCHEME as AGENT_SCHEME
+from groundsegment.signer.agent import import_agent_key
 from groundsegment.signer.files import replace_durably
 from groundsegment.signer.passphrase import Passphrase
 
@@ -89,15 +93,17 @@ def check_use(name: str, entry: KeyEntry) -> None:
     Raises:
         KeyStoreError: it is of the wrong kind.
     """
+    from protocol.roots import raw_key  # TUF takes its time to import, and listing keys needs none of it
+
     kind, hint = entry.key.keytype, f"one of {', '.join(KEYTYPES)}"
     if kind not in KEYTYPES:
         raise KeyStoreError(f"{name}: a satellite cannot verify {kind} keys", hint=hint)
     if name.startswith("root-pq") != (kind == "ml-dsa"):
         hint = "ML-DSA keys are root-pq-1 and root-pq-2, and nothing else: updates would grow by 10 kB each"
         raise KeyStoreError(f"{name}: cannot be a key of kind {kind}", hint=hint)
-    if name == "command" and (kind != "ed25519" or entry.uri is not None):
-        hint = "envelopes have Ed25519 signatures only; seal the file under a passphrase"
-        raise KeyStoreError("command: must be an Ed25519 key in a file", hint=hint)
+    if name == "command" and raw_key(entry.key) is None:
+        hint = "commands are signed with Ed25519, or with ECDSA on P-256"
+        raise KeyStoreError(f"command: cannot be a key of kind {entry.key.scheme}", hint=hint)
 
 
 def write_entry(path: Path, entry: KeyEntry) -> None:
@@ -109,10 +115,10 @@ def write_entry(path: Path, entry: KeyEntry) -> None:
 
 
 def import_entry(uri: str, passphrase: Passphrase) -> KeyEntry:
-    """Ask a PKCS #11 token for the public half of a key.
+    """Ask a PKCS #11 token, or an SSH agent, for the public half of a key.
 
     Args:
-        uri: `hsm:ID?label=LABEL`.
+        uri: `hsm:ID?label=LABEL`, `ssh-agent:FINGERPRINT`, or `ssh-agent:COMMENT`.
         passphrase: whom to ask for the token's PIN, if it wants one to show public keys.
 
     Raises:
@@ -122,6 +128,9 @@ def import_entry(uri: str, passphrase: Passphrase) -> KeyEntry:
 
     from securesystemslib.signer import HSMSigner
 
+    if uri.partition(":")[0] == AGENT_SCHEME:
+        lasting, key = import_agent_key(uri)
+        return KeyEntry(key=key, uri=lasting)
     parsed = urlparse(uri)
     if parsed.scheme != HSMSigner.SCHEME:
         hint = "take the PEM file of the public key that its service gives, and name it with --public"

@@ -14,8 +14,6 @@ its URI. A root key that is not there is no error until a root is to be signed: 
 ever puts a file in another's place.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -29,7 +27,7 @@ from groundsegment.signer.key_file import Private, is_sealed_file, read_key, wri
 from groundsegment.signer.passphrase import PASSPHRASE, Passphrase
 from protocol.errors import ProtocolError
 
-__all__ = ["ALL_NAMES", "KeyStore", "PrivateKey", "sync_directory", "write_new"]
+__all__ = ["ALL_NAMES", "KeyStore", "sync_directory", "write_new"]
 
 ROOT_NAMES = ("root-1", "root-2", "root-3")
 POST_QUANTUM_NAMES = ("root-pq-1", "root-pq-2")
@@ -37,23 +35,6 @@ ONLINE_NAMES = ("targets", "snapshot", "timestamp")
 COMMAND_NAME = "command"
 ALL_NAMES = (*ROOT_NAMES, *ONLINE_NAMES, COMMAND_NAME)
 KNOWN_NAMES = (*ROOT_NAMES, *POST_QUANTUM_NAMES, *ONLINE_NAMES, COMMAND_NAME)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PrivateKey:
-    """One signing key in a file.
-
-    Attributes:
-        name: of its file.
-        public: raw Ed25519 public key, 32 bytes.
-        sign: signs the bytes it is given.
-        ed25519: for libraries that want the key itself.
-    """
-
-    name: str
-    public: bytes
-    sign: Callable[[bytes], bytes]
-    ed25519: Ed25519PrivateKey
 
 
 class KeyStore:
@@ -160,10 +141,23 @@ class KeyStore:
 
     def make(self, name: str) -> Signer:
         """Return a key's signer, making the key if it is not there: an interrupted set-up goes on where it was."""
-        if not self.has(name):
+        if not self.can_sign(name):
             self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
             make_key(self._file(name), self.passphrase, is_post_quantum=name in POST_QUANTUM_NAMES)
         return self.signer(name)
+
+    def use(self, name: str, entry: KeyEntry) -> None:
+        """Take a key that is elsewhere, where there is no key yet.
+
+        Raises:
+            KeyStoreError: there is another one.
+        """
+        known = self.entry(name)
+        if self.has(name) or (known is not None and known != entry):
+            hint = "leave it out: `skyload keys rotate` replaces it later"
+            raise KeyStoreError(f"{self._file(name)}: there is a {name} key already", hint=hint)
+        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_entry(self.path / f"{name}.public", entry)
 
     def signer(self, name: str) -> Signer:
         """Return what signs with a key.
@@ -176,17 +170,6 @@ class KeyStore:
             return open_signer(entry, self.passphrase)
         key = read_key(self._file(name), self.passphrase)
         return CryptoSigner(key, _public_of(key))
-
-    def load(self, name: str) -> PrivateKey:
-        """Read an Ed25519 key from its file.
-
-        Raises:
-            KeyStoreError: missing, unreadable, open to others, or of another kind.
-        """
-        key = read_key(self._file(name), self.passphrase)
-        if not isinstance(key, Ed25519PrivateKey):
-            raise KeyStoreError(f"{self._file(name)}: not an Ed25519 key", hint="restore it from a backup")
-        return PrivateKey(name=name, public=key.public_key().public_bytes_raw(), sign=key.sign, ed25519=key)
 
     def _file(self, name: str) -> Path:
         assert name in KNOWN_NAMES

@@ -4,30 +4,46 @@ TUF 1.0.34 metadata as compact JSON. All four roles of an update carry its seque
 updates and a replay of an older one is seen. The clock is passed in.
 """
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from securesystemslib.signer import Signer
 from tuf.api.metadata import Metadata, MetaFile, Root, Signed, Snapshot, TargetFile, Targets, Timestamp
 
 from groundsegment.errors import KeyStoreError
+from groundsegment.signer.key_entry import KeyEntry
 from groundsegment.signer.key_store import COMMAND_NAME, KNOWN_NAMES, ONLINE_NAMES, POST_QUANTUM_NAMES, KeyStore
 from groundsegment.signer.roots import COMPACT, add_signature, check_root, first_root, whole_seconds
 from groundsegment.signer.rotation import keep_first
 from protocol.command import Command
+from protocol.envelope import P256_SIZE
 from protocol.errors import ProtocolError
 from protocol.limits import MESSAGE_SIZE_MAX, ROOTS_MAX
 from protocol.manifest import Manifest
 from protocol.metadata import MetadataBundle
 from protocol.report import NO_NONCE
-from protocol.roots import read_root
+from protocol.roots import raw_key, read_root
 from protocol.trust import NONCE_FIELD, TrustState, accept_metadata, command_keys, target_path
 
 EXPIRY = timedelta(days=365)
 
 
-def create_trust(store: KeyStore, *, utc: datetime, is_post_quantum: bool = False) -> bytes:
+def create_trust(
+    store: KeyStore,
+    *,
+    utc: datetime,
+    is_post_quantum: bool = False,
+    entries: Mapping[str, KeyEntry] | None = None,
+) -> bytes:
     """Make all keys that are missing, and the trust root from them; returns the root's bytes.
+
+    Args:
+        store: empty, or as an interruption left it.
+        utc: now.
+        is_post_quantum: whether roots are hybrid.
+        entries: keys that are elsewhere, by name; the others are made here.
 
     Raises:
         KeyStoreError: there is a trust root already.
@@ -36,6 +52,8 @@ def create_trust(store: KeyStore, *, utc: datetime, is_post_quantum: bool = Fals
         hint = "`skyload keys list` shows it; `skyload keys add-satellite` adds a satellite to it"
         raise KeyStoreError(f"{store.root_path}: there is a trust root already", hint=hint)
     names = [name for name in KNOWN_NAMES if is_post_quantum or name not in POST_QUANTUM_NAMES]
+    for name, entry in (entries or {}).items():
+        store.use(name, entry)
     signers = {name: store.make(name) for name in names}
     metadata = first_root({name: store.public_key(name) for name in names}, utc=utc)
     for name, signer in signers.items():
@@ -43,7 +61,7 @@ def create_trust(store: KeyStore, *, utc: datetime, is_post_quantum: bool = Fals
             add_signature(metadata, signer)
     data: bytes = metadata.to_bytes(COMPACT)
     check_root(data, None)
-    assert list(command_keys(data).values()) == [store.load(COMMAND_NAME).public]
+    assert list(command_keys(data).values()) == [raw_key(store.public_key(COMMAND_NAME))]
     keep_first(store, data)
     return data
 
@@ -139,13 +157,24 @@ def sign_command(store: KeyStore, command: Command) -> bytes:
     Raises:
         KeyStoreError: the command key is missing, or a satellite would not obey the result.
     """
-    key = store.load(COMMAND_NAME)
-    data = command.seal(public_key=key.public, sign=key.sign)
+    signer = store.signer(COMMAND_NAME)
+    public = raw_key(signer.public_key)
+    if public is None:
+        raise _unacceptable(store, f"commands cannot be signed with a key of kind {signer.public_key.scheme}")
+    data = command.seal(public_key=public, sign=lambda data: _envelope_signature(public, signer, data))
     try:
         Command.open(data, public_keys=command_keys(store.root()), satellite=command.satellite)
     except ProtocolError as error:
         raise _unacceptable(store, error) from error
     return data
+
+
+def _envelope_signature(public: bytes, signer: Signer, data: bytes) -> bytes:
+    """As envelopes have it: ECDSA comes from a signer as DER of two numbers."""
+    signature = bytes.fromhex(signer.sign(data).signature)
+    if len(public) != P256_SIZE:
+        return signature
+    return b"".join(number.to_bytes(P256_SIZE - 1, "big") for number in decode_dss_signature(signature))
 
 
 def _chain(store: KeyStore, root_version: int | None) -> tuple[bytes, tuple[bytes, ...]]:

@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from securesystemslib.signer import CryptoSigner
 from typer.testing import CliRunner
 
@@ -410,9 +412,12 @@ def test_a_token_that_is_not_there_is_told(place, skyload, monkeypatch):
 def test_keys_that_a_satellite_could_not_use_are_refused_before_anything_is_made(place, skyload):
     skyload("make", str(place / "pq.pem"), "--post-quantum", "--no-seal", depot=False)
     assert "ml-dsa" in skyload("rotate", "targets", "--public", str(place / "pq.public"), code=4)
-    assert "Ed25519" in skyload(
-        "rotate", "command", "--key-uri", "hv:sky/1", "--public", str(of(place).path / "targets.public"), code=4
+    (place / "p384.pem").write_bytes(
+        ec.generate_private_key(ec.SECP384R1())
+        .public_key()
+        .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     )
+    assert "P-256" in skyload("rotate", "command", "--key-uri", "hv:sky/1", "--public", str(place / "p384.pem"), code=4)
     assert not (of(place).next_path).exists()
 
 

@@ -116,7 +116,7 @@ def test_private_keys_are_for_their_owner_only(store):
     path = store.path / "targets.pem"
     path.chmod(0o640)
     with pytest.raises(KeyStoreError, match="others may read") as caught:
-        store.load("targets")
+        store.signer("targets")
     assert "chmod 600" in caught.value.hint
 
 
