@@ -18,7 +18,8 @@ from pathlib import Path
 
 from bench.results import markdown_table
 from tests.power.images import FILE_SYSTEMS, Cut, FileSystem, Lab, missing
-from tests.power.stories import SCENARIOS, Scenario
+from tests.power.scenarios import SCENARIOS
+from tests.power.stories import Scenario
 from tests.power.sweep import Broken, Sweep
 
 

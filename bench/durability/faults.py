@@ -10,7 +10,7 @@ from bench.results import markdown_table
 from tests.power.faults import FaultSweep, Kind, missing
 from tests.power.images import EXT4, Lab
 from tests.power.images import missing as missing_disk
-from tests.power.stories import SCENARIOS
+from tests.power.scenarios import SCENARIOS
 
 FAULTS = 120  # of each story
 _SEED = 1

@@ -11,7 +11,7 @@ from tests.power.block_log import missing
 from tests.power.images import EXT4, XFS, Lab
 from tests.power.images import missing as missing_disk
 from tests.power.replay import Replay
-from tests.power.stories import SCENARIOS
+from tests.power.scenarios import SCENARIOS
 
 MEDIA = 60  # of each story on each file system
 _SEED = 1

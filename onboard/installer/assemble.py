@@ -194,6 +194,7 @@ class Assembly:
                 self._disk.rename(self.part / entry.name, target / entry.name)
         self._disk.sync_directory(target)
         delete_tree(self.part, self._disk)
+        self._disk.sync_directory(self.part.parent)  # once VERIFIED is recorded nobody looks for it any more
 
     def _is_right(self, path: Path, entry: FileEntry) -> bool:
         try:

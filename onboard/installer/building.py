@@ -93,7 +93,7 @@ class Building:
         if await in_thread(_is_sealed_and_whole, self._layout.release(self.digest), self.digest):
             self._is_whole = True
             with contextlib.suppress(StoreError):  # what was reserved to repair it; the next start deletes what is left
-                await in_thread(delete_tree, self._layout.release_part(self.digest), RealDisk())
+                await in_thread(_delete_part, self._layout.release_part(self.digest), RealDisk())
             return
         key = open_release_key(manifest, self._private_key, satellite=self._satellite)
         plan = Plan(manifest=manifest, release_key=key, base=self._base())
@@ -136,6 +136,11 @@ class Building:
             return ReleaseDirectory.open(self._layout.release(base), base)
         except StoreCorruptError as error:
             raise InstallError(str(error), reason=Reason.BASE_DAMAGED) from error
+
+
+def _delete_part(part: Path, disk: RealDisk) -> None:
+    delete_tree(part, disk)
+    disk.sync_directory(part.parent)  # once VERIFIED is recorded nobody looks for it any more
 
 
 def _no_more(part: Path) -> None:

@@ -94,6 +94,12 @@ MISTAKES = (
     ),
     Mistake(name="a release is built in place", make=_release_built_in_place, shows_after=_after("write_at", "/model")),
     Mistake(
+        name="no directory is synced when a release is repaired",
+        make=_no_directory_sync(),
+        shows_after=_after("sync", "/trust-3"),
+        story="repair",
+    ),
+    Mistake(
         name="the link is replaced in place",
         make=_link_replaced_in_place,
         shows_after=_after("unlink", "/current"),

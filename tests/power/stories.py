@@ -5,7 +5,7 @@ of its own (`lives`), with the real store, inbox, installer, messages and record
 and the engine are fakes. What it says stands for what the ground has heard: it may never be taken back.
 
 To add a scenario: write `prepare` (what is on board before), `run` (the story) and `look` (what must hold after any
-cut, before anything is mended), and give it a row in SCENARIOS. The sweep does the rest.
+cut, before anything is mended), and give it a row in `scenarios`. The sweep does the rest.
 """
 
 import asyncio
@@ -208,10 +208,11 @@ def installed(mount_point):
 def fly(mount_point, say):
     """An update is received, installed, tried, confirmed; the release before it is deleted."""
     board = PowerBoard(mount_point)
-    asyncio.run(_fly(board, the_update(), say))
+    asyncio.run(fly_update(board, the_update(), say))
 
 
-async def _fly(board, update, say):
+async def fly_update(board, update, say, *, word="confirmed"):
+    """Receive an update to its end; `word` is what is said then."""
     async with board.life() as installer:
         _say_up(board, say)
         reception = Reception(board, say)
@@ -223,7 +224,7 @@ async def _fly(board, update, say):
                 await reception.take(data)
         state = await reception.until_ended(4)
         assert state is UpdateState.CONFIRMED, state
-        say("confirmed", update.digest)
+        say(word, update.digest)
         await reception.settle()
         say("ended")
 
@@ -236,6 +237,11 @@ def _say_up(board, say):
 
 def look_at_state(mount_point, said):
     """What must hold of any satellite that has served, whatever was interrupted."""
+    return look_at_serving(mount_point, said)
+
+
+def look_at_serving(mount_point, said, *, but=()):
+    """The same, but that some releases may be damaged."""
     layout = StateLayout(mount_point / "state")
     record = RecordStore(layout.record).load()
     if record is None:
@@ -243,15 +249,15 @@ def look_at_state(mount_point, said):
         return
     if record.accepted < max(said.get("accepted", [0])):
         yield f"accepted went back to {record.accepted}"
-    yield from look_at_releases(layout, record)
+    yield from look_at_releases(layout, record, but=but)
     for digest in said.get("confirmed", [])[-1:]:
         if record.current != digest:
             yield "what was confirmed does not serve"
 
 
-def look_at_releases(layout, record):
+def look_at_releases(layout, record, *, but=()):
     """What serves, what the link names and what the record knows is whole, and nothing half has a release's name."""
-    names = {layout.release(known.digest).name: known.digest for known in record.releases}
+    names = {layout.release(known.digest).name: known.digest for known in record.releases if known.digest not in but}
     if record.current is None or record.release(record.current) is None:
         yield "nothing serves"
     elif layout.current.resolve().name not in {layout.release(digest).name for digest in RELEASES}:
@@ -430,7 +436,7 @@ def rotating(mount_point):
 
 def rotate(mount_point, say):
     """Roots are followed, with the update that brings them."""
-    asyncio.run(_fly(PowerBoard(mount_point), the_rotating_update(), say))
+    asyncio.run(fly_update(PowerBoard(mount_point), the_rotating_update(), say))
 
 
 def look_at_root(mount_point, said):
@@ -468,14 +474,3 @@ def look_at_repair(mount_point, said):
         return path.read_bytes() if path.exists() else None
 
     return _REPAIRS[mount_point].find_broken(read, is_done=bool(said.get("repaired")))
-
-
-SCENARIOS = (
-    Scenario(name="flight", prepare=installed, run=fly, look=look_at_flight),
-    Scenario(name="import", prepare=files_on_board, run=import_files, look=look_at_flight),
-    Scenario(name="revert", prepare=confirmed, run=revert, look=look_at_state),
-    Scenario(name="provision", prepare=empty_kit, run=provision_twice, look=look_at_provisioning),
-    Scenario(name="rotation", prepare=rotating, run=rotate, look=look_at_root),
-    Scenario(name="scrub", prepare=damaged_release, run=scrub, look=look_at_repair),
-    Scenario(name="record", prepare=damaged_record, run=mend_record, look=look_at_state),
-)

@@ -10,7 +10,7 @@ from tests.power.images import EXT4, XFS, Lab
 from tests.power.images import missing as missing_disk
 from tests.power.mistakes import MISTAKES
 from tests.power.replay import Replay
-from tests.power.stories import SCENARIOS
+from tests.power.scenarios import SCENARIOS
 
 SEED = 20261122
 MEDIA = 3

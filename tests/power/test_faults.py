@@ -8,7 +8,7 @@ import pytest
 from tests.power.faults import Fault, FaultSweep, Kind, missing
 from tests.power.images import EXT4, Lab
 from tests.power.images import missing as missing_disk
-from tests.power.stories import SCENARIOS
+from tests.power.scenarios import SCENARIOS
 
 pytestmark = pytest.mark.power
 SEED = 20261122

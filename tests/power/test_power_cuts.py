@@ -9,7 +9,7 @@ import pytest
 
 from tests.power.images import EXT4, EXT4_PLAIN, XFS, Cut, Lab, missing, quick_place
 from tests.power.mistakes import MISTAKES
-from tests.power.stories import SCENARIOS
+from tests.power.scenarios import SCENARIOS
 from tests.power.sweep import Sweep
 
 pytestmark = pytest.mark.power
