@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 MESSAGE_LENGTH_MAX = 160  # the whole text is in --json
+_DEVIATION_SHOWN_MAX = 0.15  # of a contact's loss: beyond, the figure would mislead
 _DIGEST_DIGITS = 8  # enough for `skyload revert`; all of them are in --json
 
 
@@ -128,7 +129,7 @@ def _contacts_table(contacts: list[dict[str, Any]]) -> "RenderableType":
 
     from groundsegment.planner.quantities import format_bytes
 
-    table = Table("contact", "until", "station", "frames", "sent", "loss", "down", box=None, pad_edge=True)
+    table = Table("contact", "until", "station", "frames", "sent", "loss up", "loss down", box=None, pad_edge=True)
     for entry in sorted(contacts, key=lambda entry: str(entry["start_utc"])):
         table.add_row(
             entry["start_utc"],
@@ -136,14 +137,21 @@ def _contacts_table(contacts: list[dict[str, Any]]) -> "RenderableType":
             entry["station"] or "-",
             str(entry["frames_sent"]),
             format_bytes(entry["bytes_sent"]),
-            _share_words(entry["loss"]),
+            _contact_loss_words(entry),
             _share_words(entry["loss_down"]),
         )
     return table
 
 
+def _contact_loss_words(entry: Mapping[str, Any]) -> str:
+    loss, deviation = entry["loss"], entry["loss_deviation"]
+    if loss is None or (deviation is not None and deviation > _DEVIATION_SHOWN_MAX):
+        return "-"  # a few frames say nothing
+    return _share_words(loss) if deviation is None else _loss_words({"loss": loss, "deviation": deviation})
+
+
 def _share_words(loss: float | None) -> str:
-    return "unknown" if loss is None else f"{loss:.1%}"
+    return "-" if loss is None else f"{loss:.1%}"
 
 
 def _messages_table(messages: list[dict[str, Any]]) -> "RenderableType":

@@ -2,7 +2,7 @@
 
 Version 2 shortened the handles of objects from 8 to 6 bytes, cut blocks otherwise, and keeps progress for each station.
 Satellites, releases, updates, messages and commands stay; what was known of blocks under way and of reports does not:
-the satellite says it again.
+the satellite says it again. Version 3 says how sure the loss of a contact is; that only adds a column.
 """
 
 from sqlalchemy import Connection, Engine, delete, func, insert, inspect, update
@@ -13,6 +13,7 @@ from groundsegment.errors import InputError
 from protocol.frame import HANDLE_SIZE
 
 OLDEST_VERSION = 1
+_SHORT_HANDLES = 2
 _MADE_ANEW = (tables.blocks, tables.reports, tables.sessions)
 _HANDLES = (
     (tables.updates, "handle"),
@@ -38,7 +39,7 @@ def migrate(engine: Engine, version: int) -> None:
         connection.exec_driver_sql("PRAGMA foreign_keys=OFF")
         connection.exec_driver_sql("BEGIN IMMEDIATE")
         try:
-            _change(connection)
+            _change(connection, version)
         except BaseException:
             connection.exec_driver_sql("ROLLBACK")
             raise
@@ -46,8 +47,8 @@ def migrate(engine: Engine, version: int) -> None:
         connection.exec_driver_sql("PRAGMA foreign_keys=ON")
 
 
-def _change(connection: Connection) -> None:
-    for table in _MADE_ANEW:
+def _change(connection: Connection, version: int) -> None:
+    for table in _MADE_ANEW if version < _SHORT_HANDLES else ():
         table.drop(connection, checkfirst=True)
     tables.metadata.create_all(connection)
     for table in tables.metadata.sorted_tables:
@@ -56,7 +57,7 @@ def _change(connection: Connection) -> None:
             if column.name not in there:
                 words = CreateColumn(column).compile(dialect=connection.dialect)
                 connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {words}")
-    for table, name in _HANDLES:
+    for table, name in _HANDLES if version < _SHORT_HANDLES else ():
         connection.execute(update(table).values({name: func.substr(table.c[name], 1, HANDLE_SIZE)}))
     connection.execute(delete(tables.schema))
     connection.execute(insert(tables.schema).values(version=tables.SCHEMA_VERSION))

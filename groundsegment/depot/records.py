@@ -268,6 +268,7 @@ class ContactLog:
         bytes_sent: up, frames whole.
         frames_received: how many of those that reports could tell of have arrived.
         loss: share of them that was lost on average, 0..1; None without reports.
+        loss_deviation: by so much that may be wrong, as a standard deviation; None where it is not known.
         frames_heard: down, authentic ones.
         loss_down: share of the frames down that was lost on average, 0..1; None if too few came.
     """
@@ -282,6 +283,7 @@ class ContactLog:
     bytes_sent: int = 0
     frames_received: int = 0
     loss: float | None = None
+    loss_deviation: float | None = None
     frames_heard: int = 0
     loss_down: float | None = None
 

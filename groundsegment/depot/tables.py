@@ -34,7 +34,7 @@ from groundsegment.errors import BusyError, DiskError, GroundError
 from protocol.frame import HANDLE_SIZE
 from protocol.limits import SYMBOL_SIZE_DEFAULT
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _DAMAGE = ("not a database", "malformed", "no such table", "no such column", "encrypted")  # in SQLite's words
 BUSY_TIMEOUT_MS = 15_000  # another process commits in milliseconds; a stopped one must not hang us for ever
 
@@ -189,6 +189,7 @@ contacts = Table(
     Column("bytes_sent", BigInteger, nullable=False),
     Column("frames_received", BigInteger, nullable=False),
     Column("loss", Float),
+    Column("loss_deviation", Float),
     Column("frames_heard", BigInteger, nullable=False, server_default="0"),
     Column("loss_down", Float),
 )

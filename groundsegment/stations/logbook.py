@@ -189,6 +189,7 @@ def _contact_json(entry: ContactLog) -> dict[str, Any]:
         "bytes_sent": entry.bytes_sent,
         "frames_received": entry.frames_received,
         "loss": entry.loss,
+        "loss_deviation": entry.loss_deviation,
         "frames_heard": entry.frames_heard,
         "loss_down": entry.loss_down,
     }
@@ -209,6 +210,7 @@ def _contact(reader: Reader, satellite: str, station: int) -> ContactLog:
         bytes_sent=reader.integer("bytes_sent"),
         frames_received=reader.integer("frames_received"),
         loss=reader.optional("loss", share),
+        loss_deviation=reader.optional("loss_deviation", share),
         frames_heard=reader.integer("frames_heard"),
         loss_down=reader.optional("loss_down", share),
     )

@@ -4,6 +4,7 @@
 must not be forgotten at all is not here but in `flights`.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -66,6 +67,7 @@ class FlightBook:
         self._saved_s = self._ticked_s = self._begun_s = self._contact_s = self._start_unix_s = 0.0
         self._rate_mark = (0.0, 0, 0.0)
         self._totals_before, self._down_before = (0, 0), downlink.statistics()
+        self._miscounted_before = 0.0
 
     # What happens on the link
 
@@ -75,6 +77,7 @@ class FlightBook:
         self.is_up, self.was_heard, self._begun_s = True, False, now
         self._mark = (self.frames_sent, self.bytes_sent)
         self._totals_before, self._down_before = flights.core.frame_totals(), self._downlink.statistics()
+        self._miscounted_before = flights.core.num_frames_miscounted
         self._start_unix_s = max(contact.start_s, unix_s)
         self._log = None  # made when it is first saved
 
@@ -178,6 +181,8 @@ class FlightBook:
         told, received = (
             now - before for now, before in zip(flights.core.frame_totals(), self._totals_before, strict=True)
         )
+        miscounted = math.sqrt(max(0.0, flights.core.num_frames_miscounted**2 - self._miscounted_before**2))
+        loss, deviation = share_lost_up(told, received, miscounted=miscounted)
         down = self._downlink.statistics()
         self._log = replace(
             self._log,
@@ -185,7 +190,8 @@ class FlightBook:
             frames_sent=self.frames_sent - self._mark[0],
             bytes_sent=self.bytes_sent - self._mark[1],
             frames_received=received,
-            loss=1 - received / told if told > 0 else None,
+            loss=loss,
+            loss_deviation=deviation,
             frames_heard=down.frames_received - self._down_before.frames_received,
             loss_down=_share_lost(down, self._down_before),
         )
@@ -225,6 +231,25 @@ class FlightBook:
             rate_bps = 8 * (self.bytes_sent - mark_bytes) / (now - mark_s) if mark_s else 0.0
             self._rate_mark = (now, self.bytes_sent, rate_bps)
         return rate_bps
+
+
+def share_lost_up(told: int, received: int, *, miscounted: float) -> tuple[float | None, float | None]:
+    """What share of the frames that reports told of was lost, and how sure that is.
+
+    Args:
+        told: frames sent.
+        received: of them.
+        miscounted: so many of those sent may be too many or too few, as a standard deviation.
+
+    Returns:
+        The share and its standard deviation; None twice if nothing was told.
+    """
+    if told <= 0:
+        return None, None
+    loss = min(1.0, max(0.0, 1 - received / told))
+    spread = (told - min(received, told) + 2) / (told + 4)  # Agresti and Coull: that none was lost of a few says little
+    deviation = math.sqrt(spread * (1 - spread) / (told + 4) + (received * miscounted / told**2) ** 2)
+    return loss, min(1.0, deviation)
 
 
 def _share_lost(now: DownlinkStatistics, before: DownlinkStatistics) -> float | None:

@@ -269,6 +269,11 @@ class Uplink:
         """Frames sent, and of them received, as far as reports tell."""
         return self._feedback.totals()
 
+    @property
+    def num_frames_miscounted(self) -> float:
+        """So many of the frames sent in `frame_totals` may be too many or too few, as a standard deviation."""
+        return self._feedback.num_miscounted
+
     # Queries: updates
 
     def state(self, update: bytes) -> UpdateState:

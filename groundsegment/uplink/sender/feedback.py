@@ -8,6 +8,7 @@ It is kept as running totals, so that an error in one sample is made good in the
 
 import math
 from collections import deque
+from dataclasses import dataclass, replace
 
 from groundsegment.uplink.sender.flight_log import FlightLog
 from groundsegment.uplink.sender.loss import LossEstimate
@@ -29,6 +30,16 @@ _INTERVALS_MEAN = 8  # reports over which the usual time between two is taken
 _SYNC_S_MIN = 0.5
 _JITTER_S = 0.03  # by so much reports are late or early: what left meanwhile may be miscounted
 _GAP_MAX = 10_000  # reports; more were never lost in one contact: somebody counts otherwise
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Count:
+    """What a report counted: when it came, what had been sent a round trip before, and by then; what was received."""
+
+    time_s: float = -math.inf
+    sent_before: float = 0.0
+    sent: float = 0.0
+    received: int = 0
 
 
 class Feedback:
@@ -56,9 +67,9 @@ class Feedback:
         self._anchor: tuple[float, int] | None = None  # frames sent, frames received: where the next sample starts
         self._in_air = self._anchor_s = 0.0
         self._blind_until, self._blind_until_s = 0, -math.inf  # symbols sent, time: when the last silence ended
-        self._base: tuple[float, int] | None = None  # totals when this session was first heard
-        self._latest = (0.0, 0)
-        self._closed = (0, 0)  # totals of earlier sessions
+        self._base: _Count | None = None  # when this session was first heard in this contact
+        self._latest = _Count()
+        self._closed = (0.0, 0, 0.0)  # totals of earlier sessions and contacts: sent, received, variance of sent
         self._first: tuple[float, int] | None = (
             None  # when, frames received: of this contact's first report that counts
         )
@@ -74,6 +85,7 @@ class Feedback:
         self._contacts_unheard = 0 if self.was_heard_in_contact else self._contacts_unheard + 1
         self.heard_s = self._contact_start_s = now
         self._first_contact_s = min(self._first_contact_s, now)
+        self._close_totals()
         self.was_heard_in_contact = False
         self._anchor = self._sequence = self._first = None
         self._was_sampled = False
@@ -115,9 +127,8 @@ class Feedback:
         """Take in a report; returns whether the receiver restarted since the last one."""
         restarted = self._session is not None and session != self._session
         if restarted:
-            self._closed = self.totals()
-            self._anchor = self._base = None
-            self._sequence = None
+            self._close_totals()
+            self._anchor = self._sequence = None
         if restarted or self._was_out(now):
             # What was sent into the silence met another link than this one, if any, and what a power cut took was not
             # lost on the link: nothing is learned from its fate.
@@ -142,10 +153,31 @@ class Feedback:
 
     def totals(self) -> tuple[int, int]:
         """Frames sent, and of them received, over all contacts, as far as reports tell."""
+        sent, received, _ = self._totals()
+        return round(sent), received
+
+    @property
+    def num_miscounted(self) -> float:
+        """So many of the frames sent in `totals` may be too many or too few, as a standard deviation."""
+        return math.sqrt(self._totals()[2])
+
+    def _totals(self) -> tuple[float, int, float]:
+        """The same, and the variance of the frames sent.
+
+        What a report counts had left between a round trip ago, as far as that is known, and now. Where sending began or
+        stopped meanwhile, that makes a difference: the truth is somewhere between the two.
+        """
         if self._base is None:
             return self._closed
-        sent, received = int(self._latest[0] - self._base[0]), self._latest[1] - self._base[1]
-        return self._closed[0] + sent, self._closed[1] + max(0, min(received, sent))
+        arrived = self._latest.received - self._base.received
+        bounds = (self._latest.sent_before - self._base.sent_before, self._latest.sent - self._base.sent)
+        low, high = max(min(bounds), arrived), max(*bounds, arrived)
+        sent, received, variance = self._closed
+        # What is counted twice on board is no frame more.
+        return sent + (low + high) / 2, received + max(0, arrived), variance + (high - low) ** 2 / 12
+
+    def _close_totals(self) -> None:
+        self._closed, self._base = self._totals(), None
 
     def is_sampling(self, log: FlightLog) -> bool:
         """Whether what is settled now was sent while somebody answered."""
@@ -235,6 +267,7 @@ class Feedback:
         if now - shortest < 0.9 * self._round_trip_s:
             self._round_trip_s = now - shortest
             self._anchor = None  # totals taken over another round trip cannot be compared
+            self._set_base_anew()
         sample_s = now - longest
         if self._delay_s is None:
             self._delay_s = sample_s
@@ -242,6 +275,13 @@ class Feedback:
             self._delay_s = (self._delay_s + sample_s) / 2
         else:
             self._delay_s = _FORGET * self._delay_s + (1 - _FORGET) * sample_s
+
+    def _set_base_anew(self) -> None:
+        """The first report counted frames that had left later than the round trip seen at first made believe."""
+        if self._base is not None and self._history:
+            sent_s = self._base.time_s - self._round_trip_s
+            if self._history[0][0] <= sent_s:  # else it is too long ago
+                self._base = replace(self._base, sent_before=self._sent_by(sent_s))
 
     def _count(self, received: int, now: float) -> None:
         """Remember what the first report and the last one have counted, of what was sent while somebody answered."""
@@ -252,7 +292,8 @@ class Feedback:
     def _measure_loss(self, received: int, now: float) -> None:
         sent = self._sent_by(now - self._round_trip_s)
         in_air = self._num_sent - sent
-        self._base, self._latest = self._base or (sent, received), (sent, received)
+        self._latest = _Count(time_s=now, sent_before=sent, sent=self._num_sent, received=received)
+        self._base = self._base or self._latest
         if now - self._round_trip_s < self._blind_until_s:
             return
         if self._anchor is None or received < self._anchor[1]:

@@ -182,6 +182,20 @@ def test_a_depot_of_version_1_is_brought_up_to_date_when_it_is_opened(older):
             depot.add_station("SAT-1", f"s{depot.num_lanes('SAT-1')}", added_utc=NOW)
 
 
+def test_a_depot_of_version_2_keeps_what_it_knows_of_blocks_under_way(tmp_path):
+    with make_depot(tmp_path / "depot") as depot:
+        depot.journal.save_progress("SAT-1", [BlockProgress(handle=b"123456", block=0, next_esi=100, have=40)])
+        known = depot.journal.progress("SAT-1")
+        depot.journal.begin_contact("SAT-1", "inuvik", NOW)
+    connection = sqlite3.connect(tmp_path / "depot/depot.db")
+    connection.executescript("ALTER TABLE contacts DROP COLUMN loss_deviation; UPDATE schema SET version = 2;")
+    connection.close()
+
+    with Depot.open(tmp_path / "depot") as depot:
+        assert depot.journal.progress("SAT-1") == known != ()
+        assert depot.journal.contacts("SAT-1")[0].loss_deviation is None
+
+
 def test_a_migration_that_is_cut_off_leaves_the_older_depot_as_it_was(older, monkeypatch):
     monkeypatch.setattr(migration, "_HANDLES", ((tables.updates, "handle"), (tables.updates, "no such column")))
     with pytest.raises(KeyError):

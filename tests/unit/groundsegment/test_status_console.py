@@ -1,5 +1,6 @@
 """`skyload status`: what is newest counts, whichever way it came."""
 
+import dataclasses
 import json
 
 import pytest
@@ -111,3 +112,20 @@ def test_what_a_report_that_was_carried_by_hand_says_is_in_the_table_too(depot):
     depot.set_update_state(staged.update.handle, FlightState.CANCELLED)
     settle_by_report(depot, "SAT-1", trial)  # it comes late
     assert status(depot)[0]["updates"][0]["state"] == "cancelled"
+
+
+@pytest.mark.parametrize(
+    ("loss", "deviation", "words"),
+    [(0.1, 0.02, "10.0% ± 2.0%"), (0.94, 0.3, " - "), (None, None, " - "), (0.123, None, "12.3%")],
+)
+def test_the_loss_of_a_contact_is_shown_with_how_sure_it_is_and_not_at_all_where_it_is_not_known(
+    depot, loss, deviation, words
+):
+    log = depot.journal.begin_contact("SAT-1", "inuvik", NOW)
+    depot.journal.save_contact(dataclasses.replace(log, loss=loss, loss_deviation=deviation, loss_down=0.5))
+    result = CliRunner().invoke(app, ["status", "--depot", str(depot.path)], env={"COLUMNS": "160"})
+    (line,) = [line for line in result.stdout.splitlines() if "inuvik" in line]
+    assert words in line
+    assert ("94" in line) is False
+    shown = json.loads(CliRunner().invoke(app, ["status", "--json", "--depot", str(depot.path)]).stdout)
+    assert shown["satellites"][0]["contacts"][0]["loss_deviation"] == deviation

@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from groundsegment.uplink.flight.flight_book import share_lost_up
 from groundsegment.uplink.rate.pace import TokenBucket
 from groundsegment.uplink.rate.rate_search import RATE_MAX, RATE_START, RateSearch
 from groundsegment.uplink.sender.block_sender import Aim, BlockSender
@@ -11,6 +12,7 @@ from groundsegment.uplink.sender.feedback import Feedback
 from groundsegment.uplink.sender.flight_log import FlightLog
 from groundsegment.uplink.sender.loss import LossEstimate
 from protocol.frame import FrameKind
+from tests.fakes.sky import one_station
 
 A, B = (b"objecA", 0), (b"objecB", 1)
 
@@ -381,3 +383,35 @@ def test_insurance_against_bad_luck_is_no_more_than_a_share_of_the_block():
 
     assert sure > 1000 / 0.7 + 50
     assert bounded == pytest.approx((1000 + 10) / 0.7, abs=2)
+
+
+def contact_losses(mean, size, *, delay_s=0.02):
+    """What is logged of flights of so many symbols: losses, and by how many deviations each is wrong."""
+    losses, surprises = [], []
+    for seed in range(6):
+        sky = one_station(mean, seed=seed, bundles=(size,), delay_s=delay_s)
+        assert sky.run(60)
+        core = sky.stations[0].core
+        told, received = core.frame_totals()
+        loss, deviation = share_lost_up(told, received, miscounted=core.num_frames_miscounted)
+        losses.append(loss)
+        surprises.append(abs(loss - mean) / deviation)
+    return losses, surprises
+
+
+@pytest.mark.parametrize("size", [50, 200, 400])
+def test_a_short_contact_is_not_logged_with_more_loss_than_it_had(size):
+    losses, _ = contact_losses(0.0, size)
+    assert max(losses) == pytest.approx(0.0, abs=0.01)  # it was 94.7, 42.9 and 78.6 %: the first round trip is long
+    losses, surprises = contact_losses(0.1, size)
+    assert sum(losses) / len(losses) == pytest.approx(0.1, abs=0.06)
+    assert max(surprises) < 3
+
+
+def test_the_loss_of_a_contact_says_how_sure_it_is():
+    assert share_lost_up(0, 0, miscounted=0.0) == (None, None)
+    loss, deviation = share_lost_up(100_000, 90_000, miscounted=0.0)
+    assert (loss, deviation) == (pytest.approx(0.1), pytest.approx(0.001, abs=2e-4))
+    assert share_lost_up(2, 2, miscounted=0.0)[1] > 0.15  # that none of two was lost says little
+    assert share_lost_up(1000, 900, miscounted=100.0)[1] > 0.05
+    assert share_lost_up(10, 12, miscounted=0.0)[0] == 0.0  # doubled by the link
