@@ -98,11 +98,16 @@ def _decode_raw(data: bytes, values: NDArray[_T]) -> None:
 
 
 def _decode_zstd(data: bytes, values: NDArray[_T]) -> None:
+    raw, surplus = b"", b""
     try:
         decompressor = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW_MAX)
-        with decompressor.stream_reader(data, read_across_frames=False) as reader:
-            raw = reader.read(values.nbytes)
-            surplus = reader.read(1)
+        # A frame that says its size is decoded at once, in half the time; one that lies about it is refused.
+        if zstandard.frame_content_size(data) == values.nbytes:
+            raw = decompressor.decompress(data, allow_extra_data=False)
+        else:
+            with decompressor.stream_reader(data, read_across_frames=False) as reader:
+                raw = reader.read(values.nbytes)
+                surplus = reader.read(1)
     except (zstandard.ZstdError, MemoryError) as error:
         raise DecodeError(f"zstd refused a stream: {error}") from None
     if len(raw) != values.nbytes or surplus:

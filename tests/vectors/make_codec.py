@@ -9,16 +9,16 @@ import base64
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 
-from protocol.codec import floats, integers, matches, plain, row_classes
+from protocol.codec import floats, integers, matches, plain, row_classes, streams
 from protocol.codec.contexts import contextual
 from protocol.codec.contexts.grid import Grid
 from protocol.codec.floats import FloatFormat, FloatLayout
-from protocol.codec.fourbit import nibbles
+from protocol.codec.fourbit import cells, nibbles
 from protocol.codec.fourbit.affine import Float
 from protocol.codec.fourbit.coded_fields import Form
 from protocol.codec.fourbit.nibble_layout import NibbleLayout, Packing, Zeros
@@ -26,7 +26,7 @@ from protocol.codec.ggml import gguf
 from protocol.codec.ggml.gguf import GgufLayout
 from protocol.codec.ggml.gguf_blocks import FORMATS, BlockType
 from protocol.codec.integers import IntegerLayout
-from protocol.codec.kinds import TransformKind
+from protocol.codec.kinds import Coder, TransformKind
 from protocol.codec.payload import Extent, Piece, TensorPayload
 from protocol.codec.values import fold
 
@@ -238,6 +238,24 @@ def nibble_segment(packing: Packing, with_base: bool) -> GoldenSegment:
     )
 
 
+def turned_segment() -> GoldenSegment:
+    """Return groups that lean to one end or the other or to none; those of a bucket as pcodec's codes or as zstd's."""
+    layout = NibbleLayout(packing=Packing.ROW, rows=32, columns=512, group=32, zeros=Zeros.BYTES)
+    zeros = np.choose(noise(512, 40) % 3, [3, 7, 12]).astype(np.uint8)
+    codes = (np.abs(bell(32 * 512, 41).reshape(512, 32)) // 80 + 1).clip(max=12).astype(np.uint8)
+    codes = np.where((zeros > 7)[:, None], np.uint8(15) - codes, codes)
+    codes[zeros == 7] = (noise(32 * 512, 42).reshape(512, 32)[zeros == 7] % 16).astype(np.uint8)
+    news = [cells.bytes_of(codes.reshape(-1)), zeros]
+    parameters, (told, *coded) = nibbles.encode(news, None, layout, level=8)
+    assert len(coded) == 2
+    made = streams.decode(coded[1], np.uint8, coded[1].count)
+    joined = np.empty(made.size // 2, np.uint8)
+    cells.join(made, joined)
+    as_bytes_of_two = replace(streams.encode_bytes(joined.tobytes(), level=1), count=joined.size)
+    assert as_bytes_of_two.coder is Coder.ZSTD
+    return golden(TransformKind.NIBBLES, (parameters, (told, coded[0], as_bytes_of_two)), news, None)
+
+
 def few_changes_segment(packing: Packing) -> GoldenSegment:
     """Return a delta of four-bit codes of which one in a hundred and a few of their scales moved."""
     rows, columns = (64, 48) if packing is Packing.ROW else (48, 64)
@@ -309,6 +327,7 @@ SEGMENTS: dict[str, Callable[[], GoldenSegment]] = {
     "bytes delta": partial(bytes_segment, with_base=True),
     "bytes matches": matches_segment,
     "same": same_segment,
+    "nibbles ROW turned": turned_segment,
     "gguf Q4_1 grid of scales": grid_of_scales_segment,
     "floats BF16 grid": float_grid_segment,
     "floats BF16 delta still rows": partial(still_segment, TransformKind.FLOATS_DELTA),

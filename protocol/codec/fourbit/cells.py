@@ -15,6 +15,7 @@ from protocol.errors import DecodeError
 Bytes = NDArray[np.uint8]
 _LOW, _HIGH = np.uint8(0x0F), np.uint8(0xF0)
 _SIXTEEN = np.uint8(16)
+_CHUNK = 2**17
 _TOPS, _REST = np.uint8(0x88), np.uint8(0x77)  # the highest bit of each nibble, and the others
 
 
@@ -43,14 +44,19 @@ def join(codes: Bytes, packed: Bytes) -> None:
     np.bitwise_or(packed, codes[: codes.size // 2], out=packed)
 
 
-def add(cells: Bytes, differences: Bytes) -> Bytes:
-    """Return the nibble-wise sum modulo 16."""
-    total: Bytes = cells & _REST
-    total += differences & _REST
-    signs = cells ^ differences
-    signs &= _TOPS
-    total ^= signs
-    return total
+def add(cells: Bytes, differences: Bytes) -> None:
+    """Add differences to nibbles, each modulo 16, in place; the differences are used up. Both are contiguous."""
+    left, right = cells.reshape(-1), differences.reshape(-1)
+    signs = np.empty(min(_CHUNK, left.size), np.uint8)
+    for start in range(0, left.size, _CHUNK):  # that stays in the cache for five passes
+        one, other = left[start : start + _CHUNK], right[start : start + _CHUNK]
+        own = signs[: one.size]
+        np.bitwise_xor(one, other, out=own)
+        own &= _TOPS
+        one &= _REST
+        other &= _REST
+        one += other
+        one ^= own
 
 
 def subtract(cells: Bytes, others: Bytes) -> Bytes:

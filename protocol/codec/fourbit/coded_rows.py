@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from protocol.codec.contexts import buckets
 from protocol.codec.contexts.buckets import Cuts
-from protocol.codec.fourbit import cells, choosing_lots, few_changes, grouped
+from protocol.codec.fourbit import cells, choosing_lots, few_changes, grouped, ordering
 from protocol.codec.fourbit.few_changes import Lots
 from protocol.codec.fourbit.grouped import Classes, StreamReader
 from protocol.codec.payload import Stream
@@ -90,6 +90,7 @@ def encode(
     levels: int,
     level: int,
     gain_min: float = buckets.LEVELS_GAIN_MIN,
+    budget: float = grouped.SPEED_BUDGET,
 ) -> tuple[Plan, list[Stream]]:
     """Return the plan and streams of the rows.
 
@@ -101,6 +102,7 @@ def encode(
         levels: see `grouped.choose_cuts`.
         level: see `grouped.encode_rows`.
         gain_min: see `grouped.choose_cuts`.
+        budget: see `grouped.encode_rows`.
     """
     predicted = known.predicted
     if predicted is not None:
@@ -111,10 +113,12 @@ def encode(
                 return few
     elif known.turned is not None:
         rows = rows.copy()
-        _turn(rows, known.turned, 0xFF if is_packed else code_max)
+        grouped.turn(rows, known.turned, 0xFF if is_packed else code_max)
     classes = known.classes()
     cuts = grouped.choose_cuts(rows, classes, is_packed=is_packed, levels=levels, gain_min=gain_min)
-    return Plan(cuts), grouped.encode_rows(rows, classes, cuts, is_packed=is_packed, level=level)
+    turned = known.turned if predicted is None else None
+    made = grouped.encode_rows(rows, classes, cuts, is_packed=is_packed, level=level, turned=turned, budget=budget)
+    return Plan(cuts), made
 
 
 def decode(source: StreamReader, known: Contexts, plan: Plan, *, width: int, code_max: int, is_packed: bool) -> Bytes:
@@ -135,32 +139,20 @@ def decode(source: StreamReader, known: Contexts, plan: Plan, *, width: int, cod
     if plan.lots is not None:
         if predicted is None or not is_packed or width > few_changes.WIDTH_MAX:
             raise DecodeError("few changes of codes that are not of four bits, or of nothing")
-        members = grouped.members(known.classes_of_few(), plan.cuts)
+        members = ordering.members(known.classes_of_few(), plan.cuts)
         return few_changes.decode(source.take(), source.take(), predicted, members, plan.lots)
-    rows = grouped.decode_rows(source, known.classes(), plan.cuts, width, is_packed=is_packed)
-    if not is_packed and rows.max() > code_max:
-        raise DecodeError(f"a code of {rows.max()} where {code_max} is the highest")
+    turned = known.turned if predicted is None else None
+    rows = grouped.decode_rows(
+        source, known.classes(), plan.cuts, width, is_packed=is_packed, turned=turned, code_max=code_max
+    )
     if predicted is None:
-        if known.turned is not None:
-            _turn(rows, known.turned, 0xFF if is_packed else code_max)
         return rows
     if is_packed:
-        return cells.add(predicted, rows)
+        cells.add(predicted, rows)
+        return predicted
     rows += predicted
     rows &= np.uint8(code_max)
     return rows
-
-
-def _turn(rows: Bytes, turned: Bytes, mask: int) -> None:
-    """Turn the codes of some rows round, in place; again, and they are as they were."""
-    width = rows.shape[1]
-    if width % 8:
-        rows ^= (turned * np.uint8(mask))[:, None]
-        return
-    masks = turned.astype(np.uint64) * np.uint64(int.from_bytes(bytes([mask] * 8), "big"))
-    words = rows.view(np.uint64)
-    for column in range(width // 8):  # a tenth of the time of masks repeated
-        words[:, column] ^= masks
 
 
 def _encode_few(differences: Bytes, predicted: Bytes, classes: Classes, level: int) -> tuple[Plan, list[Stream]] | None:
@@ -168,5 +160,5 @@ def _encode_few(differences: Bytes, predicted: Bytes, classes: Classes, level: i
     if chosen is None:
         return None
     cuts, lots = chosen
-    members = grouped.members(classes, cuts)
+    members = ordering.members(classes, cuts)
     return Plan(cuts, lots), few_changes.encode(differences, predicted, members, lots, level=level)

@@ -4,14 +4,15 @@ The classes are the contexts of the entropy coder: the zero point of a group, ho
 whether its scale changed. All codes of a group are of one class, so contexts cost one permutation of whole groups
 instead of one of values. Both ends compute the class of every group from what is decoded before its codes; the packer
 joins neighbouring classes into *buckets* where that saves bytes, and says so by the first class of each bucket but the
-first (`cuts`).
+first (`cuts`). A group may be *turned*: its codes are coded as the highest code less them. In a bucket turned groups
+come after the others, so that they are turned back in one run; all groups keep their order else (`ordering`).
 
 Pure. It knows nothing of formats; `nibbles` and `gguf` cut theirs into groups.
 """
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,17 +20,13 @@ from numpy.typing import NDArray
 from protocol.codec import streams
 from protocol.codec.contexts import buckets
 from protocol.codec.contexts.buckets import BUCKETS_MAX, Cuts
-from protocol.codec.fourbit import cells
+from protocol.codec.fourbit import cells, ordering, paired
 from protocol.codec.payload import Stream
 from protocol.errors import DecodeError
 
 CLASSES_MAX = 256
 _LEVEL_MIN = 12  # as many bins as pcodec makes: with fewer, rare codes share one. Costs no time where codes are bytes
-_LEVEL_IF_NONE_RARE = 8  # smaller tables, that are filled and read faster
-_SCANS_MAX = 4  # buckets: a sort takes as long as that many scans
-_BIN_BITS = 23  # of pcodec's table, about one symbol
-_NEAR = 1.002  # estimates further apart than that need no trying
-_FASTER = 8000  # bytes may take that share of themselves more than codes: they decode in half the time
+SPEED_BUDGET = 0.0015  # share of the bytes of codes that may be spent on the decoder's time
 _SMALL_ITEM = 16
 _FEW_CODES = 4096  # below, a class shares a stream with its neighbour
 _FEW_VALUES = 512
@@ -94,23 +91,47 @@ def choose_cuts(
     return buckets.choose(tables, least=least, levels=levels, gain_min=gain_min)
 
 
-def encode_rows(rows: Bytes, classes: Classes, cuts: Cuts, *, is_packed: bool, level: int) -> list[Stream]:
+def encode_rows(
+    rows: Bytes,
+    classes: Classes,
+    cuts: Cuts,
+    *,
+    is_packed: bool,
+    level: int,
+    turned: Bytes | None = None,
+    budget: float = SPEED_BUDGET,
+) -> list[Stream]:
     """Code the groups of each bucket as a stream of bytes; an empty bucket has none.
 
     Args:
-        rows: one for each group.
+        rows: one for each group; those that are turned are so already.
         classes: one for each group.
         cuts: first class of each bucket but the first, rising.
-        is_packed: whether a byte of the rows holds two codes: then the stream has all low ones first, or, where that is
-            no larger, the bytes as they are: half as many values to decode.
+        is_packed: whether a byte of the rows holds two codes; see `paired`.
         level: see `streams.encode`; rare codes need a high one.
+        turned: 1 for each group that is, else 0; None: none is.
+        budget: of `paired`.
     """
-    encode = _encode_packed if is_packed else _encode_bytes
-    return [encode(part.reshape(-1), max(level, _LEVEL_MIN)) for part in _split(rows, classes, cuts)]
+    order, buckets_of = ordering.sort(classes, cuts, turned)
+    ordered = rows if order is None else take_rows(rows, order)
+    ends = np.cumsum([bucket.num_groups for bucket in buckets_of])[:-1]
+    parts = [part.reshape(-1) for part in np.split(ordered, ends)] if buckets_of else []
+    if is_packed:
+        return paired.encode(parts, level=level, budget=budget)
+    return [streams.encode(part, level=max(level, _LEVEL_MIN)) for part in parts]
 
 
-def decode_rows(source: StreamReader, classes: Classes, cuts: Cuts, width: int, *, is_packed: bool) -> Bytes:
-    """Return the rows of all groups; undoes `encode_rows`.
+def decode_rows(
+    source: StreamReader,
+    classes: Classes,
+    cuts: Cuts,
+    width: int,
+    *,
+    is_packed: bool,
+    turned: Bytes | None = None,
+    code_max: int = 0xFF,
+) -> Bytes:
+    """Return the rows of all groups, none of them turned any more; undoes `encode_rows`.
 
     Args:
         source: where the streams come from, in the order that `encode_rows` made them.
@@ -118,29 +139,60 @@ def decode_rows(source: StreamReader, classes: Classes, cuts: Cuts, width: int, 
         cuts: as for `encode_rows`.
         width: bytes of a row.
         is_packed: likewise.
+        turned: likewise.
+        code_max: highest code of a byte that holds one.
 
     Raises:
         DecodeError: the streams are not those of such groups.
     """
-    order, counts = _sort(classes, cuts)
+    order, parts = ordering.sort(classes, cuts, turned)
     rows = np.empty((classes.size, width), np.uint8)
-    flat, done = rows.reshape(-1), 0
-    for count in counts:
-        part = flat[done : done + count * width]
+    flat, done, mask = rows.reshape(-1), 0, np.uint8(0xFF if is_packed else code_max)
+    for bucket in parts:
+        part = flat[done : done + bucket.num_groups * width]
         done += part.size
-        stream = source.take()
-        if is_packed and stream.count != part.size:
-            cells.join(streams.decode(stream, np.uint8, 2 * part.size), part)
-        else:
-            streams.decode_into(stream, part)
-    return rows if order is None else _restore(rows, order)
+        _decode_part(source.take(), part, code_max, is_packed=is_packed)
+        if bucket.num_turned:
+            part[-bucket.num_turned * width :] ^= mask
+    if order is not None:
+        return _restore(rows, order)
+    if turned is not None:
+        turn(rows, turned, int(mask))
+    return rows
+
+
+def _decode_part(stream: Stream, part: Bytes, code_max: int, *, is_packed: bool) -> None:
+    if is_packed and stream.count != part.size:
+        cells.join(streams.decode(stream, np.uint8, 2 * part.size), part)
+        return
+    streams.decode_into(stream, part)
+    if not is_packed and code_max < 0xFF and part.max() > code_max:
+        raise DecodeError(f"a code of {part.max()} where {code_max} is the highest")
+
+
+def turn(rows: Bytes, turned: Bytes, mask: int) -> None:
+    """Turn the codes of some rows round, in place; again, and they are as they were.
+
+    Args:
+        rows: one for each group.
+        turned: 1 for each group that is to be turned, else 0.
+        mask: code_max, or twice it where a byte holds two codes.
+    """
+    width = rows.shape[1]
+    if width % 8:
+        rows ^= (turned * np.uint8(mask))[:, None]
+        return
+    masks = turned.astype(np.uint64) * np.uint64(int.from_bytes(bytes([mask] * 8), "big"))
+    words = rows.view(np.uint64)
+    for column in range(width // 8):  # a tenth of the time of masks repeated
+        words[:, column] ^= masks
 
 
 def encode_values(values: NDArray[_T], classes: Classes, cuts: Cuts, *, level: int) -> list[Stream]:
     """Code one value for each group; as `encode_rows`."""
-    order, counts = _sort(classes, cuts)
-    parts = np.split(values if order is None else values[order], np.cumsum(counts)[:-1])
-    return [streams.encode(part, level=level) for part in parts]
+    order, parts = ordering.sort(classes, cuts)
+    ends = np.cumsum([part.num_groups for part in parts])[:-1]
+    return [streams.encode(part, level=level) for part in np.split(values if order is None else values[order], ends)]
 
 
 def decode_values(source: StreamReader, classes: Classes, cuts: Cuts, dtype: type[_T]) -> NDArray[_T]:
@@ -149,11 +201,11 @@ def decode_values(source: StreamReader, classes: Classes, cuts: Cuts, dtype: typ
     Raises:
         DecodeError: the streams are not those of such groups.
     """
-    order, counts = _sort(classes, cuts)
+    order, parts = ordering.sort(classes, cuts)
     values, done = np.empty(classes.size, dtype), 0
-    for count in counts:
-        streams.decode_into(source.take(), values[done : done + count])
-        done += count
+    for part in parts:
+        streams.decode_into(source.take(), values[done : done + part.num_groups])
+        done += part.num_groups
     if order is None:
         return values
     restored = np.empty_like(values)
@@ -198,39 +250,6 @@ def read_cuts(data: bytes) -> tuple[Cuts, bytes]:
     return tuple(cuts), data[end:]
 
 
-def _sort(classes: Classes, cuts: Cuts) -> tuple[Index | None, list[int]]:
-    """Return all groups, bucket after bucket (None: in their own order), and how many are in each that is not empty."""
-    if not cuts:
-        return None, [classes.size] if classes.size else []
-    bucket_of, beyond = np.zeros(classes.size, np.uint8), [classes.size]
-    for cut in cuts:  # a comparison of bytes takes a tenth of a look-up in a table
-        is_beyond = classes >= np.uint8(cut)
-        bucket_of += is_beyond.view(np.uint8)
-        beyond.append(int(np.count_nonzero(is_beyond)))
-    counts = [more - less for more, less in pairwise([*beyond, 0])]
-    if len(counts) <= _SCANS_MAX:
-        order = np.concatenate([np.flatnonzero(bucket_of == np.uint8(bucket)) for bucket in range(len(counts))])
-    else:
-        order = np.argsort(bucket_of, kind="stable")
-    return order, [count for count in counts if count]
-
-
-def members(classes: Classes, cuts: Cuts) -> list[Index]:
-    """Return the groups of each bucket that is not empty, rising."""
-    order, counts = _sort(classes, cuts)
-    if order is None:
-        order = np.arange(classes.size)
-    return np.split(order, np.cumsum(counts)[:-1]) if counts else []
-
-
-def _split(rows: Bytes, classes: Classes, cuts: Cuts) -> list[Bytes]:
-    """Return the rows of each bucket that is not empty."""
-    order, counts = _sort(classes, cuts)
-    ends = np.cumsum(counts).tolist()
-    ordered = rows if order is None else take_rows(rows, order)
-    return [ordered[end - count : end] for count, end in zip(counts, ends, strict=True)]
-
-
 def _restore(ordered: Bytes, order: Index) -> Bytes:
     """Put rows back that were taken in an order of all of them."""
     if ordered.shape[1] <= _SMALL_ITEM:
@@ -242,38 +261,7 @@ def _restore(ordered: Bytes, order: Index) -> Bytes:
     return take_rows(ordered, places)
 
 
-def _encode_bytes(part: Bytes, level: int) -> Stream:
-    return streams.encode(part, level=level)
-
-
-def _encode_packed(part: Bytes, level: int) -> Stream:
-    """Code bytes of two codes each as codes or as bytes."""
-    table = np.bincount(part, minlength=256)
-    as_bytes, as_codes = _bits(table), _bits(_nibbles_of(table))
-    tried = []
-    if as_bytes <= as_codes * _NEAR + 8 * part.size / _FASTER:
-        tried.append(_encode_bytes(part, level))
-    if not tried or as_codes <= as_bytes * _NEAR:
-        codes = _nibbles_of(table)
-        has_rare = codes[codes > 0].min() << _LEVEL_IF_NONE_RARE < codes.sum()
-        tried.append(streams.encode(cells.split(part), level=level if has_rare else _LEVEL_IF_NONE_RARE))
-    return min(tried, key=lambda stream: len(stream.data) - (stream.count == part.size) * part.size // _FASTER)
-
-
-def _bits(table: NDArray[np.intp]) -> float:
-    """Estimate the bits of a stream with such frequencies."""
-    seen = table[table > 0].astype(np.float64)
-    total = seen.sum()
-    return float(total * np.log2(total) - (seen * np.log2(seen)).sum() + _BIN_BITS * seen.size) if total else 0.0
-
-
-def _nibbles_of(table: NDArray[Any]) -> NDArray[Any]:
-    """Return how often each nibble occurs in bytes of such frequencies."""
-    pairs = table.reshape(16, 16)
-    return np.asarray(pairs.sum(axis=0) + pairs.sum(axis=1))
-
-
 def _count(rows: Bytes, is_packed: bool) -> NDArray[np.float64]:
     """Return how often each code occurs."""
     table = np.bincount(rows.reshape(-1), minlength=256).astype(np.float64)
-    return _nibbles_of(table) if is_packed else table
+    return paired.nibbles_of(table) if is_packed else table

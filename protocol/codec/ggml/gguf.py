@@ -31,8 +31,9 @@ from numpy.typing import NDArray
 
 from protocol.codec import numbers
 from protocol.codec.contexts import logarithms, loudness
+from protocol.codec.contexts.logarithms import Logarithms
 from protocol.codec.contexts.loudness import LEVELS, Loudness
-from protocol.codec.fourbit import coded_fields, coded_rows, still_units
+from protocol.codec.fourbit import coded_fields, coded_rows, grouped, still_units
 from protocol.codec.fourbit.affine import FRACTION_BITS, Float, Number, Shift
 from protocol.codec.fourbit.carrying import Change
 from protocol.codec.fourbit.coded_fields import Form
@@ -52,6 +53,7 @@ _SIX_BITS_MAX = 63
 _STEP_BITS = np.int16((logarithms.OCTAVE // 8).bit_length() - 1)  # of an eighth of an octave
 _LEVELS_GAIN_MIN = 0.003  # more than elsewhere: blocks with factors have twice as many fields to decode
 _LEVELS_GAIN_MIN_OF_PLAIN = 0.0013  # less: turned round, they have half as many streams
+_SPEED_BUDGET_OF_PLAIN = 0.0002
 _COLUMNS_MAX = 2**32 - 1
 Bytes = NDArray[np.uint8]
 
@@ -159,25 +161,27 @@ def _encode(
 ) -> tuple[bytes, tuple[Stream, ...]]:
     new, facts = split_blocks(news[0], layout.block_type), layout.format
     old = None if olds is None else split_blocks(olds[0], layout.block_type)
-    thresholds, levels = Loudness.of(_measure(layout, new))
+    logs = _Logs(facts)
+    thresholds, levels = Loudness.of(_measure(layout, new, logs))
     forms, made = [], []
     for field in _FIELDS:
         form = Form()
         if field.is_in(facts):
             values, base = getattr(new, field.name), None if old is None else getattr(old, field.name)
             columns = layout.columns // facts.num_values if field.name == "scales" else 0
-            classes = field.classes(facts, new, old)
+            classes = field.classes(facts, new, old, logs)
             form, field_streams = coded_fields.encode(values, base, classes, level=level, columns=columns)
             made += field_streams
         forms.append(form)
     plan, code_streams = coded_rows.encode(
         new.rows,
-        _foresee(layout, new, old, levels),
+        _foresee(layout, new, old, levels, logs),
         code_max=facts.code_max,
         is_packed=facts.is_packed,
         levels=LEVELS,
         level=level,
         gain_min=_LEVELS_GAIN_MIN if facts.has_factors else _LEVELS_GAIN_MIN_OF_PLAIN,
+        budget=grouped.SPEED_BUDGET if facts.has_factors else _SPEED_BUDGET_OF_PLAIN,
     )
     if plan.lots is not None or not any(cut % LEVELS for cut in plan.cuts):
         thresholds = Loudness()
@@ -207,13 +211,13 @@ def _decode(parameters: bytes, streams: tuple[Stream, ...], sizes: list[int], ol
     layout, facts, source = said.layout, said.layout.format, StreamReader(streams)
     if len(sizes) != 1 or not layout.fits(sizes[0]):
         raise DecodeError(f"gguf: extents of {sizes} bytes are not blocks of {layout}")
-    old = None if olds is None else split_blocks(olds[0], layout.block_type)
-    fields = _decode_fields(source, said, old, sizes[0] // facts.size)
+    old, logs = None if olds is None else split_blocks(olds[0], layout.block_type), _Logs(facts)
+    fields = _decode_fields(source, said, old, sizes[0] // facts.size, logs)
     num_groups = fields.num_blocks * facts.num_groups
-    levels = said.thresholds.levels(num_groups, lambda: _measure(layout, fields))
+    levels = said.thresholds.levels(num_groups, lambda: _measure(layout, fields, logs))
     rows = coded_rows.decode(
         source,
-        _foresee(layout, fields, old, levels),
+        _foresee(layout, fields, old, levels, logs),
         said.code_plan,
         width=facts.width,
         code_max=facts.code_max,
@@ -223,26 +227,28 @@ def _decode(parameters: bytes, streams: tuple[Stream, ...], sizes: list[int], ol
     return [join_blocks(replace(fields, rows=rows), layout.block_type)]
 
 
-def _decode_fields(source: StreamReader, said: _Parameters, old: Fields | None, num_blocks: int) -> Fields:
+def _decode_fields(
+    source: StreamReader, said: _Parameters, old: Fields | None, num_blocks: int, logs: "_Logs"
+) -> Fields:
     """Return all fields but the codes."""
     facts = said.layout.format
     fields = Fields.of_none(num_blocks)
     for field, form in zip(_FIELDS, said.forms, strict=True):
         if field.is_in(facts):
             base = None if old is None else getattr(old, field.name)
-            values = coded_fields.decode(source, base, field.classes(facts, fields, old), form, field.size)
+            values = coded_fields.decode(source, base, field.classes(facts, fields, old, logs), form, field.size)
             if values.max() > field.highest(facts):
                 raise DecodeError(f"gguf: {values.max()} among {field.name}")
             fields = replace(fields, **{field.name: values})  # type: ignore[arg-type]
     return fields
 
 
-def _foresee(layout: GgufLayout, fields: Fields, old: Fields | None, levels: Classes) -> Contexts:
+def _foresee(layout: GgufLayout, fields: Fields, old: Fields | None, levels: Classes, logs: "_Logs") -> Contexts:
     """Return the classes of the codes and, in a delta, the old ones where they land. The old rows are used up."""
     facts = layout.format
     if old is None:
-        kinds, turned = _centres(facts, fields)
-        return _contexts(facts, fields, kinds, None, levels, turned)
+        kinds, turned = _centres(facts, fields, logs)
+        return _contexts(fields, kinds, None, levels, logs, turned)
     blocks = fields.num_blocks
     changed = _differs(fields.scales, old.scales, blocks) | _differs(fields.minima, old.minima, blocks)
     changed = facts.spread(changed)
@@ -250,28 +256,28 @@ def _foresee(layout: GgufLayout, fields: Fields, old: Fields | None, levels: Cla
     changed |= _differs(fields.min_factors, old.min_factors, changed.size)
     change = Change.of(changed, lambda groups: _shift(facts, fields, old, groups), facts.code_max)
     change.carry(old.rows, facts.code_max, is_packed=facts.is_packed)
-    return _contexts(facts, fields, change.kinds, old.rows, levels)
+    return _contexts(fields, change.kinds, old.rows, levels, logs)
 
 
 def _contexts(
-    facts: BlockFormat,
     fields: Fields,
     kinds: Bytes,
     predicted: Bytes | None,
     levels: Classes,
+    logs: "_Logs",
     turned: Bytes | None = None,
 ) -> Contexts:
     return Contexts(
         turned=turned,
         predicted=predicted,
         classes=lambda: kinds * np.uint8(LEVELS) + levels,
-        classes_of_few=lambda: kinds * np.uint8(HALF_OCTAVES) + _half_octaves(facts, fields),
+        classes_of_few=lambda: kinds * np.uint8(HALF_OCTAVES) + _half_octaves(fields, logs),
     )
 
 
-def _half_octaves(facts: BlockFormat, fields: Fields) -> Classes:
+def _half_octaves(fields: Fields, logs: "_Logs") -> Classes:
     """Return in which half octave each group's scale is, modulo HALF_OCTAVES."""
-    halves = _log_scale(facts, fields) >> np.int16(7)  # of an octave of 256
+    halves = logs.scales(fields) >> np.int16(7)  # of an octave of 256
     return (halves & np.int16(HALF_OCTAVES - 1)).astype(np.uint8)
 
 
@@ -308,40 +314,56 @@ def _offset(facts: BlockFormat, fields: Fields, groups: NDArray[np.intp], blocks
     return Number.of(fields.minima, Float.F16).take(blocks).times(factors)
 
 
-def _measure(layout: GgufLayout, fields: Fields) -> NDArray[np.int32]:
+def _measure(layout: GgufLayout, fields: Fields, logs: "_Logs") -> NDArray[np.int32]:
     """Return how loud each group is; see `loudness`."""
-    return loudness.stand_out(_log_scale(layout.format, fields), layout.grid(fields.scales.size))
+    return loudness.stand_out(logs.scales(fields), layout.grid(fields.scales.size))
 
 
-def _log_scale(facts: BlockFormat, fields: Fields) -> NDArray[np.int16]:
-    scale = logarithms.of_float16(fields.scales)
-    if not facts.has_factors:
-        return scale
-    magnitudes = fields.factors if facts.has_minima else np.abs(fields.factors.view(np.int8)).view(np.uint8)
-    return _add_blocks(facts, logarithms.of_byte(magnitudes), scale)
+class _Logs:
+    """Logarithms of the fields of some blocks, that several contexts want: each is looked up once, when it is known."""
+
+    def __init__(self, facts: BlockFormat) -> None:
+        self._facts = facts
+        self._scales: Logarithms | None = None
+        self._minima: Logarithms | None = None
+
+    def scales(self, fields: Fields) -> Logarithms:
+        """Return that of the scale of each group, its factor included; not to be written to."""
+        if self._scales is None:
+            scales = logarithms.of_float16(fields.scales)
+            if self._facts.has_factors:
+                is_signed = not self._facts.has_minima
+                factors = np.abs(fields.factors.view(np.int8)).view(np.uint8) if is_signed else fields.factors
+                of_groups = logarithms.of_byte(factors)
+                scales = np.add(*_beside_blocks(self._facts, of_groups, scales)).reshape(-1)
+            self._scales = scales
+        return self._scales
+
+    def minima(self, fields: Fields) -> Logarithms:
+        """Return that of the minimum of each block, without factors; not to be written to."""
+        if self._minima is None:
+            self._minima = logarithms.of_float16(fields.minima)
+        return self._minima
 
 
-def _add_blocks(facts: BlockFormat, groups: NDArray[np.int16], blocks: NDArray[np.int16]) -> NDArray[np.int16]:
-    """Add to each group what is said of its block; in place."""
-    table = groups.reshape(facts.outer, -1, facts.inner)
-    table += blocks[:, None]
-    return groups
+def _beside_blocks(facts: BlockFormat, groups: Logarithms, blocks: Logarithms) -> tuple[Logarithms, Logarithms]:
+    """Return what is said of groups, and what of their blocks, so that numpy puts one beside the other."""
+    return groups.reshape(facts.outer, -1, facts.inner), blocks[:, None]
 
 
-def _centres(facts: BlockFormat, fields: Fields) -> tuple[Bytes, Bytes | None]:
+def _centres(facts: BlockFormat, fields: Fields, logs: _Logs) -> tuple[Bytes, Bytes | None]:
     """Return how far from the middle the code is that stands for weight zero, of each group; and whether it is above.
 
     In half steps of four-bit codes. Codes of groups where it is above are turned round, so that they look like others.
     """
     if facts.has_minima:
-        centres = logarithms.of_float16(fields.minima)
+        centres = logs.minima(fields)
         if facts.has_min_factors:
-            centres = _add_blocks(facts, logarithms.of_byte(fields.min_factors), centres)
-        centres -= _log_scale(facts, fields)
+            factors = logarithms.of_byte(fields.min_factors)
+            centres = np.add(*_beside_blocks(facts, factors, centres)).reshape(-1)
+        centres = centres - logs.scales(fields)
         centres -= np.int16((facts.bits - 4) * logarithms.OCTAVE)
-        np.maximum(centres, 0, out=centres)
-        np.minimum(centres, _LOGARITHM_MAX, out=centres)
-        halves = np.take(_HALF_STEPS, centres)
+        halves = np.take(_HALF_STEPS, centres, mode="clip")
         from_middle = np.abs(halves.view(np.int8) - _MIDDLE_HALVES).view(np.uint8)
         return from_middle, (halves > _MIDDLE_HALVES).view(np.uint8)
     if facts.has_factors:
@@ -350,12 +372,12 @@ def _centres(facts: BlockFormat, fields: Fields) -> tuple[Bytes, Bytes | None]:
     return np.zeros(fields.scales.size, np.uint8), None
 
 
-def _classes_of_scales(facts: BlockFormat, known: Fields, old: Fields | None) -> Classes:
+def _classes_of_scales(facts: BlockFormat, known: Fields, old: Fields | None, logs: _Logs) -> Classes:
     """In a delta by the old exponent: what is stored coarsely changes rarely."""
     return np.zeros(known.num_blocks, np.uint8) if old is None else (old.scales >> 10).astype(np.uint8)
 
 
-def _classes_of_minima(facts: BlockFormat, known: Fields, old: Fields | None) -> Classes:
+def _classes_of_minima(facts: BlockFormat, known: Fields, old: Fields | None, logs: _Logs) -> Classes:
     """By the scale, in eighths of an octave: the minimum is some times the scale."""
     if old is not None:
         return np.not_equal(known.scales, old.scales).astype(np.uint8)
@@ -363,21 +385,21 @@ def _classes_of_minima(facts: BlockFormat, known: Fields, old: Fields | None) ->
     return classes
 
 
-def _classes_of_factors(facts: BlockFormat, known: Fields, old: Fields | None) -> Classes:
+def _classes_of_factors(facts: BlockFormat, known: Fields, old: Fields | None, logs: _Logs) -> Classes:
     if old is None:
         return np.zeros(known.num_blocks * facts.num_groups, np.uint8)
     classes: Classes = facts.spread((known.scales != old.scales).astype(np.uint8))
     return classes
 
 
-def _classes_of_min_factors(facts: BlockFormat, known: Fields, old: Fields | None) -> Classes:
+def _classes_of_min_factors(facts: BlockFormat, known: Fields, old: Fields | None, logs: _Logs) -> Classes:
     """By what the factor would be if the middle code stood for zero."""
     if old is not None:
         changed: Classes = facts.spread((known.scales != old.scales) | (known.minima != old.minima)).astype(np.uint8)
         changed *= np.uint8(2)
         changed += known.factors != old.factors
         return changed
-    expected = _add_blocks(facts, _log_scale(facts, known), -logarithms.of_float16(known.minima))
+    expected = np.subtract(*_beside_blocks(facts, logs.scales(known), logs.minima(known))).reshape(-1)
     return _steps(expected, (facts.bits - 1) * logarithms.OCTAVE, 64)
 
 
@@ -404,7 +426,7 @@ class _Field:
     name: str
     size: int
     is_in: Callable[[BlockFormat], bool]
-    classes: Callable[[BlockFormat, Fields, Fields | None], Classes]
+    classes: Callable[[BlockFormat, Fields, Fields | None, _Logs], Classes]
 
     def highest(self, facts: BlockFormat) -> int:
         """Return the highest value that blocks can hold."""

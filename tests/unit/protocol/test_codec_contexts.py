@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from protocol.codec import streams
 from protocol.codec.contexts import buckets, logarithms, loudness
 from protocol.codec.contexts.loudness import LEVELS, Loudness
-from protocol.codec.fourbit import cells, coded_rows, grouped
+from protocol.codec.fourbit import cells, coded_rows, grouped, ordering
 from protocol.codec.fourbit.affine import FRACTION_BITS, Float, Number, Shift
 from protocol.codec.fourbit.coded_rows import Contexts
 from protocol.codec.fourbit.grouped import StreamReader
+from protocol.codec.fourbit.ordering import Part
+from protocol.codec.kinds import Coder
 from protocol.codec.payload import Stream
 from protocol.errors import DecodeError
 
@@ -97,7 +99,8 @@ def test_logarithms_are_right_for_every_float16_and_byte() -> None:
 @settings(max_examples=30, deadline=None)
 def test_nibbles_add_and_subtract_modulo_sixteen(data: bytes) -> None:
     first, second = np.frombuffer(data, np.uint8), np.frombuffer(data[::-1], np.uint8)
-    total = cells.add(first, second)
+    total = first.copy()
+    cells.add(total, second.copy())
     assert [int(each) for each in total & 15] == [
         (int(a) + int(b)) % 16 for a, b in zip(first & 15, second & 15, strict=True)
     ]
@@ -153,6 +156,45 @@ def test_a_stream_of_neither_codes_nor_bytes_is_refused(count: int) -> None:
     stream = streams.encode(np.arange(count, dtype=np.uint8) % 16)
     with pytest.raises(DecodeError):
         grouped.decode_rows(StreamReader([stream]), np.zeros(1, np.uint8), (), 16, is_packed=True)
+
+
+def test_bytes_are_spent_on_time_within_the_budget_and_where_they_buy_the_most_of_it() -> None:
+    rng = np.random.default_rng(1)
+    low, high = rng.binomial(15, 0.5, (2, 6000, 16)).astype(np.uint8)
+    rows, classes = low | high * np.uint8(16), np.repeat(np.arange(2, dtype=np.uint8), [1000, 5000])
+
+    def encode(budget: float) -> list[Stream]:
+        return grouped.encode_rows(rows, classes, (1,), is_packed=True, level=8, budget=budget)
+
+    free, none = encode(1.0), encode(0.0)
+    assert [stream.coder for stream in free] == [Coder.ZSTD, Coder.ZSTD]
+    assert [stream.count for stream in none] == [2 * 16_000, 2 * 80_000]
+    sizes = [sum(stream.stored_size for stream in made) for made in (none, free)]
+    share = sizes[1] / sizes[0] - 1
+    assert 0.001 < share < 0.02
+    some = encode(share / 2)
+    assert {stream.coder for stream in some} == {Coder.PCO, Coder.ZSTD}
+    assert sum(stream.stored_size for stream in some) < sizes[0] * (1 + share / 2) + rows.size / 4000
+    for made in (free, none, some):
+        decoded = grouped.decode_rows(StreamReader(made), classes, (1,), 16, is_packed=True)
+        assert (decoded == rows).all()
+
+
+@pytest.mark.parametrize("num_cuts", [0, 1, 3, 4, 9])
+def test_turned_groups_come_last_in_their_bucket_and_others_stay_in_order(num_cuts: int) -> None:
+    rng = np.random.default_rng(num_cuts)
+    classes, turned = rng.integers(0, 11, 500, np.uint8), rng.integers(0, 2, 500, np.uint8)
+    cuts = tuple(range(1, 1 + num_cuts))
+    order, parts = ordering.sort(classes, cuts, turned)
+    if order is None:
+        assert parts == [Part(500)]
+        return
+    keys = [(sum(cut <= classes[group] for cut in cuts), turned[group], group) for group in order]
+    assert keys == sorted(keys)
+    assert [part.num_groups for part in parts] == [sum(key[0] == at for key in keys) for at in range(num_cuts + 1)]
+    assert [part.num_turned for part in parts] == [
+        sum(key[:2] == (at, 1) for key in keys) for at in range(num_cuts + 1)
+    ]
 
 
 def test_classes_are_cut_where_codes_differ() -> None:
@@ -235,13 +277,15 @@ def test_halves_of_a_code_are_the_nearest_ones() -> None:
 
 
 @pytest.mark.parametrize(("width", "code_max", "is_packed"), [(16, 15, True), (5, 15, True), (32, 31, False)])
-def test_groups_that_are_each_other_turned_round_share_their_streams(width, code_max, is_packed) -> None:
+@pytest.mark.parametrize("num_classes", [1, 2, 9])
+def test_groups_that_are_each_other_turned_round_share_their_streams(num_classes, width, code_max, is_packed) -> None:
     rng = np.random.default_rng(1)
     codes = (rng.exponential(2, (3000, width * (1 + is_packed)))).astype(np.uint8).clip(max=code_max)
+    classes = rng.integers(0, num_classes, 3000, np.uint8)
+    codes >>= classes[:, None] & np.uint8(1)  # so that classes are told apart
     turned = rng.integers(0, 2, 3000).astype(np.uint8)
     codes[turned == 1] = code_max - codes[turned == 1]
     rows = cells.bytes_of(codes.reshape(-1)).reshape(3000, width) if is_packed else codes
-    classes = np.zeros(3000, np.uint8)
     sizes = []
     for told in (turned, None):
         known = Contexts(None, lambda: classes, lambda: classes, told)
