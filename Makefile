@@ -10,6 +10,7 @@ SEED ?=
 NAME ?=
 JOBS ?= 2
 COUNT ?= 1000
+OPTIONS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow lint types architecture soak fuzz simulate-missions docker-test test-aarch64 bench check constraints clean
@@ -53,8 +54,8 @@ test-aarch64: $(READY) ## Run the weight codec on an emulated ARM machine; needs
 	@tests/aarch64/make-sysroot
 	$(BIN)/pytest tests/aarch64 -m slow -rs
 
-bench: $(READY) ## Run one measurement, NAME=flight, KEEP=1 to write it down; without NAME, list them.
-	@$(BIN)/python -m bench $(NAME) $(if $(KEEP),--keep)
+bench: $(READY) ## Run one measurement, NAME=flight, KEEP=1 to write it down, OPTIONS=...; without NAME, list them.
+	@$(BIN)/python -m bench $(NAME) $(OPTIONS) $(if $(KEEP),--keep)
 
 check: lint types architecture test test-slow soak docker-test ## Everything that must be green.
 

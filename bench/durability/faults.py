@@ -3,12 +3,15 @@
 import random
 import shutil
 import tempfile
+import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from bench.durability.cuts import quick_place
+from bench.durability.parts import Part
 from bench.results import markdown_table
 from tests.power.faults import FaultSweep, Kind, missing
-from tests.power.images import EXT4, Lab
+from tests.power.images import EXT4, Lab, quick_place
 from tests.power.images import missing as missing_disk
 from tests.power.scenarios import SCENARIOS
 
@@ -16,27 +19,42 @@ FAULTS = 120  # of each story
 _SEED = 1
 
 
-def measure(every: int) -> tuple[str, dict[str, float | None]]:
-    """Make faults; returns a table and figures."""
+def parts(every: int) -> list[Part]:
+    """What there is to fail here."""
     if reason := missing() or missing_disk(EXT4):
         print(f"faults: left out, {reason}", flush=True)
-        return "", {"syscall_faults": None, "fault_broken": None}
-    rows, total, broken = [], 0, 0
+        return []
+    return [Part(what="faults", story=each.name, file_system=EXT4.name, every=every) for each in SCENARIOS]
+
+
+def measure_part(part: Part) -> dict[str, Any]:
+    """Make faults in one story."""
+    began = time.monotonic()
+    scenario = next(each for each in SCENARIOS if each.name == part.story)
     home = Path(tempfile.mkdtemp(prefix="skyload-faults-", dir=quick_place()))
     try:
-        for scenario in SCENARIOS:
-            lab = Lab(kind=EXT4, directory=home / "images", mount_point=home / "mount")
-            sweep = FaultSweep(lab, scenario)
-            faults = list(sweep.faults())
-            rng = random.Random(f"{_SEED} {scenario.name}")
-            chosen = rng.sample(faults, min(len(faults), max(1, FAULTS // every)))
-            tally = sweep.run(chosen)
-            sweep.close()
-            of_kinds = [sum(fault.kind is kind for fault in chosen) for kind in Kind]
-            rows.append([scenario.name, sum(sweep.calls.values()), *of_kinds, len(tally.broken)])
-            total, broken = total + tally.cuts, broken + len(tally.broken)
-            print(*rows[-1], *tally.broken[:5], flush=True)
+        sweep = FaultSweep(Lab(kind=EXT4, directory=home / "images", mount_point=home / "mount"), scenario)
+        faults = list(sweep.faults())
+        rng = random.Random(f"{_SEED} {scenario.name}")
+        chosen = rng.sample(faults, min(len(faults), max(1, FAULTS // part.every)))
+        tally = sweep.run(chosen)
+        sweep.close()
     finally:
         shutil.rmtree(home)
-    columns = ["story", "calls", *(kind.name.lower() for kind in Kind), "broken"]
-    return markdown_table(columns, rows), {"syscall_faults": total, "fault_broken": broken}
+    return {
+        "count": tally.cuts,
+        "calls": sum(sweep.calls.values()),
+        "kinds": [sum(fault.kind is kind for fault in chosen) for kind in Kind],
+        "broken": [str(broken) for broken in tally.broken],
+        "took_s": round(time.monotonic() - began, 1),
+    }
+
+
+def table(found: Mapping[Part, Mapping[str, Any]]) -> str:
+    """For people: one row for each story."""
+    rows = [
+        [part.story, figures["calls"], *figures["kinds"], len(figures["broken"])]
+        for part, figures in found.items()
+        if part.what == "faults"
+    ]
+    return markdown_table(["story", "calls", *(kind.name.lower() for kind in Kind), "broken"], rows) if rows else ""

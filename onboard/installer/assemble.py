@@ -44,6 +44,7 @@ from onboard.installer.release import (
 from onboard.installer.threads import check_stop
 from onboard.scrub.guard import Guard
 from onboard.scrub.medium import hash_medium
+from onboard.scrub.repair import REPAIR_NAME
 from onboard.scrub.scan import read_right
 from onboard.store.ballast import RESERVE_BYTES
 from onboard.store.disk import Disk, RealDisk, write_all_at
@@ -188,10 +189,16 @@ class Assembly:
                     self._disk.unlink(target / entry.name)
 
     def _put_back(self, target: Path) -> None:
-        """Let files take the place of damaged ones: the release is never away, and cut anywhere it is no worse."""
+        """Let files take the place of damaged ones: the release is never away, and cut anywhere it is no worse.
+
+        They keep their first name until all have their second: else a cut in between would cost all that was received.
+        """
+        new = target / REPAIR_NAME
         for entry in self.plan.manifest.files:
             if not self._is_right(target / entry.name, entry):
-                self._disk.rename(self.part / entry.name, target / entry.name)
+                self._disk.unlink(new)
+                self._disk.link(self.part / entry.name, new)
+                self._disk.rename(new, target / entry.name)
         self._disk.sync_directory(target)
         delete_tree(self.part, self._disk)
         self._disk.sync_directory(self.part.parent)  # once VERIFIED is recorded nobody looks for it any more
