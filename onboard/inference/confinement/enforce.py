@@ -9,6 +9,7 @@ told; required, the engine does not start. Nothing here is undone: the process i
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import json
@@ -105,12 +106,24 @@ def _limit(policy: Confinement) -> str:
         resource.RLIMIT_DATA: policy.memory_bytes_max or resource.RLIM_INFINITY,
         resource.RLIMIT_FSIZE: policy.file_bytes_max,
         resource.RLIMIT_NOFILE: policy.open_files_max,
+        resource.RLIMIT_NPROC: _num_tasks_of_user() + policy.tasks_max,
+        resource.RLIMIT_MSGQUEUE: 0,
     }
     for limit, wanted in limits.items():
         highest = resource.getrlimit(limit)[1]
         value = min((each for each in (wanted, highest) if each != resource.RLIM_INFINITY), default=highest)
         resource.setrlimit(limit, (value, value))
     return f"{policy.memory_bytes_max >> 20} MiB"
+
+
+def _num_tasks_of_user() -> int:
+    """Processes and threads of our user: the kernel holds RLIMIT_NPROC against all of them (root's own is exempt)."""
+    uid, count = os.getuid(), 0
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if process.stat().st_uid == uid:
+                count += len(list((process / "task").iterdir()))
+    return count
 
 
 def _account(user: str) -> pwd.struct_passwd | None:
@@ -162,7 +175,8 @@ def _restrict_files(policy: Confinement) -> str:
 
 
 def _restrict_calls(policy: Confinement) -> str:
-    seccomp.restrict(allows_network=policy.allows_network)
+    shares_memory = bool(set(policy.devices) - {os.devnull})
+    seccomp.restrict(allows_network=policy.allows_network, shares_memory=shares_memory)
     return "network allowed" if policy.allows_network else "no network"
 
 

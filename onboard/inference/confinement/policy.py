@@ -58,6 +58,7 @@ class Confinement:
         memory_bytes_max: of private writable memory (RLIMIT_DATA); 0 for what a release of its size needs.
         file_bytes_max: of any file that it writes.
         open_files_max: at once.
+        tasks_max: processes and threads, beside those that our user has when it starts; root's are not counted.
         user: account to become, empty to stay who we are; only root can.
         allows_network: for engines whose own processes talk over TCP.
         mode: what happens where a lock cannot be had.
@@ -71,6 +72,7 @@ class Confinement:
     memory_bytes_max: int = 0
     file_bytes_max: int = 1 << 24
     open_files_max: int = 1024
+    tasks_max: int = 1024
     user: str = ""
     allows_network: bool = False
     mode: Mode = Mode.BEST_EFFORT
