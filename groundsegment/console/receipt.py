@@ -1,11 +1,12 @@
 """`skyload receipt`: what a satellite signed about updates: list, show, verify (also without a depot), export."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from groundsegment.console.output import command, err, out, print_json
+from groundsegment.console.output import UPDATE_HELP, command, err, out, print_json
+from groundsegment.console.receipt_words import print_table, tell, values_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,13 +45,13 @@ def list_(
     from groundsegment.receipts import kept
 
     with Depot.open(depot) as opened:
-        found = [_values(checked) for checked in kept(opened, satellite)]
+        found = [values_of(checked) for checked in kept(opened, satellite)]
     if as_json:
         print_json({"receipts": found})
     elif not found:
         out.print("no receipt has come yet")
     else:
-        _print_table(found)
+        print_table(found)
 
 
 @app.command()
@@ -71,7 +72,7 @@ def show(
     ```
     """
     found = _find(what, satellite, key, depot)
-    _tell(found, as_json=as_json, is_long=True)
+    tell(found, as_json=as_json, is_long=True)
 
 
 @app.command()
@@ -100,13 +101,14 @@ def verify(
     ```
     """
     found = _find(what, satellite, key, depot)
-    _tell(found, as_json=as_json, is_long=False)
+    tell(found, as_json=as_json, is_long=False)
 
 
 @app.command()
 @command
 def export(
-    update: Annotated[str, typer.Argument(help="The update: first digits of its handle, or its name.")],
+    update: Annotated[str, typer.Argument(help=UPDATE_HELP)],
+    satellite: _SatelliteOption = None,
     directory: Annotated[Path, typer.Option("--out", help="Where the files go.")] = Path(),
     key_out: Annotated[
         Path | None, typer.Option("--key-out", help="Write the satellite's public key there, too.")
@@ -120,6 +122,7 @@ def export(
 
     Examples:
     ```
+    skyload receipt export newest --for SAT-1
     skyload receipt export 1f2e3d --out receipts --key-out SAT-1.pub
     ```
     """
@@ -129,7 +132,7 @@ def export(
     from groundsegment.naming import find_update
 
     with Depot.open(depot) as opened:
-        entry = find_update(opened, update)
+        entry = find_update(opened, update, satellite=satellite)
         good = [checked for checked in receipts.of_update(opened, entry) if checked.is_good]
         if not good:
             raise UnknownError(f"update {entry.handle.hex()}: no receipt that verifies", hint="`skyload receipt list`")
@@ -163,79 +166,3 @@ def _find(what: str, satellite: str | None, key: Path | None, depot: Path) -> "S
         if path.is_file():
             return [receipts.check_in_depot(opened, receipts.read_file(path), satellite=satellite)]
         return receipts.of_update(opened, find_update(opened, what, satellite=satellite))
-
-
-def _tell(found: "Sequence[Checked]", *, as_json: bool, is_long: bool) -> None:
-    values = [_values(checked) for checked in found]
-    if as_json:
-        print_json({"receipts": values, "verdict": next((v["verdict"] for v in values if v["text"]), "good")})
-    else:
-        for entry in values:
-            _print_one(entry, is_long=is_long)
-    if not all(checked.is_good for checked in found):
-        err.print("error: not a receipt to rely on", markup=False)
-        raise typer.Exit(1)
-
-
-def _values(checked: "Checked") -> dict[str, Any]:
-    from groundsegment.receipts import utc_of
-
-    receipt = checked.receipt
-    values: dict[str, Any] = {
-        "verdict": str(checked.verdict),
-        "text": checked.text,
-        "received_utc": checked.received_utc.isoformat() if checked.received_utc else None,
-    }
-    if receipt is None:
-        return values
-    utc = utc_of(receipt)
-    return {
-        **values,
-        "satellite": receipt.satellite,
-        "counter": receipt.counter,
-        "update": receipt.update.hex() if any(receipt.update) else None,
-        "state": str(receipt.state),
-        "reason": receipt.reason,
-        "says": receipt.text,
-        "release": receipt.release.hex() if receipt.release else None,
-        "sequence": receipt.sequence,
-        "canary": dict(receipt.canary),
-        "serving": receipt.serving.hex() if receipt.serving else None,
-        "boot": receipt.boot,
-        "uptime_s": receipt.uptime_s,
-        "signed_utc": utc.isoformat() if utc else None,
-    }
-
-
-def _print_one(values: dict[str, Any], *, is_long: bool) -> None:
-    if "state" not in values:
-        out.print(f"{values['verdict']}: {values['text'].removeprefix(values['verdict'] + ': ')}", markup=False)
-        return
-    release = (values["release"] or "no release")[:16]
-    about = f"update {values['update']}, " if values["update"] else ""
-    out.print(
-        f"{values['verdict']}: {values['satellite']} signed: {values['state']} ({about}release {release})", markup=False
-    )
-    if is_long:
-        for name, value in values.items():
-            if name not in {"verdict", "text"} and value not in (None, "", {}):
-                out.print(f"  {name:<13} {value}", markup=False)
-
-
-def _print_table(found: "list[dict[str, Any]]") -> None:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for column in ("received", "satellite", "state", "update", "release", "reason", "verdict"):
-        table.add_column(column, no_wrap=True)
-    for values in found:
-        table.add_row(
-            (values["received_utc"] or "")[:19],
-            values.get("satellite", ""),
-            values.get("state", ""),
-            values.get("update") or "",
-            (values.get("release") or "")[:16],
-            values.get("reason", ""),
-            values["verdict"],
-        )
-    out.print(table)

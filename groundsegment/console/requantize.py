@@ -4,12 +4,14 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from groundsegment.console.output import command, err, out, print_json
+from groundsegment.console.progress_lines import ProgressLines
 
 if TYPE_CHECKING:
     from groundsegment.requantize.options import Goal, OnPhase
@@ -131,11 +133,14 @@ def parse_size(text: str, *, option: str) -> int:
 
 @contextmanager
 def phases() -> "Iterator[OnPhase]":
-    """Show what is being done: a bar on a terminal, nothing in a log."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    """Show what is being done: a bar on a terminal, a line now and then in a log."""
+    if not sys.stderr.isatty():
+        yield ProgressLines(partial(err.print, markup=False)).show
+        return
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=err, transient=True, disable=not sys.stderr.isatty()) as progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=True) as progress:
         task = progress.add_task("reading", total=None)
 
         def show(what: str, done: int, total: int) -> None:

@@ -6,12 +6,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from groundsegment.console.output import command, err
+from groundsegment.console.progress_lines import ProgressLines
 from groundsegment.console.stage_fit import Fit, Fitting
 from groundsegment.console.stage_quality import judging_of
 from groundsegment.console.stage_words import Explaining, tell_choice, tell_estimate, tell_staged
@@ -288,7 +290,10 @@ def _parse_adapter_use(text: str) -> Any:  # noqa: ANN401 - AdapterUse, imported
 
 @contextmanager
 def _progress() -> Iterator["OnProgress"]:
-    """Show what is being done: a bar on a terminal, nothing in a log."""
+    """Show what is being done: a bar on a terminal, a line now and then in a log."""
+    if not sys.stderr.isatty():
+        yield ProgressLines(partial(err.print, markup=False)).show
+        return
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
     from groundsegment.planner.quantities import format_bytes
@@ -300,7 +305,7 @@ def _progress() -> Iterator["OnProgress"]:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=err, transient=True, disable=not sys.stderr.isatty()) as progress:
+    with Progress(*columns, console=err, transient=True) as progress:
         tasks: dict[str, Any] = {}
 
         def show(phase: str, done: int, total: int) -> None:

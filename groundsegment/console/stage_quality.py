@@ -22,7 +22,7 @@ def judging_of(
 
     if held_out is None:
         if reference is not None or max_loss is not None:
-            hint = "--held-out FILE: text that nothing was made on"
+            hint = "--held-out FILE: a text that no model was trained or calibrated on"
             raise InputError("--reference and --max-perplexity-loss need a text to judge by", hint=hint)
         return None
     return Judging(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+_SEVERITY_WORDS = {"warning_lo": "warning: ", "warning_hi": "WARNING: ", "fatal": "FATAL: "}
 MESSAGE_LENGTH_MAX = 160  # the whole text is in --json
 _DEVIATION_SHOWN_MAX = 0.15  # of a contact's loss: beyond, the figure would mislead
 _DIGEST_DIGITS = 8  # enough for `skyload revert`; all of them are in --json
@@ -48,7 +49,7 @@ def _report_text(report: Mapping[str, Any] | None) -> str:
     )
     return (
         f"  heard {format_duration(report['age_s'])} ago{station}, {report['received_utc']}\n"
-        f"  serving {serving}; {updates or 'update none: NONE'}\n"
+        f"  serving {serving}; {updates or 'no update under way'}\n"
         f"  root {report['root_version']}, boots {report['boot_count']}, {report['free_mib']} MiB free, "
         f"frames {report['frames_received']} received, {report['frames_rejected']} rejected"
     )
@@ -171,14 +172,16 @@ def _message_text(message: Mapping[str, Any]) -> str:
             text = body.get("error") or str(body.get("text", "")).strip()
         case "receipt":
             reason = body.get("reason")
-            standing = f"{body.get('state')} {reason if reason != 'none' else ''} {body.get('text', '')}"
-            text = f"{message['re']} {standing}"
+            standing = f"{body.get('state')}{'' if reason in (None, 'none') else f' ({reason})'}"
+            about = message["re"] or str(body.get("release") or "")[:_DIGEST_DIGITS]
+            text = ": ".join(filter(None, (f"{about} {standing}", str(body.get("text", "")))))
         case "damage":
             lost = body.get("lost") or []
             said = f"lost {sum(size for _, _, size in lost)} bytes in {len(lost)} places" if lost else "is whole again"
             text = f"release {str(body.get('release'))[:16]} {said}"
         case "event":
-            text = f"{body.get('name', '')}, {body.get('severity', '')}: {body.get('text', '')}"
+            severity = _SEVERITY_WORDS.get(str(body.get("severity")), "")
+            text = f"{severity}{body.get('name', '')}: {body.get('text', '')}"
         case _:
             text = str(body.get("text", ""))
     words = " ".join(text.split())

@@ -93,8 +93,14 @@ def summary_json(depot: Depot, plan: FlightPlan, summary: FlightSummary) -> dict
         "duration_s": round(summary.duration_s, 3),
         "transfer_s": round(summary.transfer_s, 3),
         "swap_ms": _swap_ms(summary),
-        "serving": "" if summary.report is None else serving_of(depot, summary.report),
+        **_serving(depot, summary),
     }
+
+
+def _serving(depot: Depot, summary: FlightSummary) -> dict[str, str]:
+    serving = "" if summary.report is None else serving_of(depot, summary.report)
+    known = depot.find_release(bytes.fromhex(serving)) if serving else None
+    return {"serving": serving, "serving_name": known.name if known else ""}
 
 
 def _swap_ms(summary: FlightSummary) -> float | None:
@@ -141,4 +147,5 @@ def print_summary(values: dict[str, Any]) -> None:
         standing = f"the last update is {values['state']}" if values["state"] else "no update is staged"
         out.print(f"nothing left to fly: {standing}", markup=False)
     if values["serving"]:
-        out.print(f"serving {values['serving']}", markup=False)
+        words = filter(None, ("serving", values["serving_name"], values["serving"][:16]))
+        out.print(" ".join(words), markup=False)

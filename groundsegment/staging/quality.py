@@ -19,7 +19,10 @@ def check_judging(judging: Judging) -> None:
         InputError: no such text or model, or a limit without a model to compare with.
     """
     if not judging.held_out.is_file():
-        raise InputError(f"--held-out: {judging.held_out} is not a file", hint="give text that nothing was made on")
+        raise InputError(
+            f"--held-out: {judging.held_out} is not a file",
+            hint="give a text that no model was trained or calibrated on",
+        )
     if judging.max_loss is not None and judging.reference is None:
         hint = "--reference DIR: the model in full precision, or as one would send it without --fit"
         raise InputError("--max-perplexity-loss needs a model to compare with", hint=hint)

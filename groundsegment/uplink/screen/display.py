@@ -167,8 +167,9 @@ def _line(view: FlightView) -> str:
 def _update_words(entry: UpdateView) -> str:
     statistics = entry.statistics
     reason = f" ({statistics.reason.name})" if statistics.reason else ""
+    state = statistics.state.name if statistics.state else "not told yet"
     return (
         f"{entry.update.release_name}: {entry.share_on_board:.1%}, "
         f"blocks {statistics.blocks_solved}/{statistics.blocks}, "
-        f"bundles {statistics.bundles_complete}/{statistics.bundles}, on board: {statistics.state.name}{reason}"
+        f"bundles {statistics.bundles_complete}/{statistics.bundles}, on board: {state}{reason}"
     )

@@ -129,3 +129,23 @@ def test_the_loss_of_a_contact_is_shown_with_how_sure_it_is_and_not_at_all_where
     assert ("94" in line) is False
     shown = json.loads(CliRunner().invoke(app, ["status", "--json", "--depot", str(depot.path)]).stdout)
     assert shown["satellites"][0]["contacts"][0]["loss_deviation"] == deviation
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "words"),
+    [
+        (
+            "receipt",
+            {"state": "accepted", "reason": "none", "text": "its metadata is trusted"},
+            "accepted: its metadata",
+        ),
+        ("receipt", {"state": "rejected", "reason": "canary", "text": ""}, "rejected (canary)"),
+        ("event", {"name": "reverted", "severity": "activity", "text": "done"}, "reverted: done"),
+        ("event", {"name": "slow", "severity": "warning_lo", "text": "hm"}, "warning: slow: hm"),
+    ],
+)
+def test_a_message_reads_as_words(depot, kind, body, words):
+    say(depot, kind, body)
+    result = CliRunner().invoke(app, ["status", "--depot", str(depot.path)], env={"COLUMNS": "160"})
+    assert words in result.stdout
+    assert "activity" not in result.stdout
