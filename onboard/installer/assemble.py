@@ -21,11 +21,12 @@ It does not know trust, engines, or the link. Names with a leading dot cannot co
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from pathlib import Path
+from types import MappingProxyType
 from typing import BinaryIO
 
 from onboard.errors import InstallError, StoreError, StoreFullError
@@ -83,7 +84,7 @@ class Plan:
 class Assembly:
     """One release being rebuilt; made by `open`."""
 
-    def __init__(self, part: Path, plan: Plan, disk: Disk) -> None:
+    def __init__(self, part: Path, plan: Plan, disk: Disk, besides: Mapping[str, int]) -> None:
         self.part, self.plan = part, plan
         self._disk = disk
         self._progress = Progress(
@@ -95,18 +96,27 @@ class Assembly:
             num_merged_files=len(plan.manifest.files) if plan.manifest.is_merged else 0,
         )
         self._carried = carried_files(plan.manifest)
+        self._sizes = {entry.name: entry.size_bytes for entry in laid_out_files(plan.manifest)} | dict(besides)
         self.installed = self._progress.installed
         self._guard: Guard | None = None  # of the release that is to be repaired
         self._cipher = SegmentCipher(plan.release_key, plan.manifest.release_digest)
 
     @classmethod
-    def open(cls, part: Path, plan: Plan, *, disk: Disk | None = None) -> "Assembly":
+    def open(
+        cls, part: Path, plan: Plan, *, disk: Disk | None = None, besides: Mapping[str, int] = MappingProxyType({})
+    ) -> "Assembly":
         """Go on where the progress says, or start anew, with all space reserved.
+
+        Args:
+            part: the directory to build in.
+            plan: what.
+            disk: where it lies.
+            besides: names and sizes of files that `seal` will add, for which space is to be reserved too.
 
         Raises:
             InstallError: DISK_FULL (nothing is left behind then), DISK_FAILED.
         """
-        assembly = cls(part, plan, disk or RealDisk())
+        assembly = cls(part, plan, disk or RealDisk(), besides)
         with _disk_reasons():
             if not assembly._has_all_files() or not assembly._progress.replay():
                 assembly._start()
@@ -222,11 +232,11 @@ class Assembly:
         self._check_room()
         try:
             self._disk.make_directory(self.part)
-            for entry in laid_out_files(self.plan.manifest):
-                handle = self._disk.open(self.part / entry.name, create=True)
+            for name, size in self._sizes.items():
+                handle = self._disk.open(self.part / name, create=True)
                 try:
-                    if entry.size_bytes:
-                        self._disk.allocate(handle, 0, entry.size_bytes)
+                    if size:
+                        self._disk.allocate(handle, 0, size)
                     self._disk.sync(handle)
                 finally:
                     self._disk.close(handle)
@@ -244,7 +254,7 @@ class Assembly:
         """
         manifest = self.plan.manifest
         beside = RESERVE_BYTES + 2 * max((entry.size_bytes for entry in manifest.bundles), default=0)  # log and data
-        needed = sum(entry.size_bytes for entry in laid_out_files(manifest)) + beside
+        needed = sum(self._sizes.values()) + beside
         free = self._disk.free_bytes(self.part.parent)
         if free < needed:
             raise StoreFullError(

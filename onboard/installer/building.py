@@ -13,7 +13,7 @@ from pathlib import Path
 from onboard.errors import InstallError, StoreCorruptError, StoreError
 from onboard.installer.acceptance import open_release_key
 from onboard.installer.assemble import Assembly, Plan
-from onboard.installer.guarding import add_guard
+from onboard.installer.guarding import add_guard, guard_room
 from onboard.installer.release import ReleaseDirectory, delete_tree
 from onboard.installer.threads import in_thread
 from onboard.installer.update_file import AcceptedUpdate
@@ -97,7 +97,8 @@ class Building:
             return
         key = open_release_key(manifest, self._private_key, satellite=self._satellite)
         plan = Plan(manifest=manifest, release_key=key, base=self._base())
-        self._assembly = await in_thread(Assembly.open, self._layout.release_part(self.digest), plan)
+        part, room = self._layout.release_part(self.digest), guard_room(manifest)
+        self._assembly = await in_thread(Assembly.open, part, plan, besides=room)
         self._installed = self._assembly.installed
 
     async def install(self, path: Path, number: int) -> None:

@@ -22,7 +22,7 @@ Each page of the table is taken from whichever copy is right. `cell` below is an
 import contextlib
 import hashlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from onboard.scrub.blocks import GROUPS_MAX, ZONE_BLOCKS, BlockMap
 from onboard.scrub.core import HASH_SIZE, LEAF_SIZE, leaf_hash, solve_group, syndrome_of
 from onboard.scrub.damage import Flip
 from onboard.scrub.medium import READ_SIZE, Medium, OnStep, open_medium, read_whole
-from onboard.store.disk import Disk, replace_file, write_all, write_all_at
+from onboard.store.disk import Disk, replace_file, write_all_at
 from protocol.errors import DecodeError
 from protocol.limits import FILES_MAX, NAME_LENGTH_MAX
 from protocol.manifest import FileEntry, release_digest
@@ -226,8 +226,30 @@ class Guard:
         return next(iter(both.blocks.values()), None)
 
 
+def guard_sizes(files: Sequence[FileEntry], digest: bytes, evidence: Mapping[str, int]) -> dict[str, int]:
+    """Return how long the files of a guard will be, so that space can be reserved before there is anything to guard.
+
+    Args:
+        files: the release's, as signed.
+        digest: of the release.
+        evidence: sizes of the files of EVIDENCE_NAMES.
+    """
+    besides = [FileEntry(name=name, size_bytes=size, sha256=bytes(32)) for name, size in evidence.items()]
+    head = GuardHead(digest=digest, files=(*files, *besides), num_listed=len(files))
+    blocks = BlockMap(entry.size_bytes for entry in head.files)
+    table = bytes(HASH_SIZE * (blocks.num_blocks + blocks.num_parity))
+    copy = len(_encode(head, bytes(HASH_SIZE * _num_pages(head)), table))
+    return {**dict.fromkeys(GUARD_NAMES, copy), PARITY_NAME: blocks.num_parity * LEAF_SIZE}
+
+
 def build_guard(
-    directory: Path, files: Sequence[FileEntry], digest: bytes, disk: Disk, on_step: OnStep = lambda size: None
+    directory: Path,
+    files: Sequence[FileEntry],
+    digest: bytes,
+    disk: Disk,
+    on_step: OnStep = lambda size: None,
+    *,
+    is_reserved: bool = False,
 ) -> Guard:
     """Make the guard of a release out of its files, durably but for the names in the directory.
 
@@ -237,12 +259,13 @@ def build_guard(
         digest: of the release.
         disk: where it lies.
         on_step: see `medium.OnStep`.
+        is_reserved: the guard's files are there, with `guard_sizes` reserved, and nobody reads them yet.
 
     Raises:
         StoreCorruptError: a file is not what was signed.
         StoreFullError, StoreFailedError: the disk refused.
     """
-    for name in (*GUARD_NAMES, PARITY_NAME):
+    for name in () if is_reserved else (*GUARD_NAMES, PARITY_NAME):
         disk.unlink(directory / name)
     listed = sorted(files, key=lambda entry: entry.name)
     evidence = [entry for name in EVIDENCE_NAMES if (entry := _evidence(directory, name, disk)) is not None]
@@ -363,7 +386,8 @@ def _read_at(medium: Medium, offset: int, size: int) -> bytes:
 def _write(disk: Disk, path: Path, data: bytes) -> None:
     handle = disk.open(path, create=True)
     try:
-        write_all(disk, handle, data)
+        write_all_at(disk, handle, data, 0)
+        disk.truncate(handle, len(data))
         disk.sync(handle)
     finally:
         disk.close(handle)

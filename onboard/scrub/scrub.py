@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from onboard.errors import StoreCorruptError, StoreError
+from onboard.errors import StoreCorruptError, StoreError, StoreFullError
 from onboard.scrub.damage import Flip, ScrubOutcome
 from onboard.scrub.empties import mend_empties
-from onboard.scrub.guard import Guard, build_guard
-from onboard.scrub.medium import OnStep, hash_medium
+from onboard.scrub.guard import EVIDENCE_NAMES, Guard, build_guard, guard_sizes
+from onboard.scrub.medium import OnStep, hash_medium, open_medium
 from onboard.scrub.repair import REPAIR_NAME, Repair
 from onboard.scrub.scan import scan
+from onboard.store.ballast import RESERVE_BYTES
 from onboard.store.disk import Disk
 from protocol.damage import WHOLE, LostRange
 from protocol.manifest import FileEntry
@@ -120,9 +121,25 @@ class _Scrub:
                 self.flips.append(Flip(file=entry.name, offset=0))
                 lost.append(LostRange(file=number, offset=0, size=WHOLE))
         if not lost:
+            self._check_room(files)
             build_guard(self._directory, files, self._digest, self._disk, self._on_step)
             self._disk.sync_directory(self._directory)
         return tuple(lost)
+
+    def _check_room(self, files: Sequence[FileEntry]) -> None:
+        """A guard must not take what the inbox needs: it can wait."""
+        evidence = {name: self._disk_size(name) for name in EVIDENCE_NAMES}
+        needed = sum(guard_sizes(files, self._digest, evidence).values()) + RESERVE_BYTES
+        free = self._disk.free_bytes(self._directory)
+        if free < needed:
+            raise StoreFullError(
+                f"a guard needs {needed} bytes, {RESERVE_BYTES} of them for others, and {free} are free",
+                hint="it is made once a release has gone",
+            )
+
+    def _disk_size(self, name: str) -> int:
+        with open_medium(self._directory / name, self._disk) as medium:
+            return medium.size_bytes
 
     def _mend_empties(self, files: Sequence[FileEntry]) -> None:
         try:

@@ -9,9 +9,11 @@ import pytest
 from onboard.errors import BundleSpoiltError, InstallError
 from onboard.installer import assemble, received
 from onboard.installer.assemble import Assembly, Plan
+from onboard.installer.guarding import add_guard, guard_room
 from onboard.installer.progress import PROGRESS_NAME
 from onboard.installer.received import read_checked_head
 from onboard.installer.release import ReleaseDirectory, copy_release
+from onboard.scrub.guard import Guard
 from onboard.store.ballast import RESERVE_BYTES
 from protocol.bundle import BundleHeader
 from protocol.codec.kinds import Coder, TransformKind
@@ -151,6 +153,41 @@ def test_room_is_left_for_the_bundles_that_fill_the_reserved_space(tmp_path):
     assert not shop.part.exists()
     shop.disk.room_bytes += 1
     shop.open()
+
+
+def test_the_guards_space_is_reserved_before_the_first_byte_and_its_making_takes_none(tmp_path):
+    shop = Workshop(tmp_path)
+    manifest, room = shop.update.manifest, guard_room(shop.update.manifest)
+    plan = Plan(manifest=manifest, release_key=shop.ground._secret("release key 1 1"))
+    files = sum(entry.size_bytes for entry in manifest.files)
+    bundles = 2 * max(entry.size_bytes for entry in manifest.bundles)
+    shop.disk.room_bytes = files + bundles + RESERVE_BYTES + sum(room.values()) - 1
+    assert reason_of(lambda: Assembly.open(shop.part, plan, disk=shop.disk, besides=room)) is Reason.DISK_FULL
+    shop.disk.room_bytes += 1
+    assembly = Assembly.open(shop.part, plan, disk=shop.disk, besides=room)
+    assert {name: (shop.part / name).stat().st_size for name in room} == room
+    shop.disk.room_bytes = None
+    shop.install_all(assembly)
+    assembly.verify()
+    blocks = {}
+
+    def add(part):
+        blocks["before"] = {name: ((part / name).stat().st_ino, (part / name).stat().st_blocks) for name in room}
+        add_guard(part, manifest=manifest, disk=shop.disk)
+        blocks["after"] = {name: ((part / name).stat().st_ino, (part / name).stat().st_blocks) for name in room}
+
+    assembly.seal(shop.target, shop.update.metadata, add=add)
+    assert blocks["after"] == blocks["before"]
+    assert {name: (shop.target / name).stat().st_size for name in room} == room
+    guard = Guard.open(shop.target, manifest.release_digest, shop.disk)
+    assert guard is not None
+    assert guard.bad_copies == set()
+
+
+def test_no_guard_is_reserved_for_a_repair(tmp_path):
+    manifest = Workshop(tmp_path).update.manifest
+    assert guard_room(manifest)
+    assert guard_room(replace(manifest, base=manifest.release_digest)) == {}
 
 
 def test_a_disk_that_fails_to_sync_does_not_count_the_bundle(tmp_path):

@@ -14,8 +14,9 @@ from onboard.scrub import guard as guard_module
 from onboard.scrub import repair as repair_module
 from onboard.scrub.blocks import BlockMap
 from onboard.scrub.core import GROUP_SIZE, LEAF_SIZE
-from onboard.scrub.guard import GUARD_NAMES, PARITY_NAME, Guard
+from onboard.scrub.guard import GUARD_NAMES, PARITY_NAME, Guard, guard_sizes
 from onboard.scrub.scrub import scrub_release
+from onboard.store.ballast import RESERVE_BYTES
 from onboard.store.disk import RealDisk
 from protocol.damage import WHOLE, DamageReport, LostRange
 from tests.fakes.faulty_disk import FaultyDisk
@@ -305,6 +306,21 @@ def test_a_sector_that_cannot_be_read_is_repaired_whatever_the_block_layer_calls
     assert (outcome.lost, outcome.trouble) == ((), "")
     assert release.is_whole
     assert path.stat().st_ino != bad
+
+
+def test_a_guard_made_later_leaves_the_inbox_its_reserve(tmp_path):
+    release = GuardedRelease(tmp_path / "r", has_guard=False)
+    release.disk = FaultyDisk()
+    sums = len(release.read(".sha256sums"))
+    needed = sum(guard_sizes(release.entries, release.digest, {".sha256sums": sums}).values()) + RESERVE_BYTES
+    release.disk.room_bytes = needed - 1
+    with pytest.raises(StoreFullError):
+        release.scrub()
+    assert not (release.directory / PARITY_NAME).exists()
+    release.disk.room_bytes = needed
+    release.scrub()
+    names = (*GUARD_NAMES, PARITY_NAME)
+    assert sum((release.directory / name).stat().st_size for name in names) == needed - RESERVE_BYTES
 
 
 def test_a_guard_that_found_no_room_leaves_none_of_itself_on_the_full_disk(tmp_path):
