@@ -172,9 +172,9 @@ def test_one_that_is_accepted_does_not_end_the_update(depot, update):
 
 def test_what_the_trial_came_to_is_said_in_words_and_of_the_newest_update_too(depot, update, tmp_path):
     hear(depot, update, canary={"agreeing": 55, "expected": 56, "permille": 982, "swap_ms": 0.3456})
-    shown = run("receipt", "show", "newest", "--for", "SAT-1", "--depot", depot.path)
+    shown = run("show", "newest", "--for", "SAT-1", "--depot", depot.path)
     assert "55 of 56 tokens as signed, swapped in 0.35 ms" in shown.stdout
     out = tmp_path / "out"
-    result = run("receipt", "export", "newest", "--for", "SAT-1", "--out", out, "--depot", depot.path)
+    result = run("export", "newest", "--for", "SAT-1", "--out", out, "--depot", depot.path)
     assert result.exit_code == 0, result.output
     assert len(list(out.iterdir())) == 1
