@@ -41,6 +41,7 @@ class Fortune(StrEnum):
     KEPT = "kept"  # for an update that is not there yet, or cannot take it now
     WAITING = "waiting"  # in the spool, to be taken by itself
     REFUSED = "refused"
+    PASSED_OVER = "passed over"  # not for the satellite
 
     @property
     def is_over(self) -> bool:

@@ -5,7 +5,8 @@ Every file is hostile: only regular files are opened, no symbolic links, nothing
 the size that its prefix says, which its kind bounds, and never all of it at once. A copy is durable before anything
 good is said of it. What is in the object is judged by the daemon, which takes it as if it had come by the link.
 
-In a directory, files that are none of ours by name and by content are passed over; named one by one, they are refused.
+A stick is carried both ways: what `export-messages` wrote on it is for the ground, is passed over and told. In a
+directory, files that are none of ours by name and by content are not even told; named one by one, they are refused.
 """
 
 import contextlib
@@ -28,12 +29,13 @@ from onboard.state import layout_of
 from onboard.store.disk import RealDisk
 from onboard.store.layout import make_state_directories
 from protocol.errors import DecodeError
-from protocol.file_names import claimed_handle, has_our_suffix
+from protocol.file_names import claimed_handle, goes_up, has_our_suffix
 from protocol.objects import PREFIX_SIZE, ObjectKind, handle_of_digest, parse_prefix
 
 _READ_BYTES = 1 << 20
 _FILES_MAX = 20_000  # of one directory: more than all bundles of several updates
 _UP = (ObjectKind.METADATA, ObjectKind.COMMAND, ObjectKind.BUNDLE)  # in the order in which they are best taken
+_FOR_THE_GROUND = "for the ground: `skyload import` takes it there"
 _NO_DAEMON = "the daemon takes it when it runs"
 
 
@@ -59,7 +61,7 @@ class ImportResult:
 
     @property
     def is_in(self) -> bool:
-        """Whether the satellite has it now, or needs it no more."""
+        """Whether the satellite has it now, or does not need it."""
         return self.fortune is not Fortune.REFUSED
 
     def as_json(self) -> dict[str, Any]:
@@ -134,6 +136,9 @@ class FileImporter:
         """Take files, each with whether it was named itself; see `import_files`."""
         candidates: list[_Candidate] = []
         for path, is_named in files:
+            if goes_up(path.name) is False:
+                yield ImportResult(path=path, fortune=Fortune.PASSED_OVER, reason=_FOR_THE_GROUND)
+                continue
             try:
                 candidates.append(_look_at(path))
             except _NotOursError as error:

@@ -57,6 +57,13 @@ def claimed_handle(name: str) -> bytes | None:
     return bytes.fromhex(match[1]) if match else None
 
 
+def goes_up(name: str) -> bool | None:
+    """Whether a file is for the satellite, by its name, or for the ground; None if it is none of ours."""
+    if not has_our_suffix(name):
+        return None
+    return not name.endswith((SUFFIXES[ObjectKind.MESSAGE], REPORT_SUFFIX))
+
+
 def has_our_suffix(name: str) -> bool:
     """Whether a file should be one of ours, by its name."""
     return name.endswith((*SUFFIXES.values(), REPORT_SUFFIX))

@@ -16,7 +16,7 @@ from onboard.import_command import FileImporter, ImportResult, _list_files
 from onboard.spool import Spool
 from onboard.store.disk import RealDisk
 from onboard.store.layout import StateLayout
-from protocol.file_names import bundle_file_name, metadata_file_name, object_file_name
+from protocol.file_names import bundle_file_name, metadata_file_name, object_file_name, report_file_name
 from protocol.limits import MIB, OBJECT_SIZE_MAX
 from protocol.objects import ObjectKind, object_handle, object_prefix
 from tests.fakes.faulty_disk import FaultyDisk
@@ -96,7 +96,7 @@ def damaged(data):
         (metadata_file_name(7, object_handle(METADATA)), BUNDLE, "its name says"),
         ("x.skb", ObjectKind.BUNDLE.value + (OBJECT_SIZE_MAX + 1).to_bytes(4, "big"), "not one of"),
         ("x.skc", ObjectKind.COMMAND.value + (1 << 20).to_bytes(4, "big"), "not one of"),
-        ("x.ska", make_object(RNG, 100, ObjectKind.MESSAGE), "to the ground"),
+        ("x.skm", make_object(RNG, 100, ObjectKind.MESSAGE), "to the ground"),
     ],
 )
 def test_a_damaged_file_is_refused_and_nothing_of_it_stays(place, name, data, said):
@@ -105,6 +105,27 @@ def test_a_damaged_file_is_refused_and_nothing_of_it_stays(place, name, data, sa
         result = place.run(*paths)[name]
         assert (result.fortune, said in result.reason) == (Fortune.REFUSED, True), result
     assert place.spooled() == []
+
+
+@pytest.mark.parametrize("is_named", [False, True], ids=["directory", "each named"])
+def test_a_stick_that_carries_both_ways_gives_what_is_for_us_and_says_what_is_not(place, is_named):
+    """As `export-messages` leaves it: on its second trip it holds what went down, too; a shell's * names each file."""
+    up = [place.write("a.skb", BUNDLE), place.write("b.skm", METADATA)]
+    down = [place.write(object_file_name(ObjectKind.MESSAGE, bytes(6)), make_object(RNG, 100, ObjectKind.MESSAGE))]
+    down.append(place.write(report_file_name(bytes(6), 3), b"a sealed frame"))
+    results = place.run(*(up + down if is_named else []))
+    assert {name: result.fortune for name, result in results.items()} == {
+        **{path.name: Fortune.WAITING for path in up},
+        **{path.name: Fortune.PASSED_OVER for path in down},
+    }
+    assert {results[path.name].reason for path in down} == {"for the ground: `skyload import` takes it there"}
+    assert all(result.is_in for result in results.values())
+    assert place.spooled() == [METADATA, BUNDLE]
+
+
+def test_a_hostile_file_under_a_name_for_the_ground_is_not_even_opened(place):
+    os.mkfifo(place.stick / "message-000000000000.ska")
+    assert place.outcomes() == {"message-000000000000.ska": Fortune.PASSED_OVER}
 
 
 def test_a_right_name_is_not_needed(place):
