@@ -147,7 +147,9 @@ class RecordStore:
     def mend(self) -> Damage:
         """Write again every slot that is damaged, lost or left behind; returns what was found.
 
-        A copy that cannot be written is left alone; the others hold the record. Only whoever may write here calls it.
+        A copy that cannot be written is left alone; the others hold the record. One may be all that is left: nothing is
+        in doubt then, for no new fact is on its way, so that is told and does not end anything (ADR 0008). Only whoever
+        may write here calls it.
 
         Raises:
             StoreFailedError: somebody else wrote it, or an earlier write failed.

@@ -323,6 +323,43 @@ def test_a_write_that_reaches_one_copy_only_has_failed(path):
     assert len(failed) == 1
 
 
+def test_a_mend_that_leaves_one_copy_is_told_every_time_and_ends_nothing_for_no_fact_is_in_doubt(path):
+    disk, told = Refusing(), []
+    store = made(path, disk=disk)
+    store.store(OnboardRecord(accepted=1))
+    store.on_damage = told.append
+    disk.refused = {copy.with_name(copy.name + ".new") for copy in copy_paths(path)[1:]}
+    for copy in copy_paths(path)[1:]:
+        copy.unlink()
+    assert store.mend() == store.mend() == Damage(num_lost=2, num_failed=2)
+    assert len(told) == 2
+    store.store(OnboardRecord(accepted=2))  # a satellite with one copy left goes on
+    assert RecordStore(path, disk).load().accepted == 2
+
+    again = RecordStore(path, disk)  # and starts
+    again.load()
+    assert again.mend().num_failed == 2
+    again.store(OnboardRecord(accepted=3))
+    disk.refused = set()
+    again.mend()  # an hour later the disk takes them
+    assert len(set(content(path))) == 1
+    assert RecordStore(path).load().accepted == 3
+
+
+def test_the_last_copy_that_cannot_be_written_either_ends_it(path):
+    disk, failed = Refusing(), []
+    store = made(path, disk=disk)
+    store.on_failed = failed.append
+    disk.refused = {*copy_paths(path)[1:], *(copy.with_name(copy.name + ".new") for copy in copy_paths(path)[1:])}
+    for copy in copy_paths(path)[1:]:
+        copy.unlink()
+    store.mend()
+    disk.refused |= {copy_paths(path)[0]}
+    with pytest.raises(StoreFailedError):
+        store.store(OnboardRecord(accepted=1))
+    assert len(failed) == 1
+
+
 def test_an_unreadable_copy_is_outvoted_and_made_anew(path):
     written(path)
     bad = copy_paths(path)[0]
