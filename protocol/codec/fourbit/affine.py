@@ -62,16 +62,17 @@ class Number:
     @classmethod
     def of(cls, bits: Bits, kind: Float) -> Self:
         """Take floats apart; exact for all that are finite."""
-        wide = bits.astype(np.int64)
-        field = (wide >> _MANTISSA_BITS[kind]) & _EXPONENT_MASK[kind]
-        mantissa = wide & ((1 << _MANTISSA_BITS[kind]) - 1)
-        mantissa[field > 0] |= 1 << _MANTISSA_BITS[kind]
-        wide >>= 8 * kind.size - 1
-        wide &= 1
-        mantissa *= 1 - 2 * wide
-        np.maximum(field, 1, out=field)
-        field -= _EXPONENT_ZERO[kind]
-        return cls(mantissa, field)
+        one, shift = bits.dtype.type(1), bits.dtype.type(_MANTISSA_BITS[kind])
+        field = (bits >> shift) & bits.dtype.type(_EXPONENT_MASK[kind])
+        narrow = np.minimum(field, one) << shift  # the bit that is not written, of normal numbers
+        narrow |= bits & bits.dtype.type((1 << _MANTISSA_BITS[kind]) - 1)
+        signs = (bits >> bits.dtype.type(8 * kind.size - 1)).astype(np.int64)
+        signs *= -2
+        signs += 1
+        signs *= narrow
+        exponent = np.maximum(field, one).astype(np.int64)
+        exponent -= _EXPONENT_ZERO[kind]
+        return cls(signs, exponent)
 
     def take(self, places: NDArray[np.intp]) -> "Number":
         """Return those at some places."""

@@ -85,15 +85,14 @@ class Lots:
     def counts(self, marks: Bytes) -> Bytes:
         """Return how many codes of each lot are in each row: (lots, rows)."""
         words = marks.view(np.uint64) if marks.shape[1] % 8 == 0 else marks
-        counts = np.empty((self.number, marks.shape[0]), np.uint8)
+        counts = np.zeros((self.number, marks.shape[0]), np.uint8)
         counts[0] = 2 * marks.shape[1]
-        for lot in range(1, self.number):
-            mask = np.frombuffer(bytes([3 << 2 * lot]) * words.itemsize, words.dtype)[0]
-            bits = np.bitwise_count(words & mask)
-            counts[lot] = bits[:, 0]
-            for column in range(1, bits.shape[1]):  # a sum along so short an axis takes four times as long
-                counts[lot] += bits[:, column]
-            counts[0] -= counts[lot]
+        for column in np.ascontiguousarray(words.T):  # runs, not a few words of each row, are what numpy is quick with
+            for lot in range(1, self.number):
+                mask = np.frombuffer(bytes([3 << 2 * lot]) * words.itemsize, words.dtype)[0]
+                found = np.bitwise_count(column & mask)
+                counts[lot] += found
+                counts[0] -= found
         return counts
 
 
