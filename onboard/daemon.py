@@ -27,26 +27,26 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from onboard import telemetry as events
 from onboard.commands import ArmingOptions, Commander
 from onboard.config import Config, read_key, read_link_key
+from onboard.control_answers import ControlAnswers, Parts
 from onboard.control_socket import ControlSocket
 from onboard.errors import OnboardError, StoreFailedError, UnknownError
 from onboard.file_import import FileImport, find_bundle_fault
 from onboard.inference.confinement.policy import Confinement, Mode
-from onboard.installer.core import Fate
 from onboard.installer.freshness import Nonces
 from onboard.installer.release import ReleaseDirectory
 from onboard.installer.serving import ServingProblem
 from onboard.installer.shell import Installer
-from onboard.installer.surroundings import InstallStatus, Surroundings, UpdateStanding
+from onboard.installer.surroundings import Surroundings
 from onboard.installer.trial import Candidate
 from onboard.messages import MessageBox
 from onboard.receipts import ReceiptWriter
-from onboard.receiver.events import ReportStatus, Verdict
 from onboard.receiver.shell import Receiver, ReceiverOptions
-from onboard.scrub.answering import LinkWatch, outcome_fields, read_scrub, scrub_text
+from onboard.receiver_ports import Sink, Status
+from onboard.scrub.answering import LinkWatch, read_scrub, scrub_text
 from onboard.scrub.shell import Scrubber, ScrubSurroundings
 from onboard.serving_process import ServingOptions, ServingSupervision
 from onboard.spool import Spool
-from onboard.state import find_release, locked_state, open_record, open_root
+from onboard.state import locked_state, open_record, open_root
 from onboard.store.disk import RealDisk
 from onboard.store.layout import StateLayout
 from onboard.store.record import MessageCounters, copy_paths, keep_whole
@@ -54,19 +54,13 @@ from onboard.store.slots import Damage
 from onboard.telemetry import Event, Telemetry
 from onboard.withdrawal import StationKeys
 from protocol.command import Operation
-from protocol.file_names import report_file_name
 from protocol.frame import HANDLE_SIZE, FrameCodec
-from protocol.limits import MESSAGE_SIZE_MAX
 from protocol.link_keys import Direction
 from protocol.message import MessageKind
-from protocol.objects import ObjectKind
 from protocol.recipient_keys import PRIVATE_SIZES
-from protocol.report import NO_HANDLE, Reason, UpdateStatus
+from protocol.report import NO_HANDLE, Reason
 
 logger = logging.getLogger(__name__)
-
-_SERVING_STATUS_S = 2.0  # whoever asks for our status waits no longer for a serving process that hangs
-_VERDICTS = dict(zip(Fate, (Verdict.CONSUMED, Verdict.KEPT, Verdict.REFUSED, Verdict.SPOILT), strict=True))
 
 
 def run_daemon(config: Config, *, crash_point: Callable[[str], None] = lambda name: None) -> None:
@@ -196,16 +190,7 @@ class Daemon:
         self._store.on_damage = self._tell_record_damage
         if not await self._is_started():
             return
-        control = ControlSocket(
-            self._layout.run,
-            {
-                "status": self._answer_status,
-                "revert": self._answer_revert,
-                "import": self._answer_import,
-                "report": self._answer_report,
-                "scrub": self._answer_scrub,
-            },
-        )
+        control = ControlSocket(self._layout.run, ControlAnswers(self._parts()).operations())
         async with asyncio.TaskGroup() as group:
             works = (
                 self.serving.run(),
@@ -400,38 +385,21 @@ class Daemon:
             self.telemetry.emit(events.DAEMON_FAILED, error=str(error))
             self._record_failure.set_result(error)
 
-    # -- the control socket --------------------------------------------------------------------------------
+    # -- what others ask for -------------------------------------------------------------------------------
 
-    async def _answer_revert(self, asked: dict[str, Any]) -> dict[str, Any]:
-        prefix = asked.get("digest")
-        digest = find_release(self._store.record, str(prefix)).digest if prefix is not None else None
-        reverted = await self.installer.revert(digest, why="by hand")
-        known, interrupted = reverted.known, reverted.interrupted
-        return {
-            "digest": known.digest.hex(),
-            "name": known.name,
-            "interrupted": interrupted.hex() if interrupted else None,
-        }
-
-    async def _answer_import(self, asked: dict[str, Any]) -> dict[str, Any]:
-        try:
-            sha256 = bytes.fromhex(str(asked.get("sha256")))
-        except ValueError:
-            raise UnknownError("import: no digest") from None
-        await self.receiver.started.wait()
-        outcome = await self.imports.take(sha256)
-        return {"outcome": outcome and outcome.fortune, "reason": outcome.reason if outcome else ""}
-
-    async def _answer_report(self, _asked: dict[str, Any]) -> dict[str, Any]:
-        await self.receiver.started.wait()
-        frame, data = self.receiver.report_now()
-        return {"name": report_file_name(frame.handle, frame.sequence), "data": data.hex()}
-
-    async def _answer_scrub(self, asked: dict[str, Any]) -> dict[str, Any]:
-        prefix = asked.get("digest")
-        digest = find_release(self._store.record, str(prefix)).digest if prefix is not None else None
-        outcomes = await self.scrubber.scrub(digest, is_fast=bool(asked.get("now")))
-        return {"releases": [outcome_fields(outcome) for outcome in outcomes]}
+    def _parts(self) -> Parts:
+        return Parts(
+            satellite=self._config.satellite.name,
+            store=self._store,
+            installer=self.installer,
+            receiver=self.receiver,
+            imports=self.imports,
+            scrubber=self.scrubber,
+            serving=self.serving,
+            messages=self.messages,
+            telemetry=self.telemetry,
+            uptime_s=lambda: time.monotonic() - self._started_at,
+        )
 
     async def _obey_withdraw(self, args: Mapping[str, Any]) -> dict[str, Any]:
         return await self._station_keys.withdraw(args)
@@ -451,97 +419,6 @@ class Daemon:
             return ""
         return find_bundle_fault(path, self.installer.signed_bundle)
 
-    async def _answer_status(self, _asked: dict[str, Any]) -> dict[str, Any]:
-        record, status = self._store.record, self.installer.status()
-        serving = record.release(status.serving) if status.serving else None
-        process: dict[str, Any] | None = None
-        with contextlib.suppress(ServingProblem, TimeoutError):
-            async with asyncio.timeout(_SERVING_STATUS_S):
-                process = dataclasses.asdict(await self.serving.status())
-        return {
-            "status": {
-                "satellite": self._config.satellite.name,
-                "boot_count": record.boot_count,
-                "uptime_s": round(time.monotonic() - self._started_at, 3),
-                "accepted": record.accepted,
-                "floor": record.floor,
-                "epoch": record.epoch,
-                "root_version": status.root_version,
-                "record_slots_mended": record.num_mended,
-                "free_mib": status.free_mib,
-                "endpoint": self.serving.endpoint,
-                "serving": {
-                    "digest": status.serving.hex() if status.serving else None,
-                    "name": serving.name if serving else None,
-                    "sequence": serving.sequence if serving else None,
-                    "is_serving": bool(process and process["is_serving"]),
-                    "trouble": self.serving.trouble,
-                },
-                "update": _update_fields(status.first),
-                "updates": [_update_fields(update) for update in status.updates],
-                "releases": [
-                    {
-                        "digest": known.digest.hex(),
-                        "name": known.name,
-                        "sequence": known.sequence,
-                        "is_current": known.digest == record.current,
-                    }
-                    for known in record.releases
-                ],
-                "scrub": self.scrubber.status(),
-                "num_messages_waiting": len(self.messages),
-                "num_files_waiting": self.imports.num_waiting,
-                "receiver": _jsonable(dataclasses.asdict(self.receiver.statistics())),
-                "serving_process": process,
-                "events": self.telemetry.counters(),
-            }
-        }
-
-
-class Sink:
-    """What the receiver hands objects to: the installer, or the commander."""
-
-    def __init__(self, installer: Installer, commander: Commander) -> None:
-        self._installer, self._commander = installer, commander
-
-    def is_complete(self, handle: bytes) -> bool:
-        """See `receiver.events.ObjectSink`."""
-        return self._installer.is_complete(handle)
-
-    async def object_ready(self, handle: bytes, kind: ObjectKind, path: Path, size: int, sha256: bytes) -> Verdict:
-        """See `receiver.events.ObjectSink`."""
-        if kind is ObjectKind.COMMAND and size <= MESSAGE_SIZE_MAX:
-            return _VERDICTS[self._commander.receive(handle, path.read_bytes())]
-        return _VERDICTS[await self._installer.object_ready(handle, kind, path, sha256)]
-
-
-class Status:
-    """What reports say of updates."""
-
-    def __init__(self, installer: Installer, *, boot_count: int) -> None:
-        self._installer, self._boot_count = installer, boot_count
-
-    def report_status(self) -> ReportStatus:
-        """See `receiver.events.StatusSource`."""
-        status = self._installer.status()
-        return ReportStatus(
-            updates=_updates(status),
-            serving=status.serving[:HANDLE_SIZE] if status.serving else NO_HANDLE,
-            accepted=status.accepted,
-            root_version=status.root_version,
-            epoch=status.epoch,
-            nonce=status.nonce,
-            boot_count=self._boot_count,
-            free_mib=status.free_mib,
-        )
-
-
-def _updates(status: InstallStatus) -> tuple[UpdateStatus, ...]:
-    return tuple(
-        UpdateStatus(handle=update.handle, state=update.state, reason=update.reason, bundle_ranges=update.bundle_ranges)
-        for update in status.updates
-    )
-
 
 def log_to_stderr(*, is_verbose: bool = False) -> None:
     """Let log lines go to standard error: time, level, key=value."""
@@ -550,24 +427,6 @@ def log_to_stderr(*, is_verbose: bool = False) -> None:
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)
     logging.basicConfig(level=logging.DEBUG if is_verbose else logging.INFO, handlers=[handler])
-
-
-def _update_fields(update: UpdateStanding) -> dict[str, Any]:
-    installed = sum(last - first + 1 for first, last in update.bundle_ranges)
-    return {
-        "handle": update.handle.hex() if update.handle != NO_HANDLE else None,
-        "state": update.state.name.lower(),
-        "reason": update.reason.name.lower(),
-        "sequence": update.sequence,
-        "release": update.release.hex() if update.release else None,
-        "attempts": update.attempts,
-        "bundles_installed": installed,
-        "num_bundles": update.num_bundles,
-    }
-
-
-def _jsonable(fields: dict[str, Any]) -> dict[str, Any]:
-    return {name: value.name.lower() if hasattr(value, "name") else value for name, value in fields.items()}
 
 
 def _first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -254,9 +254,9 @@ def test_what_was_reported_complete_is_taken_back_when_the_medium_spoilt_it_and_
 
 
 def test_every_fate_has_a_verdict_and_every_verdict_one_for_files():
-    from onboard.daemon import _VERDICTS
+    from onboard.receiver_ports import VERDICTS
 
-    assert _VERDICTS == {
+    assert VERDICTS == {
         Fate.USED: Verdict.CONSUMED,
         Fate.KEPT: Verdict.KEPT,
         Fate.BAD: Verdict.REFUSED,
