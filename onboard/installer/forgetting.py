@@ -3,10 +3,12 @@
 The key of a release is never on the disk by itself: it comes wrapped in the metadata object, is unwrapped into memory
 while the release is built, and let go of when it is sealed. So what is wiped is the metadata: the copy in the release
 and those of updates that ended. They are overwritten, synced and deleted before the record forgets the release; a power
-cut in between leaves a release that serves as before and can be forgotten again.
+cut in between leaves a release that serves as before and can be forgotten again. Copies that went before, with updates
+that nobody remembers or releases that were deleted, were overwritten when they went.
 
-What it cannot promise: flash keeps what is overwritten until it erases the block, and deleted weights until they are
-trimmed; who recorded the uplink and takes our private key can unwrap again. See docs/security.md.
+What it cannot promise: the metadata passed through the inbox, whose files are deleted only; flash keeps what is
+overwritten until it erases the block, and deleted weights until they are trimmed; who recorded the uplink and takes our
+private key can unwrap again. See docs/security.md.
 """
 
 from dataclasses import replace
@@ -18,8 +20,9 @@ from onboard.installer.release import METADATA_NAME, ReleaseDirectory
 from onboard.installer.shelf import Shelf
 from onboard.installer.threads import in_thread
 from onboard.installer.update_file import update_path
-from onboard.store.disk import Disk, RealDisk, write_all_at
+from onboard.store.disk import RealDisk
 from onboard.store.record import OnboardRecord
+from onboard.store.wiping import wipe_file
 
 
 async def forget_release(shelf: Shelf, digest: bytes) -> str:
@@ -27,15 +30,15 @@ async def forget_release(shelf: Shelf, digest: bytes) -> str:
 
     Raises:
         UnknownError: it is not here, or something needs it.
-        StoreError: the disk refused; it is not forgotten.
+        StoreError: the disk refused. It is not forgotten; or it is, without its keys, and files of it stay, as is said.
     """
     record = shelf.store.record
     _check_unneeded(shelf, record, digest)
     known = record.release(digest)
     handles = [update.handle for update in record.ended if update.release == digest]
-    if known is None and not handles:
-        raise UnknownError(f"no release {digest.hex()[:16]} is on board", hint="the report says what is")
     directory = shelf.layout.release(digest)
+    if known is None and not handles and not directory.exists():
+        raise UnknownError(f"no release {digest.hex()[:16]} is on board", hint="the report says what is")
     keys = [directory / METADATA_NAME, *(update_path(shelf.layout.state_dir, handle) for handle in handles)]
     async with shelf.locks.of(digest):
         size = await in_thread(_size_of, directory, digest)
@@ -46,31 +49,16 @@ async def forget_release(shelf: Shelf, digest: bytes) -> str:
     previous = record.previous if record.previous != digest else None
     shelf.store.store(replace(record.without_release(digest), previous=previous))
     shelf.crash_point("forgotten")
-    await shelf.clear_away(digest)
-    shelf.telemetry.emit(events.RELEASE_FORGOTTEN, release=digest.hex()[:16], keys=num_wiped, bytes=size)
-    return f"release {digest.hex()[:16]} is forgotten: {size} bytes deleted, {num_wiped} copies of its key overwritten"
-
-
-def wipe_file(path: Path, disk: Disk) -> bool:
-    """Overwrite a file with zeros, durably, then delete it; False if it is not there.
-
-    Raises:
-        StoreError: the disk refused.
-    """
-    try:
-        handle = disk.open(path)
-    except FileNotFoundError:
-        return False
-    except OSError as error:
-        raise StoreFailedError(f"{path}: {error.strerror}", hint="what is to be forgotten is still there") from error
-    try:
-        write_all_at(disk, handle, bytes(path.stat().st_size), 0)
-        disk.sync(handle)
-    finally:
-        disk.close(handle)
-    disk.unlink(path)
-    disk.sync_directory(path.parent)
-    return True
+    problem = await shelf.clear_away(digest)
+    name = digest.hex()[:16]
+    if problem or directory.exists():
+        raise StoreFailedError(
+            f"release {name} is forgotten and {num_wiped} copies of its key are overwritten, but its files stay:"
+            f" {problem or 'an update makes it again'}",
+            hint="forget it again; the next start tries, too",
+        )
+    shelf.telemetry.emit(events.RELEASE_FORGOTTEN, release=name, keys=num_wiped, bytes=size)
+    return f"release {name} is forgotten: {size} bytes deleted, {num_wiped} copies of its key overwritten"
 
 
 def _check_unneeded(shelf: Shelf, record: OnboardRecord, digest: bytes) -> None:

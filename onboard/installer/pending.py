@@ -178,7 +178,10 @@ class PendingUpdate:
         self._on_ended(ended)
         self._wake.set()
         # Whoever ends it may be stopped himself meanwhile.
-        await asyncio.shield(self._spawn(self._shelf.clear_away(self.building.digest)))
+        await asyncio.shield(self._spawn(self._clear_away()))
+
+    async def _clear_away(self) -> None:
+        await self._shelf.clear_away(self.building.digest)
 
     # -- steps ---------------------------------------------------------------------------------------------
 

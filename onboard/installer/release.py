@@ -8,6 +8,7 @@
 Blocking; memory is bounded whatever the files' size. It does not know which release serves, or why.
 """
 
+import contextlib
 import hashlib
 import os
 import re
@@ -16,10 +17,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from onboard.errors import ConfigError, StoreCorruptError
+from onboard.errors import ConfigError, StoreCorruptError, StoreError
 from onboard.installer.threads import check_stop
 from onboard.scrub.medium import hash_medium
 from onboard.store.disk import Disk, RealDisk, write_all, write_all_at
+from onboard.store.wiping import overwrite_file
 from protocol.limits import FILES_MAX
 from protocol.manifest import FileEntry, release_digest
 from protocol.names import is_safe_name
@@ -198,8 +200,11 @@ def delete_tree(directory: Path, disk: Disk) -> None:
         path = directory / name
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)  # an engine's cache; never ours
-        else:
-            disk.unlink(path)
+            continue
+        if name == METADATA_NAME:  # it holds the wrapped key, which must not be left in free blocks
+            with contextlib.suppress(StoreError, FileNotFoundError):
+                overwrite_file(path, disk)
+        disk.unlink(path)
     disk.remove_directory(directory)
 
 

@@ -129,8 +129,8 @@ class Shelf:
             previous = record.previous if record.previous != digest else None
             self.store.store(replace(record, previous=previous))
             self.crash_point("forgotten")
-            await self.clear_away(digest)
-            self.telemetry.emit(events.RELEASE_DELETED, release=digest.hex()[:16])
+            if not await self.clear_away(digest):
+                self.telemetry.emit(events.RELEASE_DELETED, release=digest.hex()[:16])
             self.on_room()
 
     def _unneeded(self) -> tuple[bytes, ...]:
@@ -168,18 +168,26 @@ class Shelf:
             elif (directory / NOTE_NAME).exists():  # it is damaged: until it is repaired, the base may be any of them
                 yield from (other.digest for other in releases if other != release)
 
-    async def clear_away(self, digest: bytes) -> None:
-        """Delete what was built of a release, unless the record knows it or a pending update makes it."""
+    async def clear_away(self, digest: bytes) -> str:
+        """Delete what was built of a release, unless the record knows it or a pending update makes it.
+
+        What the disk does not let go of is deleted by the next start; returns why it stays, empty if nothing does.
+        """
         async with self.locks.of(digest):
             record = self.store.record
             if any(update.release == digest for update in record.pending):
-                return  # signed again: what was built is half the way
+                return ""  # signed again: what was built is half the way
             paths = [self.layout.release_part(digest)]
             if record.release(digest) is None:
                 paths.append(self.layout.release(digest))
-            with contextlib.suppress(StoreError):  # the next start deletes what is left
-                for path in paths:
+            problem = ""
+            for path in paths:
+                try:
                     await in_thread(delete_tree, path, RealDisk())
+                except StoreError as error:
+                    problem = str(error)
+                    self.telemetry.emit(events.LEFTOVER_STAYS, name=path.name, error=problem)
+            return problem
 
     def evidence(self) -> frozenset[bytes]:
         """Handles of the metadata objects that brought what is on board."""

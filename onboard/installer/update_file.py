@@ -19,6 +19,7 @@ from onboard.installer.release import METADATA_NAME
 from onboard.store.disk import RealDisk, replace_file
 from onboard.store.layout import StateLayout
 from onboard.store.record import RecordedUpdate
+from onboard.store.wiping import overwrite_file
 from protocol.errors import ProtocolError
 from protocol.limits import METADATA_SIZE_MAX
 from protocol.manifest import Manifest
@@ -112,10 +113,12 @@ def _read(path: Path, update: RecordedUpdate) -> bytes:
 
 
 def forget_updates(state_dir: Path, *, but: Iterable[bytes]) -> None:
-    """Delete updates that no record speaks of any more."""
+    """Delete updates that no record speaks of any more, and overwrite the wrapped keys in them first."""
     disk, kept = RealDisk(), {update_path(state_dir, handle) for handle in but}
     for path in state_dir.glob(_PATTERN):
         if path not in kept:
+            with contextlib.suppress(StoreError, FileNotFoundError):
+                overwrite_file(path, disk)
             disk.unlink(path)
 
 

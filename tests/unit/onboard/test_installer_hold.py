@@ -4,10 +4,11 @@ import asyncio
 
 import pytest
 
-from onboard.errors import UnknownError
-from onboard.installer.forgetting import wipe_file
+from onboard.errors import StoreFailedError, UnknownError
 from onboard.installer.update_file import update_path
 from onboard.store.disk import RealDisk
+from onboard.store.record import ENDED_MAX
+from onboard.store.wiping import wipe_file
 from protocol.objects import ObjectKind
 from protocol.report import Reason, UpdateState
 from tests.fakes.onboard import Board, PowerCutError
@@ -155,6 +156,55 @@ def test_keys_are_overwritten_before_their_file_goes(tmp_path):
         assert file.read() == bytes(600)
     assert not path.exists()
     assert not wipe_file(path, RealDisk())
+
+
+def test_a_release_whose_files_cannot_be_deleted_is_not_said_to_be_and_can_be_forgotten_again(
+    board, ground, monkeypatch
+):
+    board.provision(OLD)
+    first = confirmed(board, ground, NEW, OLD)
+    confirmed(board, ground, OTHER, None)
+    directory, inner = board.layout.release(first.digest), RealDisk.unlink
+
+    def unlink(disk, path):
+        if path == directory / "model.bin":
+            raise StoreFailedError("unlink: refused (a test says so)")
+        inner(disk, path)
+
+    async def run():
+        async with board.life() as installer:
+            monkeypatch.setattr(RealDisk, "unlink", unlink)
+            with pytest.raises(StoreFailedError, match="its files stay: unlink: refused"):
+                await installer.forget(first.digest)
+            assert "release_forgotten" not in board.telemetry.counters()
+            assert keys_on_disk(board, first) == []
+            monkeypatch.setattr(RealDisk, "unlink", inner)
+            return await installer.forget(first.digest)
+
+    assert "is forgotten" in asyncio.run(run())
+    assert not directory.exists()
+
+
+def test_the_keys_of_updates_and_releases_that_go_by_themselves_are_overwritten(tmp_path, ground):
+    board = Board(tmp_path, ground, keep_releases=1)
+    board.provision(OLD)
+    update = ground.make_update(NEW, base=OLD)
+    names = []
+
+    async def keep_names():
+        async with board.life() as installer:
+            await board.deliver(update)
+            await board.until_ended(installer)
+            for number, path in enumerate(keys_on_disk(board, update)):
+                names.append(tmp_path / f"kept-{number}")  # whoever holds another name of the file sees what is left
+                names[-1].hardlink_to(path)
+
+    asyncio.run(keep_names())
+    assert len(names) == 2
+    for number in range(ENDED_MAX + 1):  # so many end after it that nobody remembers it
+        confirmed(board, ground, {**OTHER, "number.txt": bytes([number])}, None)
+    assert keys_on_disk(board, update) == []
+    assert {name.read_bytes() for name in names} == {bytes(len(update.metadata))}
 
 
 def test_what_is_needed_is_not_forgotten(board, ground):
