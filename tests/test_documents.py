@@ -118,3 +118,11 @@ def test_constraints_name_every_declared_dependency():
 def normal(name):
     """Return a distribution's name in the one form that compares."""
     return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_the_files_that_contributing_names_are_there():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = re.findall(r"`((?:protocol|groundsegment|onboard|tests|docs|bench)/[\w./-]+)`", text)
+
+    assert len(named) > 25
+    assert [path for path in named if "NAME" not in path and not (ROOT / path).exists()] == []
