@@ -11,13 +11,14 @@
     27      2     root version     of the trusted root
     29      2     epoch            see `trust`
     31      12    nonce            what a timestamp may echo to show that it is fresh (all zero: nothing)
-    43      4     boot count
-    47      4     free space       MiB
-    51      1     flags            bit 0: something was left out for want of room; others 0
-    52      1     a: number of updates
-    53      1     b: number of complete objects
-    54      1     c: number of open objects
-    55            a updates, most urgent first:
+    43      4     commands         highest number of a signed command so far; whoever gives numbers starts above
+    47      4     boot count
+    51      4     free space       MiB
+    55      1     flags            bit 0: something was left out for want of room; others 0
+    56      1     a: number of updates
+    57      1     b: number of complete objects
+    58      1     c: number of open objects
+    59            a updates, most urgent first:
                   6   handle of its metadata object
                   1   state            `UpdateState`
                   1   reason           `Reason`: why it is rejected or stands still
@@ -53,7 +54,7 @@ UPDATES_MAX = 4  # pending on board at once, or ended a little while ago
 _U8_MAX, _U16_MAX, _U32_MAX = 0xFF, 0xFFFF, 0xFFFFFFFF
 _LEFT_OUT = 1
 
-_FIXED = struct.Struct(">6s3sII6sIHH12sIIBBBB")
+_FIXED = struct.Struct(">6s3sII6sIHH12sIIIBBBB")
 _UPDATE = struct.Struct(">6sBBH")
 _RANGE = struct.Struct(">HH")
 _OBJECT = struct.Struct(">6sB")
@@ -162,6 +163,7 @@ class Report:
     root_version: int = 0
     epoch: int = 0
     nonce: bytes = NO_NONCE
+    commands: int = 0
     boot_count: int = 0
     free_mib: int = 0
     is_full: bool = False
@@ -223,6 +225,7 @@ class Report:
             min(self.root_version, _U16_MAX),
             min(self.epoch, _U16_MAX),
             self.nonce,
+            min(self.commands, _U32_MAX),
             self.boot_count & _U32_MAX,
             min(max(self.free_mib, 0), _U32_MAX),
             _LEFT_OUT if is_full else 0,
@@ -241,7 +244,7 @@ class Report:
         """
         reader = _Reader(data)
         values = reader.take(_FIXED)
-        flags, num_updates, num_complete, num_objects = values[11:]
+        flags, num_updates, num_complete, num_objects = values[12:]
         if flags & ~_LEFT_OUT:
             raise DecodeError(f"report: flags {flags} are not known")
         if num_updates > UPDATES_MAX:
@@ -258,8 +261,9 @@ class Report:
             root_version=values[6],
             epoch=values[7],
             nonce=values[8],
-            boot_count=values[9],
-            free_mib=values[10],
+            commands=values[9],
+            boot_count=values[10],
+            free_mib=values[11],
             is_full=bool(flags),
             updates=tuple(_read_update(reader) for _ in range(num_updates)),
             complete=tuple(reader.take_bytes(HANDLE_SIZE) for _ in range(num_complete)),

@@ -256,10 +256,12 @@ def _change(
     from groundsegment.depot.depot import Depot
     from groundsegment.signer.key_store import KeyStore
     from groundsegment.signer.passphrase import Passphrase
+    from groundsegment.staging.behind import refuse_roots_behind
 
     passphrase = Passphrase(passphrase_file)
     entries = _entries(names, key_uri, public, passphrase)
     with Depot.open(depot) as opened, opened.lock("keys"):
+        refuse_roots_behind(opened)
         store = KeyStore(opened.keys_path, passphrase)
         floor = _floor_of(opened) if floor is None else floor
         next_ = _next_root(opened, store, names, is_leaked=is_leaked, floor=floor, entries=entries)

@@ -84,6 +84,7 @@ def _gather(depot: "Depot", satellite: str | None) -> list[dict[str, Any]]:
 def _gather_one(depot: "Depot", name: str) -> dict[str, Any]:
     from groundsegment.console.status_word import last_word
     from groundsegment.depot.records import CommandState
+    from groundsegment.staging.behind import what_is_behind
 
     report = depot.journal.last_report(name)
     return {
@@ -92,6 +93,7 @@ def _gather_one(depot: "Depot", name: str) -> dict[str, Any]:
         "links": _links(depot, name),
         "updates": [_update(depot, entry) for entry in depot.updates(name)],
         "damage": _damage(depot, name),
+        "behind": list(what_is_behind(depot, name)),
         "commands_waiting": len(depot.journal.commands(name, CommandState.QUEUED)),
         "messages": [_message(entry) for entry in depot.journal.messages(name, newest=MESSAGES_SHOWN)],
         "contacts": [_contact(entry) for entry in depot.journal.contacts(name, newest=CONTACTS_SHOWN)],

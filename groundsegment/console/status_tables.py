@@ -23,6 +23,9 @@ def render(values: list[dict[str, Any]]) -> list["RenderableType"]:
         result.append(_updates_table(entry["updates"]))
         result += [Text(_quality_text(update)) for update in entry["updates"] if update["quality"]]
         result += [Text(_damage_text(damage), style="red") for damage in entry["damage"]]
+        if entry["behind"]:
+            result.append(Text("  this depot is behind; was it restored from a backup?", style="red"))
+        result += [Text(f"    {words}", style="red") for words in entry["behind"]]
         if waiting := entry["commands_waiting"]:
             result.append(Text(f"  {waiting} command{'s' * (waiting != 1)} to be told at the next contact"))
         if any(link["up"] or link["down"] for link in entry["links"]) or len(entry["links"]) > 1:

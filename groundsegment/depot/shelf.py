@@ -36,6 +36,10 @@ class Shelf:
         """
         return self.journal.allocate(_SEQUENCE, above=above)
 
+    def last_sequence(self) -> int:
+        """The sequence number given out last; 0 if none was."""
+        return self.journal.allocated(_SEQUENCE)
+
     def add_update(self, entry: Update, bundles: Sequence[Bundle]) -> None:
         """Register an update and its bundles; their files must be in place and synced.
 

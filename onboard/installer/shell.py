@@ -277,6 +277,7 @@ class Installer:
             root_version=self._intake.root_version,
             epoch=record.epoch,
             nonce=self._given.nonces.told,
+            commands=record.command_highest,
         )
 
     # -- objects -------------------------------------------------------------------------------------------

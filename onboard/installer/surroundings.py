@@ -97,6 +97,7 @@ class InstallStatus:
         root_version: of the newest root ever trusted.
         epoch: of `accepted`.
         nonce: what a timestamp may echo to show that it is fresh.
+        commands: highest number of a command so far.
     """
 
     updates: tuple[UpdateStanding, ...]
@@ -107,6 +108,7 @@ class InstallStatus:
     root_version: int = 0
     epoch: int = 0
     nonce: bytes = NO_NONCE
+    commands: int = 0
 
     @property
     def first(self) -> UpdateStanding:

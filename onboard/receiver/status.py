@@ -38,6 +38,7 @@ class ReportStatus:
     root_version: int = 0
     epoch: int = 0
     nonce: bytes = NO_NONCE
+    commands: int = 0
     boot_count: int = 0
     free_mib: int = 0
 

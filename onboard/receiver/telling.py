@@ -81,6 +81,7 @@ class Telling:
             root_version=status.root_version,
             epoch=status.epoch,
             nonce=status.nonce,
+            commands=status.commands,
             boot_count=status.boot_count,
             free_mib=status.free_mib,
             updates=status.updates,

@@ -46,6 +46,7 @@ REPORT = Report(
     root_version=3,
     epoch=1,
     nonce=b"\0\0\0\4" + b"\x5a" * 8,
+    commands=17,
     boot_count=4,
     free_mib=20480,
     updates=(

@@ -24,6 +24,7 @@ from groundsegment.signer.key_store import KeyStore
 from groundsegment.signer.signing import sign_command
 from groundsegment.uplink.flight.outcome import record_message, record_report
 from groundsegment.uplink.wire.link_socket import Endpoint, LinkSocket
+from groundsegment.uplink.wire.numbers import NumbersBehindError, commands_seen, is_behind
 from protocol.command import Command, Operation
 from protocol.exchange import Outbox
 from protocol.frame import HANDLE_SIZE
@@ -134,10 +135,10 @@ def keep_command(
         above: its counter is to be above this one.
 
     Raises:
-        UnknownError, KeyStoreError: the depot lacks satellite or keys.
+        UnknownError, KeyStoreError: the depot lacks satellite or keys, or somebody has used numbers up.
     """
     depot.satellite(satellite)
-    counter = depot.journal.allocate_command_counter(satellite, above=above)
+    counter = depot.journal.allocate_command_counter(satellite, above=max(above, commands_seen(depot, satellite)))
     command = Command(satellite=satellite, counter=counter, operation=operation, args=args, arm=arm, nonce=nonce)
     data = sign_command(KeyStore(depot.keys_path), command)
     kept = QueuedCommand(
@@ -224,6 +225,9 @@ class _Exchange:
                 self._heed(kept.report, elapsed_s)
 
     def _heed(self, report: Report, elapsed_s: float) -> None:
+        if is_behind(self._depot, self._command.satellite, report):
+            self._depot.journal.set_command_state(self._command.handle, CommandState.DROPPED)
+            raise NumbersBehindError(self._depot, self._command.satellite, report)
         if self._arrived_s is None and self._command.handle in report.complete:
             self._arrived_s = elapsed_s
             self._outbox.acknowledge(self._command.handle)

@@ -11,6 +11,7 @@ from securesystemslib.signer import SSlibKey
 from onboard.installer import shell
 from onboard.installer.core import Fate
 from onboard.installer.freshness import LIFE_BOOTS, Nonces
+from onboard.receiver_ports import Status
 from onboard.store.facts import OnboardRecord
 from onboard.store.record import RecordStore
 from onboard.store.roots import root_digest, root_paths
@@ -312,6 +313,18 @@ def used_up(board, ground):
     store.load()
     arm = Armed(counter=7, intent=bytes(INTENT_SIZE), nonce=bytes(NONCE_SIZE), boot=1)
     store.store(replace(store.record, command_highest=2**63 - 1, command_seen=1, armed=(arm,)))
+
+
+def test_the_highest_number_of_a_command_is_told_so_that_a_restored_ground_goes_on_above_it(board):
+    store = RecordStore(board.layout.record)
+    store.load()
+    store.store(replace(store.record, command_highest=41, command_seen=1))
+
+    async def run():
+        async with board.life() as installer:
+            return Status(installer, boot_count=1).report_status().commands
+
+    assert asyncio.run(run()) == 41
 
 
 def test_a_root_with_other_command_keys_gives_the_counters_back_that_a_thief_used_up(board, ground):

@@ -85,7 +85,7 @@ def test_a_report_is_laid_out_as_documented():
         + b"\xaa" * 6
         + struct.pack(">IHH", 12, 3, 1)
         + struct.pack(">I8s", 4, b"\x5a" * 8)
-        + struct.pack(">II", 4, 20480)
+        + struct.pack(">III", 17, 4, 20480)
         + struct.pack(">BBBB", 0, 2, 1, 1)
         + make.HANDLE[::-1]
         + struct.pack(">BBH", 1, 0, 2)
