@@ -5,6 +5,9 @@ and of lower sequence numbers, are replays or stragglers: counted and dropped. M
 satellite's identity key; what does not verify is counted and never acknowledged. Acknowledgements go up in a ground
 report's `complete` list, once whoever keeps the messages says that they are safe (`message_kept`).
 
+Frames go up under the key of the newest contact; those that come down are taken under the few newest ones, since the
+satellite may not have heard of the last (`protocol.contacts`).
+
 The ground's reports are also how a satellite learns where to send to: `hello`. Reports are numbered, so those that are
 missing between two of one contact tell how lossy the way down is.
 """
@@ -14,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from protocol.envelope import key_id
-from protocol.errors import ProtocolError
+from protocol.errors import ChecksumError, ProtocolError
 from protocol.exchange import Inbox
 from protocol.frame import HANDLE_SIZE, Frame, FrameCodec, FrameKind
 from protocol.link_keys import Direction
@@ -26,6 +29,7 @@ SESSION_SIZE = HANDLE_SIZE
 _SESSIONS_MAX = 64
 _ACK_PAUSE_S = 0.1  # acknowledgements at most so often
 _ACKS_MAX = 32
+_CONTACTS_HEARD = 4  # newest ones
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,8 +88,8 @@ class Downlink:
     def __init__(
         self,
         *,
-        link_key: bytes | None,
-        station: int | None = None,
+        contact_key: bytes | None,
+        station: int = 0,
         satellite: str,
         identity_public: bytes,
         session: bytes,
@@ -94,7 +98,7 @@ class Downlink:
         """Start listening.
 
         Args:
-            link_key: of the station; or of the satellite, if `station` is None.
+            contact_key: of the station's contact 0; or None for links that authenticate below.
             station: its number; what the satellite sends to others is refused.
             satellite: its name; messages of others are refused.
             identity_public: raw Ed25519 key that its messages are signed with.
@@ -102,8 +106,10 @@ class Downlink:
             known_sessions: sessions heard by earlier processes, oldest first: the highest sequence of each.
         """
         assert len(session) == SESSION_SIZE
-        self._up = FrameCodec(Direction.UP, link_key, station=station)
-        self._down = FrameCodec(Direction.DOWN, link_key, station=station)
+        self._station = station
+        self._downs: deque[tuple[int, FrameCodec]] = deque(maxlen=_CONTACTS_HEARD)
+        self.heard_contact = 0  # the newest one that a frame came down in
+        self.set_contact(0, contact_key)
         self._satellite, self._public_keys = satellite, {key_id(identity_public): identity_public}
         self._session, self._sequence = session, 0
         self._known: OrderedDict[bytes, int] = OrderedDict(known_sessions or {})
@@ -116,6 +122,11 @@ class Downlink:
         self._expected = self._heard = 0
         self._mark: tuple[bytes, int] | None = None  # session and number of the last report of this contact
 
+    def set_contact(self, number: int, contact_key: bytes | None) -> None:
+        """Send under the key of another contact, and listen under it too."""
+        self._up = FrameCodec(Direction.UP, contact_key, station=self._station)
+        self._downs.appendleft((number, FrameCodec(Direction.DOWN, contact_key, station=self._station)))
+
     def begin_contact(self) -> None:
         """What was sent down before, into the void, is not lost on the link."""
         self._mark = None
@@ -123,7 +134,7 @@ class Downlink:
     def receive(self, data: bytes) -> None:
         """Take in one datagram."""
         try:
-            frame = self._down.decode(data)
+            frame = self._decode(data)
             if frame.kind is FrameKind.REPORT:
                 self._receive_report(frame, Report.decode(frame.payload))
             else:
@@ -132,6 +143,19 @@ class Downlink:
             self._rejected += 1
             return
         self._received += 1
+
+    def _decode(self, data: bytes) -> Frame:
+        error: ChecksumError | None = None
+        for number, codec in self._downs:
+            try:
+                frame = codec.decode(data)
+            except ChecksumError as caught:
+                error = caught
+                continue
+            self.heard_contact = max(self.heard_contact, number)
+            return frame
+        assert error is not None
+        raise error
 
     def next_event(self) -> ReportReceived | MessageReceived | None:
         """What was heard, oldest first."""

@@ -92,8 +92,7 @@ def import_files(depot: Depot, satellite: str, paths: Iterable[Path]) -> Iterato
 
 def _open_report(depot: Depot, satellite: str, data: bytes) -> ReportReceived:
     downlink = Downlink(
-        link_key=depot.station_key(satellite, HOME_STATION),
-        station=HOME_STATION,
+        contact_key=depot.contact_key(satellite, HOME_STATION, 0),  # of what is carried in files
         satellite=satellite,
         identity_public=depot.satellite(satellite).identity_public,
         session=secrets.token_bytes(HANDLE_SIZE),

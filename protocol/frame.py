@@ -19,11 +19,12 @@ that of the whole header, which the receiver completes before it checks:
 
 A whole frame describes itself: block layout and position follow from the header and the length, so a receiver can store
 and even solve an object before any metadata arrived. The header is unique per (station, kind, object, block, ESI);
-the object is named by its content, and each station, direction, kind and T has a key of its own (`link_keys`), so one
-nonce never covers two different frames.
+the object is named by its content, and each contact of a station, direction, kind and T has a key of its own
+(`link_keys`), so one nonce never covers two different frames.
 
-The tag says "from a holder of this station's key". It says nothing of trust in the content: that is `trust`. Eight
-bytes of it are within NIST SP 800-38D, appendix C, for frames of at most 2 kB and 2**32 frames per key (ADR 0014).
+The tag says "from a holder of the key of this station's contact". It says nothing of trust in the content: that is
+`trust`. Eight bytes of it are within NIST SP 800-38D, appendix C, for frames of at most 2 kB and 2**32 frames per key
+(ADR 0014).
 """
 
 import hmac
@@ -38,7 +39,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from protocol.errors import ChecksumError, DecodeError, TruncatedError, UnknownObjectError, UnsupportedVersionError
 from protocol.limits import BLOCKS_MAX, ESI_MAX, STATIONS_MAX, SYMBOL_ALIGNMENT, SYMBOL_SIZE_MAX, SYMBOLS_MAX
-from protocol.link_keys import Direction, derive_frame_key, derive_station_key
+from protocol.link_keys import Direction, derive_contact_key, derive_frame_key, derive_station_key
 
 VERSION = 1
 HEADER_SIZE = 12
@@ -99,9 +100,10 @@ class FrameCodec:
 
     Args:
         direction: which way the frames go.
-        link_key: 32 bytes, or None for CRC-only links: the satellite's link key, or a station's.
-        station: None if `link_key` is the satellite's, from which every station's follows; else the station whose key
-            it is: all frames are written as its own, and others' are refused.
+        link_key: 32 bytes, or None for CRC-only links: the satellite's link key, or that of a station's contact.
+        station: None if `link_key` is the satellite's, from which those of every station's contacts follow, beginning
+            with contact 0; else the station whose contact's key it is: all frames are written as its own, and others'
+            are refused.
     """
 
     def __init__(self, direction: Direction, link_key: bytes | None, *, station: int | None = None) -> None:
@@ -109,7 +111,8 @@ class FrameCodec:
         self._direction = direction
         self._link_key, self._station = link_key, station
         self._ciphers: dict[tuple[int, int], AESGCM] = {}
-        self._generations = [0] * STATIONS_MAX
+        self._generations, self._contacts = [0] * STATIONS_MAX, [0] * STATIONS_MAX
+        self._contact_keys: dict[int, bytes] = {}  # of stations that were heard
         self._objects: list[OrderedDict[bytes, tuple[FrameKind, int]]] = [OrderedDict() for _ in range(_SLOTS)]
         self.trailer_size = CRC_SIZE if link_key is None else TAG_SIZE
 
@@ -134,11 +137,52 @@ class FrameCodec:
     def set_generation(self, station: int, generation: int) -> None:
         """Take frames of a station under the key of a generation, and under none before it; see `link_keys`.
 
+        Its contacts begin anew with 0. Tag makers that were handed out before go on with the old key: drop them.
+        """
+        self._generations[station] = generation
+        self.set_contact(station, 0)
+
+    def set_contact(self, station: int, contact: int) -> None:
+        """Take and make frames of a station under the key of one contact alone; see `contacts`.
+
         Tag makers that were handed out before go on with the old key: drop them.
         """
         assert self._station is None
-        self._generations[station] = generation
+        self._contacts[station] = contact
+        self._contact_keys.pop(station, None)
         self._ciphers = {slot: cipher for slot, cipher in self._ciphers.items() if slot[0] & 0x0F != station}
+
+    def outside_contacts(self) -> "FrameCodec":
+        """Return a codec for frames that are carried in files: under contact 0, in which nobody flies."""
+        return FrameCodec(self._direction, self._link_key, station=self._station)
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether frames are authenticated here, and not below."""
+        return self._link_key is not None
+
+    def generation(self, station: int) -> int:
+        """Whose keys a station's contacts have."""
+        return self._generations[station]
+
+    def contact(self, station: int) -> int:
+        """Under which contact's key a station's frames are taken and made."""
+        return self._contacts[station]
+
+    def contact_key(self, station: int, contact: int) -> bytes:
+        """Return the key of a contact of a station, in its generation."""
+        assert self._link_key is not None
+        if self._station is not None:
+            return self._link_key
+        return derive_contact_key(derive_station_key(self._link_key, station, self._generations[station]), contact)
+
+    def is_under(self, data: bytes, contact_key: bytes) -> bool:
+        """Whether the tag of a whole frame, which `decode` refused for nothing else, was made with a contact's key."""
+        first, end = data[0], len(data) - TAG_SIZE
+        kind = first >> 4 & 0x03
+        size = 0 if kind == FrameKind.REPORT else end - HEADER_SIZE
+        cipher = AESGCM(derive_frame_key(contact_key, self._direction, kind, size))
+        return hmac.compare_digest(cipher.encrypt(data[:HEADER_SIZE], b"", data[:end])[:TAG_SIZE], data[end:])
 
     def encode(self, frame: Frame, *, is_short: bool = False) -> bytes:
         """Return the frame as it goes on the link, len(payload) + overhead (or short_overhead) bytes.
@@ -278,10 +322,10 @@ class FrameCodec:
         slot = (first, 0 if kind == FrameKind.REPORT else size)
         cipher = self._ciphers.get(slot)
         if cipher is None:
-            assert self._link_key is not None
-            key, station = self._link_key, first & 0x0F
-            if self._station is None:
-                key = derive_station_key(key, station, self._generations[station])
+            station = first & 0x0F
+            key = self._contact_keys.get(station)
+            if key is None:
+                key = self._contact_keys[station] = self.contact_key(station, self._contacts[station])
             cipher = AESGCM(derive_frame_key(key, self._direction, kind, slot[1]))
             while len(self._ciphers) >= _CIPHERS_MAX:
                 self._ciphers.pop(next(iter(self._ciphers)))

@@ -1,8 +1,9 @@
 """Keys of a link and of a release, derived and wrapped. Secrets are arguments; nothing here makes one.
 
 A link key is 32 random bytes shared by the ground and one satellite. Each ground station has a key that is derived
-from it, so that a stolen station says nothing of the others; from that, each direction, frame kind and symbol size
-has its own AES-256 key. All with HKDF-SHA256 (RFC 5869); that is what makes a frame's nonce unique.
+from it, so that a stolen station says nothing of the others; from that, each batch of contacts, so that a station
+need not hold the keys of all; from that, each contact; from that, each direction, frame kind and symbol size its own
+AES-256 key. All with HKDF-SHA256 (RFC 5869); that is what makes a frame's nonce unique.
 
 A release key (32 bytes) is wrapped for a satellite by `recipient_keys`; `info` names satellite and release.
 """
@@ -16,6 +17,7 @@ from protocol.errors import VerificationError
 from protocol.recipient_keys import unwrap_key, wrap_key
 
 LINK_KEY_SIZE = 32
+CONTACTS_PER_BATCH = 64
 RELEASE_KEY_SIZE = 32
 
 
@@ -35,9 +37,24 @@ def derive_station_key(link_key: bytes, station: int, generation: int = 0) -> by
     return _derive(link_key, f"skyload station v1 {station}{suffix}")
 
 
-def derive_frame_key(station_key: bytes, direction: Direction, kind: int, symbol_size: int) -> bytes:
-    """Return the AES-256 key of one direction, frame kind and symbol size of a station."""
-    return _derive(station_key, f"skyload frame v1 {direction.value} {kind} {symbol_size}")
+def derive_batch_key(station_key: bytes, batch: int) -> bytes:
+    """Return the 32-byte key of a station for contacts `batch * CONTACTS_PER_BATCH` and those that follow it."""
+    return _derive(station_key, f"skyload contacts v1 {batch}")
+
+
+def derive_contact_key(station_key: bytes, contact: int) -> bytes:
+    """Return the 32-byte key of one contact of a station, by its number; see `contacts`."""
+    return contact_key_of_batch(derive_batch_key(station_key, contact // CONTACTS_PER_BATCH), contact)
+
+
+def contact_key_of_batch(batch_key: bytes, contact: int) -> bytes:
+    """Return the key of a contact from that of its batch."""
+    return _derive(batch_key, f"skyload contact v1 {contact}")
+
+
+def derive_frame_key(contact_key: bytes, direction: Direction, kind: int, symbol_size: int) -> bytes:
+    """Return the AES-256 key of one direction, frame kind and symbol size in a contact of a station."""
+    return _derive(contact_key, f"skyload frame v1 {direction.value} {kind} {symbol_size}")
 
 
 def _derive(key: bytes, info: str) -> bytes:

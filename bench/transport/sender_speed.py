@@ -41,7 +41,7 @@ RUN_SYMBOLS = 128
 async def send_all(items, files, executor, port, loss):
     """Everything once, and the share of repair symbols on top, block by block."""
     downlink = Downlink(
-        link_key=bytes(32), satellite="SAT-1", identity_public=bytes(32), session=secrets.token_bytes(SESSION_SIZE)
+        contact_key=bytes(32), satellite="SAT-1", identity_public=bytes(32), session=secrets.token_bytes(SESSION_SIZE)
     )
     kind, num_frames, headers, search = best_kind(), 0, Headers(), RateSearch()
     loop = asyncio.get_running_loop()

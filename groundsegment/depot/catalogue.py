@@ -6,7 +6,7 @@ station holds no link key, only that station's own: a stolen one says nothing of
     keys/links/NAME.key          the link key of a satellite, 64 hex digits
     keys/stations/NAME@ID.key    a station's key, where the link key is not
 
-How often a station's key was withdrawn is a counter of the journal.
+How often a station's key was withdrawn, and the numbers of its contacts, are counters of the journal.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from groundsegment.depot.records import HOME_STATION, RegisteredRelease, Satelli
 from groundsegment.depot.upsert import upsert
 from groundsegment.errors import InputError, KeyStoreError, UnknownError
 from protocol.limits import STATIONS_MAX
-from protocol.link_keys import LINK_KEY_SIZE, derive_station_key
+from protocol.link_keys import LINK_KEY_SIZE, derive_contact_key, derive_station_key
 
 _BACKUP_HINT = "restore it from a backup of the depot; the satellite's kit holds a copy as keys/link.key"
 _STATION_HINT = "copy it anew from the home depot: `skyload station --help`"
@@ -74,6 +74,36 @@ class Catalogue:
     def raise_station_generation(self, satellite: str, station: int) -> int:
         """A station's key was withdrawn on board: from now on another one is its key."""
         return self.journal.allocate(_generation_name(satellite, station))
+
+    # Contacts, see `protocol.contacts`
+
+    def contact(self, satellite: str, station: int) -> int:
+        """The number of a station's last contact; 0 if there was none."""
+        return self.journal.allocated(self._contact_name(satellite, station))
+
+    def raise_contact(self, satellite: str, station: int, number: int) -> int:
+        """Begin a contact with a number, or a higher one if that was used; durable, and no other contact has it."""
+        return self.journal.allocate(self._contact_name(satellite, station), above=number - 1)
+
+    def contact_heard(self, satellite: str, station: int) -> int:
+        """The newest contact in which the satellite answered a station; 0 if it did in none."""
+        return self.journal.allocated(f"heard {self._contact_name(satellite, station)}")
+
+    def note_contact_heard(self, satellite: str, station: int, number: int) -> None:
+        """The satellite answered in a contact that is newer than all in which it did."""
+        self.journal.allocate(f"heard {self._contact_name(satellite, station)}", above=number - 1)
+
+    def contact_key(self, satellite: str, station: int, number: int) -> bytes:
+        """Return the key of a contact, 32 bytes: all that its frames need.
+
+        Raises:
+            UnknownError: no such satellite.
+            KeyStoreError: it is not here, nor one from which it follows.
+        """
+        return derive_contact_key(self.station_key(satellite, station), number)
+
+    def _contact_name(self, satellite: str, station: int) -> str:
+        return f"contact {satellite}@{station} {self.station_generation(satellite, station)}"
 
     def link_key_path(self, satellite: str) -> Path:
         """Where the link key of a satellite is."""

@@ -24,7 +24,7 @@ from groundsegment.uplink.sender.patience import Patience
 from groundsegment.uplink.sender.schedule import SymbolRun
 from protocol.fec import best_kind
 from protocol.frame import Frame
-from protocol.link_keys import derive_station_key
+from protocol.link_keys import derive_contact_key, derive_station_key
 
 FRAMES_PER_TURN = 256
 PACE_SHARE = 0.99
@@ -84,7 +84,7 @@ class GroundStation:
         self._generation += 1
         session = self._generation.to_bytes(4, "big") + self.number.to_bytes(2, "big")
         self._downlink = Downlink(
-            link_key=derive_station_key(self._link_key, self.number),
+            contact_key=derive_contact_key(derive_station_key(self._link_key, self.number), 0),
             station=self.number,
             satellite="SIM",
             identity_public=_IDENTITY,

@@ -28,10 +28,11 @@ from groundsegment.uplink.flight.flights import Flights
 from groundsegment.uplink.flight.link_prior import begin_options
 from groundsegment.uplink.rate.pace import Pacer
 from groundsegment.uplink.rate.rate_search import RateSearch
-from groundsegment.uplink.sender.events import DepotBusy, RateUnknown
+from groundsegment.uplink.sender.events import ContactSkipped, DepotBusy, RateUnknown
 from groundsegment.uplink.sender.patience import Patience
 from groundsegment.uplink.wire.ear import Ear
 from groundsegment.uplink.wire.encoder import EncoderProcess
+from groundsegment.uplink.wire.link_contacts import LinkContacts
 from groundsegment.uplink.wire.link_socket import LinkSocket
 from groundsegment.uplink.wire.transmitter import FRAMES_PER_TURN, Transmitter
 from groundsegment.uplink.wire.wall_clock import WallClock, sleep_or
@@ -54,12 +55,15 @@ class UplinkShell:
         self._depot, self._plan, self._clock = depot, plan, clock
         satellite = depot.satellite(plan.satellite)
         self._downlink = Downlink(
-            link_key=depot.station_key(plan.satellite, plan.station),
+            contact_key=depot.contact_key(plan.satellite, plan.station, 0),
             station=plan.station,
             satellite=satellite.name,
             identity_public=satellite.identity_public,
             session=secrets.token_bytes(SESSION_SIZE),
             known_sessions=depot.journal.report_sessions(plan.satellite, station=plan.station),
+        )
+        self._contacts = LinkContacts(
+            depot, plan.satellite, plan.station, self._downlink, is_answered=not plan.contacts.is_one_way
         )
         self._book = FlightBook(depot, plan.satellite, plan.station, self._downlink, on_tick=on_tick)
         self._options = begin_options(depot, plan, clock())
@@ -185,6 +189,8 @@ class UplinkShell:
                 self._ear.keep()
             await asyncio.sleep(0)
         now = self._loop.time()
+        if not await self._begin_number(contact):
+            return
         self._begin_contact(contact, now)
         pacer = Pacer(self._plan.bytes_per_s(contact), self._search, now)
         try:
@@ -199,6 +205,18 @@ class UplinkShell:
                     await sleep_or(self._stop, TICK_S)
         finally:
             self._end_contact(following)
+
+    async def _begin_number(self, contact: PlannedContact) -> bool:
+        """Give the contact a number, and keys, before its first frame; False if it is over before that is kept."""
+        while not self._is_over(contact) and not self._stop.is_set():
+            try:
+                self._contacts.begin(self._loop.time())
+            except BusyError:
+                self._book.happened(DepotBusy())
+                await sleep_or(self._stop, TICK_S)
+            else:
+                return True
+        return False
 
     def _begin_contact(self, contact: PlannedContact, now: float) -> None:
         self._downlink.begin_contact()
@@ -250,6 +268,9 @@ class UplinkShell:
     def _look(self, now: float) -> None:
         """Heed what the depot says of updates and commands, if it is time."""
         self._flights.settle(now)
+        if now - self._looked_s >= LOOK_PERIOD_S and self._book.is_up and self._contacts.look(now):
+            self._transmitter.receiver_restarted()  # what is under way to it is void
+            self._book.happened(ContactSkipped(number=self._contacts.number))
         is_due = self._close_settled() or now - self._looked_s >= LOOK_PERIOD_S
         while is_due:
             self._flights.look(datetime.fromtimestamp(self._wall.unix_s(), tz=UTC), now)

@@ -7,7 +7,8 @@ the next one of the flow before. Symbols that came together are handed on togeth
 for many.
 
 It promises that nothing comes out which the codec would refuse, and counts by cause what does not. What a forged frame
-can cost is bounded: a tag or two, nine for one with a short header. It does not know which objects are wanted.
+can cost is bounded: a tag or two, nine for one with a short header, and a few dozen times a second a search for the
+station's contact (`contact_search`). It does not know which objects are wanted.
 """
 
 import contextlib
@@ -18,6 +19,7 @@ from dataclasses import dataclass, field
 from struct import Struct
 from typing import Any
 
+from onboard.receiver.contact_search import ContactSearch
 from protocol.errors import ChecksumError, DecodeError, TruncatedError, UnknownObjectError, UnsupportedVersionError
 from protocol.frame import HEADER_SIZE, SHORT_HEADER_SIZE, VERSION, Frame, FrameCodec, FrameKind
 from protocol.limits import SYMBOL_ALIGNMENT, SYMBOL_SIZE_MAX
@@ -67,12 +69,14 @@ class Batch:
         reports: of the ground.
         heard: for each station the position of its last symbol (None if it sent none), its address, how many frames.
         rejected: datagrams that were no authentic frame, by cause.
+        contacts: of stations that were heard in a later contact than before: its number.
     """
 
     runs: list[SymbolRun] = field(default_factory=list)
     reports: list[Frame] = field(default_factory=list)
     heard: dict[int, tuple[Position | None, Any, int]] = field(default_factory=dict)
     rejected: dict[str, int] = field(default_factory=dict)
+    contacts: dict[int, int] = field(default_factory=dict)
 
 
 _Match = Callable[[bytes], tuple[int, int, bytes] | None]
@@ -142,7 +146,8 @@ class Intake:
     """
 
     def __init__(self, codec: FrameCodec) -> None:
-        self._codec = codec
+        self._codec, self._search = codec, ContactSearch(codec)
+        self._now, self._num_moves = 0.0, 0
         self._flows: dict[bytes, _Flow] = {}
         self._num_flows = 0
         self._slots: list[OrderedDict[bytes, tuple[FrameKind, int]]] = [OrderedDict() for _ in range(_SLOTS)]
@@ -159,9 +164,9 @@ class Intake:
         """Have the next frame of a station decoded whole: its key has changed."""
         self._flows = {key: flow for key, flow in self._flows.items() if key[0] & 0x0F != station}
 
-    def sort(self, datagrams: Iterable[tuple[bytes, Any]]) -> Batch:
-        """Take datagrams, each with its sender's address."""
-        batch = Batch()
+    def sort(self, datagrams: Iterable[tuple[bytes, Any]], now: float = 0.0) -> Batch:
+        """Take datagrams, each with its sender's address, that came by a time in seconds."""
+        batch, self._now = Batch(), now
         runs: dict[int, SymbolRun] = {}
         last: dict[int, SymbolRun] = {}  # of each station: the run that its last symbol so far is in
         matches: dict[int, _Match] = {}  # of the flow of the frame before, which most likely goes on
@@ -170,7 +175,10 @@ class Intake:
             match = matches.get(len(datagram))
             found = match(datagram) if match else None
             if found is None:
+                num_moves = self._num_moves
                 other = self._find(datagram, address, batch)
+                if self._num_moves != num_moves:
+                    matches = {}  # may be of a contact that is void now
                 if other is None:
                     continue
                 flow, found = other
@@ -200,10 +208,11 @@ class Intake:
         known = self._flows.get(data[:3] + data[6:HEADER_SIZE])
         if known is not None and (match := known.matches.get(len(data))) is known.match:
             found = match(data)
-            if found is None:
-                _count(batch.rejected, "checksum")
-            return None if found is None else (known, found)
-        frame = self._decode(data, batch)
+            if found is not None:
+                return known, found
+            frame = self._decode_later(data, batch)
+        else:
+            frame = self._decode(data, batch)
         if frame is None:
             return None
         if frame.kind is FrameKind.REPORT:
@@ -228,9 +237,24 @@ class Intake:
     def _decode(self, data: bytes, batch: Batch) -> Frame | None:
         try:
             return self._codec.decode(data)
+        except ChecksumError:
+            return self._decode_later(data, batch)
         except DecodeError as error:
             _count(batch.rejected, _cause(error))
             return None
+
+    def _decode_later(self, data: bytes, batch: Batch) -> Frame | None:
+        """Decode a frame whose tag fails: it may be the first of a new contact, which makes all before it void."""
+        contact = self._search.find(data, self._now)
+        if contact is None:
+            _count(batch.rejected, "checksum")
+            return None
+        station = data[0] & 0x0F
+        self._codec.set_contact(station, contact)
+        self.forget_station(station)
+        batch.contacts[station] = contact
+        self._num_moves += 1
+        return self._codec.decode(data)
 
     def _flow(self, data: bytes, frame: Frame) -> _Flow:
         """Note what the frames that follow an authentic one will have in common with it."""

@@ -29,6 +29,7 @@ from onboard.receiver.many_datagrams import Datagram
 from onboard.receiver.orders import BlockReady, CoreOptions, ObjectDropped, ObjectReady, ObjectSolved
 from onboard.receiver.reporting import ReportOptions
 from onboard.receiver.solver import ProcessSolver, Solver
+from onboard.receiver.station_contacts import StationContacts
 from onboard.receiver.workshop import Workshop
 from onboard.store.disk import Disk, RealDisk
 from onboard.store.inbox import Inbox
@@ -113,8 +114,9 @@ class Receiver:
     ) -> None:
         options = options or ReceiverOptions()
         self._listen, self._down, self._status, self._outbox = listen, down, status, outbox
+        self._to_files = down.outside_contacts()
         self._inbox = Inbox(layout.inbox, disk or RealDisk())
-        self._intake, self._codecs = Intake(up), (up, down)
+        self._intake = Intake(up)
         self._core = ReceiverCore(
             session=session,
             options=_core_options(options),
@@ -130,6 +132,7 @@ class Receiver:
             on_trouble=on_store_trouble,
             settle=self._settle,
         )
+        self._contacts = StationContacts(layout, up, down, self._intake, self._keeper, disk or RealDisk())
         self._workshop = Workshop(
             self._core,
             self._inbox,
@@ -158,9 +161,7 @@ class Receiver:
 
     def set_station_generation(self, station: int, generation: int) -> None:
         """Take and send frames of a station under the key of a generation alone: all before it are void."""
-        for codec in self._codecs:
-            codec.set_generation(station, generation)
-        self._intake.forget_station(station)
+        self._contacts.set_generation(station, generation)
         self._addresses.pop(station, None)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -174,6 +175,7 @@ class Receiver:
         self._loop = asyncio.get_running_loop()
         self._socket = LinkSocket(self._listen)
         try:
+            self._contacts.load()
             for found in await self._keeper.in_thread(self._inbox.load):
                 self._intake.remember(found.shape.kind, found.shape.handle, found.shape.num_symbols)
                 self._core.restore(found.shape, found.symbols, found.solved, is_whole=found.is_whole)
@@ -184,6 +186,7 @@ class Receiver:
                     self._workshop.run_offers,
                     self._keeper.run_drops,
                     self._keeper.run_syncs,
+                    self._contacts.run,
                 )
                 tasks = [group.create_task(run()) for run in loops]
                 self.started.set()
@@ -214,7 +217,7 @@ class Receiver:
     def report_now(self) -> tuple[Frame, bytes]:
         """A report to the home ground, and its datagram, to be carried by other means than the link."""
         frame = self._core.report_frame(self._status.report_status())
-        return frame, self._down.encode(frame)
+        return frame, self._to_files.encode(frame)
 
     def report_soon(self) -> None:
         """There is news for the ground, in the status or in the outbox."""
@@ -233,12 +236,14 @@ class Receiver:
         assert self._socket is not None
         now = self._loop.time()
         for datagrams in _by_sender(self._socket.read(_DRAIN_FRAMES)):
-            self._take(self._intake.sort(datagrams), now)
+            self._take(self._intake.sort(datagrams, now), now)
         self._settle()
 
     def _take(self, batch: Batch, now: float) -> None:
         for cause, num in batch.rejected.items():
             self._core.reject_frame(cause, num)
+        if batch.contacts:
+            self._contacts.heard(batch.contacts)
         for station, (echo, address, num) in batch.heard.items():
             self._hear(station, address, now)
             self._core.station_heard(station, num, echo, now)
@@ -350,6 +355,7 @@ class Receiver:
             self._timer.cancel()
         self._socket.close()
         await self._workshop.close()
+        await self._contacts.close()
         await self._keeper.close()
 
 

@@ -99,7 +99,9 @@ class SimulatedSatellite:
     def receive(self, datagrams: Iterable[bytes], now: float) -> None:
         """Datagrams arrive together."""
         self.advance(now)
-        batch = self._intake.sort((data, None) for data in datagrams)
+        batch = self._intake.sort(((data, None) for data in datagrams), now)
+        for station, contact in batch.contacts.items():
+            self._down.set_contact(station, contact)
         for cause, num in batch.rejected.items():
             self._core.reject_frame(cause, num)
         for station, (echo, _, num) in batch.heard.items():

@@ -27,6 +27,7 @@
         provision.part/         a release being copied in before launch
     current                 symbolic link to the release that serves
     scrub.ledger            flips found, what is lost, how far a scrub is; replaced as a whole (`scrub.ledger`)
+    contacts                the contact in which each ground station was heard last (`contact_file`)
     run/                    sockets, logs of workers; nothing here outlives a boot
     lock                    held by the one daemon that may write here; holds its process id
     *.new                   a file, or the link, about to take its name
@@ -99,6 +100,11 @@ class StateLayout:
     def scrub_ledger(self) -> Path:
         """What was found wrong with releases."""
         return self.state_dir / "scrub.ledger"
+
+    @property
+    def contacts(self) -> Path:
+        """In which contact each station was heard last."""
+        return self.state_dir / "contacts"
 
     @property
     def run(self) -> Path:

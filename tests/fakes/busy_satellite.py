@@ -9,6 +9,7 @@ from protocol.errors import ProtocolError
 from protocol.frame import Frame, FrameKind
 from protocol.message import MessageKind
 from protocol.report import NO_HANDLE, Reason, Report, UpdateState, UpdateStatus
+from tests.fakes.contacts import decode_following
 from tests.fakes.satellite import FakeSatellite, _ranges
 from tests.fakes.satellite_process import SatelliteOnUdp
 
@@ -66,7 +67,7 @@ class BusySatellite(FakeSatellite):
 
     def receive(self, data, now):
         try:
-            frame = self.up.decode(data)
+            frame = decode_following(self.up, data, self.down)
         except ProtocolError:
             self.rejected += 1
             return

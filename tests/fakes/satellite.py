@@ -4,7 +4,7 @@ It keeps counts, not symbols (with `keep_symbols` it keeps and solves them too).
 killed. Time is an argument. It speaks frames: bytes in, bytes out, through the real codec.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from protocol.blocks import BlockLayout, block_layout
 from protocol.errors import ProtocolError
@@ -15,6 +15,7 @@ from protocol.link_keys import Direction
 from protocol.message import Message, MessageKind
 from protocol.objects import ObjectKind, strip_padding
 from protocol.report import NO_HANDLE, SOLVED, OpenBlock, Reason, Report, UpdateState, UpdateStatus
+from tests.fakes.contacts import decode_following
 
 
 @dataclass
@@ -69,7 +70,9 @@ class FakeSatellite:
         verdict=UpdateState.CONFIRMED,
         keep_symbols=False,
         identity=None,
+        station=0,
     ):
+        self.station = station  # whom it answers
         self.up = FrameCodec(Direction.UP, link_key)
         self.down = FrameCodec(Direction.DOWN, link_key)
         self.name, self.metadata, self.bundles = name, metadata, list(bundles)
@@ -111,7 +114,7 @@ class FakeSatellite:
     def receive(self, data, now):
         """One datagram from the link."""
         try:
-            frame = self.up.decode(data)
+            frame = decode_following(self.up, data, self.down)
         except ProtocolError:
             self.rejected += 1
             return
@@ -151,7 +154,7 @@ class FakeSatellite:
         if self.next_report is None or now < self.next_report:
             return []
         self.next_report = now + self.report_interval_s
-        return [] if self.is_silent else [self._report(now), *map(self.down.encode, self._messages(now))]
+        return [] if self.is_silent else [self._report(now), *map(self._encode, self._messages(now))]
 
     def _sync(self, now):
         self.next_sync = None
@@ -231,7 +234,7 @@ class FakeSatellite:
     def _report(self, now):
         self.sequence += 1
         payload = self.report(now).encode()
-        return self.down.encode(
+        return self._encode(
             Frame(
                 kind=FrameKind.REPORT,
                 handle=self.session,
@@ -239,6 +242,9 @@ class FakeSatellite:
                 payload=payload,
             )
         )
+
+    def _encode(self, frame):
+        return self.down.encode(replace(frame, station=self.station))
 
     def _messages(self, now):
         state = self.state(now)

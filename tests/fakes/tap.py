@@ -7,6 +7,7 @@ import threading
 from protocol.errors import ProtocolError
 from protocol.frame import FrameCodec, FrameKind
 from protocol.link_keys import Direction
+from tests.fakes.contacts import decode_following
 
 
 class Tap:
@@ -76,7 +77,7 @@ class Tap:
         self.num_frames += 1
         self.num_bytes += len(data)
         try:
-            frame = self._codec.decode(data)
+            frame = decode_following(self._codec, data)
         except ProtocolError:
             self.num_foreign += 1
             return

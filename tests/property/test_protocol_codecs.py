@@ -23,13 +23,14 @@ from protocol.errors import (
 )
 from protocol.frame import SHORT_ESI_MAX, Frame, FrameCodec, FrameKind
 from protocol.limits import ESI_MAX
-from protocol.link_keys import Direction, derive_station_key
+from protocol.link_keys import Direction
 from protocol.manifest import Manifest
 from protocol.message import Message
 from protocol.metadata import MetadataBundle
 from protocol.objects import object_handle, parse_prefix, strip_padding
 from protocol.report import OpenBlock, Report, UpdateState, UpdateStatus
 from protocol.segment import SegmentCipher, SegmentCodec, SegmentRow, expand
+from tests.fakes.contacts import contact_key
 from tests.property import strategies
 
 LINK_KEY = bytes(range(32))
@@ -87,7 +88,7 @@ def test_a_frame_of_the_other_direction_or_key_is_refused(frame):
 
 @given(strategies.frames, strategies.stations)
 def test_a_station_speaks_for_itself_alone(frame, station):
-    own = FrameCodec(Direction.UP, derive_station_key(LINK_KEY, station), station=station)
+    own = FrameCodec(Direction.UP, contact_key(LINK_KEY, station), station=station)
     satellite = FrameCodec(Direction.UP, LINK_KEY)
     assert satellite.decode(own.encode(frame)) == replace(frame, station=station)
     theirs = satellite.encode(frame)

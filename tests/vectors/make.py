@@ -14,7 +14,7 @@ from protocol.command import Command, Operation
 from protocol.envelope import key_id
 from protocol.fec import BlockEncoder
 from protocol.frame import Frame, FrameCodec, FrameKind
-from protocol.link_keys import Direction, derive_frame_key, derive_station_key
+from protocol.link_keys import Direction, derive_batch_key, derive_contact_key, derive_frame_key, derive_station_key
 from protocol.manifest import BundleEntry, Canary, CanaryPrompt, FileEntry, Manifest, release_digest
 from protocol.message import Message, MessageKind
 from protocol.metadata import MetadataBundle
@@ -25,6 +25,7 @@ from protocol.segment import SegmentCipher, SegmentCodec, SegmentRow
 
 LINK_KEY = bytes(range(32))
 STATION_KEY = derive_station_key(LINK_KEY, 2)
+CONTACT_KEY = derive_contact_key(STATION_KEY, 130)
 RELEASE_KEY = bytes(range(32, 64))
 SIGNER = Ed25519PrivateKey.from_private_bytes(bytes(range(64, 96)))
 PUBLIC_KEY = SIGNER.public_key().public_bytes_raw()
@@ -124,7 +125,10 @@ BLOCK = bytes(i * 7 % 256 for i in range(10 * 16))
 VECTORS: dict[str, Callable[[], bytes]] = {
     "station key 2": lambda: derive_station_key(LINK_KEY, 2),
     "station key 2 generation 3": lambda: derive_station_key(LINK_KEY, 2, 3),
-    "frame key up raptorq 64": lambda: derive_frame_key(STATION_KEY, Direction.UP, FrameKind.RAPTORQ, 64),
+    "batch key 2 of station 2": lambda: derive_batch_key(STATION_KEY, 2),
+    "contact key 130 of station 2": lambda: derive_contact_key(STATION_KEY, 130),
+    "frame key up raptorq 64": lambda: derive_frame_key(CONTACT_KEY, Direction.UP, FrameKind.RAPTORQ, 64),
+    "frame up in contact 130": lambda: FrameCodec(Direction.UP, CONTACT_KEY, station=2).encode(FRAME),
     "frame up": lambda: FrameCodec(Direction.UP, LINK_KEY).encode(FRAME),
     "frame up short": lambda: FrameCodec(Direction.UP, LINK_KEY).encode(SHORT_FRAME, is_short=True),
     "frame up crc": lambda: FrameCodec(Direction.UP, None).encode(FRAME),

@@ -15,6 +15,7 @@ from groundsegment.uplink.flight.flight_records import FlightView, UpdateView
 from groundsegment.uplink.screen.panel import remaining_words, render_panel, share_on_board
 from groundsegment.uplink.sender.events import (
     AllBundlesComplete,
+    ContactSkipped,
     DepotBusy,
     Event,
     HeldBack,
@@ -150,6 +151,8 @@ def _words(event: Event) -> str:
             return f"no report for {seconds:.1f} s; sending repair symbols until one comes"
         case HeldBack():
             return "reports came regularly and have stopped; calling, and saving symbols for up to 10 s"
+        case ContactSkipped(number=number):
+            return f"going on as contact {number}; if nobody ever answers, --contact N sets a higher one by hand"
         case RateUnknown():
             return "nobody answers, and nobody said how fast the link is: waiting; --rate sends without reports"
         case DepotBusy():

@@ -91,6 +91,17 @@ class HeldBack:
     """Reports came regularly and have stopped: the receiver is called, and no symbols are sent until it answers."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContactSkipped:
+    """Frames go under another contact's key from now on: nobody answered, or another process began it.
+
+    Attributes:
+        number: of the contact.
+    """
+
+    number: int
+
+
 Event = (
     ReportHeard
     | ReceiverRestarted
@@ -99,6 +110,7 @@ Event = (
     | ObjectReopened
     | AllBundlesComplete
     | StateChanged
+    | ContactSkipped
     | DepotBusy
     | HeldBack
     | RateUnknown

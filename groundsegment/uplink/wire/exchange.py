@@ -19,10 +19,11 @@ from typing import Any
 from groundsegment.depot.depot import Depot
 from groundsegment.depot.records import HOME_STATION, CommandState, QueuedCommand, ReceivedMessage
 from groundsegment.downlink import Downlink, MessageReceived, ReportReceived
-from groundsegment.errors import LinkError
+from groundsegment.errors import BusyError, LinkError
 from groundsegment.signer.key_store import KeyStore
 from groundsegment.signer.signing import sign_command
 from groundsegment.uplink.flight.outcome import record_message, record_report
+from groundsegment.uplink.wire.link_contacts import LinkContacts
 from groundsegment.uplink.wire.link_socket import Endpoint, LinkSocket
 from groundsegment.uplink.wire.numbers import NumbersBehindError, commands_seen, is_behind
 from protocol.command import Command, Operation
@@ -159,13 +160,13 @@ class _Exchange:
         satellite = depot.satellite(command.satellite)
         self._depot, self._command, self._endpoint, self._tell = depot, command, endpoint, tell
         self._downlink = Downlink(
-            link_key=depot.station_key(satellite.name, HOME_STATION),
-            station=HOME_STATION,
+            contact_key=depot.contact_key(satellite.name, HOME_STATION, 0),
             satellite=satellite.name,
             identity_public=satellite.identity_public,
             session=secrets.token_bytes(HANDLE_SIZE),
             known_sessions=depot.journal.report_sessions(satellite.name),
         )
+        self._contacts = LinkContacts(depot, satellite.name, HOME_STATION, self._downlink, is_answered=True)
         self._outbox = Outbox(retry_s=RETRY_S)
         self._report: ReportReceived | None = None
         self._arrived_s: float | None = None
@@ -173,6 +174,7 @@ class _Exchange:
     async def run(self, timeout_s: float) -> Answer:
         began_s = asyncio.get_running_loop().time()
         async with LinkSocket(self._endpoint, self._downlink.receive) as link:
+            self._contacts.begin(began_s, is_shared=self._is_uplink_running())
             try:
                 message = await self._converse(link, began_s, timeout_s)
             finally:
@@ -188,6 +190,8 @@ class _Exchange:
             self._hear(now - began_s)
             if now >= look_s:
                 look_s = now + LOOK_PERIOD_S
+                if self._contacts.look(now) and self._arrived_s is None:
+                    repeat_s = now
                 self._look_for_arrival(now - began_s)
                 found = self._depot.journal.messages(self._command.satellite, re=self._command.handle)
                 if found:
@@ -207,6 +211,14 @@ class _Exchange:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(link.heard.wait(), IDLE_S)
         raise self._no_answer(timeout_s)
+
+    def _is_uplink_running(self) -> bool:
+        """Then its contact is ours: it may not be made void."""
+        try:
+            with self._depot.uplink_lock(self._command.satellite, HOME_STATION):
+                return False
+        except BusyError:
+            return True
 
     def _hear(self, elapsed_s: float) -> None:
         while (event := self._downlink.next_event()) is not None:

@@ -4,9 +4,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from groundsegment.downlink import Downlink, MessageReceived, ReportReceived
 from protocol.exchange import Outbox
 from protocol.frame import Frame, FrameCodec, FrameKind
-from protocol.link_keys import Direction, derive_station_key
+from protocol.link_keys import Direction
 from protocol.message import Message, MessageKind
 from protocol.report import Report
+from tests.fakes.contacts import contact_key
 
 KEY = bytes(range(32))
 IDENTITY = Ed25519PrivateKey.from_private_bytes(b"\x11" * 32)
@@ -19,7 +20,7 @@ def a_downlink(**changes):
         satellite="SAT-1",
         identity_public=IDENTITY.public_key().public_bytes_raw(),
         session=b"groun1",
-        **{"link_key": KEY, **changes},
+        **{"contact_key": contact_key(KEY), **changes},
     )
 
 
@@ -124,8 +125,7 @@ def test_a_hello_is_a_report_that_the_satellite_can_read():
 
 
 def test_a_station_hears_its_own_reports_only_and_writes_its_own_number():
-    key = derive_station_key(KEY, 3)
-    downlink = a_downlink(link_key=key, station=3)
+    downlink = a_downlink(contact_key=contact_key(KEY, 3), station=3)
     for station in (3, 4):
         frame = Frame(kind=FrameKind.REPORT, handle=b"sessn1", sequence=1, station=station, payload=Report().encode())
         downlink.receive(FrameCodec(Direction.DOWN, KEY).encode(frame))

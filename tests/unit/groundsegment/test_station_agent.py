@@ -21,8 +21,6 @@ from groundsegment.stations.shell import StationAgent
 from groundsegment.uplink.screen.display import FlightDisplay
 from groundsegment.uplink.sender.lane import Lane
 from groundsegment.uplink.wire.link_socket import Endpoint
-from protocol.frame import FrameCodec
-from protocol.link_keys import Direction
 from tests.fakes.depots import IDENTITY, LINK_KEY
 from tests.fakes.satellite import FakeSatellite
 from tests.fakes.satellite_process import SatelliteOnUdp
@@ -40,12 +38,14 @@ def homestead(tmp_path):
 def satellite_for(staged, station):
     """A satellite that hears one station and answers it."""
     identity = (IDENTITY.public_key().public_bytes_raw(), IDENTITY.sign)
-    satellite = FakeSatellite(
-        LINK_KEY, staged.update.handle, staged.bundle_handles, identity=identity, keep_symbols=True
+    return FakeSatellite(
+        LINK_KEY,
+        staged.update.handle,
+        staged.bundle_handles,
+        identity=identity,
+        keep_symbols=True,
+        station=station.identity.id,
     )
-    number, key = station.identity.id, station.key
-    satellite.up, satellite.down = (FrameCodec(way, key, station=number) for way in (Direction.UP, Direction.DOWN))
-    return satellite
 
 
 def contacts_at(*spans, rate_bps=8e6):

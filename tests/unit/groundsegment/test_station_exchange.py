@@ -631,7 +631,7 @@ def test_what_is_exported_lets_nobody_speak_for_anybody_else(homestead):
 
 
 def test_frames_made_with_a_stolen_key_are_of_that_station_only(homestead):
-    stolen = homestead.export("svalbard").key
+    stolen = homestead.export("svalbard").depot.contact_key("SAT-1", 1, 0)
     satellite = FrameCodec(Direction.UP, LINK_KEY)
     frame = Frame(kind=FrameKind.RAPTORQ, handle=b"handle", num_symbols=9, block=0, esi=5, payload=bytes(64))
     as_itself = FrameCodec(Direction.UP, stolen, station=1).encode(frame)

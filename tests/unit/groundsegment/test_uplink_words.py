@@ -33,7 +33,7 @@ def depot(tmp_path):
 
 def make_book(depot, on_tick=lambda view: None):
     downlink = Downlink(
-        link_key=LINK_KEY,
+        contact_key=LINK_KEY,
         station=HOME_STATION,
         satellite="SAT-1",
         identity_public=IDENTITY.public_key().public_bytes_raw(),

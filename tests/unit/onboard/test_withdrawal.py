@@ -12,12 +12,13 @@ from onboard.withdrawal import GENERATION_STEP_MAX, StationKeys
 from protocol.errors import DecodeError
 from protocol.frame import Frame, FrameCodec, FrameKind
 from protocol.link_keys import Direction, derive_station_key
+from tests.fakes.contacts import contact_key
 
 MASTER = bytes(range(32))
 
 
 def frames(station, generation=0, first=0, count=4, is_short=False):
-    codec = FrameCodec(Direction.UP, derive_station_key(MASTER, station, generation), station=station)
+    codec = FrameCodec(Direction.UP, contact_key(MASTER, station, 0, generation), station=station)
     return [
         codec.encode(
             Frame(kind=FrameKind.PLAIN, handle=b"object", num_symbols=64, esi=first + n, payload=bytes([n]) * 64),
