@@ -40,6 +40,9 @@ def uplink(
             "--silence", min=0.0, help="Seconds without a report after which to send on blindly; 0 never waits."
         ),
     ] = 2.0,
+    contact: Annotated[
+        int | None, typer.Option("--contact", min=1, help="Number of the first contact; the next one if left out.")
+    ] = None,
     depot: Annotated[Path, typer.Option("--depot", envvar="SKYLOAD_DEPOT", help="The depot directory.")] = Path(
         "depot"
     ),
@@ -52,6 +55,9 @@ def uplink(
     meanwhile is heeded within a second. Run it again after an interruption, a reboot, a power cut: it goes on where it
     was; the summary counts what the last run did. Without a contact plan the link counts as always there. Without a
     rate it is found from reports. Several stations may fly one satellite at the same time, each with --station.
+
+    Each contact has a number and keys of its own, and the satellite finds the next ones by itself; --contact is for a
+    depot that was restored from a backup so old that nobody answers.
 
     Exit codes:
     ```
@@ -77,6 +83,7 @@ def uplink(
     from groundsegment.uplink.flight.flight_records import FlightPlan
     from groundsegment.uplink.screen.display import FlightDisplay
     from groundsegment.uplink.shell import UplinkShell
+    from groundsegment.uplink.wire.link_contacts import set_contact_by_hand
     from groundsegment.uplink.wire.link_socket import Endpoint
 
     endpoint, chosen = Endpoint.parse(link), chosen_contacts(contacts, profile, epoch)
@@ -100,6 +107,8 @@ def uplink(
     with Depot.open(depot) as opened:
         if station is not None:
             plan = replace(plan, station=opened.station(satellite, station).id)
+        if contact is not None:
+            set_contact_by_hand(opened, satellite, plan.station, contact)
         with FlightDisplay(err, is_quiet=quiet) as display:
             summary = asyncio.run(fly(opened, display))
         values = summary_json(opened, plan, summary)

@@ -268,7 +268,8 @@ class _Exchange:
             )
         return NoAnswerError(
             f"no word from {name} within {timeout_s:g} s",
-            hint="is there a contact now, is --link right, does the satellite have this depot's link key?",
+            hint="is there a contact now, is --link right, does the satellite have this depot's link key? "
+            "A depot restored from an old backup finds its contact again with a longer --timeout",
         )
 
 

@@ -117,6 +117,7 @@ def set_contact_by_hand(depot: Depot, satellite: str, station: int, number: int)
     Raises:
         InputError: that one was used, or is none.
     """
+    depot.satellite(satellite)
     last = depot.contact(satellite, station)
     if not last < number <= CONTACT_MAX:
         raise InputError(

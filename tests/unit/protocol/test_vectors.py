@@ -64,10 +64,16 @@ def test_a_frame_is_laid_out_as_documented():
     body = header + bytes(range(64))
     assert GOLDEN["frame up crc"] == body + struct.pack(">I", zlib.crc32(body))
     station_key = _hkdf(make.LINK_KEY, b"skyload station v1 2")
-    key = _hkdf(station_key, b"skyload frame v1 up 1 64")
     assert GOLDEN["station key 2"] == station_key
-    assert GOLDEN["frame key up raptorq 64"] == key
-    assert GOLDEN["frame up"] == body + AESGCM(key).encrypt(header, b"", body)[:8]
+    for contact, frame in ((130, "frame up in contact 130"), (0, "frame up")):
+        batch_key = _hkdf(station_key, b"skyload contacts v1 %d" % (contact // 64))
+        contact_key = _hkdf(batch_key, b"skyload contact v1 %d" % contact)
+        key = _hkdf(contact_key, b"skyload frame v1 up 1 64")
+        assert GOLDEN[frame] == body + AESGCM(key).encrypt(header, b"", body)[:8]
+        if contact:
+            assert GOLDEN["batch key 2 of station 2"] == batch_key
+            assert GOLDEN["contact key 130 of station 2"] == contact_key
+            assert GOLDEN["frame key up raptorq 64"] == key
     header = bytes([0b01_01_0010]) + (1000 - 1).to_bytes(2, "big") + (3 << 20 | 7000).to_bytes(3, "big") + make.HANDLE
     tag = AESGCM(key).encrypt(header, b"", header + bytes(range(64)))[:8]
     assert GOLDEN["frame up short"] == bytes([0b01_00_0010, 0x63, 7000 >> 8, 7000 & 0xFF]) + bytes(range(64)) + tag
