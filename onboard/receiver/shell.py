@@ -265,8 +265,8 @@ class Receiver:
         if now - self._heard_at.get(station, float("-inf")) > _SILENCE_S:
             self._outbox.hurry(now)
         self._heard_at[station] = self._keeper.last_frame_at = now
-        # Whoever repeats a station's frames must not draw its reports to himself: new symbols, reports and contacts move
-        # an address at once, anything else only when nothing comes from the old one any more.
+        # Whoever repeats a station's frames must not draw its reports to himself: new symbols, reports and contacts
+        # move an address at once, anything else only when nothing comes from the old one any more.
         old = self._addresses.get(station)
         if old is None or address == old or now - self._addressed_at[station] > _SILENCE_S:
             self._move(station, address, now)
