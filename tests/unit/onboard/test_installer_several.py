@@ -407,10 +407,10 @@ def test_a_full_disk_holds_the_update_that_finds_no_room_and_it_goes_on_when_ano
     urgent = urgent_update(ground)
     open_assembly = assemble.Assembly.open
 
-    def open_if_alone(part, plan, *, disk=None):
+    def open_if_alone(part, plan, **options):
         if part == board.layout.release_part(big.digest) and board.record.is_pending(urgent.handle):
             raise assemble.InstallError("no room", reason=Reason.DISK_FULL)
-        return open_assembly(part, plan, disk=disk)
+        return open_assembly(part, plan, **options)
 
     monkeypatch.setattr(assemble.Assembly, "open", open_if_alone)
 
@@ -618,12 +618,12 @@ def test_metadata_that_the_disk_does_not_take_stops_no_pending_update(board, gro
 def test_an_update_can_be_cancelled_while_room_is_made_for_it(board, ground, big, monkeypatch, ends_with):
     open_assembly, has_begun, may_end = assemble.Assembly.open, threading.Event(), threading.Event()
 
-    def open_slowly(part, plan, *, disk=None):
+    def open_slowly(part, plan, **options):
         has_begun.set()
         assert may_end.wait(10)
         if ends_with is not None:
             raise assemble.InstallError("a test says so", reason=ends_with)
-        return open_assembly(part, plan, disk=disk)
+        return open_assembly(part, plan, **options)
 
     monkeypatch.setattr(assemble.Assembly, "open", open_slowly)
 
