@@ -2,28 +2,28 @@
 
 import os
 import re
-import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from groundsegment.console.output import command, err
-from groundsegment.console.progress_lines import ProgressLines
+from groundsegment.console.output import command
+from groundsegment.console.progress_lines import packing_progress
 from groundsegment.console.stage_fit import Fit, Fitting
 from groundsegment.console.stage_quality import judging_of
 from groundsegment.console.stage_words import Explaining, tell_choice, tell_estimate, tell_staged
 
 if TYPE_CHECKING:
-    from groundsegment.staging.staging import OnProgress
+    pass
 
 _UNITS = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "kb": 1000, "mb": 1000**2}
 _WORKERS_MAX = 8  # unless asked for: with them the packer stays below 1 GB
 _SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*")
+
+_FLIGHT, _TRIAL, _PACKING = "In flight and on board", "Trial and quality", "Packing"
+_EXPLAIN, _FIT = "What is said", "Made to fit: lossy, by --fit"
 
 
 @command
@@ -48,50 +48,106 @@ def stage(
     ] = None,
     name: Annotated[str | None, typer.Option("--name", help="The release's name; the directory's if left out.")] = None,
     canary: Annotated[
-        Path | None, typer.Option("--canary", help="A JSON file with a list of questions for the trial on board.")
+        Path | None,
+        typer.Option(
+            "--canary", rich_help_panel=_TRIAL, help="A JSON file with a list of questions for the trial on board."
+        ),
     ] = None,
-    no_canary: Annotated[bool, typer.Option("--no-canary", help="No questions: loading is the whole trial.")] = False,
-    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, max=256, help="Of one canary answer.")] = 16,
+    no_canary: Annotated[
+        bool, typer.Option("--no-canary", rich_help_panel=_TRIAL, help="No questions: loading is the whole trial.")
+    ] = False,
+    max_tokens: Annotated[
+        int, typer.Option("--max-tokens", rich_help_panel=_TRIAL, min=1, max=256, help="Of one canary answer.")
+    ] = 16,
     twin: Annotated[
-        str | None, typer.Option("--twin", envvar="SKYLOAD_TWIN", help="A command in place of `skyloadd rehearse`.")
+        str | None,
+        typer.Option(
+            "--twin", rich_help_panel=_TRIAL, envvar="SKYLOAD_TWIN", help="A command in place of `skyloadd rehearse`."
+        ),
     ] = None,
     bundle_size: Annotated[
         str | None,
-        typer.Option("--bundle-size", help="64KiB to 64MiB; 20MB, two full blocks, unless the release is huge."),
+        typer.Option(
+            "--bundle-size",
+            rich_help_panel=_PACKING,
+            help="64KiB to 64MiB; 20MB, two full blocks, unless the release is huge.",
+        ),
     ] = None,
     level: Annotated[
-        int, typer.Option("--level", min=3, max=19, help="How hard the coders try, as a zstd level; 19 is slow.")
+        int,
+        typer.Option(
+            "--level",
+            rich_help_panel=_PACKING,
+            min=3,
+            max=19,
+            help="How hard the coders try, as a zstd level; 19 is slow.",
+        ),
     ] = 15,
     priority: Annotated[
         int,
-        typer.Option("--priority", min=-1000, max=1000, help="Higher flies first, strictly, even in mid-flight."),
+        typer.Option(
+            "--priority",
+            rich_help_panel=_FLIGHT,
+            min=-1000,
+            max=1000,
+            help="Higher flies first, strictly, even in mid-flight.",
+        ),
     ] = 0,
     weight: Annotated[
-        float, typer.Option("--weight", min=0.01, max=1000.0, help="Share of the link among updates of one priority.")
+        float,
+        typer.Option(
+            "--weight",
+            rich_help_panel=_FLIGHT,
+            min=0.01,
+            max=1000.0,
+            help="Share of the link among updates of one priority.",
+        ),
     ] = 1.0,
     beside: Annotated[
-        bool, typer.Option("--beside", help="Updates under way go on beside it; without this it ends them on arrival.")
+        bool,
+        typer.Option(
+            "--beside",
+            rich_help_panel=_FLIGHT,
+            help="Updates under way go on beside it; without this it ends them on arrival.",
+        ),
     ] = False,
     hold: Annotated[
-        bool, typer.Option("--hold", help="On board its trial waits, verified, for `skyload activate`.")
+        bool,
+        typer.Option(
+            "--hold", rich_help_panel=_FLIGHT, help="On board its trial waits, verified, for `skyload activate`."
+        ),
     ] = False,
     symbol_size: Annotated[
         int | None,
-        typer.Option("--symbol-size", min=8, max=8192, help="Bytes of a symbol: a frame is 20 more. Multiple of 8."),
+        typer.Option(
+            "--symbol-size",
+            rich_help_panel=_PACKING,
+            min=8,
+            max=8192,
+            help="Bytes of a symbol: a frame is 20 more. Multiple of 8.",
+        ),
     ] = None,
     floor: Annotated[
         int,
         typer.Option(
-            "--floor", min=0, max=2**53, help="Once confirmed, no release of a smaller sequence may serve again."
+            "--floor",
+            rich_help_panel=_FLIGHT,
+            min=0,
+            max=2**53,
+            help="Once confirmed, no release of a smaller sequence may serve again.",
         ),
     ] = 0,
     workers: Annotated[
-        int | None, typer.Option("--workers", min=1, help="Packing processes, 0.1 GB each; one per CPU, at most 8.")
+        int | None,
+        typer.Option(
+            "--workers", rich_help_panel=_PACKING, min=1, help="Packing processes, 0.1 GB each; one per CPU, at most 8."
+        ),
     ] = None,
     executor: Annotated[
         str | None,
         typer.Option(
             "--executor",
+            rich_help_panel=_PACKING,
             help="Pack on a Dask cluster: tcp://HOST:8786. Its machines need the files under the same path.",
         ),
     ] = None,
@@ -99,48 +155,79 @@ def stage(
         bool, typer.Option("--forbid-full-fallback", help="No base to be had is an error, not a full update.")
     ] = False,
     explain: Annotated[
-        bool, typer.Option("--explain", help="Print for every tensor how it is sent, why, and what it costs.")
+        bool,
+        typer.Option(
+            "--explain", rich_help_panel=_EXPLAIN, help="Print for every tensor how it is sent, why, and what it costs."
+        ),
     ] = False,
     explain_plot: Annotated[
-        Path | None, typer.Option("--explain-plot", help="Draw that by layer and use: a file .png or .svg.")
+        Path | None,
+        typer.Option(
+            "--explain-plot", rich_help_panel=_EXPLAIN, help="Draw that by layer and use: a file .png or .svg."
+        ),
     ] = None,
     fit: Annotated[
         str | None,
         typer.Option(
             "--fit",
+            rich_help_panel=_FIT,
             help="Lossy: quantize the model on --base's grid, to fit into 3-passes or 5MB; see `model requantize`.",
         ),
     ] = None,
     calibration: Annotated[
-        Path | None, typer.Option("--calibration", help="--fit: text like what the model is for.")
+        Path | None, typer.Option("--calibration", rich_help_panel=_FIT, help="--fit: text like what the model is for.")
     ] = None,
     held_out: Annotated[
         Path | None,
         typer.Option(
             "--held-out",
+            rich_help_panel=_TRIAL,
             help="Text that what the twin rebuilt is judged by; the figures are signed. --fit uses it too.",
         ),
     ] = None,
-    held_out_tokens: Annotated[int, typer.Option("--held-out-tokens", min=256, help="Of it, at most.")] = 4096,
+    held_out_tokens: Annotated[
+        int, typer.Option("--held-out-tokens", rich_help_panel=_TRIAL, min=256, help="Of it, at most.")
+    ] = 4096,
     reference: Annotated[
         Path | None,
-        typer.Option("--reference", help="The model it is compared with; with --fit, the one that is fitted."),
+        typer.Option(
+            "--reference",
+            rich_help_panel=_TRIAL,
+            help="The model it is compared with; with --fit, the one that is fitted.",
+        ),
     ] = None,
     max_perplexity_loss: Annotated[
         str | None,
-        typer.Option("--max-perplexity-loss", help="Sign nothing whose perplexity is this much above the reference's."),
+        typer.Option(
+            "--max-perplexity-loss",
+            rich_help_panel=_TRIAL,
+            help="Sign nothing whose perplexity is this much above the reference's.",
+        ),
     ] = None,
-    old: Annotated[Path | None, typer.Option("--old", help="--fit: the float model that --base was made of.")] = None,
+    old: Annotated[
+        Path | None, typer.Option("--old", rich_help_panel=_FIT, help="--fit: the float model that --base was made of.")
+    ] = None,
     fit_out: Annotated[
-        Path | None, typer.Option("--fit-out", help="--fit: directory of the release; beside the model if left out.")
+        Path | None,
+        typer.Option(
+            "--fit-out", rich_help_panel=_FIT, help="--fit: directory of the release; beside the model if left out."
+        ),
     ] = None,
-    contacts: Annotated[Path | None, typer.Option("--contacts", help="--fit: contact plan of the passes.")] = None,
-    profile: Annotated[str | None, typer.Option("--profile", help="--fit: emulator profile of the passes.")] = None,
-    rate: Annotated[str | None, typer.Option("--rate", help="--fit: rate of the link, as 2Mbit/s.")] = None,
+    contacts: Annotated[
+        Path | None, typer.Option("--contacts", rich_help_panel=_FIT, help="--fit: contact plan of the passes.")
+    ] = None,
+    profile: Annotated[
+        str | None, typer.Option("--profile", rich_help_panel=_FIT, help="--fit: emulator profile of the passes.")
+    ] = None,
+    rate: Annotated[
+        str | None, typer.Option("--rate", rich_help_panel=_FIT, help="--fit: rate of the link, as 2Mbit/s.")
+    ] = None,
     repair: Annotated[
         bool, typer.Option("--repair", help="Send only what the satellite said that it lost of this very release.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print sizes from a sample; write nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", rich_help_panel=_EXPLAIN, help="Print sizes from a sample; write nothing.")
+    ] = False,
     depot: Annotated[Path, typer.Option("--depot", envvar="SKYLOAD_DEPOT", help="The depot directory.")] = Path(
         "depot"
     ),
@@ -240,7 +327,7 @@ def stage(
             from groundsegment.packer.cluster import cluster_workers
 
             options = replace(options, workers=stack.enter_context(cluster_workers(executor)))
-        on_progress = stack.enter_context(_progress())
+        on_progress = stack.enter_context(packing_progress())
         if dry_run:
             prepared = prepare(opened, model, options, on_progress)
             tell_estimate(prepared, options, wanted, on_progress, as_json=as_json)
@@ -286,32 +373,3 @@ def _parse_adapter_use(text: str) -> Any:  # noqa: ANN401 - AdapterUse, imported
         return AdapterUse(text)
     except ValueError:
         raise InputError(f"--adapter: {text!r} is neither beside nor merge", hint="write --adapter merge") from None
-
-
-@contextmanager
-def _progress() -> Iterator["OnProgress"]:
-    """Show what is being done: a bar on a terminal, a line now and then in a log."""
-    if not sys.stderr.isatty():
-        yield ProgressLines(partial(err.print, markup=False)).show
-        return
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    from groundsegment.planner.quantities import format_bytes
-
-    columns = (
-        TextColumn("{task.description:10}"),
-        BarColumn(),
-        TextColumn("{task.fields[amount]}"),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=err, transient=True) as progress:
-        tasks: dict[str, Any] = {}
-
-        def show(phase: str, done: int, total: int) -> None:
-            amount = f"{format_bytes(done)} of {format_bytes(total)}" if total else format_bytes(done) if done else ""
-            if phase not in tasks:
-                tasks[phase] = progress.add_task(phase, total=None, amount=amount)
-            progress.update(tasks[phase], completed=done, total=total or None, amount=amount)
-
-        yield show
