@@ -9,6 +9,7 @@ directory back. The key is deleted once the update is registered: then only the 
 Only one plan is kept unfinished. The caller holds the depot's `stage` lock.
 """
 
+import re
 import secrets
 import shutil
 from dataclasses import dataclass
@@ -19,11 +20,15 @@ from groundsegment.depot.records import METADATA_NAME, Bundle, RegisteredRelease
 from groundsegment.errors import UnknownError
 from groundsegment.packer.bundles import INDEX_NAME, bundle_name, write_durably
 from groundsegment.signer.key_store import sync_directory, write_new
+from protocol.frame import HANDLE_SIZE
 from protocol.link_keys import RELEASE_KEY_SIZE
 from protocol.manifest import Manifest
 
 TWIN_DIRECTORY = "twin"
 _NAME_LENGTH = 16
+_NAME = re.compile(rb"[0-9a-f]{16}")
+_KEY = re.compile(rb"[0-9a-f]{%d}\n" % (2 * RELEASE_KEY_SIZE))
+_HANDLE = re.compile(rf"[0-9a-f]{{{2 * HANDLE_SIZE}}}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,13 +80,23 @@ def open_workplace(depot: Depot, plan_digest: str) -> Workplace:
     name = plan_digest[:_NAME_LENGTH]
     path, key_path = depot.staging_path / name, _key_path(depot, name)
     _discard_others(depot, name)
-    if not (path.is_dir() and key_path.exists()):
+    release_key = _read_key(key_path) if path.is_dir() else None
+    if release_key is None:
         _discard(depot, name)
         key_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_new(key_path, secrets.token_bytes(RELEASE_KEY_SIZE).hex().encode() + b"\n", mode=0o600)
+        release_key = secrets.token_bytes(RELEASE_KEY_SIZE)
+        write_new(key_path, release_key.hex().encode() + b"\n", mode=0o600)
         path.mkdir(parents=True)
-    release_key = bytes.fromhex(key_path.read_text(encoding="ascii"))
     return Workplace(depot=depot, path=path, key_path=key_path, release_key=release_key)
+
+
+def _read_key(path: Path) -> bytes | None:
+    """Return a release key; None if there is none, or a disk changed it: then its bundles are of no use."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    return bytes.fromhex(data.decode()) if _KEY.fullmatch(data) else None
 
 
 def discard_unfinished(depot: Depot) -> int:
@@ -98,20 +113,38 @@ def discard_unfinished(depot: Depot) -> int:
 def _take_back(depot: Depot) -> None:
     """Settle directories in `updates/` whose registration was interrupted: they still have their index."""
     for index in depot.updates_path.glob(f"*/{INDEX_NAME}"):
-        directory = index.parent
-        name = index.read_text(encoding="ascii")[:_NAME_LENGTH]
-        try:
-            depot.update(bytes.fromhex(directory.name))
-        except UnknownError:
+        directory, name = index.parent, _plan_name(index)
+        if not _HANDLE.fullmatch(directory.name):
+            continue  # none of ours
+        is_registered = _is_registered(depot, directory.name)
+        if is_registered:
+            _forget(directory, None if name is None else _key_path(depot, name))
+        elif name is None:
+            shutil.rmtree(directory)  # a disk changed its index: nobody can tell which key its bundles are under
+        else:
             depot.staging_path.mkdir(exist_ok=True)
             shutil.rmtree(depot.staging_path / name, ignore_errors=True)
             directory.rename(depot.staging_path / name)
-        else:
-            _forget(directory, _key_path(depot, name))
 
 
-def _forget(directory: Path, key_path: Path) -> None:
-    key_path.unlink(missing_ok=True)
+def _plan_name(index: Path) -> str | None:
+    """The name of the plan that an index begins with; None if it does not: it is to be a path of ours."""
+    with index.open("rb") as file:
+        data = file.read(_NAME_LENGTH)
+    return data.decode() if _NAME.fullmatch(data) else None
+
+
+def _is_registered(depot: Depot, name: str) -> bool:
+    try:
+        depot.update(bytes.fromhex(name))
+    except UnknownError:
+        return False
+    return True
+
+
+def _forget(directory: Path, key_path: Path | None) -> None:
+    if key_path is not None:
+        key_path.unlink(missing_ok=True)
     (directory / INDEX_NAME).unlink()
 
 
