@@ -43,3 +43,4 @@ class Coder(IntEnum):
     ZSTD = 1  # zstd of the little-endian values
     PCO = 2  # pcodec's bins and tANS, integer tables only
     CONSTANT = 3  # one little-endian value, repeated
+    SPARSE = 4  # where values are that are not 0, as gaps, and these as a stream of another coder

@@ -53,7 +53,7 @@ PARAMETERS_MAX = 0xFFFF
 VALUES_MAX = 2 * SEGMENT_SIZE_MAX  # of one stream: two nibbles a byte
 OFFSET_MAX = 2**47
 _STREAM_SIZE_MAX = 2**32 - 1
-_CODER_BITS = 3
+CODER_BITS = 3
 _TRANSFORMS = {int(kind): kind for kind in TransformKind}
 _CODERS = {int(coder): coder for coder in Coder}
 
@@ -92,7 +92,7 @@ class Stream:
     @property
     def head(self) -> bytes:
         """What a piece says of it."""
-        return numbers.pack(self.count << _CODER_BITS | self.coder, len(self.data))
+        return numbers.pack(self.count << CODER_BITS | self.coder, len(self.data))
 
     @property
     def stored_size(self) -> int:
@@ -247,8 +247,8 @@ def _read_head(reader: Reader, place: _Place) -> _Head:
     parameters = reader.take(parameters_size)
     entries = []
     for _ in range(num_streams):
-        mixed, size = reader.number(VALUES_MAX << _CODER_BITS | 7), reader.number(_STREAM_SIZE_MAX)
-        coder, count = mixed & 7, mixed >> _CODER_BITS
+        mixed, size = reader.number(VALUES_MAX << CODER_BITS | 7), reader.number(_STREAM_SIZE_MAX)
+        coder, count = mixed & 7, mixed >> CODER_BITS
         if coder not in _CODERS:
             raise DecodeError(f"tensor payload: a stream of {count} values by coder {coder}")
         entries.append((_CODERS[coder], count, size))

@@ -9,6 +9,12 @@ A PCO stream is the metadata of one chunk and its one page in pcodec's wrapped f
 ends know: a standalone file says type, count and version again, 18 bytes, in a difference that has perhaps 5,000. Its
 first byte is 0: numbers as they are, no differences between neighbours; nothing else is let through to the decoder.
 
+A SPARSE stream says where the few values are that are not 0 (`gaps`), and then these: as many bytes as pcodec takes,
+and nothing to decode for all the others. Its bytes:
+
+    n       size of the gaps, and they
+    n       the values that are not 0, as a stream that is not SPARSE: 8 * their number + coder, size in bytes, and they
+
 Decoding is bounded: the count is checked by the caller, the array is made before anything is decoded, the tables of a
 chunk take at most a megabyte, and whatever pcodec or zstd find wrong is a DecodeError.
 """
@@ -20,14 +26,21 @@ import zstandard
 from numpy.typing import NDArray
 from pcodec import ChunkConfig, DeltaSpec, ModeSpec, PagingSpec, wrapped
 
+from protocol.codec import gaps, numbers
 from protocol.codec.kinds import Coder
-from protocol.codec.payload import Stream
+from protocol.codec.numbers import Reader
+from protocol.codec.payload import CODER_BITS, Stream
 from protocol.errors import DecodeError
 from protocol.limits import ZSTD_WINDOW_MAX
 
 _T = TypeVar("_T", np.uint8, np.uint16, np.uint32)
 
 LEVEL_DEFAULT = 10
+_SPARSE_MIN = 4096  # values: fewer are decoded in no time
+_RARE = 32  # values for each that is not 0
+_BIN_BITS = 20  # of pcodec's table, about one value
+_FASTER = 100  # that share more is worth it
+_CODER_MAX = (1 << CODER_BITS) - 1
 _PCO_HEADER = b"\x04\x01"  # version of the format
 _PCO_READER, _ = wrapped.FileDecompressor.new(_PCO_HEADER)  # knows the version, and nothing of what it read
 _PCO_TYPES = {np.dtype(np.uint8): "u8", np.dtype(np.uint16): "u16", np.dtype(np.uint32): "u32"}
@@ -44,10 +57,23 @@ def encode(values: NDArray[_T], *, level: int = LEVEL_DEFAULT) -> Stream:
     assert values.dtype in _PCO_TYPES
     if not values.size or (values == values[0]).all():
         return Stream(coder=Coder.CONSTANT, count=values.size, data=_little(values[:1]))
+    num_others = int(np.count_nonzero(values))
+    sparse = _encode_sparse(values, level) if is_sparse(values.size, num_others) else None
+    if sparse is not None and len(sparse) <= (1 + 1 / _FASTER) * _least_bytes(values, num_others):
+        return Stream(
+            coder=Coder.SPARSE, count=values.size, data=sparse
+        )  # to see by how much pcodec's is larger takes long
     packed = _encode_pco(np.ascontiguousarray(values), level)
+    if sparse is not None and len(sparse) <= (1 + 1 / _FASTER) * len(packed):
+        return Stream(coder=Coder.SPARSE, count=values.size, data=sparse)
     if len(packed) >= values.nbytes:
         return Stream(coder=Coder.RAW, count=values.size, data=_little(values))
     return Stream(coder=Coder.PCO, count=values.size, data=packed)
+
+
+def is_sparse(num_values: int, num_others: int) -> bool:
+    """Tell whether so few values are not 0 that it may be quicker to say where they are."""
+    return num_values >= _SPARSE_MIN and num_others * _RARE <= num_values
 
 
 def encode_bytes(data: bytes, *, level: int) -> Stream:
@@ -155,11 +181,42 @@ def _decode_constant(data: bytes, values: NDArray[_T]) -> None:
         values[:] = np.frombuffer(data, values.dtype.newbyteorder("<"))[0]
 
 
+def _least_bytes(values: NDArray[_T], num_others: int) -> float:
+    """Estimate what pcodec makes of values that are mostly 0: their entropy, and some bits about each that occurs."""
+    others = np.unique(values[values != 0], return_counts=True)[1]
+    counts = np.append(others, values.size - num_others).astype(np.float64)
+    bits = values.size * np.log2(values.size) - (counts * np.log2(counts)).sum() + _BIN_BITS * counts.size
+    return float(bits / 8)
+
+
+def _encode_sparse(values: NDArray[_T], level: int) -> bytes:
+    places = np.flatnonzero(values)
+    packed = gaps.encode([places], [values.size])
+    others = encode(values[places], level=level)
+    return numbers.pack(len(packed)) + packed + others.head + others.data
+
+
+def _decode_sparse(data: bytes, values: NDArray[_T]) -> None:
+    reader = Reader(data, "sparse stream")
+    packed = reader.take(reader.number(len(data)))
+    most = values.size // _RARE
+    mixed, size = reader.number(most << CODER_BITS | _CODER_MAX), reader.number(len(data))
+    coder, count = mixed & _CODER_MAX, mixed >> CODER_BITS
+    if coder not in _DECODERS or coder == Coder.SPARSE:
+        raise DecodeError(f"{count} values by coder {coder} in a sparse stream")
+    (places,) = gaps.decode(packed, [values.size], most)
+    others = decode(Stream(coder=Coder(coder), count=count, data=reader.take(size)), values.dtype.type, places.size)
+    reader.finish()
+    values.fill(0)
+    values[places] = others
+
+
 _DECODERS = {
     Coder.RAW: _decode_raw,
     Coder.ZSTD: _decode_zstd,
     Coder.PCO: _decode_pco,
     Coder.CONSTANT: _decode_constant,
+    Coder.SPARSE: _decode_sparse,
 }
 
 

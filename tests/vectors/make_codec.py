@@ -238,6 +238,14 @@ def nibble_segment(packing: Packing, with_base: bool) -> GoldenSegment:
     )
 
 
+def sparse_segment() -> GoldenSegment:
+    """Return bytes of which some are not 0."""
+    new = np.where(noise(5000, 43) % 50 == 0, noise(5000, 44) % 7, 0).astype(np.uint8)
+    stream = streams.encode(new, level=8)
+    assert stream.coder is Coder.SPARSE
+    return golden(TransformKind.BYTES, (b"", (stream,)), [new], None)
+
+
 def turned_segment() -> GoldenSegment:
     """Return groups that lean to one end or the other or to none; those of a bucket as pcodec's codes or as zstd's."""
     layout = NibbleLayout(packing=Packing.ROW, rows=32, columns=512, group=32, zeros=Zeros.BYTES)
@@ -327,6 +335,7 @@ SEGMENTS: dict[str, Callable[[], GoldenSegment]] = {
     "bytes delta": partial(bytes_segment, with_base=True),
     "bytes matches": matches_segment,
     "same": same_segment,
+    "bytes sparse": sparse_segment,
     "nibbles ROW turned": turned_segment,
     "gguf Q4_1 grid of scales": grid_of_scales_segment,
     "floats BF16 grid": float_grid_segment,

@@ -27,6 +27,9 @@ from protocol.errors import DecodeError
 
 Bytes = NDArray[np.uint8]
 HALF_OCTAVES = 64  # a class of few: what became of a group, times this, and its scale modulo this
+_FEW_GAIN_MIN = 0.02  # of the bytes: to look up a few changes takes the decoder twice as long as streams that are 0
+_NARROW = 16  # bytes of a row: of wider ones there are fewer to count codes in
+_LARGE = 2**18  # bytes: of fewer, neither time nor a comparison is worth it
 _ARE_FEW = 0x80  # beside the number of cuts, which is below
 
 
@@ -104,12 +107,12 @@ def encode(
         gain_min: see `grouped.choose_cuts`.
         budget: see `grouped.encode_rows`.
     """
-    predicted = known.predicted
+    predicted, few = known.predicted, None
     if predicted is not None:
         rows = cells.subtract(rows, predicted) if is_packed else (rows - predicted) & np.uint8(code_max)
         if is_packed:
             few = _encode_few(rows, predicted, known.classes_of_few(), level)
-            if few is not None:
+            if few is not None and (rows.size < _LARGE or rows.shape[1] > _NARROW):
                 return few
     elif known.turned is not None:
         rows = rows.copy()
@@ -118,7 +121,14 @@ def encode(
     cuts = grouped.choose_cuts(rows, classes, is_packed=is_packed, levels=levels, gain_min=gain_min)
     turned = known.turned if predicted is None else None
     made = grouped.encode_rows(rows, classes, cuts, is_packed=is_packed, level=level, turned=turned, budget=budget)
-    return Plan(cuts), made
+    plan = Plan(cuts)
+    if few is not None and _size(few) * (1 + _FEW_GAIN_MIN) < _size((plan, made)):
+        return few
+    return plan, made
+
+
+def _size(coded: tuple[Plan, list[Stream]]) -> int:
+    return len(coded[0].encode()) + sum(stream.stored_size for stream in coded[1])
 
 
 def decode(source: StreamReader, known: Contexts, plan: Plan, *, width: int, code_max: int, is_packed: bool) -> Bytes:
