@@ -29,6 +29,7 @@ from protocol.roots import read_root
 from protocol.trust import command_keys
 
 _PID_SIZE_MAX = 16
+_OF_A_MOUNT_POINT = "lost+found"  # releases/ may be a disk of its own
 
 
 @contextlib.contextmanager
@@ -311,5 +312,5 @@ def _record_is_gone(layout: StateLayout) -> StoreFailedError:
 
 def _has_releases(layout: StateLayout) -> bool:
     with contextlib.suppress(OSError):
-        return any(layout.releases.iterdir())
+        return any(path.name != _OF_A_MOUNT_POINT for path in layout.releases.iterdir())
     return False

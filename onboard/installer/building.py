@@ -90,7 +90,9 @@ class Building:
         """
         manifest = self.update.manifest
         self._assembly = None
-        if await in_thread(_is_sealed_and_whole, self._layout.release(self.digest), self.digest):
+        release = self._layout.release(self.digest)
+        if await in_thread(_is_sealed_and_whole, release, self.digest):
+            await in_thread(_make_names_durable, release)
             self._is_whole = True
             with contextlib.suppress(StoreError):  # what was reserved to repair it; the next start deletes what is left
                 await in_thread(_delete_part, self._layout.release_part(self.digest), RealDisk())
@@ -137,6 +139,15 @@ class Building:
             return ReleaseDirectory.open(self._layout.release(base), base)
         except StoreCorruptError as error:
             raise InstallError(str(error), reason=Reason.BASE_DAMAGED) from error
+
+
+def _make_names_durable(release: Path) -> None:
+    """Whoever sealed it may have been killed before that was durable, and what is found is only remembered."""
+    try:
+        RealDisk().sync_directory(release)
+        RealDisk().sync_directory(release.parent)
+    except StoreError as error:
+        raise InstallError(str(error), reason=Reason.DISK_FAILED, hint="check the medium") from error
 
 
 def _delete_part(part: Path, disk: RealDisk) -> None:

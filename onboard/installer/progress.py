@@ -90,6 +90,9 @@ class Progress:
         self.merged.add(number)
 
     def _replay_from(self, handle: int) -> bool:
+        # Whoever wrote it may have been killed, or refused, before the sync: what is only remembered is not done.
+        self._disk.sync(handle)
+        self._disk.forget(handle)
         data = self._disk.read(handle, self._disk.size(handle), 0)
         if data[: len(self._header)] != self._header:
             return False

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -123,6 +124,27 @@ def test_a_torn_entry_is_cut_off_and_its_bundle_comes_again(tmp_path):
     assert not list(again.installed.numbers())
     shop.install_all(again)
     assert len(shop.open().installed) == len(shop.paths)
+
+
+def test_what_a_killed_life_noted_is_durable_before_it_counts(tmp_path):
+    shop = Workshop(tmp_path)
+    shop.open().install(shop.paths[0], 0)
+    progress, done = shop.part / PROGRESS_NAME, []
+
+    class Watched(FaultyDisk):
+        def sync(self, handle):
+            done.append(("sync", str(Path(f"/proc/self/fd/{handle}").readlink())))
+            super().sync(handle)
+
+        def read(self, handle, size, offset):
+            done.append(("read", str(Path(f"/proc/self/fd/{handle}").readlink())))
+            return super().read(handle, size, offset)
+
+    shop.disk = Watched()
+    assert list(shop.open().installed.numbers()) == [0]
+    assert done[:2] == [("sync", str(progress)), ("read", str(progress))]
+    shop.disk.sync_fails = True
+    assert reason_of(shop.open) is Reason.DISK_FAILED
 
 
 def test_an_update_signed_again_goes_on_where_it_was_and_one_of_other_bundles_begins_anew(tmp_path):

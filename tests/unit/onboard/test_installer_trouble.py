@@ -36,6 +36,28 @@ async def settled(installer):
             await asyncio.sleep(0.001)
 
 
+def test_a_release_sealed_by_a_life_that_was_killed_is_made_durable_before_it_is_called_verified(
+    board, ground, monkeypatch
+):
+    board.provision(OLD)
+    update = ground.make_update(NEW, base=OLD)
+    board.crash_point.at = "sealed"  # its name may be in the kernel's memory only
+    with pytest.raises(PowerCutError):
+        asyncio.run(board.fly(update))
+    board.crash_point.at = None
+    synced, inner = [], RealDisk.sync_directory
+
+    def sync_directory(disk, path):
+        if board.record.pending and board.record.pending[0].state is UpdateState.RECEIVING:
+            synced.append(path)
+        inner(disk, path)
+
+    monkeypatch.setattr(RealDisk, "sync_directory", sync_directory)
+    assert asyncio.run(board.fly(update)) is UpdateState.CONFIRMED
+    release = board.layout.release(update.digest)
+    assert [path for path in synced if path in {release, release.parent}][:2] == [release, release.parent]
+
+
 def test_a_revert_that_was_told_is_no_warning_and_a_return_by_itself_is(board, ground):
     board.provision(OLD)
     update = ground.make_update(NEW, base=OLD)

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from onboard.errors import StoreCorruptError, StoreFailedError, StoreFullError
+from onboard.state import open_record
 from onboard.store.ballast import BALLAST_SIZE, Ballast
 from onboard.store.facts import OnboardRecord
+from onboard.store.layout import StateLayout
 from onboard.store.record import COUNTER_STEP, MessageCounters, RecordStore, copy_paths, keep_whole
 from onboard.store.slots import COPY_SIZE, SLOT_SIZE, Damage, slot_of
 from tests.fakes.faulty_disk import FaultyDisk
@@ -146,6 +148,17 @@ def test_a_damaged_copy_is_outvoted_written_again_and_counted(path, damage, foun
     assert content(path) == whole
     assert store.mend() == Damage()
     assert store.damage == found
+
+
+def test_a_disk_of_its_own_for_releases_is_no_sign_of_a_lost_record(tmp_path):
+    layout = StateLayout(tmp_path / "state")
+    (layout.releases / "lost+found").mkdir(parents=True)
+    assert open_record(layout).record == OnboardRecord()
+    for copy in copy_paths(layout.record):
+        copy.unlink()
+    (layout.releases / "0123456789abcdef").mkdir()
+    with pytest.raises(StoreFailedError, match="it is gone"):
+        open_record(layout)
 
 
 def test_two_lost_copies_and_a_flip_in_the_older_slot_of_the_third_are_mended(path):
