@@ -42,11 +42,15 @@ def chosen_updates(depot: Depot, update: str | None, satellite: str | None) -> t
     """The updates that the arguments mean: one, named as everywhere, or all open ones of a satellite.
 
     Raises:
-        InputError: neither is given.
+        InputError: neither is given, or it has ended.
         UnknownError: there is none.
     """
     if update is not None:
-        return (find_update(depot, update, satellite=satellite, is_wanted=lambda entry: entry.state.is_open),)
+        entry = find_update(depot, update, satellite=satellite, is_wanted=lambda entry: entry.state.is_open)
+        if not entry.state.is_open:
+            words = f"update {entry.handle.hex()} is {entry.state}: nothing of it will fly"
+            raise InputError(words, hint="`skyload status` shows what is under way; `skyload stage` makes another")
+        return (entry,)
     if satellite is None:
         raise InputError("which update?", hint="give an update, or --for SATELLITE for all that is staged")
     depot.satellite(satellite)

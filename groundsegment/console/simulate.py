@@ -173,10 +173,14 @@ def _with_bundles(
     from dataclasses import replace
 
     from groundsegment.depot.depot import Depot
+    from groundsegment.errors import UnknownError
     from groundsegment.naming import NEWEST, find_update
 
     with Depot.open(depot) as opened:
         found = find_update(opened, update or NEWEST, satellite=satellite, is_wanted=lambda entry: entry.state.is_open)
+        if found.is_forgotten_here:
+            words = f"update {found.handle.hex()} ({found.release_name}) was forgotten: its files are no more"
+            raise UnknownError(words, hint="--size flies so many bytes of no update")
         bundles = opened.bundles(found.handle)
     flown = replace(scenario.updates[0], name=found.release_name, size_bytes=sum(one.size_bytes for one in bundles))
     return replace(scenario, updates=(flown, *scenario.updates[1:])), [bundle.path for bundle in bundles]

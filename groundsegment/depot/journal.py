@@ -16,6 +16,7 @@ from groundsegment.depot import tables
 from groundsegment.depot.mailbox import Mailbox
 from groundsegment.depot.records import HOME_STATION, BlockProgress, ContactLog, ReceivedReport
 from groundsegment.depot.upsert import upsert
+from protocol.errors import DecodeError
 from protocol.link_keys import Direction
 from protocol.report import Report
 
@@ -103,12 +104,15 @@ class Journal(Mailbox):
             )
 
     def last_report(self, satellite: str) -> ReceivedReport | None:
-        """The newest report of a satellite."""
+        """The newest report of a satellite; none, if it is in the layout of another skyload: one comes soon."""
         rows = self._rows(select(tables.reports).where(tables.reports.c.satellite == satellite))
         if not rows:
             return None
         values = dict(rows[0]._mapping)
-        return ReceivedReport(report=Report.decode(values.pop("data")), **values)
+        try:
+            return ReceivedReport(report=Report.decode(values.pop("data")), **values)
+        except DecodeError:
+            return None
 
     def keep_sessions(self, satellite: str, sessions: Mapping[bytes, int], *, station: int, utc: datetime) -> None:
         """Know sessions that were heard elsewhere, oldest first, so that their reports are replays here."""

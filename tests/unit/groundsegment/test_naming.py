@@ -4,7 +4,7 @@ import pytest
 from typer.testing import CliRunner
 
 from groundsegment.console.main import app
-from groundsegment.depot.records import FlightState, ReceivedMessage
+from groundsegment.depot.records import FORGOTTEN_HERE, FlightState, ReceivedMessage
 from groundsegment.errors import InputError, UnknownError
 from groundsegment.naming import find_release, find_release_on_board, find_update
 from tests.fakes.depots import NOW, Satellite, make_depot, stage_bytes
@@ -134,3 +134,14 @@ def test_plan_takes_an_update_as_all_others_do(depot, updates, words):
     assert result.exit_code == 0, result.output
     assert updates[2].handle.hex() in result.stdout
     assert updates[0].handle.hex() not in result.stdout
+
+
+def test_an_update_that_has_ended_is_neither_planned_nor_flown_in_a_simulation_if_its_files_are_gone(depot, updates):
+    depot.set_update_state(updates[2].handle, FlightState.CONFIRMED, reason=FORGOTTEN_HERE)
+    place = ["--depot", str(depot.path)]
+    planned = CliRunner().invoke(app, ["plan", "release-8", "--rate", "2Mbit/s", *place])
+    assert planned.exit_code == 3
+    assert "is confirmed: nothing of it will fly" in planned.stderr
+    flown = CliRunner().invoke(app, ["simulate", "--profile", "demo", "--update", "release-8", *place])
+    assert flown.exit_code == 5
+    assert "was forgotten" in flown.stderr

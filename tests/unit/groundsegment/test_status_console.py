@@ -149,3 +149,15 @@ def test_a_message_reads_as_words(depot, kind, body, words):
     result = CliRunner().invoke(app, ["status", "--depot", str(depot.path)], env={"COLUMNS": "160"})
     assert words in result.stdout
     assert "activity" not in result.stdout
+
+
+def test_a_report_in_another_layout_is_as_good_as_none(depot):
+    staged = stage_bytes(depot, [20_000])
+    hear(depot, report_of(staged, UpdateState.RECEIVING))
+    with depot._engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE reports SET data = x'ff00ff00'")
+    result = CliRunner().invoke(app, ["status", "--depot", str(depot.path)])
+    assert result.exit_code == 0, result.output
+    assert "never heard" in result.stdout
+    hear(depot, report_of(staged, UpdateState.RECEIVING))
+    assert "RECEIVING" in CliRunner().invoke(app, ["status", "--depot", str(depot.path)]).stdout
