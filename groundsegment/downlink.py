@@ -88,7 +88,7 @@ class Downlink:
     def __init__(
         self,
         *,
-        contact_key: bytes | None,
+        contact_key: bytes | None = None,
         station: int = 0,
         satellite: str,
         identity_public: bytes,
@@ -98,7 +98,7 @@ class Downlink:
         """Start listening.
 
         Args:
-            contact_key: of the station's contact 0; or None for links that authenticate below.
+            contact_key: of the station's contact 0; left out, `set_contact` has to say one before anything is sent.
             station: its number; what the satellite sends to others is refused.
             satellite: its name; messages of others are refused.
             identity_public: raw Ed25519 key that its messages are signed with.
@@ -109,7 +109,8 @@ class Downlink:
         self._station = station
         self._downs: deque[tuple[int, FrameCodec]] = deque(maxlen=_CONTACTS_HEARD)
         self.heard_contact = 0  # the newest one that a frame came down in
-        self.set_contact(0, contact_key)
+        if contact_key is not None:
+            self.set_contact(0, contact_key)
         self._satellite, self._public_keys = satellite, {key_id(identity_public): identity_public}
         self._session, self._sequence = session, 0
         self._known: OrderedDict[bytes, int] = OrderedDict(known_sessions or {})
@@ -122,7 +123,7 @@ class Downlink:
         self._expected = self._heard = 0
         self._mark: tuple[bytes, int] | None = None  # session and number of the last report of this contact
 
-    def set_contact(self, number: int, contact_key: bytes | None) -> None:
+    def set_contact(self, number: int, contact_key: bytes) -> None:
         """Send under the key of another contact, and listen under it too."""
         self._up = FrameCodec(Direction.UP, contact_key, station=self._station)
         self._downs.appendleft((number, FrameCodec(Direction.DOWN, contact_key, station=self._station)))
@@ -145,7 +146,7 @@ class Downlink:
         self._received += 1
 
     def _decode(self, data: bytes) -> Frame:
-        error: ChecksumError | None = None
+        error = ChecksumError("frame: in no contact")
         for number, codec in self._downs:
             try:
                 frame = codec.decode(data)
@@ -154,7 +155,6 @@ class Downlink:
                 continue
             self.heard_contact = max(self.heard_contact, number)
             return frame
-        assert error is not None
         raise error
 
     def next_event(self) -> ReportReceived | MessageReceived | None:

@@ -10,7 +10,9 @@ A release key (32 bytes) is wrapped for a satellite by `recipient_keys`; `info` 
 
 from enum import StrEnum
 
+from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from protocol.errors import VerificationError
@@ -18,6 +20,8 @@ from protocol.recipient_keys import unwrap_key, wrap_key
 
 LINK_KEY_SIZE = 32
 CONTACTS_PER_BATCH = 64
+WRAPPED_BATCH_SIZE = 48
+_NONCE = bytes(12)  # every wrapping key wraps one thing
 RELEASE_KEY_SIZE = 32
 
 
@@ -50,6 +54,32 @@ def derive_contact_key(station_key: bytes, contact: int) -> bytes:
 def contact_key_of_batch(batch_key: bytes, contact: int) -> bytes:
     """Return the key of a contact from that of its batch."""
     return _derive(batch_key, f"skyload contact v1 {contact}")
+
+
+def derive_letters_key(station_key: bytes) -> bytes:
+    """Return the 32-byte key of what home and a station write each other; no key of any frame follows from it."""
+    return _derive(station_key, "skyload letters v1")
+
+
+def wrap_batch_key(letters_key: bytes, batch: int, batch_key: bytes) -> bytes:
+    """Make a batch key unreadable for whoever carries a letter: 48 bytes, always the same ones."""
+    return AESGCM(_batch_wrapping_key(letters_key, batch)).encrypt(_NONCE, batch_key, None)
+
+
+def unwrap_batch_key(letters_key: bytes, batch: int, wrapped: bytes) -> bytes:
+    """Open a wrapped batch key.
+
+    Raises:
+        VerificationError: of another batch or station, or damaged.
+    """
+    try:
+        return AESGCM(_batch_wrapping_key(letters_key, batch)).decrypt(_NONCE, wrapped, None)
+    except (InvalidTag, ValueError) as error:
+        raise VerificationError("keys of contacts: not for this station, or damaged") from error
+
+
+def _batch_wrapping_key(letters_key: bytes, batch: int) -> bytes:
+    return _derive(letters_key, f"skyload batch v1 {batch}")
 
 
 def derive_frame_key(contact_key: bytes, direction: Direction, kind: int, symbol_size: int) -> bytes:

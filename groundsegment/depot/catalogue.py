@@ -1,10 +1,12 @@
 """The depot's catalogue: satellites, their stations and link keys, releases. A part of `depot.Depot`.
 
 A depot at home holds each satellite's link key, from which the key of every station follows. The depot of a ground
-station holds no link key, only that station's own: a stolen one says nothing of the others.
+station holds none, only what that station needs for its letters and its next contacts: a stolen one says
+nothing of the others, nor of what comes later.
 
-    keys/links/NAME.key          the link key of a satellite, 64 hex digits
-    keys/stations/NAME@ID.key    a station's key, where the link key is not
+    keys/links/NAME.key               the link key of a satellite, 64 hex digits
+    keys/stations/NAME@ID.key         where that is not: the key of a station's letters
+    keys/stations/NAME@ID.contacts    and those of its next contacts: a batch's number and key a line
 
 How often a station's key was withdrawn, and the numbers of its contacts, are counters of the journal.
 """
@@ -24,9 +26,17 @@ from groundsegment.depot.records import HOME_STATION, RegisteredRelease, Satelli
 from groundsegment.depot.upsert import upsert
 from groundsegment.errors import InputError, KeyStoreError, UnknownError
 from protocol.limits import STATIONS_MAX
-from protocol.link_keys import LINK_KEY_SIZE, derive_contact_key, derive_station_key
+from protocol.link_keys import (
+    CONTACTS_PER_BATCH,
+    LINK_KEY_SIZE,
+    contact_key_of_batch,
+    derive_contact_key,
+    derive_letters_key,
+    derive_station_key,
+)
 
 _BACKUP_HINT = "restore it from a backup of the depot; the satellite's kit holds a copy as keys/link.key"
+_BATCHES_HINT = "home gives more with its orders: skyload station sync, there and here; or a new export"
 _STATION_HINT = "copy it anew from the home depot: `skyload station --help`"
 
 
@@ -55,17 +65,28 @@ class Catalogue:
         return _read_key(self.link_key_path(satellite), _BACKUP_HINT)
 
     def station_key(self, satellite: str, station: int) -> bytes:
-        """Return a station's own key of the link to a satellite, 32 bytes: all that its frames need.
+        """Return a station's own key of the link to a satellite, 32 bytes, from which all its others follow.
 
         Raises:
             UnknownError: no such satellite.
-            KeyStoreError: neither the link key nor the station's is here, or its file is damaged.
+            KeyStoreError: the link key is not here, or its file is damaged.
         """
-        self.satellite(satellite)
-        own = self.station_key_path(satellite, station)
-        if own.exists() and not self.link_key_path(satellite).exists():
-            return _read_key(own, _STATION_HINT)
         return derive_station_key(self.link_key(satellite), station, self.station_generation(satellite, station))
+
+    def letters_key(self, satellite: str, station: int) -> bytes:
+        """Return the key of the letters between home and a station, 32 bytes.
+
+        Raises:
+            UnknownError: no such satellite.
+            KeyStoreError: neither the link key nor this one is here, or its file is damaged.
+        """
+        if self._is_station(satellite, station):
+            return _read_key(self.station_key_path(satellite, station), _STATION_HINT)
+        return derive_letters_key(self.station_key(satellite, station))
+
+    def _is_station(self, satellite: str, station: int) -> bool:
+        self.satellite(satellite)
+        return self.station_key_path(satellite, station).exists() and not self.link_key_path(satellite).exists()
 
     def station_generation(self, satellite: str, station: int) -> int:
         """How often the key of a station was withdrawn; it outlives the station, as its number does."""
@@ -100,7 +121,58 @@ class Catalogue:
             UnknownError: no such satellite.
             KeyStoreError: it is not here, nor one from which it follows.
         """
-        return derive_contact_key(self.station_key(satellite, station), number)
+        if not self._is_station(satellite, station):
+            return derive_contact_key(self.station_key(satellite, station), number)
+        batch_key = self.batches(satellite, station).get(number // CONTACTS_PER_BATCH)
+        if batch_key is None:
+            raise KeyStoreError(f"station {station}: no key for contact {number} of {satellite}", hint=_BATCHES_HINT)
+        return contact_key_of_batch(batch_key, number)
+
+    def usable_contact(self, satellite: str, station: int, number: int) -> int:
+        """Return the first number from one on that may be used here: with a key, and given to no station's directory.
+
+        Raises:
+            KeyStoreError: the keys that home gave are used up.
+        """
+        batch = number // CONTACTS_PER_BATCH
+        if self._is_station(satellite, station):
+            batches = sorted(held for held in self.batches(satellite, station) if held >= batch)
+            if not batches:
+                raise KeyStoreError(
+                    f"station {station} has used up the keys of contacts that home gave it", hint=_BATCHES_HINT
+                )
+            first = batches[0]
+        else:
+            given = self.journal.allocated(self._batch_name(satellite, station))
+            first = max(batch, given + 1) if given else batch
+        return number if first == batch else first * CONTACTS_PER_BATCH
+
+    def give_batches(self, satellite: str, station: int, count: int) -> tuple[int, ...]:
+        """Give the next contacts to a station's directory, for good: numbers of batches that nobody else uses."""
+        used = self.contact(satellite, station) // CONTACTS_PER_BATCH
+        name = self._batch_name(satellite, station)
+        return tuple(self.journal.allocate(name, above=used) for _ in range(count))
+
+    def _batch_name(self, satellite: str, station: int) -> str:
+        return f"batch {self._contact_name(satellite, station)}"
+
+    def batches(self, satellite: str, station: int) -> dict[int, bytes]:
+        """The batch keys in a depot without the link key, by number.
+
+        Raises:
+            KeyStoreError: the file is damaged.
+        """
+        path = self.batches_path(satellite, station)
+        try:
+            lines = [line.split() for line in path.read_text(encoding="ascii").splitlines()]
+            keys = {int(number): bytes.fromhex(key) for number, key in lines}
+        except FileNotFoundError:
+            return {}
+        except (ValueError, IsADirectoryError):
+            raise KeyStoreError(f"{path}: not a file of keys of contacts", hint=_STATION_HINT) from None
+        if any(len(key) != LINK_KEY_SIZE or number < 0 for number, key in keys.items()):
+            raise KeyStoreError(f"{path}: not a file of keys of contacts", hint=_STATION_HINT)
+        return keys
 
     def _contact_name(self, satellite: str, station: int) -> str:
         return f"contact {satellite}@{station} {self.station_generation(satellite, station)}"
@@ -110,8 +182,12 @@ class Catalogue:
         return self.keys_path / "links" / f"{satellite}.key"
 
     def station_key_path(self, satellite: str, station: int) -> Path:
-        """Where the key of a station is, in a depot without the link key."""
+        """Where the key of a station's letters is, in a depot without the link key."""
         return self.keys_path / "stations" / f"{satellite}@{station}.key"
+
+    def batches_path(self, satellite: str, station: int) -> Path:
+        """Where the keys of a station's next contacts are, in a depot without the link key."""
+        return self.keys_path / "stations" / f"{satellite}@{station}.contacts"
 
     # Satellites
 

@@ -54,7 +54,7 @@ def last_logbook(depot: Depot, station: Station) -> Logbook | None:
     """The last one that was taken in."""
     try:
         data = StationNotes(depot, station).logbook_path.read_bytes()
-        return Logbook.open(data, depot.station_key(station.satellite, station.id))
+        return Logbook.open(data, depot.letters_key(station.satellite, station.id))
     except (FileNotFoundError, LetterError):
         return None
 
@@ -68,7 +68,7 @@ def collect(depot: Depot, station: Station, data: bytes, *, utc: datetime) -> Co
     notes = StationNotes(depot, station)
     if _is_kept(notes, data):
         return None  # the usual case, told without reading it
-    logbook = Logbook.open(data, depot.station_key(station.satellite, station.id))
+    logbook = Logbook.open(data, depot.letters_key(station.satellite, station.id))
     if (logbook.satellite, logbook.station) != (station.satellite, station.id):
         raise LetterError(f"logbook of station {logbook.station} of {logbook.satellite}, not of {station.name}")
     if logbook.instance != notes.read().instance:

@@ -1,10 +1,11 @@
 """A station's directory: a depot without keys of home, whose station it is, and the orders it follows.
 
-    station.json               whose: satellite, station, instance
-    keys/stations/SAT@ID.key   this station's own link key, mode 0600; no other key of anything
-    orders.letter              the newest orders; those of another instance mean: this directory flies no more
-    logbook.letter             what was brought home last
-    depot.db, updates/         as in any depot: signed metadata, ciphertext, how far they are
+    station.json                    whose: satellite, station, instance
+    keys/stations/SAT@ID.key        the key of its letters, mode 0600
+    keys/stations/SAT@ID.contacts   keys of its next contacts, a few hundred, mode 0600; no other key of anything
+    orders.letter                   the newest orders; those of another instance mean: this directory flies no more
+    logbook.letter                  what was brought home last
+    depot.db, updates/              as in any depot: signed metadata, ciphertext, how far they are
 
 What a thief finds in it: docs/security.md.
 """
@@ -53,7 +54,7 @@ class StationDirectory:
 
     def __init__(self, path: Path, identity: StationIdentity, depot: Depot) -> None:
         self.path, self.identity, self.depot = path, identity, depot
-        self.key = depot.station_key(identity.satellite, identity.id)
+        self.key = depot.letters_key(identity.satellite, identity.id)
         self._read: tuple[tuple[int, int, int] | None, Orders | None] = (None, None)
 
     @classmethod

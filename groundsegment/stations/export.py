@@ -1,7 +1,7 @@
 """Export a station: make the directory it begins with, at home. A shell.
 
-The directory holds what `directory` says and nothing else: no signing key, no link key but the station's own, no
-release key, no file of any release.
+The directory holds what `directory` says and nothing else: no signing key, no link key but those of the station's next
+contacts, no release key, no file of any release.
 """
 
 import json
@@ -14,6 +14,7 @@ from pathlib import Path
 from groundsegment.depot.depot import Depot
 from groundsegment.depot.records import Station
 from groundsegment.errors import InputError
+from groundsegment.stations.batches import keep_batches, new_batches, wrapped
 from groundsegment.stations.directory import FORMAT, ORDERS_NAME, STATION_NAME, StationIdentity
 from groundsegment.stations.home import make_orders
 from groundsegment.stations.notes import StationNotes
@@ -41,8 +42,9 @@ def export_station(depot: Depot, station: Station, path: Path, *, utc: datetime)
     part = whole.with_name(f".{whole.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     try:
-        _fill(part, depot, station, identity, utc)
-        notes.write(replace(notes.read(), instance=identity.instance, exported_utc=utc))
+        batches = new_batches(depot, station)
+        _fill(part, depot, station, identity, batches, utc)
+        notes.write(replace(notes.read(), instance=identity.instance, exported_utc=utc, batches=batches))
         if path.exists():
             path.rmdir()
         part.rename(whole)
@@ -53,9 +55,11 @@ def export_station(depot: Depot, station: Station, path: Path, *, utc: datetime)
     return identity
 
 
-def _fill(path: Path, depot: Depot, station: Station, identity: StationIdentity, utc: datetime) -> None:
+def _fill(
+    path: Path, depot: Depot, station: Station, identity: StationIdentity, batches: tuple[int, ...], utc: datetime
+) -> None:
     satellite = depot.satellite(station.satellite)
-    key = depot.station_key(satellite.name, station.id)
+    key = depot.letters_key(satellite.name, station.id)
     with Depot.create(path) as made:
         # Release keys are wrapped for the satellite, and no station wraps any.
         made.add_satellite(replace(satellite, release_public=b""))
@@ -63,6 +67,7 @@ def _fill(path: Path, depot: Depot, station: Station, identity: StationIdentity,
         key_path = made.station_key_path(satellite.name, station.id)
         key_path.parent.mkdir(parents=True, mode=0o700)
         write_whole(key_path, key.hex().encode() + b"\n", mode=0o600)
+        keep_batches(made, satellite.name, station.id, key, wrapped(depot, station, batches))
         # Where a station's directory is lost, the next one goes on in its lane behind what home knows it has sent.
         made.journal.save_progress(
             satellite.name, depot.journal.progress(satellite.name, station=station.id), station=station.id
@@ -70,7 +75,8 @@ def _fill(path: Path, depot: Depot, station: Station, identity: StationIdentity,
         # What was heard before is a replay there too.
         sessions = depot.journal.report_sessions(satellite.name, station=station.id)
         made.journal.keep_sessions(satellite.name, sessions, station=station.id, utc=utc)
-    orders = replace(make_orders(depot, station, utc=utc), instance=identity.instance)
+    orders = make_orders(depot, station, utc=utc)
+    orders = replace(orders, instance=identity.instance, batches=wrapped(depot, station, batches))
     write_letter(path / ORDERS_NAME, orders.seal(key))
     values = {
         "format": FORMAT,

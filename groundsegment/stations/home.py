@@ -15,7 +15,8 @@ from pathlib import Path, PurePosixPath
 from groundsegment.depot.depot import Depot
 from groundsegment.depot.records import BlockProgress, CommandState, Station, Update
 from groundsegment.errors import DiskError, GroundError
-from groundsegment.stations.collecting import Collected, collect
+from groundsegment.stations.batches import top_up, wrapped
+from groundsegment.stations.collecting import Collected, collect, last_logbook
 from groundsegment.stations.copying import fetch_file
 from groundsegment.stations.letters import LetterError, LetterKind
 from groundsegment.stations.notes import StationNotes
@@ -81,6 +82,9 @@ def exchange_if_free(depot: Depot, satellite: str, *, utc: datetime) -> None:
 def make_orders(depot: Depot, station: Station, *, utc: datetime) -> Orders:
     """Return what a station should know now; its serial number is not given yet."""
     notes, satellite = StationNotes(depot, station).read(), station.satellite
+    last = last_logbook(depot, station)
+    is_current = last is not None and last.instance == notes.instance
+    notes = top_up(depot, station, notes, last.contact if last is not None and is_current else 0)
     flown = [entry for entry in depot.open_updates(satellite) if entry.lanes > station.id][:UPDATES_MAX]
     updates = tuple(_ordered(depot, entry) for entry in flown)
     report = depot.journal.last_report(satellite)
@@ -108,6 +112,7 @@ def make_orders(depot: Depot, station: Station, *, utc: datetime) -> Orders:
             if handle in handles and have
         )[:BLOCKS_LISTED_MAX],
         on_board_utc=None if report is None else report.received_utc,
+        batches=wrapped(depot, station, notes.batches),
         commands=tuple(entry for entry in queued if entry.operation != Operation.ASK)[:COMMANDS_MAX],
     )
 
@@ -125,7 +130,7 @@ def _order(depot: Depot, result: StationExchange, root: Path, utc: datetime) -> 
     station = result.station
     path = letter_path(root, station.satellite, station.name, LetterKind.ORDERS)
     try:
-        key = depot.station_key(station.satellite, station.id)
+        key = depot.letters_key(station.satellite, station.id)
         orders = make_orders(depot, station, utc=utc)
         if _says_the_same(path, key, orders):
             return result

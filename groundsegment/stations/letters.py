@@ -3,7 +3,7 @@
     skyload-letter-1 KIND MAC        KIND: orders (home to station) or logbook (station to home); MAC: 64 hex digits
     {...}                            JSON; the MAC, HMAC-SHA256, covers everything after the first line
 
-The MAC's key follows from the station's own link key, so that no other station can write in its name and whoever
+The MAC's key follows from the station's, so that no other station can write in its name and whoever
 carries a letter (a shared disk, a stick in a pocket) can read it but not change it. It says nothing of age: letters
 have serial numbers. Whoever stole the station can write logbooks too, so what they say is checked all the same.
 """
@@ -32,13 +32,13 @@ class LetterError(InputError):
     """A letter is not one, is not from whom it says, or says what cannot be."""
 
 
-def seal_letter(kind: LetterKind, station_key: bytes, body: Mapping[str, Any]) -> bytes:
+def seal_letter(kind: LetterKind, letters_key: bytes, body: Mapping[str, Any]) -> bytes:
     """Return a letter."""
     text = json.dumps(body, indent=1, sort_keys=True, allow_nan=False).encode() + b"\n"
-    return f"{_MAGIC} {kind} {_mac(kind, station_key, text)}\n".encode() + text
+    return f"{_MAGIC} {kind} {_mac(kind, letters_key, text)}\n".encode() + text
 
 
-def open_letter(kind: LetterKind, station_key: bytes, data: bytes) -> Mapping[str, Any]:
+def open_letter(kind: LetterKind, letters_key: bytes, data: bytes) -> Mapping[str, Any]:
     """Verify and parse a letter.
 
     Raises:
@@ -50,7 +50,7 @@ def open_letter(kind: LetterKind, station_key: bytes, data: bytes) -> Mapping[st
     words = head.split(b" ")
     if not newline or len(words) != 3 or words[:2] != [_MAGIC.encode(), kind.encode()]:
         raise LetterError(f"{kind}: not a letter of this kind")
-    if not hmac.compare_digest(words[2], _mac(kind, station_key, text).encode()):
+    if not hmac.compare_digest(words[2], _mac(kind, letters_key, text).encode()):
         raise LetterError(f"{kind}: not written with this station's key, or changed on its way")
     try:
         body = json.loads(text, parse_constant=_refuse)
@@ -61,8 +61,8 @@ def open_letter(kind: LetterKind, station_key: bytes, data: bytes) -> Mapping[st
     return body
 
 
-def _mac(kind: LetterKind, station_key: bytes, text: bytes) -> str:
-    key = hmac.digest(station_key, f"skyload letter v1 {kind}".encode(), "sha256")
+def _mac(kind: LetterKind, letters_key: bytes, text: bytes) -> str:
+    key = hmac.digest(letters_key, f"skyload letter v1 {kind}".encode(), "sha256")
     return hmac.new(key, text, "sha256").hexdigest()
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from groundsegment.depot.records import BlockProgress, ContactLog, FlightState
 from groundsegment.stations.letters import LetterKind, open_letter, seal_letter
 from groundsegment.stations.reading import Reader, blob_text, line_text, utc_text
+from protocol.contacts import CONTACT_MAX
 from protocol.frame import HANDLE_SIZE
 from protocol.limits import BLOCKS_MAX, ESI_MAX, MESSAGE_SIZE_MAX, REPORT_SIZE_MAX, STATIONS_MAX
 from protocol.link_keys import Direction
@@ -77,6 +78,7 @@ class Logbook:
         contacts: the newest ones; ids and names mean nothing here.
         claims: where it believes updates to stand.
         losses: of its link.
+        contact: number of its last contact.
     """
 
     satellite: str
@@ -92,19 +94,20 @@ class Logbook:
     contacts: tuple[ContactLog, ...] = ()
     claims: tuple[Claim, ...] = ()
     losses: tuple[Loss, ...] = ()
+    contact: int = 0
 
-    def seal(self, station_key: bytes) -> bytes:
+    def seal(self, letters_key: bytes) -> bytes:
         """Return the letter."""
-        return seal_letter(LetterKind.LOGBOOK, station_key, self.as_json())
+        return seal_letter(LetterKind.LOGBOOK, letters_key, self.as_json())
 
     @classmethod
-    def open(cls, data: bytes, station_key: bytes) -> "Logbook":
+    def open(cls, data: bytes, letters_key: bytes) -> "Logbook":
         """Verify and read a letter.
 
         Raises:
             LetterError: it is none, or says what cannot be.
         """
-        return _logbook(Reader(open_letter(LetterKind.LOGBOOK, station_key, data), "logbook"))
+        return _logbook(Reader(open_letter(LetterKind.LOGBOOK, letters_key, data), "logbook"))
 
     def as_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -127,6 +130,7 @@ class Logbook:
                 {"handle": entry.handle.hex(), "state": str(entry.state), "reason": line_text(entry.reason)}
                 for entry in self.claims
             ],
+            "contact": self.contact,
             "losses": [{"direction": str(entry.direction), "state": dict(entry.state)} for entry in self.losses],
         }
 
@@ -150,6 +154,7 @@ def _logbook(reader: Reader) -> Logbook:
         ),
         contacts=reader.items("contacts", lambda item: _contact(item, satellite, station), count_max=CONTACTS_MAX),
         claims=reader.items("claims", _claim, count_max=CLAIMS_MAX),
+        contact=reader.integer("contact", highest=CONTACT_MAX),
         losses=reader.items("losses", _loss, count_max=len(Direction)),
     )
 

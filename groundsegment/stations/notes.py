@@ -22,7 +22,7 @@ from groundsegment.depot.records import Station
 from groundsegment.errors import DiskError
 from groundsegment.planner.contact_plan import ContactPlan, PlannedContact
 from groundsegment.stations.letters import LetterError
-from groundsegment.stations.orders import CONTACTS_MAX, contact_json, read_contact
+from groundsegment.stations.orders import BATCHES_MAX, CONTACTS_MAX, contact_json, read_contact
 from groundsegment.stations.post import write_whole
 from groundsegment.stations.reading import Reader, utc_text
 
@@ -38,12 +38,14 @@ class Notes:
         exported_utc: when.
         endpoint: HOST:PORT of the link at the station; empty if nobody said.
         contacts: of the station; None without a plan.
+        batches: of contacts whose keys that directory was given, those that are used up left out.
     """
 
     instance: str = ""
     exported_utc: datetime | None = None
     endpoint: str = ""
     contacts: tuple[PlannedContact, ...] | None = None
+    batches: tuple[int, ...] = ()
 
 
 class StationNotes:
@@ -70,6 +72,7 @@ class StationNotes:
                 instance=reader.text("instance") if reader else "",
                 exported_utc=reader.optional("exported_utc", reader.utc) if reader else None,
                 endpoint=reader.text("endpoint") if reader else "",
+                batches=_batches(reader) if reader else (),
                 contacts=contacts.items("contacts", read_contact, count_max=CONTACTS_MAX) if contacts else None,
             )
         except LetterError as error:
@@ -79,7 +82,8 @@ class StationNotes:
         """Keep notes, contacts apart."""
         self.path.mkdir(parents=True, exist_ok=True)
         exported = None if notes.exported_utc is None else utc_text(notes.exported_utc)
-        values = {"instance": notes.instance, "exported_utc": exported, "endpoint": notes.endpoint}
+        batches = [{"number": number} for number in notes.batches]
+        values = {"instance": notes.instance, "exported_utc": exported, "endpoint": notes.endpoint, "batches": batches}
         write_whole(self.path / "notes.json", _json(values))
         if notes.contacts is not None:
             listed = {"contacts": [contact_json(contact) for contact in notes.contacts]}
@@ -97,6 +101,12 @@ class StationNotes:
             return None
         except (ValueError, OSError) as error:
             raise DiskError(f"{path}: {error}", hint=_HINT) from error
+
+
+def _batches(reader: Reader) -> tuple[int, ...]:
+    if not reader.has("batches"):
+        return ()  # exported by an older version
+    return reader.items("batches", lambda item: item.integer("number"), count_max=BATCHES_MAX)
 
 
 def numbers_given(depot: Depot, satellite: str) -> set[int]:

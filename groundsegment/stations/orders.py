@@ -15,7 +15,9 @@ from groundsegment.stations.letters import LetterKind, open_letter, seal_letter
 from groundsegment.stations.ordered_update import OrderedUpdate, read_update, update_json
 from groundsegment.stations.reading import Reader, blob_text, line_text, utc_text
 from protocol.command import Operation
+from protocol.contacts import CONTACT_MAX
 from protocol.limits import BLOCKS_MAX, ESI_MAX, MESSAGE_SIZE_MAX, STATIONS_MAX
+from protocol.link_keys import CONTACTS_PER_BATCH, WRAPPED_BATCH_SIZE
 from protocol.names import is_safe_name
 from protocol.objects import object_handle
 
@@ -23,6 +25,7 @@ UPDATES_MAX = 64  # open ones
 CONTACTS_MAX = 1000
 BLOCKS_LISTED_MAX = 20_000
 COMMANDS_MAX = 16
+BATCHES_MAX = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +55,7 @@ class Orders:
         on_board: what home knows to be on board, of blocks of open updates; `next_esi` means nothing here.
         on_board_utc: as of when: of the report that says it; None if none did.
         commands: signed ones that wait for a contact; questions (`ask`) are not among them.
+        batches: keys of its next contacts, by number of the batch, wrapped so that only the station can read them.
     """
 
     satellite: str
@@ -67,19 +71,20 @@ class Orders:
     on_board: tuple[BlockProgress, ...] = ()
     on_board_utc: datetime | None = None
     commands: tuple[QueuedCommand, ...] = ()
+    batches: tuple[tuple[int, bytes], ...] = ()
 
-    def seal(self, station_key: bytes) -> bytes:
+    def seal(self, letters_key: bytes) -> bytes:
         """Return the letter."""
-        return seal_letter(LetterKind.ORDERS, station_key, self.as_json())
+        return seal_letter(LetterKind.ORDERS, letters_key, self.as_json())
 
     @classmethod
-    def open(cls, data: bytes, station_key: bytes) -> "Orders":
+    def open(cls, data: bytes, letters_key: bytes) -> "Orders":
         """Verify and read a letter.
 
         Raises:
             LetterError: it is none, or not from home.
         """
-        return _orders(Reader(open_letter(LetterKind.ORDERS, station_key, data), "orders"))
+        return _orders(Reader(open_letter(LetterKind.ORDERS, letters_key, data), "orders"))
 
     def as_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -102,6 +107,7 @@ class Orders:
             ],
             "on_board_utc": None if self.on_board_utc is None else utc_text(self.on_board_utc),
             "commands": [_command_json(entry) for entry in self.commands],
+            "batches": [{"number": number, "key": wrapped.hex()} for number, wrapped in self.batches],
         }
 
 
@@ -120,6 +126,7 @@ def _orders(reader: Reader) -> Orders:
         on_board=reader.items("on_board", _block, count_max=BLOCKS_LISTED_MAX),
         on_board_utc=reader.optional("on_board_utc", reader.utc),
         commands=reader.items("commands", _command, count_max=COMMANDS_MAX),
+        batches=reader.items("batches", _batch, count_max=BATCHES_MAX),
     )
 
 
@@ -172,6 +179,11 @@ def _block(reader: Reader) -> BlockProgress:
         next_esi=0,
         have=reader.integer("have", highest=ESI_MAX),
     )
+
+
+def _batch(reader: Reader) -> tuple[int, bytes]:
+    number = reader.integer("number", highest=CONTACT_MAX // CONTACTS_PER_BATCH)
+    return number, reader.data("key", size=WRAPPED_BATCH_SIZE)
 
 
 def _command_json(entry: QueuedCommand) -> dict[str, Any]:

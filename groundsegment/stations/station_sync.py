@@ -13,7 +13,8 @@ from datetime import datetime
 from pathlib import Path
 
 from groundsegment.depot.records import CommandState, FlightState, Update
-from groundsegment.errors import DiskError, UnknownError
+from groundsegment.errors import DiskError, KeyStoreError, UnknownError
+from groundsegment.stations.batches import keep_batches
 from groundsegment.stations.copying import fetch_file
 from groundsegment.stations.directory import StationDirectory
 from groundsegment.stations.letters import LetterError, LetterKind
@@ -21,6 +22,7 @@ from groundsegment.stations.ordered_update import OrderedUpdate
 from groundsegment.stations.orders import Orders
 from groundsegment.stations.post import letter_path, read_letter, write_letter
 from groundsegment.stations.writing import write_logbook
+from protocol.errors import VerificationError
 
 _NOT_ORDERED = "home does not order it any more"
 
@@ -82,6 +84,7 @@ class _Sync:
             self._end_updates(orders)
             with self._telling():
                 self._take_commands(orders)
+                self._take_batches(orders)
             fetched = [self._fetch_update(entry) for entry in orders.updates]
             is_complete = all(fetched)
             self._take_on_board(orders)
@@ -151,6 +154,12 @@ class _Sync:
         for handle, entry in known.items():
             if entry.state is CommandState.QUEUED and handle not in ordered:
                 journal.set_command_state(handle, CommandState.DROPPED)
+
+    def _take_batches(self, orders: Orders) -> None:
+        try:
+            keep_batches(self._depot, self._satellite, self._station, self._directory.key, orders.batches)
+        except (VerificationError, KeyStoreError) as error:
+            raise LetterError(str(error)) from error
 
     # Updates
 

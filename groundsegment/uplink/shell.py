@@ -55,7 +55,6 @@ class UplinkShell:
         self._depot, self._plan, self._clock = depot, plan, clock
         satellite = depot.satellite(plan.satellite)
         self._downlink = Downlink(
-            contact_key=depot.contact_key(plan.satellite, plan.station, 0),
             station=plan.station,
             satellite=satellite.name,
             identity_public=satellite.identity_public,

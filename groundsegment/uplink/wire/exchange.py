@@ -160,7 +160,6 @@ class _Exchange:
         satellite = depot.satellite(command.satellite)
         self._depot, self._command, self._endpoint, self._tell = depot, command, endpoint, tell
         self._downlink = Downlink(
-            contact_key=depot.contact_key(satellite.name, HOME_STATION, 0),
             satellite=satellite.name,
             identity_public=satellite.identity_public,
             session=secrets.token_bytes(HANDLE_SIZE),

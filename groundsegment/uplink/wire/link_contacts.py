@@ -9,9 +9,11 @@ that nobody heard). Where answers are expected and none comes, it goes on by its
 for. A link on which nobody ever answers counts blind.
 """
 
+import contextlib
+
 from groundsegment.depot.depot import Depot
 from groundsegment.downlink import Downlink
-from groundsegment.errors import InputError
+from groundsegment.errors import InputError, KeyStoreError
 from protocol.contacts import CONTACT_MAX, STEPS, is_found, next_contact, skip
 
 SILENCE_S = 15.0  # without an answer, then the satellite may be ahead of us
@@ -37,7 +39,9 @@ class LinkContacts:
         self._num_heard = 0  # frames, before this contact
         self._may_be_behind, self._num_skips, self._since_s = True, 0, 0.0
         self._heard_s: float | None = None
-        self._use(self._depot.contact(satellite, station))
+        self._number = depot.contact(satellite, station)
+        with contextlib.suppress(KeyStoreError):  # of the last contact: not needed any more
+            self._use(self._number)
 
     @property
     def number(self) -> int:
@@ -58,7 +62,7 @@ class LinkContacts:
             self._use(last)
         else:
             known = self._depot.contact_heard(self._satellite, self._station) if self._is_answered else last
-            self._raise(last, next_contact(last, known))
+            self._raise(last, next_contact(last, known), is_needed=last == known)
         self._since_s, self._num_skips, self._heard_s = now, 0, None
         self._num_heard = self._downlink.statistics().frames_received
 
@@ -99,11 +103,17 @@ class LinkContacts:
         following = skip(self._number, short if self._num_skips < _SHORT_SKIPS else long)
         self._since_s, self._num_skips = now, self._num_skips + 1
         if is_found(following, self._depot.contact_heard(self._satellite, self._station)):
-            self._raise(self._number, following)
+            self._raise(self._number, following, is_needed=False)
 
-    def _raise(self, last: int, number: int) -> None:
-        is_new = number > last  # else the satellite would not find it, and this one goes on until it answers
-        self._use(self._depot.raise_contact(self._satellite, self._station, number) if is_new else last)
+    def _raise(self, last: int, number: int, *, is_needed: bool) -> None:
+        """Go on from a number to a later one; or stay, where the satellite would not find it or no key is here."""
+        try:
+            number = self._depot.usable_contact(self._satellite, self._station, number)
+        except KeyStoreError:
+            if is_needed or last == 0:
+                raise
+            number = last
+        self._use(self._depot.raise_contact(self._satellite, self._station, number) if number > last else last)
 
     def _use(self, number: int) -> None:
         key = self._depot.contact_key(self._satellite, self._station, number)

@@ -9,7 +9,13 @@ from groundsegment.depot.depot import Depot
 from groundsegment.depot.records import BlockProgress, FlightState, ReceivedReport
 from groundsegment.errors import BusyError, InputError, KeyStoreError, UnknownError
 from protocol.limits import STATIONS_MAX
-from protocol.link_keys import Direction, derive_station_key
+from protocol.link_keys import (
+    Direction,
+    derive_batch_key,
+    derive_contact_key,
+    derive_letters_key,
+    derive_station_key,
+)
 from protocol.report import SOLVED, Report
 from tests.fakes.depots import LINK_KEY, NOW, make_depot, stage_bytes
 
@@ -45,17 +51,27 @@ def test_the_sixteenth_station_is_refused(depot):
         depot.add_station("SAT-1", "one-more", added_utc=NOW)
 
 
-def test_a_station_s_key_follows_from_the_link_key_or_lies_there_alone(depot):
-    assert depot.station_key("SAT-1", 3) == derive_station_key(LINK_KEY, 3)
+def test_a_station_s_keys_follow_from_the_link_key_or_lie_there_alone(depot):
+    station_key = derive_station_key(LINK_KEY, 3)
+    assert depot.station_key("SAT-1", 3) == station_key
+    assert depot.letters_key("SAT-1", 3) == derive_letters_key(station_key)
+    assert depot.contact_key("SAT-1", 3, 130) == derive_contact_key(station_key, 130)
     depot.link_key_path("SAT-1").unlink()
     with pytest.raises(KeyStoreError):
-        depot.station_key("SAT-1", 3)
+        depot.letters_key("SAT-1", 3)
     path = depot.station_key_path("SAT-1", 3)
     path.parent.mkdir()
     path.write_text("ab" * 32 + "\n")
-    assert depot.station_key("SAT-1", 3) == b"\xab" * 32
+    depot.batches_path("SAT-1", 3).write_text(f"2 {derive_batch_key(station_key, 2).hex()}\n")
+    assert depot.letters_key("SAT-1", 3) == b"\xab" * 32
+    assert depot.contact_key("SAT-1", 3, 130) == derive_contact_key(station_key, 130)
+    for number in (127, 192):
+        with pytest.raises(KeyStoreError, match="no key for contact"):
+            depot.contact_key("SAT-1", 3, number)
     with pytest.raises(KeyStoreError):
-        depot.station_key("SAT-1", 2)
+        depot.station_key("SAT-1", 3)
+    with pytest.raises(KeyStoreError):
+        depot.letters_key("SAT-1", 2)
     with pytest.raises(KeyStoreError):
         depot.link_key("SAT-1")
 
@@ -208,3 +224,22 @@ def test_a_migration_that_is_cut_off_leaves_the_older_depot_as_it_was(older, mon
 
     with Depot.open(older) as depot:
         assert depot.updates("SAT-1")[0].handle.hex() == "010203040506"
+
+
+@pytest.mark.parametrize("text", ["1", "x " + "ab" * 32, "1 abcd", "-1 " + "ab" * 32, "1 " + "ab" * 32 + " 2"])
+def test_a_damaged_file_of_contacts_is_told(depot, text):
+    path = depot.batches_path("SAT-1", 3)
+    path.parent.mkdir()
+    path.write_text(text + "\n")
+    with pytest.raises(KeyStoreError, match="not a file of keys of contacts"):
+        depot.batches("SAT-1", 3)
+
+
+def test_home_flies_as_a_station_in_numbers_that_no_directory_was_given(depot):
+    assert depot.usable_contact("SAT-1", 3, 1) == 1
+    assert depot.raise_contact("SAT-1", 3, 1) == 1
+    assert depot.give_batches("SAT-1", 3, 4) == (1, 2, 3, 4)
+    assert depot.usable_contact("SAT-1", 3, 2) == 5 * 64
+    assert depot.raise_contact("SAT-1", 3, 5 * 64) == 5 * 64
+    assert depot.usable_contact("SAT-1", 3, 5 * 64 + 1) == 5 * 64 + 1
+    assert depot.give_batches("SAT-1", 3, 2) == (6, 7)

@@ -618,21 +618,24 @@ def test_a_disk_that_refuses_is_told_and_the_next_sync_goes_on(homestead):
 def test_what_is_exported_lets_nobody_speak_for_anybody_else(homestead):
     stage(homestead)
     station = homestead.export("svalbard")
-    assert station.key == homestead.depot.station_key("SAT-1", 1) != homestead.depot.station_key("SAT-1", 2)
+    assert station.key == homestead.depot.letters_key("SAT-1", 1) != homestead.depot.letters_key("SAT-1", 2)
     with pytest.raises(KeyStoreError):
         station.depot.link_key("SAT-1")
-    with pytest.raises(KeyStoreError):
-        station.depot.station_key("SAT-1", 2)
-    key_path = station.depot.station_key_path("SAT-1", 1)
-    assert key_path.stat().st_mode & 0o777 == 0o600
-    assert LINK_KEY.hex() not in "".join(
-        path.read_bytes().decode("latin-1") for path in station.path.rglob("*") if path.is_file()
-    )
+    for number in (1, 2):
+        with pytest.raises(KeyStoreError):
+            station.depot.station_key("SAT-1", number)
+    for path in (station.depot.station_key_path("SAT-1", 1), station.depot.batches_path("SAT-1", 1)):
+        assert path.stat().st_mode & 0o777 == 0o600
+    everything = b"".join(path.read_bytes() for path in station.path.rglob("*") if path.is_file())
+    for key in (LINK_KEY, homestead.depot.station_key("SAT-1", 1)):
+        assert key.hex().encode() not in everything
+        assert key not in everything
 
 
 def test_frames_made_with_a_stolen_key_are_of_that_station_only(homestead):
-    stolen = homestead.export("svalbard").depot.contact_key("SAT-1", 1, 0)
+    stolen = homestead.export("svalbard").depot.contact_key("SAT-1", 1, 64)
     satellite = FrameCodec(Direction.UP, LINK_KEY)
+    satellite.set_contact(1, 64)
     frame = Frame(kind=FrameKind.RAPTORQ, handle=b"handle", num_symbols=9, block=0, esi=5, payload=bytes(64))
     as_itself = FrameCodec(Direction.UP, stolen, station=1).encode(frame)
     assert satellite.decode(as_itself).station == 1
