@@ -24,6 +24,9 @@ def rotate(
     name: Annotated[str, typer.Argument(help="The station's name.")],
     satellite: SatelliteOption,
     link: LinkOption = None,
+    generation: Annotated[
+        int | None, typer.Option("--generation", min=1, help="Of the new key; one above that of home if left out.")
+    ] = None,
     blind: BlindOption = False,
     yes: YesOption = False,
     timeout: TimeoutOption = 180.0,
@@ -35,6 +38,9 @@ def rotate(
     From the moment the satellite obeys, frames under the old key are counted as forged, and home refuses letters under
     it. Export the station again to let it fly on; remove it if it is not to. Home's own key is not a station's.
 
+    Each rotation begins a new generation of keys. Where the depot was restored from a backup, the satellite may be ahead
+    and refuse, and says where it is: give --generation one above that.
+
     Goes in two steps, like all that is dangerous (see `skyload revert`). Interrupted, the same command goes on.
 
     Examples:
@@ -43,6 +49,7 @@ def rotate(
     ```
     """
     from groundsegment.depot.depot import Depot
+    from groundsegment.errors import InputError
     from protocol.command import Operation
 
     way = Way.of_options(link, blind=blind, yes=yes, timeout=timeout)
@@ -51,14 +58,19 @@ def rotate(
         entry = opened.station(satellite, name)
         question = f"Make the key of {name}, station {entry.id} of {satellite}, void?"
         # The satellite first: if we are killed in between, the same generation again is no error there.
-        generation = opened.station_generation(satellite, entry.id) + 1
-        args = {"station": entry.id, "generation": generation}
+        before = opened.station_generation(satellite, entry.id)
+        chosen = before + 1 if generation is None else generation
+        if chosen <= before:
+            raise InputError(
+                f"{name} has keys of generation {before}", hint=f"--generation {before + 1}, or a higher one"
+            )
+        args = {"station": entry.id, "generation": chosen}
         values = way.command(opened, satellite, Operation.WITHDRAW, args, question=question)
         is_done = values["ok"] is not False
         if is_done:
-            opened.raise_station_generation(satellite, entry.id)
-    values |= {"station": entry.id, "name": name, "generation": generation if is_done else generation - 1}
-    hint = "its key is as it was; `skyload station list` shows the stations"
+            opened.raise_station_generation(satellite, entry.id, chosen)
+    values |= {"station": entry.id, "name": name, "generation": chosen if is_done else before}
+    hint = "its key is as it was; where the satellite says that it has generation N already, give --generation N+1"
     if not tell_outcome(values, as_json=as_json, verb="withdraw it", hint=hint):
         raise typer.Exit(1)
     err.print(f"next: skyload station export {name} --for {satellite} DIR, and carry DIR there", markup=False)

@@ -92,9 +92,9 @@ class Catalogue:
         """How often the key of a station was withdrawn; it outlives the station, as its number does."""
         return self.journal.allocated(_generation_name(satellite, station))
 
-    def raise_station_generation(self, satellite: str, station: int) -> int:
-        """A station's key was withdrawn on board: from now on another one is its key."""
-        return self.journal.allocate(_generation_name(satellite, station))
+    def raise_station_generation(self, satellite: str, station: int, generation: int = 0) -> int:
+        """A station's key was withdrawn on board: from now on another one is its key, of the generation given or next."""
+        return self.journal.allocate(_generation_name(satellite, station), above=generation - 1)
 
     # Contacts, see `protocol.contacts`
 

@@ -275,6 +275,21 @@ def test_rotating_a_station_withdraws_its_key_on_board_and_changes_it_at_home(de
     assert depot.station_key("SAT-1", 1) == derive_station_key(LINK_KEY, 1, 2) != before
 
 
+def test_a_restored_depot_catches_up_with_the_generation_on_board(depot, link, monkeypatch):
+    depot.add_station("SAT-1", "inuvik", added_utc=NOW)
+    monkeypatch.setattr(two_steps.fire, "__kwdefaults__", {**two_steps.fire.__kwdefaults__, "send": link})
+    words = ("station", "rotate", "inuvik", "--for", "SAT-1", "--link", "127.0.0.1:9", "--yes", "--json")
+    values = json.loads(run(depot, *words, "--generation", "8").stdout)
+
+    assert values["generation"] == depot.station_generation("SAT-1", 1) == 8
+    assert link.armory.fired[-1].args == {"station": 1, "generation": 8}
+    again = run(depot, *words, "--generation", "8")
+    assert again.exit_code == 3
+    assert "--generation 9" in again.stderr
+    assert len(link.armory.fired) == 1
+    assert json.loads(run(depot, *words).stdout)["generation"] == 9
+
+
 def test_a_station_whose_rotation_was_refused_keeps_its_key(depot, link, monkeypatch):
     depot.add_station("SAT-1", "inuvik", added_utc=NOW)
     link.armory.reply = {"ok": False, "text": "no"}
@@ -282,4 +297,5 @@ def test_a_station_whose_rotation_was_refused_keeps_its_key(depot, link, monkeyp
     result = run(depot, "station", "rotate", "inuvik", "--for", "SAT-1", "--link", "127.0.0.1:9", "--yes")
 
     assert result.exit_code == 1
+    assert "--generation N+1" in result.stderr
     assert depot.station_key("SAT-1", 1) == derive_station_key(LINK_KEY, 1)
