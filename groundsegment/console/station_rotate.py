@@ -38,8 +38,8 @@ def rotate(
     From the moment the satellite obeys, frames under the old key are counted as forged, and home refuses letters under
     it. Export the station again to let it fly on; remove it if it is not to. Home's own key is not a station's.
 
-    Each rotation begins a new generation of keys. Where the depot was restored from a backup, the satellite may be ahead
-    and refuse, and says where it is: give --generation one above that.
+    Each rotation begins a new generation of keys. Where the depot was restored from a backup, the satellite may be
+    ahead: it refuses, and says where it is. Then give a --generation above that.
 
     Goes in two steps, like all that is dangerous (see `skyload revert`). Interrupted, the same command goes on.
 

@@ -93,7 +93,7 @@ class Catalogue:
         return self.journal.allocated(_generation_name(satellite, station))
 
     def raise_station_generation(self, satellite: str, station: int, generation: int = 0) -> int:
-        """A station's key was withdrawn on board: from now on another one is its key, of the generation given or next."""
+        """A station's key was withdrawn on board: from now on it has that of a generation, the next one if left out."""
         return self.journal.allocate(_generation_name(satellite, station), above=generation - 1)
 
     # Contacts, see `protocol.contacts`
