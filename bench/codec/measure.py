@@ -39,8 +39,9 @@ NOTES = """\
   cannot be told apart: under 1 says never larger. There ours is without the row and the tag of a segment, 48 bytes for
   up to 4 MiB: they say where its bytes go and that they are genuine, which no peer's output does. With its share of
   them a tensor that a LoRA leaves alone costs some 30 bytes, where the best peer takes 24.
-- Speeds are MB of the model by CPU second of one core, medians; encoding includes decoding everything once more to
-  check it, decoding AES-256-GCM, reading the base, and SHA-256. Other work on the machine shares its caches: 10-20 %.
+- Speeds are MB of the model by CPU second of one core, medians of what fills half a second, in a process that goes on:
+  a first run does not count. Encoding includes decoding everything once more to check it, decoding AES-256-GCM, reading
+  the base, and SHA-256. Other work on the machine shares its caches: 10-20 %.
 - Memory: packer and decoder in processes of their own, on the fine-tune above and on two synthetic updates of large
   matrices (bench/codec/memory.py).
 - Models: SmolLM2-135M-Instruct as Qwen2, off its 4-bit grid by noise and a short distillation; `v2` a full fine-tune of
@@ -105,7 +106,7 @@ def _arguments(options: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="on stand-ins without training, SmolLM2 only")
     parser.add_argument("--as-it-is", action="store_true", help="make no models; leave out rows of those that miss")
     parser.add_argument(
-        "--runs", type=int, default=5, help="of each decoding, and at most three of each encoding; the median counts"
+        "--runs", type=int, default=5, help="of each decoding at least, and three of each encoding; the median counts"
     )
     parser.add_argument("--formats", nargs="*", default=FULL_FORMATS, help="only these")
     parser.add_argument("--no-peers", action="store_true", help="ours and the bounds only")
