@@ -1,6 +1,8 @@
 """Documents do not lie about what can be checked: links lead somewhere, decisions are numbered, commands exist."""
 
+import ast
 import contextlib
+import functools
 import io
 import itertools
 import re
@@ -13,6 +15,7 @@ import typer
 
 import groundsegment.console.main
 import onboard.console
+from protocol.report import Reason
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("tests/**/*.md")])
@@ -126,3 +129,47 @@ def test_the_files_that_contributing_names_are_there():
 
     assert len(named) > 25
     assert [path for path in named if "NAME" not in path and not (ROOT / path).exists()] == []
+
+
+ATTACKS_OF_THE_BAR = (
+    "replay", "downgrade", "mix-and-match", "freeze", "wrong satellite", "wrong base", "one stolen online key",
+    "one stolen root key", "forged report", "forged command", "replayed command", "poisoned symbols",
+    "malicious model files",
+)  # fmt: skip
+ATTACKS = re.findall(
+    r"^\| (?!attack \||---)(.+?) \| (.+?) \| (.+?) \|$",
+    (ROOT / "docs/security.md").read_text(encoding="utf-8").partition("## Attacks")[2].partition("\n## ")[0],
+    re.MULTILINE,
+)
+TEST_NAME = re.compile(r"`([\w/]+\.py)::(test_\w+)(?:\[([^\]]+)\])?`")
+
+
+@functools.cache
+def functions_of(path):
+    """Return the tests of a file by name, and its source."""
+    source = path.read_text(encoding="utf-8")
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return {node.name: node for node in ast.parse(source).body if isinstance(node, functions)}, source
+
+
+@pytest.mark.parametrize("attack", ATTACKS_OF_THE_BAR)
+def test_no_attack_is_missing_in_the_table(attack):
+    assert any(attack in row[0] for row in ATTACKS)
+
+
+@pytest.mark.parametrize(("attack", "verdict", "tests"), ATTACKS, ids=[row[0][:60] for row in ATTACKS])
+def test_every_attack_has_a_verdict_and_tests_that_exist(attack, verdict, tests):
+    named = TEST_NAME.findall(tests)
+    assert named, attack
+    assert tests == ", ".join(match[0] for match in TEST_NAME.finditer(tests)), "something else than tests"
+    sources = ""
+    for file, function, row in named:
+        functions, source = functions_of(ROOT / "tests" / file)
+        assert function in functions, f"{file} has no {function}"
+        marks = " ".join(map(ast.unparse, functions[function].decorator_list))
+        assert not re.search(r"mark\.(skip\b|xfail)", marks)
+        assert not row or f'"{row}"' in source, f"{function} of {file} has no row {row!r}"
+        sources += source
+    for word in re.findall(r"`([^`]+)`", verdict.replace("`make fuzz`", "")):
+        assert not word.isupper() or word in Reason.__members__, f"{word}: no reason of ours"
+        assert word in sources or word.upper().replace("-", "_") in sources, f"{word}: not in {tests}"
