@@ -212,7 +212,7 @@ def _parse(printed: str, rehearsal: Rehearsal) -> Rehearsed:
         digest = bytes.fromhex(result["digest"])
         answers = tuple(_answer(item) for item in result["answers"])
         quality = None if rehearsal.judging is None else _quality(result["quality"], rehearsal.judging)
-    except (ValueError, KeyError, TypeError, OverflowError, DecodeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, DecodeError) as error:
         raise TwinError(
             f"the twin printed something else than its result: {error!r}",
             hint="skyload and skyloadd must be of the same version",

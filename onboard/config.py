@@ -200,7 +200,7 @@ def parse_config(text: str, *, path: Path) -> Config:
     """Parse a configuration; `path` is for messages and relative paths. Looks at the mode of key files."""
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         line = re.search(r"at line (\d+)", str(error))
         where = f"{path}:{line.group(1)}" if line else str(path)
         raise ConfigError(f"{where}: not valid TOML: {error}", hint="See https://toml.io for the syntax.") from None

@@ -81,7 +81,7 @@ class ControlSocket:
         try:
             asked = json.loads(line)
             operation, is_known = self._operations[asked["op"]], local_key.is_key(asked.get("key"), self._key)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return {"ok": False, "error": "not a request", "hint": "", "exit_code": 2}
         if not is_known:
             hint = "run as the daemon's user, who can read the key in the run directory"
@@ -108,7 +108,7 @@ def ask_daemon(run_directory: Path, request: dict[str, Any]) -> dict[str, Any]:
             with _short_path(run_directory) as path:
                 connection.connect(path)
             connection.sendall(json.dumps({**request, "key": local_key.read(run_directory)}).encode() + b"\n")
-            reply: dict[str, Any] = json.loads(connection.makefile("rb").readline(_LINE_SIZE_MAX))
+            reply = _reply(connection.makefile("rb").readline(_LINE_SIZE_MAX))
     except (OSError, ValueError) as error:
         raise BusyError(
             f"no daemon answers at {run_directory / SOCKET_NAME}: {getattr(error, 'strerror', None) or error}",
@@ -116,8 +116,19 @@ def ask_daemon(run_directory: Path, request: dict[str, Any]) -> dict[str, Any]:
         ) from error
     if not reply.get("ok"):
         refused = OnboardError(str(reply.get("error")), hint=str(reply.get("hint", "")))
-        refused.exit_code = int(reply.get("exit_code", 1))
+        refused.exit_code = reply.get("exit_code", 1)
         raise refused
+    return reply
+
+
+def _reply(line: bytes) -> dict[str, Any]:
+    """Parse what the daemon says; ValueError if it is something else that listens there."""
+    try:
+        reply = json.loads(line)
+    except RecursionError:
+        reply = None
+    if not isinstance(reply, dict) or type(reply.get("exit_code", 1)) is not int:
+        raise ValueError("what listens there is not the daemon")
     return reply
 
 

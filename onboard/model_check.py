@@ -66,7 +66,7 @@ def _check_safetensors(path: Path) -> None:
         raise ConfigError(f"{path}: not a safetensors file", hint=_DAMAGED)
     try:
         ends = [int(entry["data_offsets"][1]) for name, entry in header.items() if name != "__metadata__"]
-    except (TypeError, KeyError, IndexError, ValueError):
+    except (TypeError, KeyError, IndexError, ValueError, OverflowError):  # JSON has infinities in Python
         raise ConfigError(f"{path}: not a safetensors file", hint=_DAMAGED) from None
     promised, found = 8 + length + max(ends, default=0), path.stat().st_size
     if promised != found:

@@ -187,7 +187,7 @@ def _read_prompts(path: Path) -> list[dict[str, Any]]:
         items = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}", hint="--prompts takes a JSON file") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not JSON: {error}", hint='for example ["What is a satellite?"]') from error
     if not isinstance(items, list):
         raise ConfigError(f"{path}: expected an array", hint='for example ["What is a satellite?"]')

@@ -77,6 +77,7 @@ def read_root(data: bytes) -> TrustedRoot:
     if not isinstance(epoch, dict):
         raise DecodeError(f"root: {EPOCH_FIELD} must be an object")
     _check_key_ids(root)
+    _check_roles(root)
     return TrustedRoot(
         data=data,
         root=root,
@@ -220,6 +221,8 @@ def parse_metadata(kind: type[Signed], data: bytes) -> Metadata[Any]:
         raise DecodeError(f"{kind.type}: not valid TUF metadata: {error}") from None
     if not isinstance(metadata.signed, kind):
         raise DecodeError(f"expected {kind.type} metadata, got {metadata.signed.type}")
+    if type(metadata.signed.version) is not int:  # the library takes whatever is above zero: 1.0, true
+        raise DecodeError(f"{kind.type}: version {metadata.signed.version!r} is not an integer")
     return metadata
 
 
@@ -242,13 +245,23 @@ def verify_signatures(judge: Root, role: str, metadata: Metadata[Any]) -> None:
         raise SignatureError(f"{role}: {error}") from None
 
 
+def _check_roles(root: Root) -> None:
+    """The library takes anything for key ids, and 1.0 for a threshold."""
+    for role in (*root.roles.values(), second_root_role(root)):
+        if role is not None and not (
+            type(role.threshold) is int and all(isinstance(keyid, str) for keyid in role.keyids)
+        ):
+            raise DecodeError("root: a role is not a number of key ids")
+
+
 def _check_key_ids(root: Root) -> None:
     for keyid, key in root.keys.items():
         try:
             text = encode_canonical({"keytype": key.keytype, "scheme": key.scheme, "keyval": key.keyval})
-        except (FormatError, RecursionError):
-            text = None
-        if not isinstance(text, str) or hashlib.sha256(text.encode()).hexdigest() != keyid:
+            found = hashlib.sha256(text.encode()).hexdigest() if isinstance(text, str) else ""
+        except (FormatError, RecursionError, UnicodeEncodeError):  # JSON may hold half a surrogate pair
+            found = ""
+        if found != keyid:
             raise DecodeError(f"root: {keyid[:16]!r} is not the id of the key that goes by it")
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from groundsegment import plain_yaml
 from groundsegment.emulator.conditions import (
     BurstLoss,
     Contact,
@@ -112,7 +113,7 @@ def parse_profile(text: str, *, name: str, source: str) -> LinkProfile:
         InputError: not valid; names key and line.
     """
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        root = plain_yaml.compose(text)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise InputError(f"{source}:{line}: not YAML: {error.problem}", hint=HINT_SHOW) from error

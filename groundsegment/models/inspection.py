@@ -130,8 +130,8 @@ def _config(source: ReleaseSource) -> dict[str, Any]:
 def _architecture(source: ReleaseSource, config: dict[str, Any]) -> str:
     if source.kind == "gguf":
         return str(config.get("general.architecture", "unknown"))
-    names = config.get("architectures") or [config.get("model_type", "unknown")]
-    return str(names[0])
+    names = config.get("architectures")
+    return str(names[0] if isinstance(names, list) and names else config.get("model_type", "unknown"))
 
 
 def _weights_arguments(config: dict[str, Any]) -> dict[str, Any]:

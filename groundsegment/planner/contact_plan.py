@@ -24,6 +24,7 @@ from pathlib import Path
 
 import yaml
 
+from groundsegment import plain_yaml
 from groundsegment.emulator.conditions import Contact, LinkProfile, PeriodicContacts
 from groundsegment.errors import InputError
 from groundsegment.planner.contact_series import (
@@ -179,7 +180,7 @@ def load_contact_plan(path: Path, *, now_s: float) -> ContactPlan:
     if path.stat().st_size > PLAN_BYTES_MAX:
         raise InputError(f"{path}: larger than {PLAN_BYTES_MAX} bytes", hint="is this a contact plan?")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = plain_yaml.load(path.read_text(encoding="utf-8"))
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise InputError(f"{path}:{line}: not YAML: {error.problem}", hint=HINT) from error

@@ -54,13 +54,16 @@ class Fields:
         return unix_s(text, f"{self.place}: {name}", now_s)
 
 
+SECONDS_MAX = 1e15  # thirty million years: what is larger is a slip, and beyond what floats can add
+
+
 def number(value: object, place: str) -> float:
     """A number of seconds, 0 or more.
 
     Raises:
         InputError: it is none.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < SECONDS_MAX:
         raise InputError(f"{place}: must be a number of seconds, got {value!r}", hint=HINT)
     return float(value)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from securesystemslib.signer import CryptoSigner, Signer, SSlibKey
 from tuf.api.metadata import Metadata, Root
-from tuf.api.serialization import DeserializationError
+from tuf.api.serialization import DeserializationError, SerializationError
 
 from groundsegment.errors import InputError, KeyStoreError
 from groundsegment.signer.files import check_directory, replace_durably
@@ -25,7 +25,7 @@ from groundsegment.signer.passphrase import Passphrase
 from groundsegment.signer.roots import COMPACT, add_signature, num_signed, role_keyids
 from groundsegment.signer.rotation import pending
 from protocol.errors import DecodeError
-from protocol.roots import TrustedRoot, read_root
+from protocol.roots import TrustedRoot, command_keys, read_root
 
 _NAME = re.compile(r"root-(\d+)\.json")
 _SIZE_MAX = 1024 * 1024
@@ -105,7 +105,9 @@ def read_ceremony(source: Path) -> Ceremony:
         before = path.with_name(f"root-{metadata.signed.version - 1}.json")
         current = read_root(read_signed(before)[0])
         next_ = read_root(data)
-    except (DeserializationError, DecodeError) as error:
+        command_keys(data)  # else whoever is shown the changes would see rubbish
+        metadata.signed_bytes  # noqa: B018 - what cannot be written cannot be signed
+    except (DeserializationError, SerializationError, DecodeError) as error:
         raise InputError(f"{path}: not a root ({error})", hint=hint) from None
     if next_.version != current.version + 1:
         raise InputError(f"{before}: version {current.version}, not the one before {next_.version}", hint=hint)

@@ -56,7 +56,7 @@ def read_entry(path: Path) -> KeyEntry | None:
         key = SSlibKey.from_dict(fields.pop("keyid"), fields)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         hint = "restore it from a backup of the depot, or from where it was exported"
         raise KeyStoreError(f"{path}: not a public key ({error})", hint=hint) from None
     if not isinstance(uri, str | None) or key.keytype not in KEYTYPES:

@@ -5,11 +5,13 @@ Sealed is PBES2 (RFC 8018) with scrypt (RFC 7914; 16 MiB, N 16384, r 8, p 5) and
 writes only PBKDF2 with 2048 rounds, which a stick found in the street would not outlast.
 """
 
+import binascii
 import os
+import re
 import secrets
 from pathlib import Path
 
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import padding, serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey
@@ -18,6 +20,7 @@ from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from groundsegment.errors import KeyStoreError
 from groundsegment.signer.files import replace_durably, write_new
+from groundsegment.signer.key_costs import is_affordable
 from groundsegment.signer.passphrase import Passphrase
 
 Private = Ed25519PrivateKey | MLDSA65PrivateKey
@@ -31,6 +34,7 @@ _SIZE_MAX = 64 * 1024
 _NO_KEY = "not a private key (PKCS8 in PEM)"
 _NO_KEY_HINT = "name the .pem file of a private key; a damaged one comes back from a backup"
 _SEALED_LABEL, _PLAIN_LABEL = b"ENCRYPTED PRIVATE KEY", b"PRIVATE KEY"
+_SEALED = re.compile(rb"-----BEGIN " + _SEALED_LABEL + rb"-----(.*?)-----END", re.DOTALL)
 
 
 def write_key(path: Path, key: Private, passphrase: Passphrase, *, replaces: bool = False) -> None:
@@ -52,10 +56,11 @@ def read_key(path: Path, passphrase: Passphrase) -> Private:
         KeyStoreError: missing, open to others, sealed under another passphrase, or not a key.
     """
     data = _read(path)
+    _check_costs(path, data)
     words = passphrase.for_key(path) if is_sealed(data) else None
     try:
         key = serialization.load_pem_private_key(data, password=words)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
+    except (ValueError, TypeError, UnsupportedAlgorithm, InternalError):
         if words is not None:
             passphrase.forget()
             hint = "give the passphrase that it was sealed with; without it only a backup helps"
@@ -78,6 +83,18 @@ def is_sealed_file(path: Path) -> bool:
 def is_sealed(data: bytes) -> bool:
     """Whether what is in a key file wants a passphrase."""
     return b"-----BEGIN " + _SEALED_LABEL + b"-----" in data
+
+
+def _check_costs(path: Path, data: bytes) -> None:
+    """Refuse a sealed key that would take all memory, or a day, to try a passphrase on."""
+    for armoured in _SEALED.findall(data):
+        try:
+            der = binascii.a2b_base64(armoured)
+        except ValueError:
+            continue
+        if not is_affordable(der):
+            hint = "seal it anew: openssl pkcs8 -topk8 -scrypt -in FILE -out NEW"
+            raise KeyStoreError(f"{path}: trying a passphrase on this key would take too much", hint=hint)
 
 
 def _read(path: Path) -> bytes:

@@ -90,11 +90,11 @@ def next_root(
 def role_keyids(root: Root) -> dict[str, list[str]]:
     """The key ids of every role, ours included; `root-pq` for the second root role."""
     second = second_root_role(root)
-    command = root.unrecognized_fields.get(COMMAND_FIELD, {})
+    command = root.unrecognized_fields.get(COMMAND_FIELD)
     return {
         **{name: list(role.keyids) for name, role in root.roles.items()},
         "root-pq": list(second.keyids) if second else [],
-        "command": list(command.get("keyids", [])),
+        "command": list(command.get("keyids", [])) if isinstance(command, dict) else [],
     }
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import yaml
 
+from groundsegment import plain_yaml
 from groundsegment.emulator.conditions import LinkProfile
 from groundsegment.emulator.profile import parse_profile
 from groundsegment.errors import InputError
@@ -56,7 +57,7 @@ def load_scenario(name_or_path: str, *, seed: int | None = None, is_full: bool =
     else:
         text = _text_of(Path(name_or_path), name_or_path)
     try:
-        content = yaml.safe_load(text)
+        content = plain_yaml.load(text)
     except yaml.YAMLError as error:
         raise InputError(f"{name_or_path}: not YAML: {error}", hint=HINT) from error
     scenario, scale = parse_scenario(content, name=Path(name_or_path).stem, source=name_or_path, seed=seed)

@@ -305,7 +305,7 @@ class ServingControl:
         return message
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             while line := await reader.readline():
                 self._handle(json.loads(line))
         self._writer.close()

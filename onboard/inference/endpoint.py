@@ -102,7 +102,10 @@ class _Room:
         return Response(self.tally.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def _answer(self, request: Request, *, is_chat: bool) -> Response:
-        body = await _read_body(request, self.limits.body_bytes)
+        try:
+            body = await _read_body(request, self.limits.body_bytes)
+        except ClientDisconnect:  # nobody is there to be told, and it is no error to be logged
+            return Response(status_code=499)
         ask = parse_ask(body, is_chat=is_chat, limits=self.limits)
         items = self.tally.answer("chat" if is_chat else "completions", ask.prompt, _with_seed(ask))
         try:

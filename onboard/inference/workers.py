@@ -267,7 +267,7 @@ class EngineWorker:
         try:
             while line := await reader.readline():
                 self._handle(decode_line(line))
-        except (OSError, ValueError, KeyError, TypeError, SeamError) as error:
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, SeamError) as error:
             broken = f"it broke the seam ({error!r}); "
         self._child.kill()
         how = await self._child.wait()
@@ -380,6 +380,6 @@ async def _greet(accepted: asyncio.Queue[_Connection]) -> _Greeting:
             ready = Ready(engine=str(message["engine"]), context_tokens=int(message["context_tokens"]))
             return reader, writer, ready
         reason = str(message["reason"]) if message["type"] == "failed" else f"it said {message['type']!r} first"
-    except (SeamError, KeyError, ValueError, TypeError) as error:
+    except (SeamError, KeyError, ValueError, TypeError, OverflowError) as error:
         reason = f"it broke the seam: {error!r}"
     raise ServingError(reason, kind="load_failed")

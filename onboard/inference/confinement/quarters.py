@@ -107,7 +107,7 @@ class Quarters:
         try:
             with self._report_path.open("rb") as file:
                 return Report(**json.loads(file.read(_REPORT_BYTES_MAX)))
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, RecursionError):
             return Report()
 
     def remove(self) -> None:
