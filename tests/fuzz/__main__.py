@@ -1,6 +1,6 @@
-"""Attack parsers: python -m tests.fuzz [NAME ...] [--count N | --seconds S] [--seed N] [--guided] [--jobs N]
+"""Attack parsers: python -m tests.fuzz [NAME ...] [--count N | --seconds S] [--seed N] [--guided] [--jobs N] [--resume]
 
-    python -m tests.fuzz --count 1000000                  a million cases each, our own mutator
+    python -m tests.fuzz --count 1000000 --resume         a million cases each, our own mutator; interrupted, it goes on
     python -m tests.fuzz --guided --seconds 60            a minute for each room of parsers, guided (atheris)
     python -m tests.fuzz manifest --seed 7                one parser, again
 
@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 _FOUND = Path("build/fuzz")
+_DONE = _FOUND / "done"
 _KEPT = Path(__file__).parent / "found"
 _ENDLESS = 10**9
 _RSS_LIMIT_MB = 400  # an interpreter with all parsers and the instrumentation has 170
@@ -32,6 +33,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=secrets.randbelow(2**31))
     parser.add_argument("--guided", action="store_true", help="by coverage, with atheris")
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--resume", action="store_true", help="leave out who has had as many cases with no finding")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.seconds is None:
@@ -42,6 +44,8 @@ def main() -> int:
         print("no atheris here: our own mutator, unguided")
         arguments.guided = False
     names = arguments.names or _names(is_guided=arguments.guided)
+    if arguments.resume:
+        names = [name for name in names if not _is_done(name, arguments.count)]
     print(f"seed {arguments.seed}", flush=True)
     with ThreadPoolExecutor(arguments.jobs) as pool:
         run = _guided if arguments.guided else _plain
@@ -62,8 +66,16 @@ def _plain(name: str, arguments: argparse.Namespace) -> bool:
     ran = subprocess.run(
         [sys.executable, "-m", "tests.fuzz", "--one", name, *told], capture_output=True, text=True, check=False
     )
-    print(ran.stdout.strip() or f"{name:<15} died: {ran.stderr.strip()[-500:]}", flush=True)
+    line = ran.stdout.strip() or f"{name:<18} died: {ran.stderr.strip()[-500:]}"
+    print(line, flush=True)
+    if ran.returncode == 0 and arguments.count < _ENDLESS:
+        _DONE.mkdir(parents=True, exist_ok=True)
+        (_DONE / f"{name}-{arguments.count}").write_text(line + "\n")
     return ran.returncode == 0
+
+
+def _is_done(name: str, count: int) -> bool:
+    return (_DONE / f"{name}-{count}").exists()
 
 
 def _attack_here(arguments: argparse.Namespace) -> int:
@@ -72,10 +84,12 @@ def _attack_here(arguments: argparse.Namespace) -> int:
 
     (name,) = arguments.names
     outcome = attack(TARGETS[name], seed=arguments.seed, count=arguments.count, seconds=arguments.seconds)
-    figures = f"{outcome.cases:>9,} cases, {outcome.taken / max(outcome.cases, 1):>4.0%} taken"
-    line = f"{name:<15} {figures}, slowest {outcome.slowest_s * 1000:.0f} ms, {outcome.growth_bytes >> 20} MiB more"
+    figures = f"{outcome.cases:>9,} cases, {outcome.cases / max(outcome.took_s, 1e-9):>7,.0f}/s"
+    figures += f", {outcome.taken / max(outcome.cases, 1):>4.0%} taken, refused in {len(outcome.places):>2} places"
+    slowest = f"{outcome.slowest_s * 1000:.0f} ms" if outcome.slowest_s else "under 2 ms"
+    line = f"{name:<18} {figures}, slowest {slowest}, {outcome.growth_bytes >> 20} MiB more"
     if outcome.finding:
-        line += f"\n{'':<15} FOUND {outcome.finding}: {keep(_FOUND, name, outcome.culprit)}"
+        line += f"\n{'':<18} FOUND {outcome.finding}: {keep(_FOUND, name, outcome.culprit)}"
     print(line)
     return bool(outcome.finding)
 

@@ -4,20 +4,23 @@ import json
 import struct
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import msgpack
 
 from groundsegment.signer.kit import config_text
+from onboard.scrub.damage import Flip
 from onboard.scrub.guard import GuardHead
-from onboard.store.facts import OnboardRecord
+from onboard.scrub.ledger import Entry, Ledger
+from onboard.store.facts import KnownRelease, OnboardRecord, RecordedUpdate
 from onboard.store.shape import ObjectShape
-from protocol.arming import arm_args
+from protocol.arming import Armed, arm_args
 from protocol.command import Operation
+from protocol.damage import LostRange
 from protocol.frame import FrameCodec, FrameKind
 from protocol.link_keys import Direction
 from protocol.message import MessageKind
 from protocol.objects import PREFIX_SIZE
+from protocol.report import Reason, UpdateState
 from tests.fakes.updates import FakeGround
 from tests.unit.groundsegment.test_station_letters import KEY, LOGBOOK, ORDERS
 from tests.vectors import make
@@ -35,6 +38,13 @@ COMMANDS = [
     for operation in Operation
     if operation is not Operation.ARM
 ]
+
+
+def signed_message() -> bytes:
+    """A message object, with its signature."""
+    return make.MESSAGE.seal(public_key=make.PUBLIC_KEY, sign=make.SIGNER.sign)
+
+
 _DAMAGE = {"release": b"\x11" * 32, "lost": [[0, 4096, 4096], [1, 0, 8]], "is_all": True}
 MESSAGES = [
     msgpack.packb({**_SAID, "kind": kind.value, "re": make.HANDLE, "body": _DAMAGE})
@@ -53,10 +63,40 @@ SEAL_KEY = bytes(range(32))
 SEALS = [
     bytes.fromhex(json.loads((Path(make.__file__).parent / "sealed.json").read_text())["x25519"])[PREFIX_SIZE + 4 :]
 ]
-RECORDS = [OnboardRecord().encode()]
+_UPDATE = RecordedUpdate(
+    handle=make.HANDLE, version=5, sequence=7, release=b"\x22" * 32, state=UpdateState.RECEIVING, reason=Reason.NONE
+)
+RECORDS = [
+    OnboardRecord().encode(),
+    OnboardRecord(
+        accepted=5,
+        armed=(Armed(counter=8, intent=b"\x33" * 32, nonce=bytes(16), boot=1),),
+        current=b"\x11" * 32,
+        golden=b"\x11" * 32,
+        releases=(KnownRelease(digest=b"\x11" * 32, name="tiny", sequence=6),),
+        pending=(_UPDATE,),
+        ended=(replace(_UPDATE, handle=bytes(6)),),
+        root_digest=b"\x44" * 32,
+        nonces=(bytes(12),),
+    )
+    .with_rejected(b"\x01" * 6, Reason.NONE)
+    .encode(),
+]
+_FLIP = Flip(file="model.safetensors", offset=4096, num_bits=2, bits=(32769, 32770), is_repaired=True)
+LEDGERS = [
+    Ledger().encode(),
+    Ledger(
+        num_found=3,
+        entries=(Entry(release=bytes(8), flip=_FLIP, boot=2, uptime_s=9),),
+        lost=((b"\x11" * 32, (LostRange(file=0, offset=4096, size=4096),)),),
+        release=b"\x11" * 32,
+        cell=7,
+    ).encode(),
+]
 GUARDS = [GuardHead(digest=make.MANIFEST.release_digest, files=make.FILES, num_listed=len(make.FILES)).encode()]
+SHAPE = ObjectShape(handle=make.HANDLE, kind=FrameKind.RAPTORQ, num_symbols=1000, symbol_size=64)
 NAMES = [
-    ObjectShape(handle=make.HANDLE, kind=FrameKind.RAPTORQ, num_symbols=1000, symbol_size=1280).directory_name.encode(),
+    SHAPE.directory_name.encode(),
     b"u0007-010203040506-b0003-0a0b0c0d0e0f.skb",
     b"message-010203040506.ska",
 ]
@@ -79,22 +119,31 @@ ADAPTER_CONFIGS = [
 ]
 
 
-def _safetensors(entries: dict[str, Any], data: bytes) -> bytes:
-    text = json.dumps(entries).encode()
-    return struct.pack("<Q", len(text)) + text + data
-
-
-SAFETENSORS = [
-    _safetensors(
+_ENTRIES = {
+    "__metadata__": {"format": "pt"},
+    "a": {"dtype": "BF16", "shape": [2, 2], "data_offsets": [0, 8]},
+    "b": {"dtype": "I8", "shape": [3], "data_offsets": [8, 11]},
+    "c": {"dtype": "F32", "shape": [], "data_offsets": [11, 15]},
+}
+SAFETENSORS_TEXT = json.dumps(_ENTRIES, separators=(",", ":")).encode()
+SAFETENSORS = [struct.pack("<Q", len(SAFETENSORS_TEXT)) + SAFETENSORS_TEXT + bytes(15)]
+_QUANTIZATION = {
+    "quant_method": "compressed-tensors",
+    "config_groups": {"group_0": {"weights": {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 32}}},
+}
+MODEL_FILES = {
+    "config.json": json.dumps(
         {
-            "__metadata__": {"format": "pt"},
-            "a": {"dtype": "BF16", "shape": [2, 2], "data_offsets": [0, 8]},
-            "b": {"dtype": "I8", "shape": [3], "data_offsets": [8, 11]},
-            "c": {"dtype": "F32", "shape": [], "data_offsets": [11, 15]},
-        },
-        bytes(15),
-    )
-]
+            "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 4, "torch_dtype": "bfloat16",
+            "quantization_config": _QUANTIZATION,
+        }
+    ).encode(),
+    "model.safetensors": SAFETENSORS[0],
+    "model.safetensors.index.json": json.dumps(
+        {"metadata": {"total_size": 15}, "weight_map": dict.fromkeys("abc", "model.safetensors")}
+    ).encode(),
+    "tokenizer.json": b"{}",
+}  # fmt: skip
 
 
 def _gguf() -> bytes:

@@ -1,0 +1,1 @@
+"""The parsers under attack, a module for each room: what is attacked together under guidance."""
