@@ -63,6 +63,7 @@ class _Listening:
             self._downlink = Downlink(
                 contact_key=None, satellite="SAT-1", identity_public=make.PUBLIC_KEY, session=b"ground"
             )
+            self._downlink.set_contact(0, None)  # frames under a sum: what is behind is attacked
         self._left -= 1
         before = self._downlink.statistics()
         self._downlink.receive(_summed(data))
