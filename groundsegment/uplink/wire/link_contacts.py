@@ -113,7 +113,11 @@ class LinkContacts:
             if is_needed or last == 0:
                 raise
             number = last
-        self._use(self._depot.raise_contact(self._satellite, self._station, number) if number > last else last)
+        if number <= last:
+            self._use(last)
+            return
+        self._depot.contact_key(self._satellite, self._station, number)  # without its key no number is used up
+        self._use(self._depot.raise_contact(self._satellite, self._station, number))
 
     def _use(self, number: int) -> None:
         key = self._depot.contact_key(self._satellite, self._station, number)
