@@ -9,6 +9,8 @@ SECONDS ?= 120
 SEED ?=
 NAME ?=
 JOBS ?= 2
+FUZZ = $(if $(filter command,$(firstword $(origin COUNT))),--count $(COUNT) --resume,$(FUZZ_TIMED))
+FUZZ_TIMED = $(if $(EACH),--seconds $(EACH),--guided --seconds $(SECONDS))
 COUNT ?= 1000
 OPTIONS ?=
 
@@ -43,8 +45,8 @@ soak: $(READY) ## Fly over random links for SECONDS=120, with SEED=n to repeat a
 simulate-missions: $(READY) ## Fly COUNT=1000 random missions in virtual time, SEED=n and on; some 20 minutes.
 	@$(BIN)/skyload simulate --missions $(COUNT) --seed $(or $(SEED),1)
 
-fuzz: $(READY) ## Attack every parser: SECONDS=120 for each room of them, guided by coverage where atheris is.
-	$(BIN)/python -m tests.fuzz --guided --seconds $(SECONDS) --jobs $(JOBS) $(if $(SEED),--seed $(SEED))
+fuzz: $(READY) ## Attack every parser: SECONDS=120 for each room, guided; or EACH=5 seconds for each; or COUNT=1000000 cases.
+	$(BIN)/python -m tests.fuzz $(FUZZ) --jobs $(JOBS) $(if $(SEED),--seed $(SEED))
 
 docker-test: $(READY) ## Fly between containers; skips itself where no Docker engine answers.
 	$(BIN)/pytest tests/docker -m docker --timeout 1500 -rs
