@@ -147,7 +147,7 @@ class Intake:
 
     def __init__(self, codec: FrameCodec) -> None:
         self._codec, self._search = codec, ContactSearch(codec)
-        self._now, self._num_moves = 0.0, 0
+        self._now = 0.0
         self._flows: dict[bytes, _Flow] = {}
         self._num_flows = 0
         self._slots: list[OrderedDict[bytes, tuple[FrameKind, int]]] = [OrderedDict() for _ in range(_SLOTS)]
@@ -175,11 +175,10 @@ class Intake:
             match = matches.get(len(datagram))
             found = match(datagram) if match else None
             if found is None:
-                num_moves = self._num_moves
                 other = self._find(datagram, address, batch)
-                if self._num_moves != num_moves:
-                    matches = {}  # may be of a contact that is void now
                 if other is None:
+                    if batch.contacts:
+                        matches = {}  # may be of one that is void now
                     continue
                 flow, found = other
                 matches, run_high = flow.matches, -1
@@ -253,7 +252,6 @@ class Intake:
         self._codec.set_contact(station, contact)
         self.forget_station(station)
         batch.contacts[station] = contact
-        self._num_moves += 1
         return self._codec.decode(data)
 
     def _flow(self, data: bytes, frame: Frame) -> _Flow:
