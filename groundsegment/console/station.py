@@ -142,7 +142,7 @@ def export(
     depot: _Depot = Path("depot"),
     as_json: AsJson = False,
 ) -> None:
-    """Write what a station needs to begin: its own link key, its orders and contacts.
+    """Write what a station needs to begin: the keys of its next contacts and letters, its orders and contact plan.
 
     The satellite's public key too; no signing key, no other station's key, no key of a release, no file of a model. The
     directory is the station's: a second export makes the first one void, so that one lane is never flown twice.
@@ -165,7 +165,7 @@ def export(
         return
     out.print(f"{directory} is for {name}, station {identity.id} of {satellite}", markup=False)
     err.print(
-        f"it holds the link key of this station: carry it there, keep no copy\n"
+        f"it holds keys of this station: carry it there, keep no copy\n"
         f"next, there: skyload station run --station-dir {directory.name} --depot PATH_OF_THIS_DEPOT_OR_A_MIRROR",
         markup=False,
     )
