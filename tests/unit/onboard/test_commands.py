@@ -103,6 +103,14 @@ def test_commands_of_strangers_and_for_others_are_not_obeyed(onboard, ground):
     assert onboard.store.record.command_highest == 0
 
 
+@pytest.mark.parametrize("at", [16, 79, 120, -1], ids=["signature", "its end", "statement", "its end"])
+def test_a_command_that_was_altered_under_our_keys_name_is_forged(onboard, ground, at):
+    data = bytearray(ground.command(Operation.CANCEL, {"update": b"123456"}))
+    data[at] ^= 1
+    onboard.receive(bytes(data))
+    assert (onboard.cancelled, onboard.said, onboard.refusals) == ([], [], ["forged"])
+
+
 @pytest.mark.parametrize(
     "change",
     [
