@@ -21,11 +21,13 @@ class Mapping:
         self._taken.add(name)
         return self._value.get(name, default)
 
-    def number(self, name: str, default: float, *, least: float = 0.0) -> float:
-        """The value of a key, a number of at least so much."""
+    def number(self, name: str, default: float, *, least: float = 0.0, most: float = 1e15) -> float:
+        """The value of a key, a number in a range."""
         value = self.take(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < 1e15:
-            raise InputError(f"{self._place}{name} must be a number of at least {least:g}, got {value!r}", hint=HINT)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+            raise InputError(
+                f"{self._place}{name} must be a number from {least:g} to {most:g}, got {value!r}", hint=HINT
+            )
         return float(value)
 
     def items_of(self, name: str) -> list[Any]:

@@ -39,6 +39,10 @@ _SCENARIO_BYTES_MAX = 256 * 1024
 _UNITS = {"B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 1024.0, "MiB": 1024.0**2, "GiB": 1024.0**3}
 SIZE_MAX = 200e9
 HOUR_S = 3600.0
+DAYS_MAX, PASSES_MAX = (
+    3660.0,
+    100.0,
+)  # ten years, every quarter of an hour: what is more is a slip, and takes all memory
 
 
 def scenario_names() -> list[str]:
@@ -72,7 +76,7 @@ def parse_scenario(content: object, *, name: str, source: str, seed: int | None)
     """
     fields = Mapping(content, source, "")
     scale = fields.number("scale", 1.0, least=1.0)
-    until_s = fields.number("days", 14.0, least=0.001) * 86_400
+    until_s = fields.number("days", 14.0, least=0.001, most=DAYS_MAX) * 86_400
     seed = int(fields.number("seed", 1.0)) if seed is None else seed
     link = _link(fields.take("link", {}), name, source)
     passes = {
@@ -184,7 +188,7 @@ def _update(item: object, place: str) -> PlannedUpdate:
 def _passes(item: object, place: str) -> Passes:
     fields = Mapping(item, place, "")
     passes = Passes(
-        per_day=fields.number("per_day", 4.3, least=0.01),
+        per_day=fields.number("per_day", 4.3, least=0.01, most=PASSES_MAX),
         mean_s=fields.number("mean_s", 435.0, least=1.0),
         first_s=fields.number("first_h", 0.0) * HOUR_S,
     )
