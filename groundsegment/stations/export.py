@@ -41,6 +41,7 @@ def export_station(depot: Depot, station: Station, path: Path, *, utc: datetime)
     )
     part = whole.with_name(f".{whole.name}.part")
     shutil.rmtree(part, ignore_errors=True)
+    depot.letters_key(station.satellite, station.id)  # without the link key, no batch is used up
     try:
         batches = new_batches(depot, station)
         _fill(part, depot, station, identity, batches, utc)

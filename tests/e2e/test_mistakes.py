@@ -322,7 +322,7 @@ GROUND = [
     ("the root is none", "stage model --for SAT-1", 4, "not a trust root", garble("depot/keys/root.json")),
     # plan
     ("plan what", "plan", 3, "which update"),
-    ("plan both", "plan 00 --for SAT-1", 3, "give one of them"),
+    ("plan no update of a satellite", "plan 00 --for SAT-1", 5, "no such update"),
     ("plan no update", "plan zz", 5, "no such update"),
     ("plan an empty name", "plan ''", 5, "no such update"),
     ("plan for a stranger", "plan --for SAT-9", 5, "known satellites"),
@@ -393,7 +393,7 @@ GROUND = [
     ("ask nobody", f"ask hi --for SAT-1 {LINK} --timeout 0.1", 6, "no word from SAT-1", None, DATABASE),
     ("ask without a key", f"ask hi --for SAT-1 {LINK}", 4, "command.pem", remove("depot/keys/command.pem"), DATABASE),
     ("revert unasked", f"revert --for SAT-1 {LINK}", 3, "--yes"),
-    ("revert to no digest", f"revert zz --for SAT-1 {LINK} --yes", 3, "64 hex digits"),
+    ("revert to no digest", f"revert zz --for SAT-1 {LINK} --yes", 5, "all 64 digits"),
     ("revert to nothing known", f"revert abcdef --for SAT-1 {LINK} --yes", 5, "no such release"),
     # stations
     ("a symbol of odd size", "keys init --satellite S --kit new --depot new2 --symbol-size 12", 3, "a multiple of 8"),
