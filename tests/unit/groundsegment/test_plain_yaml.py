@@ -8,19 +8,40 @@ from groundsegment.errors import InputError
 from groundsegment.planner.contact_plan import load_contact_plan
 
 LAUGHS = "a: &a [x, x]\n" + "".join(
-    f"{new}: &{new} [*{old}, *{old}]\n" for old, new in zip("abcdefghijklm", "bcdefghijklmn", strict=True)
+    f"{new}: &{new} [*{old}, *{old}]\n" for old, new in zip("abcdefghijklmnopqrst", "bcdefghijklmnopqrstu", strict=True)
 )
+
+WIDE = "a: &a [" + "x, " * 500 + "]\nb: &b [" + "*a, " * 500 + "]\nc: [*b, *b]\n"
+MERGED = "a: &a {" + "".join(f"k{n}: 1, " for n in range(500)) + "}\nb:\n  <<: [" + "*a, " * 500 + "]\n"
 
 
 def test_plain_yaml_is_read():
     assert plain_yaml.load("a: 1\nb: [x, {c: 2030-01-01}]\n")["a"] == 1
 
 
-@pytest.mark.parametrize("text", [LAUGHS, "a: &a [1]\nb: *a\n", "a: &a\n  b: *a\n"])
-def test_aliases_are_refused(text):
-    with pytest.raises(yaml.MarkedYAMLError, match="aliases"):
+def test_aliases_and_merged_maps_are_read():
+    text = "both: &both {loss: 0.1}\nup: *both\ndown: {<<: *both, rate: 1}\n"
+    assert plain_yaml.load(text) == {"both": {"loss": 0.1}, "up": {"loss": 0.1}, "down": {"loss": 0.1, "rate": 1}}
+    shared = {"loss": 0.1}
+    assert plain_yaml.load(yaml.safe_dump({"a": shared, "b": [shared, shared]}))["b"][1] == shared
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (LAUGHS, "levels"),
+        (WIDE, "entries"),
+        (MERGED, "entries"),
+        ("a: &a [*a]", "itself"),
+        ("a: &a\n  b: {c: *a}\n", "itself"),
+        ("a: &a " + "[" * 12 + "]" * 12 + "\nb: " + "[" * 12 + "*a" + "]" * 12, "levels"),
+        ("a: *b", "undefined"),
+    ],
+)
+def test_aliases_are_counted_as_what_they_stand_for(text, said):
+    with pytest.raises(yaml.MarkedYAMLError, match=said):
         plain_yaml.load(text)
-    with pytest.raises(yaml.MarkedYAMLError, match="aliases"):
+    with pytest.raises(yaml.MarkedYAMLError, match=said):
         plain_yaml.compose(text)
 
 
