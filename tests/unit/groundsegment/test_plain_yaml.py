@@ -29,7 +29,7 @@ def test_aliases_and_merged_maps_are_read():
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (LAUGHS, "levels"),
+        (LAUGHS, "entries"),
         (WIDE, "entries"),
         (MERGED, "entries"),
         ("a: &a [*a]", "itself"),
