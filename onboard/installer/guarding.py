@@ -1,6 +1,7 @@
 """The guard of a new release, made while it is sealed: what a scrub needs to find and undo damage (`scrub.guard`)."""
 
 import contextlib
+from functools import partial
 from pathlib import Path
 
 from onboard.errors import InstallError, StoreCorruptError, StoreFullError
@@ -33,10 +34,12 @@ def add_guard(part: Path, *, manifest: Manifest, disk: Disk | None = None) -> No
         StoreFailedError: the disk refused.
     """
     disk = disk or RealDisk()
+    build = partial(build_guard, part, manifest.files, manifest.release_digest, disk, lambda size: check_stop())
     try:
-        with contextlib.suppress(StoreFullError):
-            build_guard(
-                part, manifest.files, manifest.release_digest, disk, lambda size: check_stop(), is_reserved=True
-            )
+        try:
+            build(is_reserved=True)
+        except StoreFullError:  # full, with its space reserved: once more, as if none had been
+            with contextlib.suppress(StoreFullError):
+                build()
     except StoreCorruptError as error:
         raise InstallError(str(error), reason=Reason.DISK_FAILED, hint="check the medium") from error

@@ -10,9 +10,10 @@ It does not know what is in a bundle, or who sends it again.
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from onboard.errors import BundleSpoiltError, InstallError
 from onboard.installer.threads import check_stop
@@ -20,6 +21,8 @@ from protocol.manifest import BundleEntry
 from protocol.report import Reason
 
 _READ_SIZE = 1024 * 1024
+_T = TypeVar("_T")
+_TRIES = 3  # a call that fails once says little of the medium; what is received again costs contact time
 
 
 @contextlib.contextmanager
@@ -29,11 +32,7 @@ def open_bundle(path: Path, number: int) -> Iterator[BinaryIO]:
     Raises:
         BundleSpoiltError: it is gone, or cannot be opened.
     """
-    try:
-        source = path.open("rb")
-    except OSError as error:
-        raise _spoilt(number, error.strerror or str(error)) from error
-    with source:
+    with _tried(number, lambda: path.open("rb")) as source:
         yield source
 
 
@@ -63,10 +62,7 @@ def read_piece(source: BinaryIO, offset: int, size: int, number: int) -> bytes:
     """
     parts, at = [], offset
     while at < offset + size:
-        try:
-            part = os.pread(source.fileno(), offset + size - at, at)
-        except OSError as error:
-            raise _spoilt(number, error.strerror or str(error)) from error
+        part = _tried(number, partial(os.pread, source.fileno(), offset + size - at, at))
         if not part:
             problem = f"bundle {number}: it ends at {at}, {offset + size} were expected"
             raise InstallError(problem, reason=Reason.BUNDLE_DAMAGED, hint="stage the update again")
@@ -83,6 +79,16 @@ def _read_through(source: BinaryIO, head_size: int, number: int) -> tuple[bytes,
         digest.update(read_piece(source, at, min(_READ_SIZE, size - at), number))
         check_stop()
     return head, digest.digest()
+
+
+def _tried(number: int, call: Callable[[], _T]) -> _T:
+    for tries in range(1, _TRIES + 1):
+        try:
+            return call()
+        except OSError as error:
+            if tries == _TRIES:
+                raise _spoilt(number, error.strerror or str(error)) from error
+    raise AssertionError("there is a last try")
 
 
 def _spoilt(number: int, problem: str) -> BundleSpoiltError:

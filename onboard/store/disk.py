@@ -18,6 +18,7 @@ from onboard.errors import StoreFailedError, StoreFullError
 
 TEMPORARY_SUFFIX = ".new"
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+_READ_TRIES = 3
 
 
 class Disk(Protocol):
@@ -123,7 +124,10 @@ class RealDisk:
             os.close(handle)
 
     def read(self, handle: int, size: int, offset: int) -> bytes:
-        """See `Disk`."""
+        """See `Disk`. A medium is asked again before what lies on it counts as lost: reading changes nothing."""
+        for _ in range(_READ_TRIES - 1):
+            with contextlib.suppress(OSError):
+                return os.pread(handle, size, offset)
         with _translated("read", handle):
             return os.pread(handle, size, offset)
 
