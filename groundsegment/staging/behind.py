@@ -6,6 +6,7 @@ that is not here cannot be made again, and a new one beside it would be followed
 """
 
 from groundsegment.depot.depot import Depot
+from groundsegment.depot.records import HOME_STATION
 from groundsegment.errors import KeyStoreError
 from groundsegment.signer.key_store import KeyStore
 from groundsegment.uplink.wire.numbers import is_behind
@@ -42,12 +43,16 @@ def what_is_behind(depot: Depot, satellite: str) -> tuple[str, ...]:
 def refuse_roots_behind(depot: Depot) -> None:
     """Refuse to make a root where a satellite follows one that is not here.
 
+    Only what home heard itself is believed: whoever stole a station could keep its keys from being revoked otherwise.
+
     Raises:
         KeyStoreError: there is such a satellite.
     """
     newest = read_root(KeyStore(depot.keys_path).root()).version
     for satellite in depot.satellites():
         heard = depot.journal.last_report(satellite.name)
-        if heard is not None and heard.report.root_version > newest:
+        if heard is None or heard.station_id != HOME_STATION:
+            continue
+        if heard.report.root_version > newest:
             problem = f"{satellite.name} follows root {heard.report.root_version}, {newest} is the newest here"
             raise KeyStoreError(f"{problem}: was this depot restored from a backup?", hint=_ROOTS_HINT)

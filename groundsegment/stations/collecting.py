@@ -24,6 +24,7 @@ from groundsegment.stations.logbook import Claim, Logbook
 from groundsegment.stations.notes import StationNotes
 from groundsegment.stations.post import write_letter
 from groundsegment.stations.receipts import keep_message
+from groundsegment.uplink.wire.numbers import is_behind
 from protocol.blocks import BlockLayout, block_layout, symbols_needed
 from protocol.errors import ProtocolError
 from protocol.report import SOLVED, Report
@@ -144,8 +145,10 @@ class _Taking:
             self._refused += 1
             return
         ordered = max((entry.sequence for entry in self._depot.updates(satellite)), default=0)
-        if report.accepted > ordered:
-            self._refused += 1  # else a lie would set all later sequence numbers
+        if report.accepted > ordered or is_behind(self._depot, satellite, report):
+            # Else a lie would set all later numbers, or keep home from giving commands. That a depot was restored from
+            # a backup is believed of reports that home hears itself.
+            self._refused += 1
             return
         sessions = self._depot.journal.report_sessions(satellite, station=self._station.id)
         if heard.session not in sessions and len(sessions) >= _SESSIONS_KEPT_MAX:

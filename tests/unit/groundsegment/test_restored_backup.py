@@ -120,3 +120,14 @@ def test_no_root_is_made_beside_one_that_a_satellite_follows_and_that_is_not_her
     for words in (("rotate", "timestamp"), ("revoke", "timestamp", "--yes")):
         assert "SAT-1 follows root 2, 1 is the newest here" in skyload(*words, code=4)
     assert not change.of(place).next_path.exists()
+
+
+def test_a_root_that_only_a_station_heard_of_keeps_nobody_from_revoking_a_key(place, skyload):
+    with change.Depot.open(place / "depot") as depot:
+        depot.journal.record_report(
+            ReceivedReport(
+                satellite="SAT-1", session=b"s" * 6, sequence=1, received_utc=NOW, station="svalbard", station_id=1,
+                report=Report(root_version=65535),
+            )
+        )  # fmt: skip
+    skyload("revoke", "timestamp", "--yes")

@@ -460,6 +460,7 @@ def test_impossible_progress_is_refused_and_counted(homestead):
         (Report().encode(), 0, True),
         (Report().encode(), 10**7, True),  # its clock is ahead: as of now
         (Report(accepted=2**32 - 1).encode(), 0, False),  # would set all later sequence numbers
+        (Report(commands=1).encode(), 0, False),  # would have all later commands numbered above, or none given
         (b"no report", 0, False),
     ],
 )
