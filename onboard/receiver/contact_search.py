@@ -2,7 +2,7 @@
 
 Driven by the intake, with whole frames whose tag fails under the contact that a station was last heard in. It tries the
 numbers that may have come since (`protocol.contacts`), only forward: what was recorded in an earlier contact finds
-nothing. Each search costs up to 192 tags, so there is a budget: whoever sends garbage at line rate costs a constant
+nothing. Each search costs up to 320 tags, so there is a budget: whoever sends garbage at line rate costs a constant
 share of a core, and frames that are genuine have their share of the searches. Each station also has a little of its
 own, that no noise in another's name uses up.
 """
@@ -11,7 +11,7 @@ from protocol.contacts import STEPS, later_contacts
 from protocol.frame import FrameCodec
 from protocol.limits import STATIONS_MAX
 
-SEARCHES_PER_S = 40.0  # of 64 tags, 0.4 ms each; those further ahead cost two
+SEARCHES_PER_S = 40.0  # of 64 tags, 0.4 ms each; those further ahead cost four
 OWN_SEARCHES_PER_S = 1.0  # of each station beside that
 _BURST, _OWN_BURST = 40.0, 4.0
 _FAR_COST = len(STEPS) - 1

@@ -163,5 +163,5 @@ class Contacts(RuleBasedStateMachine):
         raise AssertionError(f"ground at {self.contacts.number}, satellite at {self.up.contact(STATION)}")
 
 
-Contacts.TestCase.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+Contacts.TestCase.settings = settings(max_examples=20, stateful_step_count=25, deadline=None)
 TestContacts = Contacts.TestCase

@@ -14,11 +14,12 @@ import contextlib
 from groundsegment.depot.depot import Depot
 from groundsegment.downlink import Downlink
 from groundsegment.errors import InputError, KeyStoreError
-from protocol.contacts import CONTACT_MAX, STEPS, is_found, next_contact, skip
+from protocol.contacts import CONTACT_MAX, STEPS, found_from_anywhere, is_found, is_near, next_contact, skip
 
 SILENCE_S = 15.0  # without an answer, then the satellite may be ahead of us
-_SKIPS_MAX = 16  # in one contact
-_SHORT_SKIPS = 8  # by 64, then by 4096
+_LONG_SILENCE_S = 60.0  # the same, where it answered in the contact before
+_SHORT_SKIPS, _LONG_SKIPS = 5, 11  # by 64, then by 4096, then to where a satellite finds us that has forgotten all
+_SKIPS_MAX = _LONG_SKIPS + 1  # in one contact
 _GAP_S = 600.0  # without an answer after there was one: that contact is over, whatever the plan says
 
 
@@ -95,14 +96,22 @@ class LinkContacts:
             self._depot.note_contact_heard(self._satellite, self._station, heard)
 
     def _is_lost(self, now: float) -> bool:
-        may_skip = self._is_answered and self._may_be_behind and self._num_skips < _SKIPS_MAX
-        return may_skip and now - self._since_s > SILENCE_S
+        """Nobody answers. A satellite that answered in the last contact is out of sight, or has fallen back a little."""
+        num_max = _SKIPS_MAX if self._may_be_behind else 2
+        may_skip = self._is_answered and self._heard_s is None and self._num_skips < num_max
+        return may_skip and now - self._since_s > (SILENCE_S if self._may_be_behind else _LONG_SILENCE_S)
 
     def _skip(self, now: float) -> None:
-        _, short, long = STEPS
-        following = skip(self._number, short if self._num_skips < _SHORT_SKIPS else long)
+        heard = self._depot.contact_heard(self._satellite, self._station)
+        num_short = _SHORT_SKIPS if self._may_be_behind else 1
+        if self._num_skips < _LONG_SKIPS:
+            following = skip(self._number, STEPS[1] if self._num_skips < num_short else STEPS[2])
+            is_good = is_near(following, heard)
+        else:
+            following = found_from_anywhere(self._number)
+            is_good = is_found(following, heard)
         self._since_s, self._num_skips = now, self._num_skips + 1
-        if is_found(following, self._depot.contact_heard(self._satellite, self._station)):
+        if is_good:
             self._raise(self._number, following, is_needed=False)
 
     def _raise(self, last: int, number: int, *, is_needed: bool) -> None:
@@ -136,7 +145,15 @@ def set_contact_by_hand(depot: Depot, satellite: str, station: int, number: int)
     if not last < number <= CONTACT_MAX:
         raise InputError(
             f"--contact {number}: contact {last} was the last one, and numbers only rise",
-            hint=f"give one above {last}; a multiple of 4096 is found by a satellite up to 262144 behind it",
+            hint=f"give one above {last}; {found_from_anywhere(last + 1)} is found wherever the satellite is",
+        )
+    if not is_found(number, last) and not is_found(number, 0):
+        better = found_from_anywhere(number)
+        if not is_found(better, 0):  # there is none so far up
+            better = found_from_anywhere(last + 1)
+        raise InputError(
+            f"--contact {number}: a satellite that is at contact {last} or below would never find it",
+            hint=f"{better} is found wherever the satellite is",
         )
     if number - 1 > last:
         depot.raise_contact(satellite, station, number - 1)

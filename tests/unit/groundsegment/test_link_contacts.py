@@ -7,6 +7,7 @@ import pytest
 from groundsegment.downlink import Downlink
 from groundsegment.errors import InputError
 from groundsegment.uplink.wire.link_contacts import SILENCE_S, LinkContacts, set_contact_by_hand
+from protocol.contacts import found_from_anywhere, is_found
 from protocol.errors import ChecksumError
 from protocol.frame import Frame, FrameCodec, FrameKind
 from protocol.link_keys import Direction
@@ -191,7 +192,9 @@ def test_silence_after_an_answer_is_a_gap_and_a_long_one_ends_the_contact(depot)
     assert process.contacts.look(NOW + 700)
 
     assert process.contacts.number == 2
-    assert not process.contacts.look(NOW + 10_000)  # once: nobody has answered since
+    moved = [number for number in range(1, 100) if process.contacts.look(NOW + 700 + 100 * number)]
+    assert len(moved) == 2  # in case that it fell back; no more: it may be out of sight
+    assert process.contacts.number == 4096
 
 
 def test_a_number_can_be_set_by_hand_but_not_back(depot):
@@ -203,3 +206,46 @@ def test_a_number_can_be_set_by_hand_but_not_back(depot):
 
     with pytest.raises(InputError, match="contact 4096 was the last one"):
         set_contact_by_hand(depot, "SAT-1", 0, 4096)
+
+
+def test_a_satellite_that_forgot_all_after_an_outage_is_found_again(depot):
+    """Eight contacts in silence, one that is heard, and a power cut before the satellite wrote its number down."""
+    process = Process(depot)
+    for _ in range(8):
+        process.contacts.begin(NOW)
+        silence(process)
+    last = process.contacts.number
+    process.answer(last)
+    process.contacts.look(NOW)
+    process = Process(depot)  # the satellite is back at its first contact
+    process.contacts.begin(NOW)
+    assert any(is_found(number, 0) for number in silence(process))
+
+
+def test_a_silent_satellite_does_not_use_numbers_up(depot):
+    process = Process(depot)
+    for _ in range(12):
+        process.contacts.begin(NOW)
+        silence(process, every_s=10)
+    assert process.contacts.number == found_from_anywhere(1)
+
+
+@pytest.mark.parametrize("number", [4_000_001, 2**32 - 1, 300_000])
+def test_no_number_is_set_by_hand_that_no_satellite_finds(depot, number):
+    with pytest.raises(InputError, match="never find") as caught:
+        set_contact_by_hand(depot, "SAT-1", 0, number)
+    better = int(caught.value.hint.split()[0])
+    if better > number:
+        set_contact_by_hand(depot, "SAT-1", 0, better)
+        process = Process(depot)
+        process.contacts.begin(NOW)
+        assert process.contacts.number == process.contact_of_hello() == better
+
+
+def silence(process, every_s=4):
+    """A contact of eight minutes in which nobody answers; its numbers."""
+    numbers = [process.contacts.number]
+    for second in range(0, 480, every_s):
+        process.contacts.look(NOW + second)
+        numbers.append(process.contacts.number)
+    return numbers
