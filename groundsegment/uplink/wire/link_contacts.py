@@ -96,7 +96,7 @@ class LinkContacts:
             self._depot.note_contact_heard(self._satellite, self._station, heard)
 
     def _is_lost(self, now: float) -> bool:
-        """Nobody answers. A satellite that answered in the last contact is out of sight, or has fallen back a little."""
+        """Nobody answers. One that answered in the last contact is out of sight, or fell back a little."""
         num_max = _SKIPS_MAX if self._may_be_behind else 2
         may_skip = self._is_answered and self._heard_s is None and self._num_skips < num_max
         return may_skip and now - self._since_s > (SILENCE_S if self._may_be_behind else _LONG_SILENCE_S)
