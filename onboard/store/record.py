@@ -88,6 +88,7 @@ class RecordStore:
         self._record: OnboardRecord | None = None
         self._usable: tuple[Path, ...] = ()
         self._failed: set[Path] = set()
+        self._unread: dict[str, str] = {}  # why a copy could not be read, by its name
         self._has_failed = False
         self.damage = Damage()
         """What was found so far, in this life."""
@@ -216,29 +217,35 @@ class RecordStore:
             raise StoreCorruptError(
                 str(self._path),
                 expected="a valid slot",
-                got=f"none in {sum(copy is not None for copy in copies)} copies",
+                got=f"none in {sum(copy is not None for copy in copies)} copies{self._why_unread()}",
                 hint="restore it from a copy; without it old updates could be replayed",
             )
         return verdict
 
     def _read_copy(self, path: Path) -> bytes | None:
         """The bytes of a copy, synced; None if there is no such file, b"" if it cannot be read."""
+        self._unread.pop(path.name, None)
         try:
             handle = self._disk.open(path)
         except FileNotFoundError:
             return None
-        except StoreFailedError:
+        except StoreFailedError as error:
+            self._unread[path.name] = str(error)
             return b""
         try:
             # What a killed daemon wrote may be in the kernel's memory only, and nobody may act on that.
             self._disk.sync(handle)
             self._disk.forget(handle)
             data = self._disk.read(handle, COPY_SIZE, 0)
-        except StoreFailedError:
+        except StoreFailedError as error:
+            self._unread[path.name] = str(error)
             return b""
         finally:
             self._disk.close(handle)
         return data
+
+    def _why_unread(self) -> str:
+        return "".join(f"; {name}: {problem}" for name, problem in sorted(self._unread.items()))
 
     def _has_file(self, path: Path) -> bool:
         try:

@@ -9,6 +9,7 @@ import pytest
 from onboard.errors import StoreCorruptError, StoreFailedError, StoreFullError
 from onboard.state import open_record
 from onboard.store.ballast import BALLAST_SIZE, Ballast
+from onboard.store.disk import RealDisk
 from onboard.store.facts import OnboardRecord
 from onboard.store.layout import StateLayout
 from onboard.store.record import COUNTER_STEP, MessageCounters, RecordStore, copy_paths, keep_whole
@@ -103,6 +104,17 @@ def test_files_without_a_valid_slot_are_an_error_not_a_fresh_start(path, bad):
     with pytest.raises(StoreCorruptError) as caught:
         RecordStore(path).load()
     assert "old updates" in caught.value.hint
+
+
+def test_why_no_copy_could_be_read_is_told(path):
+    made(path)
+
+    class Blind(RealDisk):
+        def read(self, handle, size, offset):
+            raise StoreFailedError("read: Input/output error")
+
+    with pytest.raises(StoreCorruptError, match="none in 3 copies; .*Input/output error"):
+        RecordStore(path, Blind()).load()
 
 
 def test_the_one_file_of_an_older_build_is_told_apart(path):
