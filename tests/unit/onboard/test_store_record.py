@@ -113,7 +113,7 @@ def test_why_no_copy_could_be_read_is_told(path):
         def read(self, handle, size, offset):
             raise StoreFailedError("read: Input/output error")
 
-    with pytest.raises(StoreCorruptError, match="none in 3 copies; .*Input/output error"):
+    with pytest.raises(StoreCorruptError, match=r"none in 3 copies; .*Input/output error"):
         RecordStore(path, Blind()).load()
 
 
