@@ -17,12 +17,12 @@ from typing import BinaryIO, TypeVar
 
 from onboard.errors import BundleSpoiltError, InstallError
 from onboard.installer.threads import check_stop
+from onboard.store.disk import tried
 from protocol.manifest import BundleEntry
 from protocol.report import Reason
 
 _READ_SIZE = 1024 * 1024
 _T = TypeVar("_T")
-_TRIES = 3  # a call that fails once says little of the medium; what is received again costs contact time
 
 
 @contextlib.contextmanager
@@ -82,13 +82,11 @@ def _read_through(source: BinaryIO, head_size: int, number: int) -> tuple[bytes,
 
 
 def _tried(number: int, call: Callable[[], _T]) -> _T:
-    for tries in range(1, _TRIES + 1):
-        try:
-            return call()
-        except OSError as error:
-            if tries == _TRIES:
-                raise _spoilt(number, error.strerror or str(error)) from error
-    raise AssertionError("there is a last try")
+    """What is received again costs contact time: so a call is made again first."""
+    try:
+        return tried(call)
+    except OSError as error:
+        raise _spoilt(number, error.strerror or str(error)) from error
 
 
 def _spoilt(number: int, problem: str) -> BundleSpoiltError:

@@ -10,15 +10,17 @@ What it does not know: what is in the files.
 import contextlib
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from onboard.errors import StoreFailedError, StoreFullError
 
 TEMPORARY_SUFFIX = ".new"
 _FULL = {errno.ENOSPC, errno.EDQUOT}
-_READ_TRIES = 3
+_TRIES = 3
+_T = TypeVar("_T")
 
 
 class Disk(Protocol):
@@ -124,12 +126,9 @@ class RealDisk:
             os.close(handle)
 
     def read(self, handle: int, size: int, offset: int) -> bytes:
-        """See `Disk`. A medium is asked again before what lies on it counts as lost: reading changes nothing."""
-        for _ in range(_READ_TRIES - 1):
-            with contextlib.suppress(OSError):
-                return os.pread(handle, size, offset)
+        """See `Disk`."""
         with _translated("read", handle):
-            return os.pread(handle, size, offset)
+            return tried(partial(os.pread, handle, size, offset))
 
     def size(self, handle: int) -> int:
         """See `Disk`."""
@@ -282,6 +281,18 @@ def reserve(handle: int, size_bytes: int, offset: int = 0) -> None:
 def free_bytes(path: Path) -> int:
     """How much may still be written near a path."""
     return RealDisk().free_bytes(path)
+
+
+def tried(call: Callable[[], _T]) -> _T:
+    """Make a call that changes nothing, such as a read, up to three times: one that fails once says little of a medium.
+
+    Raises:
+        OSError: of the last time.
+    """
+    for _ in range(_TRIES - 1):
+        with contextlib.suppress(OSError):
+            return call()
+    return call()
 
 
 @contextlib.contextmanager
