@@ -103,9 +103,11 @@ def refuse_serving(depot: Depot, digest: bytes, satellite: str) -> None:
 def mark_on_board(depot: Depot, digest: bytes, satellite: str) -> None:
     """Remember that a satellite said that it forgot a release: no update may build on it any more."""
     for entry in depot.updates(satellite):
-        if entry.release_digest == digest:
-            if entry.state is FlightState.COMPLETE:  # nothing can come of it any more, whatever its receipt will say
-                depot.set_update_state(entry.handle, FlightState.CANCELLED, reason=FORGOTTEN_ON_BOARD)
+        if entry.release_digest != digest:
+            continue
+        if entry.state is FlightState.COMPLETE:  # nothing can come of it any more, whatever its receipt will say
+            depot.set_update_state(entry.handle, FlightState.CANCELLED, reason=FORGOTTEN_ON_BOARD)
+        else:
             _mark(depot, entry, FORGOTTEN_ON_BOARD)
 
 
