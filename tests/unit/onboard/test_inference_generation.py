@@ -22,6 +22,8 @@ class ByteEngine:
 
     def __init__(self):
         self.memory, self.num_reads = bytearray(range(256)) * 40, 0
+        self.may_go_on = threading.Event()
+        self.may_go_on.set()
 
     def weights(self):
         def read(offset, size):
@@ -45,6 +47,7 @@ class ByteEngine:
 
     def continue_tokens(self, prompt, sampling):
         yield None
+        assert self.may_go_on.wait(30)
         yield from itertools.cycle(prompt)
 
 
@@ -175,8 +178,12 @@ def test_a_worker_that_need_not_compares_no_weights():
 def test_a_short_answer_does_not_wait_for_a_long_one():
     with Talk() as talk:
         talk.hear()
+        talk.engine.may_go_on.clear()
         talk.say("generate", id="long", prompt="ab", max_tokens=60)
         talk.say("generate", id="short", prompt="ab", max_tokens=2)
+        talk.say("health", id="both")  # answered once both are queued, however busy the machine
+        talk.hear_until(("health", "both"))
+        talk.engine.may_go_on.set()
         heard = talk.hear_until(("done", "long"))
         assert ("done", "short") in [(message["type"], message["id"]) for message in heard]
 
