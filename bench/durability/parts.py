@@ -9,6 +9,7 @@ import concurrent.futures
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -19,6 +20,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 JOURNAL = ROOT / "build" / "durability.jsonl"
+# What a part mounts is its own: nobody else's mount namespace holds on to it, and it goes when the part is killed.
+_APART = ("unshare", "--mount") if os.geteuid() == 0 and shutil.which("unshare") else ()
 _MEASURED = ("protocol", "onboard", "tests/power", "tests/fakes", "bench/durability")
 
 
@@ -89,7 +92,7 @@ def serve(measure: Callable[[Part], dict[str, Any]]) -> None:
 
 def _run(part: Part) -> dict[str, Any] | None:
     command = [sys.executable, "-m", "bench.durability.measure_part", json.dumps(asdict(part))]
-    done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
+    done = subprocess.run([*_APART, *command], cwd=ROOT, check=False, capture_output=True, text=True)
     if done.returncode:
         print(done.stderr[-2000:], file=sys.stderr, flush=True)
         return None

@@ -5,6 +5,10 @@ one right after somebody else made the file system write its journal, so names s
 not.
 
 A new image file for each cut: a loop device that is let go of lazily could still write into one that is used again.
+And none is used again while somebody holds on to it: a mount namespace made meanwhile (`ip netns exec`, a container)
+keeps a copy of the mount, so the file system that was shut down lives on; mounted again it is that very one, and
+refuses everything.
+
 Needs root and loop devices; `missing` says what is not there.
 """
 
@@ -86,11 +90,13 @@ class Lab:
         kind: of file system.
         directory: for the images; in memory it is quickest.
         mount_point: made if missing.
+        held_s_max: how long to wait for somebody else who holds on to an image.
     """
 
     kind: FileSystem
     directory: Path
     mount_point: Path
+    held_s_max: float = 30.0
     _num_made: int = field(default=0)
 
     def make(self, prepare: Callable[[Path], None]) -> Path:
@@ -118,6 +124,7 @@ class Lab:
             yield self.mount_point
         finally:
             self._unmount()
+            self._wait_until_free(image)
 
     def _unmount(self) -> None:
         """Processes that were killed with the power may take a moment to let go."""
@@ -129,10 +136,26 @@ class Lab:
         subprocess.run(["umount", "--lazy", str(self.mount_point)], check=False)
         raise RuntimeError(f"umount {self.mount_point}: {done.stderr}")
 
+    def _wait_until_free(self, image: Path) -> None:
+        until = time.monotonic() + self.held_s_max
+        while _is_held(image):
+            if time.monotonic() > until:
+                raise RuntimeError(f"{image} is still mounted in another mount namespace: what was cut there stays cut")
+            time.sleep(0.02)
+
     def _new_path(self) -> Path:
         self.directory.mkdir(parents=True, exist_ok=True)
         self._num_made += 1
         return self.directory / f"{self.kind.name}-{os.getpid()}-{self._num_made}.img"
+
+
+def _is_held(image: Path) -> bool:
+    """Whether a loop device still has an image, because a file system on it is mounted somewhere."""
+    for path in Path("/sys/block").glob("loop*/loop/backing_file"):
+        with contextlib.suppress(OSError):  # it was let go of just now
+            if path.read_text().rstrip("\n") == str(image):
+                return True
+    return False
 
 
 def cut_power(mount_point: Path, how: Cut) -> None:
