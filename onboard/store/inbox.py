@@ -12,6 +12,7 @@ object is, or what time it is. Bookkeeping of the quota is the core's.
 import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from struct import Struct
@@ -83,23 +84,20 @@ class SyncBatch:
         """Make it durable. Slow.
 
         Raises:
-            StoreError: some of it may not be durable, and never will be by trying again.
+            StoreFailedError: some of it may not be durable, and never will be by trying again, room or not.
         """
         failure: StoreError | None = None
-        for dirty in self.logs:
+        syncs = [partial(self._sync_log, dirty) for dirty in self.logs]
+        syncs += [partial(self._disk.sync_directory, directory) for directory in self._directories]
+        for sync in syncs:
             try:
-                self._sync_log(dirty)
-            except StoreError as error:
-                failure = error
-        for directory in self._directories:
-            try:
-                self._disk.sync_directory(directory)
+                sync()
             except FileNotFoundError:
-                continue  # dropped in the meantime
+                continue  # solved or dropped in the meantime
             except StoreError as error:
                 failure = error
         if failure:
-            raise failure
+            raise StoreFailedError(str(failure), hint=failure.hint) from failure
 
     def _sync_log(self, dirty: _DirtyLog) -> None:
         handle = dirty.handle
@@ -107,8 +105,6 @@ class SyncBatch:
             if handle is None:
                 handle = self._disk.open(dirty.path)
             self._disk.sync(handle)
-        except FileNotFoundError:
-            pass  # solved or dropped in the meantime
         finally:
             if handle is not None:
                 self._disk.close(handle)
@@ -246,18 +242,20 @@ class Inbox:
         for _, group in read_groups(self._disk, log.path, log.shape, log.block):
             _add_group(symbols, log.shape, log.block, group)
         self._forget_log(log)
-        again = self._new_log(log.shape, log.block)
-        again.size = again.synced_size = log.synced_size
-        again.is_named = True
+        self._new_log(log.shape, log.block, log.synced_size)
         return symbols
 
     def reload_block(self, shape: ObjectShape, block: int) -> SymbolSet:
-        """Read a log again that did not hold what was counted."""
+        """Read a log again that did not hold what was counted; what is returned is durable."""
         log = self._logs.get((shape.handle, block))
         if log is not None:
             self._flush(log)
             self._forget_log(log)
-        return self._load_log(shape, block)
+        symbols = self._load_log(shape, block)
+        with contextlib.suppress(FileNotFoundError):  # it was dropped
+            self._disk.sync_directory(self.directory(shape))
+            self._disk.sync_directory(self._root)
+        return symbols
 
     def close_log(self, shape: ObjectShape, block: int) -> None:
         """Forget a log that is not needed any more, unwritten symbols included. The file stays for `mark_solved`."""
@@ -324,10 +322,11 @@ class Inbox:
         for log in list(self._logs.values()):
             self._forget_log(log)
 
-    def _new_log(self, shape: ObjectShape, block: int) -> _Log:
+    def _new_log(self, shape: ObjectShape, block: int, durable_size: int = 0) -> _Log:
         path = self.directory(shape) / _log_name(block)
         make_sum = sum_of(shape, block)
         log = _Log(shape=shape, block=block, path=path, make_sum=make_sum, record_size=record_size(shape))
+        log.size, log.synced_size, log.is_named = durable_size, durable_size, durable_size > 0
         self._logs[shape.handle, block] = log
         return log
 
@@ -394,26 +393,27 @@ class Inbox:
         return StoredObject(shape=shape, symbols=symbols, solved=frozenset(solved), is_whole=False)
 
     def _load_log(self, shape: ObjectShape, block: int) -> SymbolSet:
-        """Count what is in a log, cut off what is torn or cannot be read, make the rest durable."""
+        """Make a log durable, count what is in it, cut off what is torn or cannot be read."""
         path = self.directory(shape) / _log_name(block)
         symbols, end = SymbolSet(), 0
         try:
-            with contextlib.suppress(StoreFailedError):  # a bad sector: one log must not keep the rest from starting
-                for offset, group in read_groups(self._disk, path, shape, block):
-                    _add_group(symbols, shape, block, group)
-                    end = offset
             handle = self._disk.open(path)
         except FileNotFoundError:
             return symbols
         try:
+            # Before it is read: the kernel may remember what an earlier life could not write, and says so only once.
+            self._disk.sync(handle)
+            self._disk.forget(handle)
+            with contextlib.suppress(StoreFailedError):  # a bad sector: one log must not keep the rest from starting
+                for offset, group in read_groups(self._disk, path, shape, block):
+                    _add_group(symbols, shape, block, group)
+                    end = offset
             if self._disk.size(handle) != end:
                 self._disk.truncate(handle, end)
-            self._disk.sync(handle)
+                self._disk.sync(handle)
         finally:
             self._disk.close(handle)
-        log = self._new_log(shape, block)
-        log.size = log.synced_size = end
-        log.is_named = True
+        self._new_log(shape, block, end)
         return symbols
 
     def _shrink(self, path: Path) -> None:

@@ -9,13 +9,13 @@ class FaultyDisk(RealDisk):
 
     Attributes:
         room_bytes: that may still be written; None for no bound.
-        sync_fails: every sync of a file fails.
+        sync_fails: every sync of a file fails, with `sync_error`.
         write_max: bytes of one write at most.
     """
 
     def __init__(self):
         self.room_bytes = None
-        self.sync_fails = False
+        self.sync_fails, self.sync_error = False, StoreFailedError
         self.write_max = None
 
     def write(self, handle, data):
@@ -31,7 +31,7 @@ class FaultyDisk(RealDisk):
 
     def sync(self, handle):
         if self.sync_fails:
-            raise StoreFailedError("sync: refused (a test says so)")
+            raise self.sync_error("sync: refused (a test says so)")
         super().sync(handle)
 
     def free_bytes(self, path):

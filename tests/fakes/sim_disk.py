@@ -219,6 +219,32 @@ class NoDirectorySync(SimDisk):
         self._operate()
 
 
+class FailingSync(SimDisk):
+    """A sync fails once, as kernels do it: what was to be written stays in memory, and no later sync speaks of it.
+
+    Attributes:
+        error: of the next sync of a file; None if it works.
+    """
+
+    error = None
+
+    def sync(self, handle):
+        self._operate()
+        node = self._handles[handle]
+        data, pending, node.pending = bytearray(node.durable), node.pending, []
+        if self.error is not None:
+            error, self.error = self.error, None
+            raise error
+        for operation in pending:
+            _apply(data, operation)
+        node.durable = bytes(data)
+
+    def forget(self, handle):
+        node = self._handles[handle]
+        if not node.pending:
+            node.live[:] = node.durable
+
+
 def _rename(directory, change):
     directory.pending.append(change)
     _apply_names(directory.live, change)

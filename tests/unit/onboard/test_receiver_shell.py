@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from onboard.errors import BusyError, ConfigError, StoreFailedError
+from onboard.errors import BusyError, ConfigError, StoreFailedError, StoreFullError
 from onboard.receiver import link_socket
 from onboard.receiver.events import Verdict
 from onboard.receiver.shell import Receiver, ReceiverOptions
@@ -222,14 +222,13 @@ async def test_a_burst_costs_one_sync(tmp_path):
         assert flying.receiver.statistics().syncs == 1
 
 
-@flies
-async def test_a_failed_sync_takes_back_what_was_not_durable_and_nothing_else(tmp_path):
+async def take_back_after(error, tmp_path):
     source = source_of(5000)
     async with station(tmp_path) as flying:
         frames = source.frames()
         await flying.ground.send(*frames[:10])
         await flying.until(lambda: [entry.have for entry in flying.last_report.open_blocks] == [10])
-        flying.disk.sync_fails = True
+        flying.disk.sync_fails, flying.disk.sync_error = True, error
         await flying.ground.send(*frames[10:20])
         await flying.until(lambda: flying.troubles == [Reason.DISK_FAILED])
         flying.disk.sync_fails = False
@@ -241,6 +240,16 @@ async def test_a_failed_sync_takes_back_what_was_not_durable_and_nothing_else(tm
 
         await flying.ground.send(*frames)
         await flying.until(lambda: flying.sink.consumed)
+
+
+@flies
+async def test_a_failed_sync_takes_back_what_was_not_durable_and_nothing_else(tmp_path):
+    await take_back_after(StoreFailedError, tmp_path)
+
+
+@flies
+async def test_a_sync_that_found_no_room_is_not_tried_again_as_if_nothing_were_lost(tmp_path):
+    await take_back_after(StoreFullError, tmp_path)
 
 
 @flies
