@@ -2,7 +2,7 @@
 
 depot    skyload keys rotate timestamp          says what is missing
 depot    skyload keys root prepare STICK        root-2.json and root-1.json, which it follows
-offline  skyload keys sign --offline STICK --key root-1.pem      says what would change, asks, signs
+offline  skyload keys sign --offline STICK --key root-1.pem      says what would change, and who may sign then; asks
 offline  skyload keys sign --offline STICK --key root-2.pem
 depot    skyload keys root combine STICK        in force, and queued for all satellites
 """
@@ -139,25 +139,33 @@ def drop(depot: DepotOption = Path("depot"), as_json: AsJson = False) -> None:
 def sign(
     offline: Annotated[Path, typer.Option("--offline", help="What `keys root prepare` wrote: directory or file.")],
     key: Annotated[str, typer.Option("--key", help="A private key's file, or a URI: hsm:2?label=TOKEN.")],
+    trusted: Annotated[
+        Path | None, typer.Option("--trusted", help="A root known here from before: what is prepared must follow it.")
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     passphrase_file: PassphraseFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Sign a prepared root with one root key. Needs no depot and no network; says what it changes, and asks.
 
+    Whoever wrote the stick wrote also the root that the changes are told from. So keep a root of your own where the
+    root keys are, of a kit or signed there before, for --trusted; and compare who may sign with what you know.
+
     Examples:
     ```
-    skyload keys sign --offline /media/stick --key root-1.pem
+    skyload keys sign --offline /media/stick --key root-1.pem --trusted root.json
     skyload keys sign --offline /media/stick --key 'hsm:2?label=root-1' --yes
     ```
     """
     from groundsegment.errors import InputError
-    from groundsegment.signer.ceremony import check_signer, open_key, read_ceremony, sign_ceremony
+    from groundsegment.signer.ceremony import check_follows, check_signer, open_key, read_ceremony, sign_ceremony
     from groundsegment.signer.passphrase import Passphrase
 
     ceremony = read_ceremony(offline)
+    if trusted is not None:
+        check_follows(ceremony, trusted)
     if not as_json:
-        _show(ceremony)
+        _show(ceremony, is_known=trusted is not None)
     signer = open_key(key, Passphrase(passphrase_file))
     check_signer(ceremony, signer)
     if not yes and not confirm("sign this root?"):
@@ -165,13 +173,18 @@ def sign(
     signed = sign_ceremony(ceremony, signer)
     if as_json:
         values: dict[str, Any] = {"file": str(signed.path), "missing": list(signed.missing)}
-        print_json({**values, "root_version": signed.version, "changes": list(signed.changes)})
+        shown = {"changes": list(signed.changes), "holds": list(signed.holds)}
+        print_json({**values, **shown, "root_version": signed.version})
         return
     words = f"missing: {'; '.join(signed.missing)}" if signed.missing else "complete: skyload keys root combine"
     out.print(f"{signed.path}: signed; {words}", markup=False)
 
 
-def _show(ceremony: "Ceremony") -> None:
-    err.print(f"root {ceremony.version} follows root {ceremony.version - 1}", markup=False)
+def _show(ceremony: "Ceremony", *, is_known: bool) -> None:
+    words = "" if is_known else ", as the stick tells it (see --trusted)"
+    err.print(f"root {ceremony.version} follows root {ceremony.version - 1}{words}", markup=False)
     for line in ceremony.changes:
+        err.print(f"  {line}", markup=False)
+    err.print("then may sign", markup=False)
+    for line in ceremony.holds:
         err.print(f"  {line}", markup=False)

@@ -7,12 +7,14 @@ import errno
 import functools
 import json
 import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, ParamSpec, TypeVar
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 
 from groundsegment.errors import DiskError, GroundError, InputError
 
@@ -20,6 +22,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 UPDATE_HELP = "The update: first digits of its handle, the release's name, or newest."
+_NOT_SHOWN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 WIDTH_OF_FILES = 160  # a table in a file or a pipe must not lose digits for want of a terminal
 
 
@@ -27,8 +30,25 @@ def _width() -> int | None:
     return None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDTH_OF_FILES
 
 
-out = Console(highlight=False, soft_wrap=True, width=_width())
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+class PlainConsole(Console):
+    """A console that moves its cursor by itself alone.
+
+    What a model answered, a stick brought or a satellite told may hold what moves the cursor, wipes lines or turns the
+    direction of writing, and so hide from people what they are about to sign; it is shown, and not done.
+    """
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Yield what is to be written."""
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else _NOT_SHOWN.sub(_named, text), style, control)
+
+
+def _named(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode("ascii")
+
+
+out = PlainConsole(highlight=False, soft_wrap=True, width=_width())
+err = PlainConsole(stderr=True, highlight=False, soft_wrap=True)
 
 
 def print_json(value: Any) -> None:  # noqa: ANN401 - any JSON value

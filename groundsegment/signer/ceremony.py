@@ -1,12 +1,15 @@
 """A root on its way to the root keys and back: two files on a stick, and what a person must see before signing.
 
     DIR/root-N.json       the next root, with the signatures it has so far; whoever signs adds one
-    DIR/root-N-1.json     the root that it follows: what is shown is the difference, and whose keys may sign
+    DIR/root-M.json       all roots before it. What is shown is the difference to the one that it follows, and then
+                          all that holds under the next one: who wrote the stick may have written both
 
-Nothing here needs the depot.
+Nothing here needs the depot, or believes it. A root that the machine with the root keys has known before
+(`check_follows`) tells whether what the stick calls the root in force is that.
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,8 +27,8 @@ from groundsegment.signer.key_store import KeyStore
 from groundsegment.signer.passphrase import Passphrase
 from groundsegment.signer.roots import COMPACT, add_signature, num_signed, role_keyids
 from groundsegment.signer.rotation import pending
-from protocol.errors import DecodeError
-from protocol.roots import TrustedRoot, command_keys, read_root
+from protocol.errors import DecodeError, VerificationError
+from protocol.roots import TrustedRoot, command_keys, follow_roots, read_root, second_root_role
 
 _NAME = re.compile(r"root-(\d+)\.json")
 _SIZE_MAX = 1024 * 1024
@@ -40,6 +43,7 @@ class Ceremony:
         metadata: the next root.
         current: the root that it follows.
         changes: what is different in it, for people.
+        holds: who may sign under it, all of it, for people.
         missing: what it lacks, for people.
     """
 
@@ -47,6 +51,7 @@ class Ceremony:
     metadata: Metadata[Root]
     current: TrustedRoot
     changes: tuple[str, ...]
+    holds: tuple[str, ...]
     missing: tuple[str, ...]
 
     @property
@@ -56,7 +61,7 @@ class Ceremony:
 
 
 def write_ceremony(store: KeyStore, directory: Path) -> Ceremony:
-    """Write both files.
+    """Write the next root, and all before it.
 
     Raises:
         KeyStoreError: no next root is being made.
@@ -66,6 +71,9 @@ def write_ceremony(store: KeyStore, directory: Path) -> Ceremony:
         raise KeyStoreError("no next root is being made", hint="`skyload keys rotate` or `keys revoke` makes one")
     check_directory(directory)
     directory.mkdir(parents=True, exist_ok=True)
+    for version in range(1, next_.version - 1):
+        if (older := store.roots_path / f"{version}.json").exists():
+            replace_durably(directory / f"root-{version}.json", older.read_bytes(), mode=0o644)
     replace_durably(directory / f"root-{next_.version - 1}.json", store.root(), mode=0o644)
     replace_durably(directory / f"root-{next_.version}.json", next_.data, mode=0o644)
     return read_ceremony(directory)
@@ -111,8 +119,35 @@ def read_ceremony(source: Path) -> Ceremony:
         raise InputError(f"{path}: not a root ({error})", hint=hint) from None
     if next_.version != current.version + 1:
         raise InputError(f"{before}: version {current.version}, not the one before {next_.version}", hint=hint)
-    ceremony = Ceremony(path=path, metadata=metadata, current=current, changes=_changes(current, next_), missing=())
+    changes, holds = _changes(current, next_), _holds(next_)
+    ceremony = Ceremony(path=path, metadata=metadata, current=current, changes=changes, holds=holds, missing=())
     return replace(ceremony, missing=_missing(ceremony))
+
+
+def check_follows(ceremony: Ceremony, known: Path) -> None:
+    """Make sure that the root which the stick says is in force is a known one, or follows it by the roots beside it.
+
+    Raises:
+        InputError: the known root cannot be read.
+        KeyStoreError: it is not.
+    """
+    trusted = read_signed(known)[0]
+    try:
+        version = read_root(trusted).version
+    except DecodeError as error:
+        raise InputError(
+            f"{known}: not a root ({error})", hint="the root.json of a kit, or one signed before"
+        ) from None
+    between = [ceremony.path.with_name(f"root-{number}.json") for number in range(version + 1, ceremony.version)]
+    try:
+        leads_to = follow_roots([read_signed(path)[0] for path in between], trusted).data
+    except (DecodeError, VerificationError) as error:
+        leads_to, why = b"", f": {error}"
+    else:
+        why = ""
+    if leads_to != ceremony.current.data:
+        problem = f"root {ceremony.current.version} on the stick does not follow {known}{why}"
+        raise KeyStoreError(problem, hint="sign nothing: it may hide what the next root changes; find out who wrote it")
 
 
 def open_key(key: str, passphrase: Passphrase) -> Signer:
@@ -173,17 +208,34 @@ def _changes(current: TrustedRoot, next_: TrustedRoot) -> tuple[str, ...]:
     for role, entry in next_.root.roles.items():
         if entry.threshold != current.root.roles[role].threshold:
             lines.append(f"{role}: threshold {entry.threshold} instead of {current.root.roles[role].threshold}")
-    if next_.epoch != current.epoch:
+    if (next_.epoch, next_.floor) != (current.epoch, current.floor):
         lines.append(f"a new epoch, {next_.epoch}: versions start again, with floor {next_.floor}")
     known = set(current.root.unrecognized_fields) | set(next_.root.unrecognized_fields)
     for name in sorted(known - _SHOWN):
         if current.root.unrecognized_fields.get(name) != next_.root.unrecognized_fields.get(name):
-            lines.append(f"{name}: {next_.root.unrecognized_fields.get(name)!r}")
+            lines.append(f"{name}: {next_.root.unrecognized_fields.get(name)}")
     if next_.signed_at:
         signed = datetime.fromtimestamp(next_.signed_at, UTC).date().isoformat()
         lines.append(f"made on {signed}: whatever expires before that is refused from now on")
     lines.append(f"good until {next_.root.expires.date().isoformat()}")
-    return tuple(lines)
+    return _on_one_line_each(lines)
+
+
+def _holds(next_: TrustedRoot) -> tuple[str, ...]:
+    """Who may sign under a root: what no false root before it can hide."""
+    thresholds = {name: role.threshold for name, role in next_.root.roles.items()}
+    second = second_root_role(next_.root)
+    thresholds |= {"root-pq": second.threshold if second else 0, "command": 1}
+    return _on_one_line_each(
+        f"{role}: {thresholds[role]} of {', '.join(keyid[:16] for keyid in keyids)}"
+        for role, keyids in role_keyids(next_.root).items()
+        if keyids
+    )
+
+
+def _on_one_line_each(lines: Iterable[str]) -> tuple[str, ...]:
+    """Names of fields and ids in roles may be any text, a line that is not there too."""
+    return tuple(ascii(line)[1:-1] for line in lines)
 
 
 _SHOWN = {"x-skyload-epoch", "x-skyload-signed-at"}
