@@ -100,6 +100,7 @@ class MessageBox(Outbox):
             StoreError: the disk refused.
         """
         self._disk.make_directory(self._directory)
+        self._disk.sync_directory(self._directory.parent)
         for path in self._directory.glob(f"*{TEMPORARY_SUFFIX}"):
             self._disk.unlink(path)
         found = sorted(filter(None, map(self._read, self._directory.glob("*.ska"))), key=lambda entry: entry[0])

@@ -20,7 +20,7 @@ from onboard.store.ballast import Ballast
 from onboard.store.disk import RealDisk
 from onboard.store.layout import StateLayout, make_state_directories
 from onboard.store.record import RELEASES_MAX, KnownRelease, OnboardRecord, RecordStore
-from onboard.store.roots import forget_roots, keep_root, mend_root, read_root_copies
+from onboard.store.roots import forget_roots, has_root_copies, keep_root, mend_root, read_root_copies
 from onboard.store.slots import NUM_COPIES
 from onboard.store.trust_facts import trust_state_of, with_trust
 from protocol.errors import ProtocolError
@@ -42,7 +42,7 @@ def locked_state(config: Config) -> Iterator[StateLayout]:
     """
     layout = layout_of(config)
     try:
-        layout.state_dir.parent.mkdir(parents=True, exist_ok=True)
+        _make_durably(layout.state_dir.parent)
         make_state_directories(layout, RealDisk())
         handle = os.open(layout.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
@@ -66,7 +66,7 @@ def open_record(layout: StateLayout) -> RecordStore:
     ballast = Ballast(layout.ballast)
     store = RecordStore(layout.record, make_room=ballast.drop)
     if store.load() is None:
-        if _has_releases(layout):
+        if _was_used(layout):
             raise _record_is_gone(layout)
         store.create(OnboardRecord())
     store.mend()
@@ -83,7 +83,7 @@ def read_record(config: Config) -> tuple[StateLayout, OnboardRecord]:
     """
     layout = layout_of(config)
     record = RecordStore(layout.record).load()
-    if record is None and _has_releases(layout):
+    if record is None and _was_used(layout):
         raise _record_is_gone(layout)
     if record is None:
         raise UnknownError(
@@ -265,6 +265,14 @@ def layout_of(config: Config) -> StateLayout:
     return StateLayout(state_dir)
 
 
+def _make_durably(directory: Path) -> None:
+    """Make a directory and those above it, with names that survive a power cut."""
+    missing = [path for path in (directory, *directory.parents) if not path.exists()]
+    directory.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        RealDisk().sync_directory(path.parent)
+
+
 def _lock(handle: int, layout: StateLayout) -> None:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -305,12 +313,14 @@ def _root_version(root: bytes) -> int:
 
 def _record_is_gone(layout: StateLayout) -> StoreFailedError:
     return StoreFailedError(
-        f"{layout.record}: it is gone, but there are releases",
+        f"{layout.record}: it is gone, but there are releases, or a trusted root",
         hint="restore it from a copy; without it old updates could be replayed. Or move the directory away",
     )
 
 
-def _has_releases(layout: StateLayout) -> bool:
+def _was_used(layout: StateLayout) -> bool:
+    """Whether there is what comes only after the record: releases, or copies of a trusted root."""
     with contextlib.suppress(OSError):
-        return any(path.name != _OF_A_MOUNT_POINT for path in layout.releases.iterdir())
-    return False
+        if any(path.name != _OF_A_MOUNT_POINT for path in layout.releases.iterdir()):
+            return True
+    return has_root_copies(layout)

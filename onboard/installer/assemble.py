@@ -120,6 +120,8 @@ class Assembly:
         with _disk_reasons():
             if not assembly._has_all_files() or not assembly._progress.replay():
                 assembly._start()
+            else:  # whoever made them may have been killed before their names were durable
+                assembly._sync_names()
         return assembly
 
     @property
@@ -241,11 +243,14 @@ class Assembly:
                 finally:
                     self._disk.close(handle)
             self._progress.begin()
-            self._disk.sync_directory(self.part)
-            self._disk.sync_directory(self.part.parent)
+            self._sync_names()
         except StoreFullError:
             delete_tree(self.part, self._disk)  # reserved space would starve the inbox
             raise
+
+    def _sync_names(self) -> None:
+        self._disk.sync_directory(self.part)
+        self._disk.sync_directory(self.part.parent)
 
     def _check_room(self) -> None:
         """Leave room for the bundles that are to fill the reserved space, and for whatever has to end it.

@@ -24,16 +24,19 @@ def point_current(layout: StateLayout, digest: bytes) -> None:
 
     Works on a full disk: a short link needs no block of its own.
     """
-    target = Path("releases") / layout.release(digest).name
+    disk, target = RealDisk(), Path("releases") / layout.release(digest).name
+    if not _leads_to(layout.current, target):
+        temporary = layout.current.with_name("current.new")
+        disk.unlink(temporary)
+        disk.symlink(target, temporary)
+        disk.rename(temporary, layout.current)
+    disk.sync_directory(layout.state_dir)  # also if it was right: whoever set it may have been killed before this
+
+
+def _leads_to(link: Path, target: Path) -> bool:
     with contextlib.suppress(OSError):
-        if layout.current.readlink() == target:
-            return
-    disk = RealDisk()
-    temporary = layout.current.with_name("current.new")
-    disk.unlink(temporary)
-    disk.symlink(target, temporary)
-    disk.rename(temporary, layout.current)
-    disk.sync_directory(layout.state_dir)
+        return link.readlink() == target
+    return False
 
 
 def delete_leftovers(

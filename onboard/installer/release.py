@@ -188,7 +188,7 @@ def copy_release(source: Path, releases: Path, *, tell: Callable[[str], None] = 
             write_file(disk, part / SUMS_NAME, ReleaseDirectory.sums(entries))
             disk.sync_directory(part)
             disk.rename(part, target)
-            disk.sync_directory(releases)
+        disk.sync_directory(releases)  # also if it was there: whoever named it may have been killed before this
     finally:
         delete_tree(part, disk)
     return ReleaseDirectory.open(target, digest)

@@ -55,6 +55,11 @@ def read_root_copies(layout: StateLayout, digest: bytes) -> bytes | None:
     return next((copy for copy in candidates if root_digest(copy) == digest), None)
 
 
+def has_root_copies(layout: StateLayout) -> bool:
+    """Whether a copy of any root lies there, damaged or not."""
+    return any(layout.state_dir.glob(_PATTERN))
+
+
 def mend_root(layout: StateLayout, data: bytes, disk: Disk | None = None) -> int:
     """Make the copies of a root again that are lost or differ; returns how many could be."""
     num_mended = 0

@@ -121,6 +121,25 @@ def test_the_sweep_sees_a_missing_sync(tmp_path, kind):
     assert next(broken(TinyUpdate(tmp_path), kind), None) is not None
 
 
+@pytest.mark.timeout(120)
+def test_a_kill_anywhere_in_a_rebuild_and_a_power_cut_later_forget_no_bundle(tmp_path):
+    tiny = TinyUpdate(tmp_path)
+    rehearsal = _disk(SimDisk, None)
+    tiny.rebuild(rehearsal)
+    for kill_at in range(rehearsal.num_operations):
+        disk = _disk(SimDisk, kill_at)
+        with contextlib.suppress(PowerCut):
+            tiny.rebuild(disk)
+        disk.cut_at = None  # only its process died: the kernel remembers all that it did
+        if disk.has(TARGET):
+            return
+        assembly = Assembly.open(PART, tiny.plan, disk=disk)
+        assembly.install(tiny.bundles[0], 0)
+        known = set(assembly.installed.numbers())
+        for image in disk.images(random.Random(kill_at), at_most=6):
+            assert known <= set(Assembly.open(PART, tiny.plan, disk=image).installed.numbers()), kill_at
+
+
 # -- the installer: every crash point, then the next life, cut again
 
 
