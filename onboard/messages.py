@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from onboard.errors import StoreError
-from onboard.store.disk import TEMPORARY_SUFFIX, RealDisk, replace_file
+from onboard.store.disk import TEMPORARY_SUFFIX, RealDisk, read_start, replace_file
 from onboard.telemetry import MESSAGE_NOT_KEPT, MESSAGE_QUEUED, Telemetry
 from protocol.envelope import key_id
 from protocol.errors import ProtocolError
@@ -111,8 +111,7 @@ class MessageBox(Outbox):
     def _read(self, path: Path) -> tuple[int, bytes, Sort] | None:
         """Return counter, bytes, sort of a kept message; one that cannot be read goes, so that it holds nothing up."""
         try:
-            with path.open("rb") as file:
-                data = file.read(MESSAGE_SIZE_MAX + 1)
+            data = read_start(path, MESSAGE_SIZE_MAX)
             if object_handle(data).hex() == path.stem:
                 message = Message.open(data, public_keys={key_id(self._public_key): self._public_key})
                 return message.counter, data, _sort_of(message.kind, message.body)

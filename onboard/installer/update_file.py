@@ -16,7 +16,7 @@ from pathlib import Path
 
 from onboard.errors import StoreCorruptError, StoreError
 from onboard.installer.release import METADATA_NAME
-from onboard.store.disk import RealDisk, replace_file
+from onboard.store.disk import RealDisk, read_start, replace_file
 from onboard.store.layout import StateLayout
 from onboard.store.record import RecordedUpdate
 from onboard.store.wiping import overwrite_file
@@ -102,8 +102,7 @@ def restore_update(layout: StateLayout, update: RecordedUpdate, path: Path) -> N
 
 def _read(path: Path, update: RecordedUpdate) -> bytes:
     try:
-        with path.open("rb") as file:
-            data = file.read(METADATA_SIZE_MAX + 1)
+        data = read_start(path, METADATA_SIZE_MAX)
     except OSError as error:
         raise StoreCorruptError(str(path), expected="an update", got=error.strerror or "nothing") from error
     got = hashlib.sha256(data).digest()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from onboard.scrub.damage import Flip, ScrubOutcome
-from onboard.store.disk import Disk, replace_file
+from onboard.store.disk import Disk, read_start, replace_file
 from protocol.damage import LostRange
 from protocol.errors import DecodeError
 from protocol.packing import Fields, pack_map, unpack_map
@@ -160,8 +160,7 @@ class LedgerFile:
     def load(self) -> None:
         """Read the file, if there is one that can be read."""
         try:
-            with self.path.open("rb") as file:
-                self.ledger = Ledger.decode(file.read(_SIZE_MAX + 1))
+            self.ledger = Ledger.decode(read_start(self.path, _SIZE_MAX))
         except (OSError, DecodeError):
             self.ledger = Ledger()
         self.durable = self.ledger

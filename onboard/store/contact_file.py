@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from onboard.store.disk import Disk, replace_file
+from onboard.store.disk import Disk, read_start, replace_file
 from protocol.limits import STATIONS_MAX
 
 _ENTRIES = struct.Struct(f">{2 * STATIONS_MAX}I")
@@ -26,7 +26,7 @@ NOTHING_HEARD: tuple[Heard, ...] = ((0, 0),) * STATIONS_MAX
 def read_contacts(path: Path) -> tuple[Heard, ...]:
     """What is known of each station; nothing if the file is not there or damaged."""
     try:
-        data = path.read_bytes()
+        data = read_start(path, _ENTRIES.size + _CRC.size)
     except OSError:
         return NOTHING_HEARD
     if len(data) != _ENTRIES.size + _CRC.size:

@@ -295,6 +295,20 @@ def tried(call: Callable[[], _T]) -> _T:
     return call()
 
 
+def read_start(path: Path, size_max: int) -> bytes:
+    """Read a small file; one byte more than `size_max` says that it is longer.
+
+    Raises:
+        OSError: it is not there, or cannot be read.
+    """
+
+    def read() -> bytes:
+        with path.open("rb") as file:
+            return file.read(size_max + 1)
+
+    return tried(read)
+
+
 @contextlib.contextmanager
 def _translated(verb: str, what: Path | int) -> Iterator[None]:
     try:

@@ -13,7 +13,7 @@ import hashlib
 from pathlib import Path
 
 from onboard.errors import StoreError
-from onboard.store.disk import Disk, RealDisk, replace_file
+from onboard.store.disk import Disk, RealDisk, read_start, replace_file
 from onboard.store.layout import StateLayout
 from onboard.store.slots import NUM_COPIES
 from protocol.limits import ROOT_SIZE_MAX
@@ -84,8 +84,7 @@ def forget_roots(layout: StateLayout, *, but: bytes, disk: Disk | None = None) -
 
 def _read(path: Path) -> bytes | None:
     try:
-        with path.open("rb") as file:
-            data = file.read(ROOT_SIZE_MAX + 1)
+        data = read_start(path, ROOT_SIZE_MAX)
     except OSError:
         return None
     return data if len(data) <= ROOT_SIZE_MAX else None

@@ -397,6 +397,22 @@ def test_an_unreadable_copy_is_outvoted_and_made_anew(path):
     assert RecordStore(path).load().accepted == 4
 
 
+@pytest.mark.parametrize("error", [StoreFailedError, StoreFullError])
+def test_a_copy_that_cannot_be_synced_before_it_is_read_is_made_anew(path, error):
+    disk = FaultyDisk()
+    store = made(path, disk=disk)
+    sync, errors = disk.sync, [error("sync: refused")]
+
+    def failing(handle):
+        if errors:
+            raise errors.pop()
+        sync(handle)
+
+    disk.sync = failing
+    assert store.mend() == Damage(num_lost=1)
+    assert content(path)[0] == content(path)[1]
+
+
 def test_after_a_failed_sync_it_is_not_used_before_it_was_loaded_again(path):
     disk = FaultyDisk()
     store = made(path, disk=disk)
