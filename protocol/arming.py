@@ -158,6 +158,8 @@ def check_fire(command: Command, armed: Sequence[Armed], *, clock: ArmedClock, m
     Raises:
         CommandRefusedError: NOT_ARMED, OTHER_INTENT, WRONG_NONCE, ARM_EXPIRED, BLIND_FORBIDDEN.
     """
+    if command.arm and not command.nonce and not may_be_blind:  # known or not: another arm would not help
+        raise CommandRefusedError(Refusal.BLIND_FORBIDDEN, f"{command.operation}: it must bring our answer to its arm")
     arm = next((entry for entry in armed if entry.counter == command.arm), None)
     if arm is None:
         what = f"arm {command.arm} is not known here, or was fired" if command.arm else "it names no arm"
@@ -166,16 +168,14 @@ def check_fire(command: Command, armed: Sequence[Armed], *, clock: ArmedClock, m
         raise CommandRefusedError(Refusal.OTHER_INTENT, f"{command.operation}: arm {arm.counter} is for something else")
     if clock.is_over(arm):
         raise CommandRefusedError(Refusal.ARM_EXPIRED, f"{command.operation}: arm {arm.counter} has expired")
-    _check_nonce(command, arm, may_be_blind=may_be_blind)
+    _check_nonce(command, arm)
     return tuple(entry for entry in armed if entry is not arm)
 
 
-def _check_nonce(command: Command, arm: Armed, *, may_be_blind: bool) -> None:
+def _check_nonce(command: Command, arm: Armed) -> None:
     if command.nonce:
         if len(arm.nonce) != NONCE_SIZE or not hmac.compare_digest(command.nonce, arm.nonce):
             raise CommandRefusedError(Refusal.WRONG_NONCE, f"{command.operation}: not what we answered to its arm")
-    elif not may_be_blind:
-        raise CommandRefusedError(Refusal.BLIND_FORBIDDEN, f"{command.operation}: it must bring our answer to its arm")
     elif command.counter < arm.counter + BLIND_GAP:
         text = f"{command.operation}: blind, and its counter is not {BLIND_GAP} above its arm's"
         raise CommandRefusedError(Refusal.BLIND_FORBIDDEN, text)

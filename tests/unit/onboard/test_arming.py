@@ -170,6 +170,23 @@ def test_where_it_is_allowed_a_pair_goes_blind_in_any_order(onboard, ground, ord
     assert onboard.refusals == ["replayed", "replayed"]
 
 
+def test_where_it_is_not_allowed_a_blind_fire_that_overtook_its_arm_is_told_why(onboard, ground):
+    onboard.receive(ground.command(REVERT, NONE, counter=9, arm=1))
+    assert onboard.refusals == ["blind-forbidden"]
+    onboard.receive(ground.arm(REVERT, NONE, counter=1))
+    assert onboard.reverted == []
+
+
+def test_few_blind_fires_wait_for_their_arms_and_the_oldest_gives_way(onboard, ground):
+    allow_blind(onboard)
+    for arm in (10, 20, 30, 40, 50):
+        onboard.receive(ground.command(REVERT, NONE, counter=arm + BLIND_GAP, arm=arm))
+    onboard.receive(ground.arm(REVERT, NONE, counter=10))
+    assert onboard.reverted == []
+    onboard.receive(ground.arm(REVERT, NONE, counter=20))
+    assert onboard.reverted == [None]
+
+
 def test_commands_that_were_numbered_in_turn_are_no_blind_pair(onboard, ground):
     allow_blind(onboard)
     onboard.arm(REVERT, NONE, counter=5)

@@ -1,14 +1,17 @@
 """What a satellite believes: each row of the tables is an attack or an odd day, with its own verdict."""
 
 import dataclasses
+import hashlib
 from datetime import UTC, datetime
 
 import pytest
+from tuf.api.metadata import Metadata, MetaFile
 
 from protocol.envelope import key_id
 from protocol.errors import (
     DecodeError,
     ExpiredError,
+    MixedError,
     ProtocolError,
     RollbackError,
     SignatureError,
@@ -16,7 +19,9 @@ from protocol.errors import (
     WrongSatelliteError,
 )
 from protocol.metadata import MetadataBundle
-from protocol.trust import VERSION_MAX, TrustState, accept_update, command_keys
+from protocol.roots import COMMAND_FIELD, read_root
+from protocol.trust import VERSION_MAX, TrustState, accept_metadata, accept_update, command_keys, follow_metadata
+from tests.fakes.rotation import rotation, successor
 from tests.fakes.updates import SERIALIZER, FakeGround
 
 FILES = {"config.json": b"{}", "model.safetensors": b"weights" * 100}
@@ -156,3 +161,77 @@ def test_a_version_that_no_other_could_follow_is_refused():
     beyond = FakeGround().make_update(FILES, version=VERSION_MAX + 1, sequence=1)
     with pytest.raises(VerificationError):
         accept(beyond.metadata)
+
+
+def test_a_manifest_that_is_signed_under_another_sequences_name_is_refused(monkeypatch):
+    monkeypatch.setattr("tests.fakes.updates.target_path", lambda _: "updates/77.manifest")
+    with pytest.raises(VerificationError, match="is signed as updates/77"):
+        accept(GROUND.sign_manifest(FIRST.manifest, 1))
+
+
+@pytest.mark.parametrize("missing", ["length", "hashes"])
+@pytest.mark.parametrize("role", ["snapshot", "targets"])
+def test_a_role_that_is_named_by_less_than_version_length_and_hash_is_refused(monkeypatch, role, missing):
+    whole, number = MetaFile.from_data, iter(["targets", "snapshot"])
+
+    def part(*words):
+        meta = whole(*words)
+        if next(number) == role:
+            setattr(meta, missing, None)
+        return meta
+
+    monkeypatch.setattr(MetaFile, "from_data", part)
+    with pytest.raises(MixedError, match=f"{role}: not named with"):
+        accept(GROUND.sign_manifest(FIRST.manifest, 1))
+
+
+# -- roots
+
+
+def chain() -> tuple[bytes, bytes]:
+    """The second root, with other keys, and the third: the second once more, so that its commands stay good."""
+    new, second = successor(GROUND)
+    metadata = Metadata.from_bytes(second)
+    metadata.signed.version = 3
+    metadata.signatures.clear()
+    metadata.sign(new.signers["root"])
+    return second, metadata.to_bytes(SERIALIZER)
+
+
+def test_after_a_loss_no_counter_of_commands_starts_again():
+    """Nobody knows whose commands the lost root let in: what was recorded of them would be obeyed once more."""
+    second, third = chain()
+    lost = TrustState(root=GROUND.root, root_version=2, accepted=5, lost_root=hashlib.sha256(second).digest())
+    assert follow_metadata(rotation(second, third), lost).root_version == 3
+    assert not follow_metadata(rotation(second, third), lost).commands_are_void
+    known = TrustState(root=GROUND.root, root_version=1, accepted=5)
+    assert follow_metadata(rotation(second, third), known).commands_are_void
+
+
+def test_a_chain_that_ends_before_the_root_that_was_lost_changes_nothing():
+    second, third = chain()
+    lost = TrustState(root=GROUND.root, root_version=3, accepted=5, lost_root=hashlib.sha256(third).digest())
+    assert follow_metadata(rotation(second), lost) == lost
+    assert follow_metadata(rotation(second, third), lost).root == third
+
+
+def test_a_root_whose_command_role_is_not_one_is_not_followed():
+    """All command keys would be gone, and nobody told."""
+    new = FakeGround(seed=b"next", root_version=2)
+    metadata = new.root_metadata()
+    metadata.signed.unrecognized_fields[COMMAND_FIELD] = {"keyids": ["nobody's"], "threshold": 1}
+    metadata.signatures.clear()
+    for ground in (GROUND, new):
+        metadata.sign(ground.signers["root"], append=True)
+    data = rotation(metadata.to_bytes(SERIALIZER))
+    with pytest.raises(DecodeError, match="command key"):
+        accept_metadata(data, FRESH, satellite="SAT-1", utc=None)
+    assert follow_metadata(data, FRESH) == FRESH
+
+
+@pytest.mark.parametrize(("field", "value"), [("keyids", [5]), ("threshold", True)])
+def test_a_root_whose_roles_are_no_numbers_of_ids_is_refused(field, value):
+    metadata = GROUND.root_metadata()
+    setattr(metadata.signed.roles["targets"], field, value)
+    with pytest.raises(DecodeError, match="a role is not"):
+        read_root(metadata.to_bytes(SERIALIZER))
