@@ -158,6 +158,24 @@ def test_keys_are_overwritten_before_their_file_goes(tmp_path):
     assert not wipe_file(path, RealDisk())
 
 
+def test_the_medium_has_the_zeros_before_the_name_goes(tmp_path):
+    """Of a file without a name the kernel writes nothing any more: the key would stay where it was."""
+    calls = []
+
+    class Disk(RealDisk):
+        def sync(self, handle):
+            calls.append("sync")
+            super().sync(handle)
+
+        def unlink(self, path):
+            calls.append("unlink")
+            super().unlink(path)
+
+    (tmp_path / "key").write_bytes(b"secret")
+    assert wipe_file(tmp_path / "key", Disk())
+    assert calls == ["sync", "unlink"]
+
+
 def test_a_release_whose_files_cannot_be_deleted_is_not_said_to_be_and_can_be_forgotten_again(
     board, ground, monkeypatch
 ):
