@@ -70,7 +70,11 @@ class StationContacts:
             await self._has_news.wait()
             await asyncio.sleep(_PAUSE_S)
             self._has_news.clear()
-            await self.write()
+            try:
+                await self.write()
+            except asyncio.CancelledError:
+                self._has_news.set()  # it may not have begun: `close` writes it
+                raise
 
     async def write(self) -> None:
         """Write down what is known, if the disk will."""

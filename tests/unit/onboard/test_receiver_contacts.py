@@ -1,11 +1,13 @@
 """The real receiver through contacts: keys both ways, recordings, restarts, trouble with the file."""
 
 import asyncio
+import contextlib
 import zlib
 
 import pytest
 
 from onboard.receiver import station_contacts
+from onboard.receiver.intake import Intake
 from onboard.store.contact_file import NOTHING_HEARD, read_contacts, write_contacts
 from onboard.store.disk import RealDisk
 from onboard.store.layout import StateLayout
@@ -13,7 +15,7 @@ from protocol.frame import FrameCodec
 from protocol.link_keys import Direction
 from tests.fakes.contacts import contact_key
 from tests.fakes.receiving import KEY
-from tests.unit.onboard.test_receiver_shell import Ground, flies, source_of, station
+from tests.unit.onboard.test_receiver_shell import PATIENCE_S, Ground, flies, source_of, station
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +35,7 @@ def ground_in(receiver, contact):
 
 async def heard(link, ground):
     """Wait until a ground gets a report under its own key."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while not ground.reports:
             ground.listen()
             await asyncio.sleep(0.002)
@@ -92,6 +94,36 @@ async def test_a_contact_is_written_down_while_it_lasts(tmp_path):
         await ground.send(source_of().frames()[0])
         await link.until(lambda: path.exists() and read_contacts(path)[0] == (0, 3))
         ground.close()
+
+
+class BusyThread:
+    """A keeper whose thread is busy with something else when it is first asked."""
+
+    def __init__(self):
+        self.is_asked, self.goes_on = asyncio.Event(), asyncio.Event()
+
+    async def in_thread(self, work, *arguments):
+        if not self.is_asked.is_set():
+            self.is_asked.set()
+            await self.goes_on.wait()
+        work(*arguments)
+
+
+@flies
+async def test_a_stop_while_the_thread_for_the_disk_is_busy_loses_no_contact(tmp_path):
+    layout = StateLayout(tmp_path)
+    up, down = codecs()
+    keeper = BusyThread()
+    contacts = station_contacts.StationContacts(layout, up, down, Intake(up), keeper, RealDisk())
+    up.set_contact(0, 7)
+    contacts.heard({0: 7})
+    running = asyncio.create_task(contacts.run())
+    await keeper.is_asked.wait()
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+    await contacts.close()
+    assert read_contacts(layout.contacts)[0] == (0, 7)
 
 
 @flies
