@@ -22,6 +22,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from demo.ports import free_port
+
 SATELLITE = "SAT-1"
 _BIN = Path(sys.executable).parent
 _STOP_S = 20.0
@@ -43,14 +45,8 @@ class Ports:
 
 
 def free_ports() -> Ports:
-    """Find four ports that nobody uses now."""
-    with contextlib.ExitStack() as stack:
-        numbers = []
-        for kind in (socket.SOCK_DGRAM, socket.SOCK_DGRAM, socket.SOCK_DGRAM, socket.SOCK_STREAM):
-            holder = stack.enter_context(socket.socket(socket.AF_INET, kind))
-            holder.bind(("127.0.0.1", 0))
-            numbers.append(holder.getsockname()[1])
-    return Ports(*numbers)
+    """Find four ports that are ours as long as this process lives."""
+    return Ports(*map(free_port, (socket.SOCK_DGRAM, socket.SOCK_DGRAM, socket.SOCK_DGRAM, socket.SOCK_STREAM)))
 
 
 @dataclass(slots=True)
