@@ -115,7 +115,7 @@ def fly_through_kills(state_dir, seed, num_kills):
         sender.fly(process, rng.uniform(0.02, 0.3))
         process.kill()
     process = Process(state_dir)
-    sender.fly(process, 20)
+    sender.fly(process, 45)
     process.kill()
 
     taken = {path.name: path.read_bytes() for path in (state_dir / "taken").iterdir()}

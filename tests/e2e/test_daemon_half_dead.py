@@ -24,7 +24,7 @@ def satellite(tmp_path):
     satellite.close()
 
 
-def wait_for(condition, satellite, timeout_s=20):
+def wait_for(condition, satellite, timeout_s=45):
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, satellite.log()
@@ -46,7 +46,7 @@ def test_a_trust_record_that_cannot_be_written_ends_the_daemon_whoever_met_it(sa
     satellite.uplink.send(
         satellite.ground.command(Operation.ASK, QUESTION), unless=lambda: satellite.process.poll() is not None
     )
-    assert satellite.process.wait(20) == 4
+    assert satellite.process.wait(45) == 4
     assert "event=daemon_failed" in satellite.log()
 
 

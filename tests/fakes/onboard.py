@@ -28,6 +28,8 @@ from protocol.report import UpdateState
 from tests.fakes.serving import FakeServing
 from tests.fakes.updates import FakeGround, FakeUpdate, write_files
 
+PATIENCE_S = 45.0  # for a thing that happens, on a machine that is busy
+
 
 class PowerCutError(BaseException):
     """The daemon is gone, in the middle of whatever it did."""
@@ -205,18 +207,18 @@ class Board:
             if not self.installer.is_complete(object_handle(data)):
                 await self.hand_over(data, kind)
 
-    async def fly(self, update: FakeUpdate, timeout_s: float = 10.0) -> UpdateState:
+    async def fly(self, update: FakeUpdate, timeout_s: float = PATIENCE_S) -> UpdateState:
         """One life in which an update arrives and comes to its end; returns its state."""
         async with self.life() as installer:
             await self.deliver(update)
             return await self.until_ended(installer, timeout_s)
 
-    async def until_ended(self, installer, timeout_s: float = 10.0) -> UpdateState:
+    async def until_ended(self, installer, timeout_s: float = PATIENCE_S) -> UpdateState:
         """Wait until no update is pending and nothing is going on; returns the state of the newest."""
         await self.until(lambda: not (installer.is_busy or installer._book.record.pending), timeout_s)
         return installer.status().first.state
 
-    async def until(self, condition, timeout_s: float = 10.0) -> None:
+    async def until(self, condition, timeout_s: float = PATIENCE_S) -> None:
         async with asyncio.timeout(timeout_s):
             while not condition():
                 await asyncio.sleep(0.001)

@@ -63,7 +63,7 @@ class CrudeUplink:
                     payload=symbol,
                 )
 
-    def send(self, *objects, timeout_s=20.0, unless=lambda: False):
+    def send(self, *objects, timeout_s=45.0, unless=lambda: False):
         """Send objects until each is reported complete, or it is no use any more."""
         wanted = {object_handle(data): data for data in objects}
         deadline, first = time.monotonic() + timeout_s, 0
@@ -77,7 +77,7 @@ class CrudeUplink:
             first += 1000
             self.listen(0.3)
 
-    def until(self, is_right, timeout_s=20.0):
+    def until(self, is_right, timeout_s=45.0):
         """Poke and listen until a report or the messages are as wished."""
         deadline = time.monotonic() + timeout_s
         while not is_right(self):

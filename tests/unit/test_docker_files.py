@@ -160,7 +160,7 @@ def board(tmp_path, monkeypatch):
         (tmp_path / name).mkdir()
         monkeypatch.setenv(name, str(tmp_path / name))
     monkeypatch.setenv("FIRST", "/models/old one")
-    return lambda: subprocess.run([DOCKER / "board.sh"], check=False, capture_output=True, text=True, timeout=20)
+    return lambda: subprocess.run([DOCKER / "board.sh"], check=False, capture_output=True, text=True, timeout=45)
 
 
 def make_kit(path):
@@ -249,7 +249,7 @@ def stage_with_twin(tmp_path, *arguments):
     named += ["--prompts", place / "twin" / "prompts.json", "--max-tokens", "4"]
     named += ["--held-out", place / "twin" / "held-out.txt", "--base", place / "twin" / "base"]
     command = [DOCKER / "twin-client.sh", *(arguments or ["rehearse"]), *named, "--reference", "/models/a model"]
-    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=20)
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=45)
 
 
 def test_a_rehearsal_crosses_the_volume_and_comes_back(tmp_path, stand_in, jobs, twin):
@@ -310,7 +310,7 @@ def test_a_rehearsal_that_was_cut_short_is_begun_again(tmp_path, stand_in, jobs,
     stand_in(f'ls "{job}/work"; echo again')
     twin()
 
-    subprocess.run(["sh", "-c", f'until [ -e "{job}/status" ]; do sleep 0.01; done'], check=True, timeout=20)
+    subprocess.run(["sh", "-c", f'until [ -e "{job}/status" ]; do sleep 0.01; done'], check=True, timeout=45)
 
     assert (job / "stdout").read_text() == "again\n"
     assert sorted(path.name for path in job.iterdir()) == ["arguments", "status", "stderr", "stdout", "taken"]

@@ -158,7 +158,7 @@ class Damaged:
             await self.board.hand_over(update.metadata, ObjectKind.METADATA)
             for data in update.bundles:
                 await self.board.hand_over(data, ObjectKind.BUNDLE)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(45):
                 while installer.status().first.state is not until:
                     await asyncio.sleep(0.005)
             assert self.board.serving.loaded == served  # nobody loaded, or left, anything
@@ -273,7 +273,7 @@ def test_what_was_reserved_for_a_repair_is_given_back_when_the_release_is_whole_
     update, _ = repair_of(damaged.ground, tmp_path, damaged.lost)
 
     async def until(installer, state):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(45):
             while installer.status().first.state is not state:
                 await asyncio.sleep(0.005)
 

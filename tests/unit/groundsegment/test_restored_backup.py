@@ -78,12 +78,12 @@ def test_who_waits_for_an_answer_hears_that_the_command_was_refused_and_the_next
     with SatelliteOnUdp(satellite, on_command=obey) as link:
         endpoint, first = Endpoint.parse(link.address), command(depot, CommandState.IN_HAND)
         with pytest.raises(NumbersBehindError, match="seen command 41, this depot gave 1 last") as caught:
-            send_kept(depot, first, endpoint, timeout_s=10)
+            send_kept(depot, first, endpoint, timeout_s=45)
         assert "give it again" in caught.value.hint
         assert first.handle not in {entry.handle for entry in depot.journal.commands("SAT-1", CommandState.QUEUED)}
         second = command(depot, CommandState.IN_HAND)
         assert second.counter == 42
-        assert send_kept(depot, second, endpoint, timeout_s=10).message.body["ok"]
+        assert send_kept(depot, second, endpoint, timeout_s=45).message.body["ok"]
 
 
 def test_numbers_that_a_thief_of_a_command_key_has_used_up_are_not_followed(depot):

@@ -122,7 +122,7 @@ def test_ask_finds_an_answer_that_a_running_uplink_heard(depot):
         )
 
     with a_sky(stolen) as sky:
-        result = run(depot, "ask", "x", "--for", "SAT-1", "--link", sky.address, "--timeout", "20")
+        result = run(depot, "ask", "x", "--for", "SAT-1", "--link", sky.address, "--timeout", "45")
 
     assert result.stdout == "Bern\n"
 

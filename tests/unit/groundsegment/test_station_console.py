@@ -152,7 +152,7 @@ def test_who_syncs_again_and_again_outlives_a_busy_moment(skyload, tmp_path):
             assert process.stdout.readline() == "svalbard: nothing new, new orders\n"
         finally:
             process.terminate()
-            process.communicate(timeout=20)
+            process.communicate(timeout=45)
 
 
 def test_nothing_is_removed_without_a_word(skyload):

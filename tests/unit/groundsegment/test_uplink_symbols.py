@@ -158,5 +158,5 @@ def test_a_killed_encoder_is_replaced_and_makes_the_same_symbols(made):
 def test_a_process_that_was_killed_is_started_again():
     with EncoderProcess() as executor:
         with pytest.raises(BrokenProcessPool):
-            executor.submit(os._exit, 9).result(timeout=30)
-        assert executor.submit(abs, -3).result(timeout=30) == 3
+            executor.submit(os._exit, 9).result(timeout=45)
+        assert executor.submit(abs, -3).result(timeout=45) == 3

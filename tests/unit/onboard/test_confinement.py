@@ -306,7 +306,7 @@ def test_an_engine_dies_with_its_supervisor_whatever_was_put_on_it(place):
         assert keeper.poll() is None
     keeper.kill()
     keeper.communicate()
-    assert select.select([handle], [], [], 10)[0] == [handle]  # it ended
+    assert select.select([handle], [], [], 45)[0] == [handle]  # it ended
     os.close(handle)
 
 

@@ -47,7 +47,7 @@ class ByteEngine:
 
     def continue_tokens(self, prompt, sampling):
         yield None
-        assert self.may_go_on.wait(30)
+        assert self.may_go_on.wait(45)
         yield from itertools.cycle(prompt)
 
 
@@ -135,7 +135,7 @@ class Talk:
     def __exit__(self, *_):
         self.lines.close()
         self.here.close()
-        assert self.left.wait(5), "a worker whose supervisor is gone must leave"
+        assert self.left.wait(45), "a worker whose supervisor is gone must leave"
         self.there.close()
 
 
@@ -162,7 +162,7 @@ def test_a_worker_whose_weights_change_in_memory_says_where_and_leaves():
             time.sleep(0.001)
         talk.engine.memory[5000] ^= 16
         assert talk.hear() == {"type": "flipped", "where": "memory", "offset": 4096, "bit": 8 * (5000 - 4096) + 4}
-        assert talk.left.wait(5)
+        assert talk.left.wait(45)
     assert talk.codes[0] == FLIPPED_EXIT_CODE
 
 
@@ -217,4 +217,4 @@ def test_a_worker_leaves_when_the_supervisor_talks_nonsense():
     with Talk() as talk:
         talk.hear()
         talk.here.sendall(b"nonsense\n")
-        assert talk.left.wait(5)
+        assert talk.left.wait(45)

@@ -620,7 +620,7 @@ def test_an_update_can_be_cancelled_while_room_is_made_for_it(board, ground, big
 
     def open_slowly(part, plan, **options):
         has_begun.set()
-        assert may_end.wait(10)
+        assert may_end.wait(45)
         if ends_with is not None:
             raise assemble.InstallError("a test says so", reason=ends_with)
         return open_assembly(part, plan, **options)

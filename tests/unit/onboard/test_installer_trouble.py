@@ -31,7 +31,7 @@ def board(tmp_path, ground):
 
 
 async def settled(installer):
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(45):
         while installer.is_busy:
             await asyncio.sleep(0.001)
 
@@ -222,7 +222,7 @@ def test_metadata_that_finds_no_space_is_reported_and_offered_again_when_there_m
                 UpdateState.BLOCKED,
                 Reason.DISK_FULL,
             )
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(45):
                 while not board.offers:
                     await asyncio.sleep(0.001)
             monkeypatch.setattr(intake, "keep_update", keep_update)
@@ -315,7 +315,7 @@ def test_what_waits_for_space_goes_on_when_a_worker_has_let_go_of_the_release_be
             await board.hand_over(second.metadata, ObjectKind.METADATA)
             assert installer.status().first.reason is Reason.DISK_FULL
             may_drain.set()
-            await board.until(lambda: installer.status().first.state is UpdateState.RECEIVING, 2)
+            await board.until(lambda: installer.status().first.state is UpdateState.RECEIVING)
             await board.deliver(second)
             return await board.until_ended(installer)
 
@@ -372,7 +372,7 @@ def test_a_base_that_cannot_be_looked_at_blocks_the_update(board, ground, monkey
             await board.hand_over(update.metadata, ObjectKind.METADATA)
             blocked = installer.status().first
             monkeypatch.undo()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(45):
                 while installer.status().first.state is UpdateState.BLOCKED:
                     await asyncio.sleep(0.001)
             await board.deliver(update)
