@@ -42,6 +42,20 @@ def test_a_zstd_bomb_of_a_segment_ends_at_the_raw_size_of_its_row():
         expand(row, bomb, None)
 
 
+@pytest.mark.parametrize("window_log", [24, 27, 30])
+def test_a_zstd_window_that_takes_much_memory_is_refused_in_segment_and_metadata(window_log):
+    """A frame of 20 bytes may ask for a gigabyte."""
+    parameters = zstandard.ZstdCompressionParameters.from_level(1, window_log=window_log, write_content_size=False)
+    writer = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+    frame = writer.compress(b"small") + writer.flush()
+    assert zstandard.get_frame_parameters(frame).window_size == 1 << window_log
+    row = SegmentRow(number=1, codec=SegmentCodec.ZSTD, file=0, offset=0, raw_size=1000, stored_size=100)
+    with pytest.raises(DecodeError, match="zstd refused"):
+        expand(row, frame, None)
+    with pytest.raises(DecodeError):
+        MetadataBundle.decode(object_prefix(ObjectKind.METADATA, PREFIX_SIZE + len(frame)) + frame)
+
+
 def test_a_zstd_bomb_of_metadata_is_refused_by_the_size_it_states():
     body = zstandard.ZstdCompressor().compress(bytes(METADATA_UNPACKED_MAX + 1))
     with pytest.raises(DecodeError, match="decompressed bytes"):
