@@ -159,8 +159,9 @@ def protect(
 ) -> None:
     """Seal all private keys in the depot under a passphrase, or under another one.
 
-    Wherever a key is needed later, the passphrase comes from the file that SKYLOAD_PASSPHRASE_FILE names, else from
-    SKYLOAD_PASSPHRASE, else somebody at the terminal is asked. Under `skyload keys`, --passphrase-file comes first.
+    The satellites' link keys stay as they are, for uplinks need them with nobody there. Wherever another key is needed
+    later, the passphrase comes from the file that SKYLOAD_PASSPHRASE_FILE names, else from SKYLOAD_PASSPHRASE, else
+    somebody at the terminal is asked. Under `skyload keys`, --passphrase-file comes first.
 
     Examples:
     ```
