@@ -111,8 +111,8 @@ class Catalogue:
         return self.journal.allocated(f"heard {self._contact_name(satellite, station)}")
 
     def note_contact_heard(self, satellite: str, station: int, number: int) -> None:
-        """The satellite answered in a contact that is newer than all in which it did."""
-        self.journal.allocate(f"heard {self._contact_name(satellite, station)}", above=number - 1)
+        """The satellite answered in a contact; one that another process heard meanwhile, and is newer, stays."""
+        self.journal.raise_counter(f"heard {self._contact_name(satellite, station)}", number)
 
     def contact_key(self, satellite: str, station: int, number: int) -> bytes:
         """Return the key of a contact, 32 bytes: all that its frames need.

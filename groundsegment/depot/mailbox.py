@@ -83,6 +83,14 @@ class Mailbox:
             value: int = connection.execute(select(table.c.value).where(table.c.name == name)).scalar_one()
             return value
 
+    def raise_counter(self, name: str, value: int) -> None:
+        """Set a counter to a value, if it is below: whoever else has raised it further is not undone, nor passed."""
+        table = tables.counters
+        with self._engine.begin() as connection:
+            connection.execute(insert_into(connection, table).values(name=name, value=0).on_conflict_do_nothing())
+            lower = (table.c.name == name) & (table.c.value < value)
+            connection.execute(update(table).where(lower).values(value=value))
+
     def allocated(self, name: str) -> int:
         """The number given out last for a name; 0 if none was."""
         table = tables.counters

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import unquote
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 from securesystemslib.signer import SIGNER_FOR_URI_SCHEME, Signature, Signer, SSlibKey
@@ -42,7 +43,7 @@ class AgentSigner(Signer):
     """
 
     def __init__(self, blob: bytes, public_key: SSlibKey) -> None:
-        self._blob, self._public_key = blob, public_key
+        self._blob, self._public_key, self._kind = blob, public_key, _Reader(blob).string()
 
     @property
     def public_key(self) -> SSlibKey:
@@ -70,6 +71,10 @@ class AgentSigner(Signer):
         answer = _ask(_SIGN_REQUEST, _string(self._blob) + _string(payload) + struct.pack(">I", 0), expected=_SIGNED)
         parts = _Reader(_Reader(answer).string())
         kind, value = parts.string(), parts.string()
+        if kind != self._kind:
+            raise KeyStoreError(
+                f"the SSH agent signed as {_shown(kind)}, with a key of {_shown(self._kind)}", hint=_HINT
+            )
         if kind == _P256:
             numbers = _Reader(value)
             r, s = (int.from_bytes(numbers.string(), "big") for _ in range(2))
@@ -92,20 +97,32 @@ def import_agent_key(uri: str) -> tuple[str, SSlibKey]:
 
 def _find(uri: str) -> tuple[bytes, SSlibKey]:
     name = unquote(uri.removeprefix(f"{SCHEME}:"))
-    found = [(blob, key) for blob, comment, key in _identities() if not name or name in {_fingerprint(blob), comment}]
+    identities = list(_identities())
+    offered = [(blob, comment, key) for blob, comment, key in identities if key is not None]
+    found = [(blob, key) for blob, comment, key in offered if not name or name in {_fingerprint(blob), comment}]
     if len(found) != 1:
-        raise KeyStoreError(f"{uri}: the agent has {len(found) or 'no'} keys of that name", hint=_HINT)
+        num_broken = len(identities) - len(offered)
+        broken = f"; {num_broken} of its keys cannot be read" if num_broken else ""
+        raise KeyStoreError(f"{uri}: the agent has {len(found) or 'no'} keys of that name{broken}", hint=_HINT)
     return found[0]
 
 
-def _identities() -> Iterator[tuple[bytes, str, SSlibKey]]:
+def _identities() -> Iterator[tuple[bytes, str, SSlibKey | None]]:
+    """Blob, comment and key of each identity; None for a broken one, which hides no other. Other kinds are left out."""
     reader = _Reader(_ask(_REQUEST_IDENTITIES, b"", expected=_IDENTITIES))
     for _ in range(reader.number()):
-        blob, comment = reader.string(), reader.string()
-        kind = _Reader(blob).string()
-        if kind in {_ED25519, _P256}:
-            key = load_ssh_public_key(kind + b" " + base64.b64encode(blob))
-            yield blob, comment.decode(errors="replace"), SSlibKey.from_crypto(key)
+        blob, comment = reader.string(), reader.string().decode(errors="replace")
+        try:
+            kind = _Reader(blob).string()
+            if kind in {_ED25519, _P256}:
+                key = load_ssh_public_key(kind + b" " + base64.b64encode(blob))
+                yield blob, comment, SSlibKey.from_crypto(key)
+        except (KeyStoreError, ValueError, UnsupportedAlgorithm):
+            yield blob, comment, None
+
+
+def _shown(kind: bytes) -> str:
+    return kind[:40].decode("ascii", errors="replace") or "no kind"
 
 
 def _fingerprint(blob: bytes) -> str:

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from securesystemslib.signer import Signer, SSlibKey
 
 from groundsegment.errors import KeyStoreError
+from groundsegment.signer.agent import AgentSigner
 from groundsegment.signer.key_entry import KeyEntry, check_use, import_entry
 from groundsegment.signer.key_store import KeyStore
 from groundsegment.signer.passphrase import Passphrase
@@ -184,6 +185,30 @@ def test_a_comment_names_a_key_and_its_fingerprint_is_kept(tmp_path, monkeypatch
 def test_what_is_no_agent_is_told(tmp_path, monkeypatch, answer):
     with fake_agent(tmp_path, monkeypatch, answer), pytest.raises(KeyStoreError):
         import_entry("ssh-agent:x", Passphrase())
+
+
+def test_an_identity_that_cannot_be_read_hides_no_other_and_is_counted(tmp_path, monkeypatch):
+    key = Ed25519PrivateKey.generate().public_key()
+    blob = ssh_strings(b"ssh-ed25519", key.public_bytes_raw())
+    point = ssh_strings(b"ecdsa-sha2-nistp256", b"nistp256", b"\4" + bytes(64))
+    broken = [b"", b"\xff" * 4, ssh_strings(b"ssh-ed25519", b"abc"), blob + b"x", point]
+    pairs = [part for one in [*broken, blob] for part in (one, b"ops")]
+    answer = b"\x0c" + struct.pack(">I", len(broken) + 1) + ssh_strings(*pairs)
+    with fake_agent(tmp_path, monkeypatch, answer):
+        assert import_entry("ssh-agent:ops", Passphrase()).key == SSlibKey.from_crypto(key)
+    (tmp_path / "agent").unlink()
+    with fake_agent(tmp_path, monkeypatch, answer), pytest.raises(KeyStoreError, match="5 of its keys cannot be read"):
+        import_entry("ssh-agent:x", Passphrase())
+
+
+@pytest.mark.parametrize("kind", ["ssh-rsa", "ssh-ed25519", "rsa-sha2-512", ""])
+def test_a_signature_of_another_kind_than_its_key_is_told(tmp_path, monkeypatch, kind):
+    key = SSlibKey.from_crypto(ec.generate_private_key(ec.SECP256R1()).public_key())
+    signer = AgentSigner(ssh_strings(b"ecdsa-sha2-nistp256", b"nistp256", b"\4" + bytes(64)), key)
+    answer = b"\x0e" + ssh_strings(ssh_strings(kind.encode(), bytes(64)))
+    with fake_agent(tmp_path, monkeypatch, answer), pytest.raises(KeyStoreError, match="signed as") as caught:
+        signer.sign(b"words")
+    assert "ssh-add" in caught.value.hint
 
 
 def test_a_command_key_of_another_kind_is_refused():

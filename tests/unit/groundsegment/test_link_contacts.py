@@ -182,6 +182,13 @@ def test_what_is_known_to_be_heard_is_in_the_depot(depot):
     assert depot.contact_heard("SAT-1", 0) == 1
 
 
+def test_what_two_processes_heard_at_once_passes_neither(depot):
+    for number in (5, 5, 4):
+        depot.note_contact_heard("SAT-1", 0, number)
+
+    assert depot.contact_heard("SAT-1", 0) == 5
+
+
 def test_silence_after_an_answer_is_a_gap_and_a_long_one_ends_the_contact(depot):
     process = Process(depot)
     process.contacts.begin(NOW)
