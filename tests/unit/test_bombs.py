@@ -3,12 +3,16 @@
 import json
 import struct
 
+import numpy as np
 import pytest
 import zstandard
 
 from groundsegment.errors import InputError
 from groundsegment.models.release import scan_release
 from groundsegment.models.safetensors_file import read_header
+from protocol.codec import streams
+from protocol.codec.kinds import Coder
+from protocol.codec.payload import Stream
 from protocol.errors import DecodeError
 from protocol.limits import METADATA_UNPACKED_MAX
 from protocol.manifest import Manifest
@@ -43,7 +47,7 @@ def test_a_zstd_bomb_of_a_segment_ends_at_the_raw_size_of_its_row():
 
 
 @pytest.mark.parametrize("window_log", [24, 27, 30])
-def test_a_zstd_window_that_takes_much_memory_is_refused_in_segment_and_metadata(window_log):
+def test_a_zstd_window_that_takes_much_memory_is_refused_wherever_one_is_read(window_log):
     """A frame of 20 bytes may ask for a gigabyte."""
     parameters = zstandard.ZstdCompressionParameters.from_level(1, window_log=window_log, write_content_size=False)
     writer = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
@@ -52,6 +56,8 @@ def test_a_zstd_window_that_takes_much_memory_is_refused_in_segment_and_metadata
     row = SegmentRow(number=1, codec=SegmentCodec.ZSTD, file=0, offset=0, raw_size=1000, stored_size=100)
     with pytest.raises(DecodeError, match="zstd refused"):
         expand(row, frame, None)
+    with pytest.raises(DecodeError, match="zstd refused"):
+        streams.decode(Stream(coder=Coder.ZSTD, count=5, data=frame), np.uint8, 5)
     with pytest.raises(DecodeError):
         MetadataBundle.decode(object_prefix(ObjectKind.METADATA, PREFIX_SIZE + len(frame)) + frame)
 

@@ -234,3 +234,13 @@ def test_a_release_that_is_none_is_said_so(depot):
 
     assert result.exit_code == 5
     assert "no such release" in result.stderr
+
+
+def test_a_key_is_overwritten_on_the_disk_before_its_name_goes(tmp_path, monkeypatch):
+    """Of a file without a name the kernel writes nothing any more: the key would stay where it was."""
+    path, seen = tmp_path / "key", []
+    path.write_bytes(b"secret" * 20_000)
+    monkeypatch.setattr(forgetting.os, "fsync", lambda _: seen.append(path.exists() and set(path.read_bytes())))
+    assert forgetting.wipe(path)
+    assert seen[0] == {0}
+    assert not path.exists()
