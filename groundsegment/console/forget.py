@@ -111,14 +111,17 @@ def _values(done: "Forgotten", on_board: dict[str, Any] | None, *, dry_run: bool
 
 
 def _print(values: dict[str, Any]) -> None:
+    from groundsegment.planner.quantities import format_bytes, format_count
+
     ground = values["ground"]
     would = "would be " if values["dry_run"] else ""
     if values["on_board"] is not None and values["on_board"]["ok"] is not False:
         out.print(values["on_board"]["text"], markup=False)
     if ground["forgotten"] or values["dry_run"]:
         out.print(
-            f"depot: {ground['keys']} wrapped keys {would}overwritten, {ground['bundle_bytes']} bytes of bundles "
-            f"{would}deleted, of {len(ground['updates'])} updates to {values['name']}",
+            f"depot: {format_count(ground['keys'], 'wrapped key')} {would}overwritten, "
+            f"{format_bytes(ground['bundle_bytes'])} of bundles {would}deleted, "
+            f"of {format_count(len(ground['updates']), 'update')} to {values['name']}",
             markup=False,
         )
     is_refused = values["on_board"] is not None and values["on_board"]["ok"] is False

@@ -51,6 +51,18 @@ def status(depot: DepotOption = Path("depot"), as_json: AsJson = False) -> None:
         out.print(f"next: root {next_['version']} with new {', '.join(next_['changes'])}", markup=False)
         for words in next_["missing"]:
             out.print(f"      missing: {words}", markup=False)
+        for words in _next_steps(is_complete=not next_["missing"]):
+            err.print(words, markup=False)
+
+
+def _next_steps(*, is_complete: bool) -> tuple[str, ...]:
+    if is_complete:
+        return ("all have signed: the command that began it, given again, puts it in force",)
+    return (
+        "next: skyload keys root prepare DIR, and carry DIR to the root keys",
+        "then, with what was signed there: skyload keys root combine DIR",
+        "to give it up: skyload keys root drop",
+    )
 
 
 @app.command("prepare")

@@ -16,6 +16,9 @@ FILE_VARIABLE = "SKYLOAD_PASSPHRASE_FILE"
 WORDS_VARIABLE = "SKYLOAD_PASSPHRASE"
 PIN_VARIABLE = "SKYLOAD_PIN"
 _SIZE_MAX = 1024
+_HINT = f"--passphrase-file of `skyload keys`, {FILE_VARIABLE} or {WORDS_VARIABLE} give one where nobody can be asked"
+_NEW_HINT = "--new-passphrase-file FILE names it where nobody can be asked; --passphrase-file is the one until now"
+_PIN_HINT = f"{PIN_VARIABLE} gives it where nobody can be asked"
 
 
 class Passphrase:
@@ -41,7 +44,7 @@ class Passphrase:
         if self._words is None:
             self._words = self._given()
         if self._words is None and self._seals:
-            self._words = _ask("passphrase for new keys: ", twice=True)
+            self._words = _ask("passphrase for new keys: ", twice=True, hint=_NEW_HINT if self._asks_only else _HINT)
         return self._words
 
     def for_key(self, path: Path) -> bytes:
@@ -52,7 +55,7 @@ class Passphrase:
 
     def pin(self, uri: str) -> str:
         """The PIN of a token. Raises as `for_new_key`."""
-        return os.environ.get(PIN_VARIABLE) or _ask(f"PIN for {uri}: ").decode()
+        return os.environ.get(PIN_VARIABLE) or _ask(f"PIN for {uri}: ", hint=_PIN_HINT).decode()
 
     def forget(self) -> None:
         """It was the wrong one."""
@@ -84,9 +87,8 @@ def _first_line(path: Path) -> bytes:
     return words
 
 
-def _ask(prompt: str, *, twice: bool = False) -> bytes:
+def _ask(prompt: str, *, twice: bool = False, hint: str = _HINT) -> bytes:
     if not sys.stdin.isatty():
-        hint = f"{FILE_VARIABLE} or {WORDS_VARIABLE} give one where nobody can be asked"
         raise KeyStoreError("a passphrase is needed, and this is not a terminal", hint=hint)
     words = getpass(prompt)
     if not words or (twice and getpass("once more: ") != words):

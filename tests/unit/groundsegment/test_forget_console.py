@@ -137,6 +137,7 @@ def test_what_stays_is_said(depot):
 
     for words in ("stations (inuvik)", "recordings of the link", "flash"):
         assert words in result.stderr
+    assert " kB of bundles deleted, of 1 update to " in result.stdout
 
 
 def test_the_key_of_an_unfinished_staging_goes_too(depot):

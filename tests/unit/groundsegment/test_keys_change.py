@@ -194,6 +194,9 @@ def test_a_root_ceremony_goes_from_the_depot_to_the_root_keys_and_back(place, sk
 def test_one_root_key_alone_puts_no_root_in_force(place, skyload):
     away(place, "root-1", "root-2")
     assert skyload("rotate", "timestamp")["in_force"] is False
+    told = CliRunner().invoke(keys.app, ["root", "status", "--depot", str(place / "depot")]).stderr
+    for words in ("skyload keys root prepare", "skyload keys root combine"):
+        assert words in told
     store = of(place)
     with pytest.raises(KeyStoreError, match="would not follow"):
         rotation.commit(store)
@@ -314,6 +317,7 @@ def test_keys_are_sealed_later_and_under_another_passphrase(place, skyload):
     skyload("protect", "--new-passphrase-file", str(place / "first"))
     assert of(place).is_sealed("targets")
     assert "does not open" in skyload("protect", "--passphrase-file", str(place / "second"), code=4)
+    assert "--new-passphrase-file" in skyload("protect", "--passphrase-file", str(place / "first"), code=4)
     skyload("protect", "--passphrase-file", str(place / "first"), "--new-passphrase-file", str(place / "second"))
     assert KeyStore(of(place).path, Passphrase(place / "second")).signer("targets")
     with pytest.raises(KeyStoreError):
