@@ -73,6 +73,7 @@ class ServingSupervision:
         self._control: ServingControl | None = None
         self._release: bytes | None = None
         self._loads_failed = 0
+        self._told_not_confined: set[tuple[str, ...]] = set()
         self._loaded_s: dict[bytes, float] = {}
         self.endpoint = ""
         self.trouble = ""
@@ -207,7 +208,8 @@ class ServingSupervision:
         with _sorted_faults():
             loaded = await self._connected().load(digest.hex(), directory=directory, name=name, timeout_s=timeout_s)
         self._loaded_s[digest] = asyncio.get_running_loop().time()
-        if loaded.not_confined:
+        if loaded.not_confined and loaded.not_confined not in self._told_not_confined:  # once a life, not once a load
+            self._told_not_confined.add(loaded.not_confined)
             self._telemetry.emit(
                 events.ENGINE_NOT_CONFINED, release=digest.hex()[:16], missing="; ".join(loaded.not_confined)
             )

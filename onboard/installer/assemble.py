@@ -47,7 +47,7 @@ from onboard.scrub.guard import Guard
 from onboard.scrub.medium import hash_medium
 from onboard.scrub.repair import REPAIR_NAME
 from onboard.scrub.scan import read_right
-from onboard.store.ballast import RESERVE_BYTES
+from onboard.store.ballast import RESERVE_BYTES, RESERVE_FILES
 from onboard.store.disk import Disk, RealDisk, write_all_at
 from protocol.bundle import BundleHeader, head_size, peek_num_segments
 from protocol.codec.rebuild import rebuild
@@ -265,6 +265,12 @@ class Assembly:
             raise StoreFullError(
                 f"{needed} bytes are needed, {beside} of them to receive it, and {free} are free",
                 hint="it is tried again when a release has gone",
+            )
+        needed, free = len(self._sizes) + RESERVE_FILES, self._disk.free_files(self.part.parent)
+        if free < needed:
+            raise StoreFullError(
+                f"{needed} files are to be made, {RESERVE_FILES} of them to receive it, and {free} may be",
+                hint="free some inodes; it is tried again when a release has gone",
             )
 
     def _has_all_files(self) -> bool:

@@ -13,6 +13,7 @@ from protocol.limits import MIB
 
 BALLAST_SIZE = 1 * MIB
 RESERVE_BYTES = 16 * MIB  # what the inbox wants to see free before it stores everything, see `receiver.keeper`
+RESERVE_FILES = 64  # a bundle in the inbox has up to 16 blocks with two files each; messages and metadata come beside
 
 
 class Ballast:

@@ -18,6 +18,7 @@ from typing import Protocol, TypeVar
 from onboard.errors import StoreFailedError, StoreFullError
 
 TEMPORARY_SUFFIX = ".new"
+FILES_UNBOUNDED = 1 << 32
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _TRIES = 3
 _T = TypeVar("_T")
@@ -104,6 +105,10 @@ class Disk(Protocol):
 
     def free_bytes(self, path: Path) -> int:
         """How much may still be written near that path."""
+        ...
+
+    def free_files(self, path: Path) -> int:
+        """How many files may still be made near that path; FILES_UNBOUNDED where the file system has no such number."""
         ...
 
 
@@ -215,6 +220,12 @@ class RealDisk:
         with _translated("statvfs", path):
             found = os.statvfs(path)
         return found.f_bavail * found.f_frsize
+
+    def free_files(self, path: Path) -> int:
+        """See `Disk`."""
+        with _translated("statvfs", path):
+            found = os.statvfs(path)
+        return found.f_favail if found.f_files else FILES_UNBOUNDED  # btrfs, say, makes inodes as it goes
 
 
 def write_all(disk: Disk, handle: int, data: bytes | bytearray | memoryview) -> None:

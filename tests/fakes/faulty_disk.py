@@ -9,12 +9,13 @@ class FaultyDisk(RealDisk):
 
     Attributes:
         room_bytes: that may still be written; None for no bound.
+        room_files: that are free, as the file system tells; None for what it really tells.
         sync_fails: every sync of a file fails, with `sync_error`.
         write_max: bytes of one write at most.
     """
 
     def __init__(self):
-        self.room_bytes = None
+        self.room_bytes = self.room_files = None
         self.sync_fails, self.sync_error = False, StoreFailedError
         self.write_max = None
 
@@ -36,6 +37,9 @@ class FaultyDisk(RealDisk):
 
     def free_bytes(self, path):
         return super().free_bytes(path) if self.room_bytes is None else self.room_bytes
+
+    def free_files(self, path):
+        return super().free_files(path) if self.room_files is None else self.room_files
 
     def _what_fits(self, data):
         data = bytes(data)[: self.write_max]

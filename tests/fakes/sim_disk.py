@@ -140,6 +140,9 @@ class SimDisk:
     def free_bytes(self, path):
         return 1 << 40
 
+    def free_files(self, path):
+        return 1 << 32
+
     # For tests
 
     def has(self, path):

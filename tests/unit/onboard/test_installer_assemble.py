@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from onboard.installer.progress import PROGRESS_NAME
 from onboard.installer.received import read_checked_head
 from onboard.installer.release import ReleaseDirectory, copy_release
 from onboard.scrub.guard import Guard
-from onboard.store.ballast import RESERVE_BYTES
+from onboard.store.ballast import RESERVE_BYTES, RESERVE_FILES
 from protocol.bundle import BundleHeader
 from protocol.codec.kinds import Coder, TransformKind
 from protocol.codec.payload import Extent, Piece, Stream, TensorPayload
@@ -175,6 +176,26 @@ def test_room_is_left_for_the_bundles_that_fill_the_reserved_space(tmp_path):
     assert not shop.part.exists()
     shop.disk.room_bytes += 1
     shop.open()
+
+
+def test_inodes_are_left_for_what_fills_the_reserved_space_and_too_few_are_a_full_disk(tmp_path):
+    shop = Workshop(tmp_path)
+    shop.disk.room_files = len(shop.update.manifest.files) + RESERVE_FILES - 1
+    assert reason_of(shop.open) is Reason.DISK_FULL
+    assert not shop.part.exists()
+    shop.disk.room_files += 1
+    shop.open()
+
+
+def test_a_file_system_that_makes_inodes_as_it_goes_is_not_full_for_want_of_them(tmp_path, monkeypatch):
+    shop = Workshop(tmp_path)
+    found = list(os.statvfs(tmp_path))
+    found[5] = found[6] = found[7] = 0  # f_files, f_ffree, f_favail, as btrfs tells
+    monkeypatch.setattr(os, "statvfs", lambda path: os.statvfs_result(found))
+    shop.open()
+    found[5] = 1000  # a number that is all used up
+    shop.open().discard()
+    assert reason_of(shop.open) is Reason.DISK_FULL
 
 
 def test_the_guards_space_is_reserved_before_the_first_byte_and_its_making_takes_none(tmp_path):

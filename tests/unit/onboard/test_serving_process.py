@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 
@@ -94,5 +95,25 @@ def test_hanging_up_does_not_wait_for_a_process_that_takes_nothing(tmp_path):
         never.set()
         await asyncio.sleep(0.01)
         server.close()
+
+    asyncio.run(run())
+
+
+def test_missing_locks_of_an_engine_are_told_once_a_life_and_again_when_others_are_missing(tmp_path):
+    class Control:
+        missing: tuple[str, ...] = ("runs as root",)
+
+        async def load(self, digest, **_options):
+            return SimpleNamespace(not_confined=self.missing)
+
+    async def run():
+        serving = supervision(tmp_path)
+        serving._control = control = Control()
+        for number in range(3):
+            await serving.load(bytes([number]) * 32, directory=tmp_path, name="m", timeout_s=1.0)
+        assert serving._telemetry.counters()["engine_not_confined"] == 1
+        control.missing = ("runs as root", "no Landlock")
+        await serving.load(bytes(32), directory=tmp_path, name="m", timeout_s=1.0)
+        assert serving._telemetry.counters()["engine_not_confined"] == 2
 
     asyncio.run(run())
