@@ -65,7 +65,7 @@ class Ear:
         self._search.heard(report.frames_received, session=event.session, now=now)
         self._flights.core.receive_report(report, session=event.session, sequence=event.sequence, now=now)
         self.keep_later(partial(self._flights.heard, event))
-        self.keep_later(partial(self._commands.heard, report))
+        self.keep_later(partial(self._commands.heard, report, now))
 
     def _learn(self, now: float) -> None:
         """Take in what the core makes of it."""

@@ -229,10 +229,10 @@ class _Exchange:
             self._heed(event.report, elapsed_s)
 
     def _look_for_arrival(self, elapsed_s: float) -> None:
-        """A running uplink hears most reports."""
+        """A running uplink hears most reports. What a station brought home is no reason to stop sending: it may lie."""
         if self._arrived_s is None:
             kept = self._depot.journal.last_report(self._command.satellite)
-            if kept is not None:
+            if kept is not None and kept.station_id == HOME_STATION:
                 self._heed(kept.report, elapsed_s)
 
     def _heed(self, report: Report, elapsed_s: float) -> None:

@@ -5,7 +5,7 @@ import pytest
 from groundsegment.depot.records import CommandState, FlightState
 from groundsegment.signer.key_store import KeyStore
 from groundsegment.signer.signing import create_trust
-from groundsegment.uplink.flight.command_flight import CommandFlight
+from groundsegment.uplink.flight.command_flight import AGAIN_S, GIVEN_UP, CommandFlight
 from groundsegment.uplink.flight.update_flight import CANCELLED_HERE
 from protocol.command import Command, Operation
 from protocol.message import MessageKind
@@ -122,7 +122,7 @@ def test_what_is_decided_or_another_satellite_s_cannot_be_cancelled(depot):
     assert run(depot, "cancel", "ffff", "--for", "SAT-1", "--yes").exit_code == 5
 
 
-def test_a_queued_command_is_sent_until_a_report_has_it(depot):
+def test_a_queued_command_is_sent_until_the_satellite_signed_a_word_about_it(depot):
     staged = a_flying_update(depot)
     flight = CommandFlight(depot, "SAT-1")
     flight.look(0.0)
@@ -135,14 +135,49 @@ def test_a_queued_command_is_sent_until_a_report_has_it(depot):
     assert not flight.frames_to_send(1.1)
     flight.begin_contact(1.2)
     assert flight.frames_to_send(1.2)
-    flight.heard(Report(complete=(object_handle(b"x"),)))
+    flight.answered(object_handle(b"x"))
     assert not flight.is_empty
-    flight.heard(Report(complete=(queued.handle,)))
+    flight.answered(queued.handle)
     flight.look(2.0)
 
     assert flight.is_empty
     assert not flight.frames_to_send(1e9)
     assert depot.journal.commands("SAT-1")[0].state is CommandState.DONE
+
+
+def test_a_false_report_makes_no_command_void(depot):
+    staged = a_flying_update(depot)
+    cancel(depot, staged.update.handle, "--yes")
+    flight = CommandFlight(depot, "SAT-1")
+    flight.look(0.0)
+    assert flight.frames_to_send(0.0)
+    (queued,) = depot.journal.commands("SAT-1")
+    flight.heard(Report(complete=(object_handle(b"x"),)), 0.0)
+    assert not flight.is_empty
+
+    flight.heard(Report(complete=(queued.handle,)), 0.0)
+    flight.look(0.5)
+    assert flight.is_empty  # an uplink may end
+    assert not flight.frames_to_send(AGAIN_S - 1)
+    for again in range(1, 4):  # and if it was a lie, once a minute is enough to arrive
+        assert flight.frames_to_send(again * AGAIN_S)
+        flight.heard(Report(complete=(queued.handle,)), again * AGAIN_S)
+        assert not flight.frames_to_send((again + 1) * AGAIN_S - 1)
+    assert depot.journal.commands("SAT-1")[0].state is CommandState.QUEUED
+    other = CommandFlight(depot, "SAT-1")
+    other.look(0.0)
+    assert other.frames_to_send(0.0)  # so does the next uplink
+
+
+def test_a_command_whose_answer_was_lost_is_not_sent_for_ever(depot):
+    staged = a_flying_update(depot)
+    cancel(depot, staged.update.handle, "--yes")
+    (queued,) = depot.journal.commands("SAT-1")
+    for age, state in ((GIVEN_UP, CommandState.QUEUED), (2 * GIVEN_UP, CommandState.DONE)):
+        flight = CommandFlight(depot, "SAT-1", lambda age=age: queued.created_utc + age)
+        flight.look(0.0)
+        flight.heard(Report(complete=(queued.handle,)), 0.0)
+        assert depot.journal.commands("SAT-1")[0].state is state
 
 
 def test_a_command_that_another_process_brought_home_is_dropped(depot):
