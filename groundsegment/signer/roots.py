@@ -4,11 +4,11 @@ Built with python-tuf, and never trusted for that: `protocol.roots` judges what 
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from securesystemslib.signer import Signer, SSlibKey
+from securesystemslib.signer import Key, Signer, SSlibKey
 from tuf.api.exceptions import UnsignedMetadataError
 from tuf.api.metadata import Metadata, Root
 from tuf.api.serialization.json import JSONSerializer
@@ -36,7 +36,11 @@ COMPACT = JSONSerializer(compact=True)
 
 
 def first_root(keys: Mapping[str, SSlibKey], *, utc: datetime) -> Metadata[Root]:
-    """Return the first root, unsigned; hybrid if there are post-quantum keys."""
+    """Return the first root, unsigned; hybrid if there are post-quantum keys.
+
+    Raises:
+        KeyStoreError: a key has two places.
+    """
     root = Root(expires=whole_seconds(utc + ROOT_EXPIRY), consistent_snapshot=False)
     for name in ROOT_NAMES:
         root.add_key(keys[name], Root.type)
@@ -50,6 +54,7 @@ def first_root(keys: Mapping[str, SSlibKey], *, utc: datetime) -> Metadata[Root]
         if name in keys:
             _add_post_quantum(root, keys[name])
     root.unrecognized_fields[SIGNED_AT_FIELD] = int(utc.timestamp())
+    check_one_place_each(keys, _all_keyids(root))
     return Metadata(root)
 
 
@@ -71,6 +76,9 @@ def next_root(
         begins_epoch: counters start again, see `protocol.trust`.
         floor: that the new epoch begins with.
         utc: now.
+
+    Raises:
+        KeyStoreError: a new key has two places.
     """
     known = read_root(current)
     root: Root = copy.deepcopy(known.root)
@@ -84,6 +92,7 @@ def next_root(
             _add_post_quantum(root, key)
         else:
             _swap(root, name, old[name].keyid, key)
+    check_one_place_each(new, _all_keyids(root))
     return Metadata(root)
 
 
@@ -103,6 +112,24 @@ def role_of(name: str) -> str:
     if name in ROOT_NAMES:
         return "root"
     return "root-pq" if name in POST_QUANTUM_NAMES else name
+
+
+def check_one_place_each(keys: Mapping[str, Key], places: Sequence[str]) -> None:
+    """Make sure that none of some keys has two places.
+
+    A command key that signs updates too lets its thief install; two root keys that are one are a threshold of one.
+
+    Args:
+        keys: by name.
+        places: the key ids of all places.
+
+    Raises:
+        KeyStoreError: one has.
+    """
+    for name, key in keys.items():
+        if places.count(key.keyid) > 1:
+            hint = "one key for each place: make another for this one (`skyload keys make`, or in the agent or token)"
+            raise KeyStoreError(f"{name}: key {key.keyid[:16]} has another place already", hint=hint)
 
 
 def add_signature(metadata: Metadata[Any], signer: Signer) -> None:
@@ -155,6 +182,10 @@ def num_signed(metadata: Metadata[Root], judge: Root) -> dict[str, tuple[int, in
 def whole_seconds(utc: datetime) -> datetime:
     """TUF 1.0.34, 4.2: no fractions."""
     return utc.replace(microsecond=0)
+
+
+def _all_keyids(root: Root) -> list[str]:
+    return [keyid for each in role_keyids(root).values() for keyid in each]
 
 
 def _add_post_quantum(root: Root, key: SSlibKey) -> None:

@@ -15,7 +15,14 @@ from tuf.api.metadata import Metadata, MetaFile, Root, Signed, Snapshot, TargetF
 from groundsegment.errors import KeyStoreError
 from groundsegment.signer.key_entry import KeyEntry
 from groundsegment.signer.key_store import COMMAND_NAME, KNOWN_NAMES, ONLINE_NAMES, POST_QUANTUM_NAMES, KeyStore
-from groundsegment.signer.roots import COMPACT, add_signature, check_root, first_root, whole_seconds
+from groundsegment.signer.roots import (
+    COMPACT,
+    add_signature,
+    check_one_place_each,
+    check_root,
+    first_root,
+    whole_seconds,
+)
 from groundsegment.signer.rotation import keep_first
 from protocol.command import Command
 from protocol.envelope import P256_SIZE
@@ -46,12 +53,14 @@ def create_trust(
         entries: keys that are elsewhere, by name; the others are made here.
 
     Raises:
-        KeyStoreError: there is a trust root already.
+        KeyStoreError: there is a trust root already, or one key would have two places.
     """
     if store.root_path.exists():
         hint = "`skyload keys list` shows it; `skyload keys add-satellite` adds a satellite to it"
         raise KeyStoreError(f"{store.root_path}: there is a trust root already", hint=hint)
     names = [name for name in KNOWN_NAMES if is_post_quantum or name not in POST_QUANTUM_NAMES]
+    given = {name: entry.key for name, entry in (entries or {}).items()}
+    check_one_place_each(given, [key.keyid for key in given.values()])  # before any of it is written
     for name, entry in (entries or {}).items():
         store.use(name, entry)
     signers = {name: store.make(name) for name in names}

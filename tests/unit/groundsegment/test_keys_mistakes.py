@@ -6,9 +6,11 @@ from typer.testing import CliRunner
 from groundsegment.console import keys, keys_change
 from groundsegment.depot.depot import Depot
 from groundsegment.depot.records import ReceivedMessage
+from groundsegment.errors import KeyStoreError
 from groundsegment.signer import publishing, rotation
-from groundsegment.signer.key_store import make_key
+from groundsegment.signer.key_store import KeyStore, make_key
 from groundsegment.signer.passphrase import FILE_VARIABLE, Passphrase
+from groundsegment.signer.signing import create_trust
 from protocol.message import MessageKind
 from tests.unit.groundsegment import test_keys_change as change
 
@@ -183,6 +185,25 @@ def test_a_key_cannot_follow_itself(place, skyload):
     public = str(change.of(place).path / "timestamp.public")
     assert "has this place already" in skyload("rotate", "timestamp", "--public", public, code=4)
     assert change.of(place).has("timestamp")
+
+
+@pytest.mark.parametrize(
+    ("name", "other"), [("targets", "command"), ("command", "timestamp"), ("root-2", "root-1"), ("root-3", "targets")]
+)
+def test_no_key_has_two_places(place, skyload, name, other):
+    """Else the thief of a command key could install, and one root key would be two."""
+    store = change.of(place)
+    public = str(store.path / f"{other}.public")
+    assert f"{name}: key" in skyload("rotate", name, "--public", public, code=4)
+    assert not store.next_path.exists()
+
+
+def test_a_depot_does_not_begin_with_one_key_in_two_places(place, tmp_path):
+    entry, store = change.of(place).entry("command"), KeyStore(tmp_path / "new" / "keys")
+    with pytest.raises(KeyStoreError, match="another place"):
+        create_trust(store, utc=NOW, entries={"command": entry, "targets": entry})
+    assert not list(store.path.glob("*.p*"))  # given again, right, it goes on
+    create_trust(store, utc=NOW, entries={"command": entry})
 
 
 # -- signing offline
