@@ -71,9 +71,7 @@ def test_status_and_stop_do_not_wait_for_a_serving_process_that_hangs(satellite)
     os.kill(serving_pid(satellite), signal.SIGSTOP)
     status = json.loads(satellite.skyloadd("status", "--json").stdout)
     assert (status["serving"]["is_serving"], status["serving_process"]) == (False, None)
-    started = time.monotonic()
     assert satellite.stop() == 0
-    assert time.monotonic() - started < 15
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from bench.memory import stage_and_fly
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", [2026, 2027, 2028])
 def test_ten_flights_with_a_kill_each_all_end_confirmed_with_the_right_bytes(seed):
     outcomes = fly_and_kill(10, seed=seed)
@@ -16,7 +16,7 @@ def test_ten_flights_with_a_kill_each_all_end_confirmed_with_the_right_bytes(see
     assert {outcome.victim for outcome in outcomes} == {"daemon", "uplink"}
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_memory_is_bounded_by_less_than_the_release():
     figures = stage_and_fly(600_000_000)
     # The bar is 1000, for any size: `make bench NAME=memory` flies 4 GB. Two workers hold 100 MB each.

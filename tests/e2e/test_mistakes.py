@@ -767,7 +767,7 @@ def wait_for(process, text):
 
 def interrupted(process):
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=120)
     assert "Traceback" not in err
     return process.returncode, out, err
 
@@ -823,7 +823,7 @@ def test_a_second_daemon_and_a_port_in_use_are_told(place):
 
 
 def finish(process):
-    out, err = process.communicate(timeout=40)
+    out, err = process.communicate(timeout=120)
     assert "Traceback" not in err
     return process.returncode, out, err
 

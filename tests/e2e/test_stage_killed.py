@@ -50,7 +50,7 @@ def start_stage(*words, **environment):
     )
 
 
-def wait_until(condition, process, seconds=40):
+def wait_until(condition, process, seconds=120):
     pause = threading.Event()
     for _ in range(seconds * 100):
         if condition():
@@ -61,7 +61,7 @@ def wait_until(condition, process, seconds=40):
 
 
 def finish(process):
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     return json.loads(out)
 
@@ -88,12 +88,12 @@ def test_killed_while_packing_nothing_is_registered_and_the_next_run_goes_on(gro
     wait_until(lambda: len(list(Path("depot/staging").glob("*/*.skb"))) >= 5, first)
     workers = psutil.Process(first.pid).children(recursive=True)
     os.killpg(first.pid, number) if number == signal.SIGINT else first.kill()
-    _, err = first.communicate(timeout=20)
+    _, err = first.communicate(timeout=120)
     if number == signal.SIGINT:
         assert first.returncode == 130
         assert b"run the same command again" in err
         assert b"Traceback" not in err
-    assert not psutil.wait_procs(workers, timeout=10)[1], "workers outlived their parent"
+    assert not psutil.wait_procs(workers, timeout=60)[1], "workers outlived their parent"
     with Depot.open(Path("depot")) as depot:
         assert depot.updates() == ()
     staged = finish(start_stage(*words))
@@ -109,13 +109,13 @@ def test_killed_while_rehearsing_nothing_is_registered_and_the_next_run_goes_on(
     first = start_stage(*words, FAKE_TWIN="wait")
     wait_until(lambda: list(Path("depot/staging").glob("*/waiting")), first)
     second = start_stage(*words)
-    _, err = second.communicate(timeout=30)
+    _, err = second.communicate(timeout=120)
     assert second.returncode == 7
     assert f"held by process {first.pid}".encode() in err
     twins = psutil.Process(first.pid).children(recursive=True)
     first.kill()
     first.communicate()
-    assert not psutil.wait_procs(twins, timeout=10)[1], "the twin outlived its parent"
+    assert not psutil.wait_procs(twins, timeout=60)[1], "the twin outlived its parent"
     staged = finish(start_stage(*words))
     assert staged["num_bundles_reused"] == staged["num_bundles"]
     assert opens_on_board(staged, release)

@@ -8,7 +8,7 @@ from bench.transport.flight import Row, fly
 from bench.transport.link import Loss, why_impossible
 from bench.transport.measure import measure
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def _skip_if_impossible():

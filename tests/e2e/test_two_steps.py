@@ -50,7 +50,7 @@ def serving(rehearsal):
     return rehearsal.onboard_status()["serving"]["digest"]
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 def test_an_update_is_held_activated_reverted_and_forgotten_and_each_step_is_receipted(rehearsal, tmp_path):
     way = ("--for", SATELLITE, "--link", rehearsal.link_address, "--yes", "--json")
     before = serving(rehearsal)

@@ -226,7 +226,7 @@ def test_no_counter_is_given_out_twice_among_processes(depot):
     workers = [context.Process(target=allocate_many, args=(depot.path, 50, results)) for _ in range(3)]
     for worker in workers:
         worker.start()
-    given = sorted(number for _ in workers for number in results.get(timeout=30))
+    given = sorted(number for _ in workers for number in results.get(timeout=120))
     for worker in workers:
         worker.join()
     assert given == list(range(1, 151))
@@ -241,7 +241,7 @@ def test_a_lock_says_who_holds_it_and_dies_with_its_holder(depot):
     program = (
         "import sys, time; from pathlib import Path; from groundsegment.depot.depot import Depot\n"
         "with Depot.open(Path(sys.argv[1])).lock('stage'):\n"
-        "    print('held', flush=True); time.sleep(60)"
+        "    print('held', flush=True); time.sleep(600)"
     )
     holder = subprocess.Popen([sys.executable, "-c", program, depot.path], stdout=subprocess.PIPE)
     with holder, holder.stdout:

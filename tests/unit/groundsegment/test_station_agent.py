@@ -60,13 +60,20 @@ def contacts_at(*spans, rate_bps=8e6):
 ALWAYS = (0, float("inf"))
 
 
-def run(station, *, address="127.0.0.1:9", stop_after_s=None, said=None, **options):
+def run(station, *, address="127.0.0.1:9", stop_when=None, said=None, **options):
     """Run an agent to its end."""
 
     async def fly():
         stop = asyncio.Event()
-        if stop_after_s is not None:
-            asyncio.get_running_loop().call_later(stop_after_s, stop.set)
+
+        def look():
+            if stop_when():
+                stop.set()
+            else:
+                asyncio.get_running_loop().call_later(0.005, look)
+
+        if stop_when is not None:
+            look()
         values = {"contacts": contacts_at(ALWAYS), "sync_period_s": 0.05, **options}
         endpoint = None if address is None else Endpoint.parse(address)
         plan = AgentPlan(root=values.pop("root", None), endpoint=endpoint, **values)
@@ -104,7 +111,7 @@ def test_an_interrupted_station_goes_on_in_its_lane_without_a_symbol_sent_twice(
     station = homestead.export("svalbard")
     homestead.exchange()
     with SatelliteOnUdp(satellite_for(staged, station), loss=0.1) as sky:
-        first = run(station, address=sky.address, root=homestead.depot.path, stop_after_s=0.6)
+        first = run(station, address=sky.address, root=homestead.depot.path, stop_when=lambda: sky.num_up > 200)
         assert first.is_interrupted
         assert 0 < first.frames_sent < 1172
         seen = {
@@ -135,7 +142,7 @@ def test_what_is_ordered_between_contacts_flies_in_the_next_one(homestead):
     with SatelliteOnUdp(satellite_for(staged, station)) as sky:
         summary = run(
             station, address=sky.address, root=homestead.depot.path, until_decided=True, said=said,
-            contacts=contacts_at((0, 0.1), (1.0, 60)),
+            contacts=contacts_at((0, 0.1), (4.0, 600)),
         )  # fmt: skip
     home.join()
     assert summary.is_decided
@@ -221,7 +228,7 @@ def test_orders_say_where_and_when(homestead):
         station = homestead.export("svalbard")
         homestead.exchange()
         homestead.sync(station)
-        run(station, address=None, contacts=None, once=True, stop_after_s=0.4)
+        run(station, address=None, contacts=None, once=True, stop_when=lambda: sky.num_up > 0)
     assert sky.num_up > 0
     assert flown(station) == [staged.update.handle]
 
