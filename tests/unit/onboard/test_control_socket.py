@@ -20,6 +20,7 @@ def test_stopping_hangs_up_on_those_who_ask_nothing_and_those_who_wait_and_logs_
             while not (tmp_path / SOCKET_NAME).exists():
                 await asyncio.sleep(0.001)
             clients = [await asyncio.open_unix_connection(tmp_path / SOCKET_NAME) for _ in range(2)]
+            assert (tmp_path / SOCKET_NAME).stat().st_mode & 0o777 == 0o600
             asked = {"op": "wait", "key": local_key.read(tmp_path)}
             clients[0][1].write(json.dumps(asked).encode() + b"\n")
             await asyncio.sleep(0.01)

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import hashlib
 import itertools
 import os
 from dataclasses import replace
@@ -19,6 +20,7 @@ from onboard.scrub.scrub import scrub_release
 from onboard.store.ballast import RESERVE_BYTES
 from onboard.store.disk import RealDisk
 from protocol.damage import WHOLE, DamageReport, LostRange
+from protocol.manifest import release_digest
 from tests.fakes.faulty_disk import FaultyDisk
 from tests.fakes.scrubbing import SMALL, GuardedRelease
 
@@ -196,6 +198,26 @@ def test_a_guard_that_is_wrong_changes_nothing_and_is_made_anew(tmp_path):
     assert outcome.lost == ()
     release.flip(MODEL, 5)
     assert release.scrub().num_repaired == 1
+
+
+def test_a_file_that_is_damaged_is_not_repaired_to_what_a_wrong_guard_says(tmp_path):
+    """As if a bit had flipped in memory while the guard was made: all agrees but the signed digest."""
+    release = GuardedRelease(tmp_path / "r")
+    other = GuardedRelease(tmp_path / "other", has_guard=False)
+    other.flip(MODEL, 8 * 200_000)
+    entries = [replace(e, sha256=hashlib.sha256(other.read(e.name)).digest()) for e in other.entries]
+    guard_module.build_guard(other.directory, entries, release_digest(entries), other.disk)
+    wrong = Guard.open(other.directory, release_digest(entries), other.disk)
+    wrong.head = Guard.open(release.directory, release.digest, release.disk).head
+    for name in GUARD_NAMES:
+        release.put(name, guard_module._encode(wrong.head, wrong._page_hashes, wrong._read_page(0)))
+    release.put(PARITY_NAME, other.read(PARITY_NAME))
+    release.flip(MODEL, 5)
+    before = release.read(MODEL)
+    outcome = release.scrub()
+    assert release.read(MODEL) == before
+    assert outcome.lost == (LostRange(file=1, offset=0, size=WHOLE),)
+    assert not outcome.num_repaired
 
 
 def test_a_guard_whose_file_list_is_of_another_release_is_none(tmp_path):
