@@ -19,7 +19,7 @@ from bench.results import markdown_table
 from groundsegment.signer.key_store import KeyStore
 from groundsegment.signer.rotation import commit, prepare, sign_here
 from groundsegment.signer.signing import create_trust, make_rotations, sign_update
-from protocol.manifest import BundleEntry, FileEntry, Manifest, release_digest
+from protocol.manifest import BundleEntry, Canary, CanaryPrompt, FileEntry, Manifest, release_digest
 from protocol.report import FRESHNESS_SIZE
 from protocol.sealed_metadata import open_metadata, seal_metadata
 from protocol.trust import TrustState, accept_metadata
@@ -28,6 +28,16 @@ SATELLITE = "SAT-1"
 RUNS = 100
 _NOW = datetime(2026, 11, 22, tzinfo=UTC)
 _MISSED = 3
+_SMALLEST = ("config.json", "model.safetensors")
+_LANGUAGE_MODEL = (
+    *("config.json", "generation_config.json", "merges.txt", "model.safetensors"),
+    *("special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "vocab.json"),
+)
+# As `skyload stage` asks by default, with an answer of 16 tokens to each.
+_PROMPTS = (
+    *("What is the capital of France?", "Count from one to ten."),
+    *("Name three colours.", "Write one sentence about the sea."),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,14 +67,16 @@ def _costs(directory: Path, runs: int, *, is_post_quantum: bool) -> list[Cost]:
     first = create_trust(store, utc=_NOW, is_post_quantum=is_post_quantum)
     key, public = private.private_bytes_raw(), private.public_key().public_bytes_raw()
 
-    def update(root_version: int | None) -> bytes:
-        data = sign_update(
-            store, _manifest(), utc=_NOW, root_version=root_version, nonce=secrets.token_bytes(FRESHNESS_SIZE)
-        )
+    def update(root_version: int | None, manifest: bytes | None = None) -> bytes:
+        manifest, nonce = manifest or _manifest(_SMALLEST), secrets.token_bytes(FRESHNESS_SIZE)
+        data = sign_update(store, manifest, utc=_NOW, root_version=root_version, nonce=nonce)
         return seal_metadata(data, {SATELLITE: public}, key=secrets.token_bytes(32))
 
     kind = "hybrid" if is_post_quantum else "Ed25519"
     costs = [_cost(f"an update, {kind} roots", update(None), key, store.root(), runs)]
+    if not is_post_quantum:
+        whole = update(None, _manifest(_LANGUAGE_MODEL, Canary(prompts=tuple(map(_answered, _PROMPTS)))))
+        costs.append(_cost("an update of eight files, with a canary", whole, key, store.root(), runs))
     for _ in range(_MISSED):
         prepare(store, ["timestamp", "snapshot", "targets"], is_leaked=False, floor=0, utc=_NOW)
         sign_here(store)
@@ -90,9 +102,8 @@ def _ms(work: Callable[[], None]) -> float:
     return 1000 * (time.process_time() - begun_s)
 
 
-def _manifest() -> bytes:
-    """Of a model of two files in one bundle, as compressible as digests and keys are."""
-    names = ("config.json", "model.safetensors")
+def _manifest(names: tuple[str, ...], canary: Canary | None = None) -> bytes:
+    """Of a model in one bundle, as compressible as digests and keys are."""
     files = tuple(FileEntry(name=name, size_bytes=200_000_000, sha256=secrets.token_bytes(32)) for name in names)
     return Manifest(
         sequence=7,
@@ -103,4 +114,9 @@ def _manifest() -> bytes:
         base=None,
         bundles=(BundleEntry(size_bytes=20_480_000, sha256=secrets.token_bytes(32), num_segments=700),),
         keys={SATELLITE: secrets.token_bytes(80)},
+        canary=canary or Canary(),
     ).encode()
+
+
+def _answered(text: str) -> CanaryPrompt:
+    return CanaryPrompt(text=text, expected=tuple(secrets.randbelow(50_000) for _ in range(16)))
