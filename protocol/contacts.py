@@ -33,6 +33,15 @@ def is_found(contact: int, current: int) -> bool:
     return any(contact % step == 0 and 0 < contact // step - current // step <= WINDOW for step in STEPS)
 
 
+def first_found(number: int, current: int) -> int | None:
+    """Return the first number from one on that a satellite finds which is at `current`, or has come nearer since."""
+    for step in STEPS:
+        following = number if number % step == 0 else skip(number, step)
+        if is_found(following, current):
+            return following
+    return None
+
+
 def next_contact(number: int, heard: int) -> int:
     """Return the number of the contact after one; the same where the satellite would find none that follows.
 

@@ -25,6 +25,7 @@ from groundsegment.depot.journal import Journal
 from groundsegment.depot.records import HOME_STATION, RegisteredRelease, Satellite, Station
 from groundsegment.depot.upsert import upsert
 from groundsegment.errors import InputError, KeyStoreError, UnknownError
+from protocol.contacts import first_found
 from protocol.limits import STATIONS_MAX
 from protocol.link_keys import (
     CONTACTS_PER_BATCH,
@@ -128,11 +129,17 @@ class Catalogue:
             raise KeyStoreError(f"station {station}: no key for contact {number} of {satellite}", hint=_BATCHES_HINT)
         return contact_key_of_batch(batch_key, number)
 
-    def usable_contact(self, satellite: str, station: int, number: int) -> int:
+    def usable_contact(self, satellite: str, station: int, number: int, heard: int) -> int:
         """Return the first number from one on that may be used here: with a key, and given to no station's directory.
 
+        Args:
+            satellite: its name.
+            station: whose contact it is.
+            number: the first one that will do.
+            heard: the satellite is known to have been at this one: behind what directories have, it must find it.
+
         Raises:
-            KeyStoreError: the keys that home gave are used up.
+            KeyStoreError: the keys that home gave are used up, or the satellite finds no number behind them.
         """
         batch = number // CONTACTS_PER_BATCH
         if self._is_station(satellite, station):
@@ -144,14 +151,40 @@ class Catalogue:
             first = batches[0]
         else:
             given = self.journal.allocated(self._batch_name(satellite, station))
-            first = max(batch, given + 1) if given else batch
+            first = self._found_batch(satellite, station, given + 1, heard) if given >= batch and given else batch
         return number if first == batch else first * CONTACTS_PER_BATCH
 
-    def give_batches(self, satellite: str, station: int, count: int) -> tuple[int, ...]:
-        """Give the next contacts to a station's directory, for good: numbers of batches that nobody else uses."""
+    def give_batches(self, satellite: str, station: int, count: int, heard: int = 0) -> tuple[int, ...]:
+        """Give the next contacts to a station's directory, for good: numbers of batches that nobody else uses.
+
+        The satellite finds the first one from wherever it may be, and each other one from the one before. So what was
+        given and never flown costs numbers, and not the link: the next ones begin where the satellite looks further.
+
+        Args:
+            satellite: its name.
+            station: whose directory it is.
+            count: how many.
+            heard: the newest contact in which the satellite answered, as the station says itself.
+
+        Raises:
+            KeyStoreError: there is no such number left.
+        """
         used = self.contact(satellite, station) // CONTACTS_PER_BATCH
         name = self._batch_name(satellite, station)
-        return tuple(self.journal.allocate(name, above=used) for _ in range(count))
+        given = self.journal.allocated(name)
+        heard = max(min(heard, (given + 1) * CONTACTS_PER_BATCH - 1), self.contact_heard(satellite, station))
+        first = self._found_batch(satellite, station, max(used, given) + 1, heard)
+        return tuple(self.journal.allocate(name, above=first - 1) for _ in range(count))
+
+    def _found_batch(self, satellite: str, station: int, batch: int, heard: int) -> int:
+        number = first_found(batch * CONTACTS_PER_BATCH, heard)
+        if number is None:
+            raise KeyStoreError(
+                f"station {station}: {satellite} would find none of the contacts that are left, so many were given to "
+                "directories and never flown",
+                hint=f"`skyload station rotate` gives it a new key, whose contacts begin at 0 (for {satellite})",
+            )
+        return number // CONTACTS_PER_BATCH
 
     def _batch_name(self, satellite: str, station: int) -> str:
         return f"batch {self._contact_name(satellite, station)}"

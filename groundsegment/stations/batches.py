@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from groundsegment.depot.depot import Depot
 from groundsegment.depot.records import Station
+from groundsegment.errors import KeyStoreError
 from groundsegment.stations.notes import Notes, StationNotes
 from groundsegment.stations.post import write_whole
 from protocol.link_keys import CONTACTS_PER_BATCH, derive_batch_key, unwrap_batch_key, wrap_batch_key
@@ -16,12 +17,16 @@ from protocol.link_keys import CONTACTS_PER_BATCH, derive_batch_key, unwrap_batc
 BATCHES_AHEAD = 3  # and the one in use: 256 contacts in all
 
 
-def new_batches(depot: Depot, station: Station) -> tuple[int, ...]:
-    """Batches for a new directory: what an older one was given is not given again."""
-    return depot.give_batches(station.satellite, station.id, BATCHES_AHEAD + 1)
+def new_batches(depot: Depot, station: Station, heard: int) -> tuple[int, ...]:
+    """Batches for a new directory: what an older one was given is not given again.
+
+    Raises:
+        KeyStoreError: the satellite would find none of those that are left.
+    """
+    return depot.give_batches(station.satellite, station.id, BATCHES_AHEAD + 1, heard)
 
 
-def top_up(depot: Depot, station: Station, notes: Notes, contact: int) -> Notes:
+def top_up(depot: Depot, station: Station, notes: Notes, contact: int, heard: int) -> Notes:
     """Give a directory more, where it has used some up.
 
     Args:
@@ -29,6 +34,7 @@ def top_up(depot: Depot, station: Station, notes: Notes, contact: int) -> Notes:
         station: whose.
         notes: of it.
         contact: its last one, as it says itself: a lie costs numbers that it could use as well.
+        heard: its last one in which the satellite answered, as it says itself: a lie makes it go unheard.
     """
     if not notes.instance:
         return notes
@@ -36,7 +42,11 @@ def top_up(depot: Depot, station: Station, notes: Notes, contact: int) -> Notes:
     missing = BATCHES_AHEAD + 1 - len(left)
     if missing <= 0:
         return notes
-    topped_up = replace(notes, batches=(*left, *depot.give_batches(station.satellite, station.id, missing)))
+    try:
+        more = depot.give_batches(station.satellite, station.id, missing, heard)
+    except KeyStoreError:
+        return notes  # it flies in those that it has; an export says why there are no more
+    topped_up = replace(notes, batches=(*left, *more))
     StationNotes(depot, station).write(topped_up)
     return topped_up
 

@@ -15,6 +15,7 @@ from groundsegment.depot.depot import Depot
 from groundsegment.depot.records import Station
 from groundsegment.errors import InputError
 from groundsegment.stations.batches import keep_batches, new_batches, wrapped
+from groundsegment.stations.collecting import last_logbook
 from groundsegment.stations.directory import FORMAT, ORDERS_NAME, STATION_NAME, StationIdentity
 from groundsegment.stations.home import make_orders
 from groundsegment.stations.notes import StationNotes
@@ -43,8 +44,10 @@ def export_station(depot: Depot, station: Station, path: Path, *, utc: datetime)
     shutil.rmtree(part, ignore_errors=True)
     depot.letters_key(station.satellite, station.id)  # without the link key, no batch is used up
     try:
-        batches = new_batches(depot, station)
-        _fill(part, depot, station, identity, batches, utc)
+        last = last_logbook(depot, station)
+        heard = max(depot.contact_heard(station.satellite, station.id), 0 if last is None else last.heard)
+        batches = new_batches(depot, station, heard)
+        _fill(part, depot, station, identity, batches, heard, utc)
         notes.write(replace(notes.read(), instance=identity.instance, exported_utc=utc, batches=batches))
         if path.exists():
             path.rmdir()
@@ -57,7 +60,13 @@ def export_station(depot: Depot, station: Station, path: Path, *, utc: datetime)
 
 
 def _fill(
-    path: Path, depot: Depot, station: Station, identity: StationIdentity, batches: tuple[int, ...], utc: datetime
+    path: Path,
+    depot: Depot,
+    station: Station,
+    identity: StationIdentity,
+    batches: tuple[int, ...],
+    heard: int,
+    utc: datetime,
 ) -> None:
     satellite = depot.satellite(station.satellite)
     key = depot.letters_key(satellite.name, station.id)
@@ -69,6 +78,7 @@ def _fill(
         key_path.parent.mkdir(parents=True, mode=0o700)
         write_whole(key_path, key.hex().encode() + b"\n", mode=0o600)
         keep_batches(made, satellite.name, station.id, key, wrapped(depot, station, batches))
+        made.note_contact_heard(satellite.name, station.id, heard)  # from there on it is found
         # Where a station's directory is lost, the next one goes on in its lane behind what home knows it has sent.
         made.journal.save_progress(
             satellite.name, depot.journal.progress(satellite.name, station=station.id), station=station.id

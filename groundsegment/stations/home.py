@@ -84,7 +84,8 @@ def make_orders(depot: Depot, station: Station, *, utc: datetime) -> Orders:
     notes, satellite = StationNotes(depot, station).read(), station.satellite
     last = last_logbook(depot, station)
     is_current = last is not None and last.instance == notes.instance
-    notes = top_up(depot, station, notes, last.contact if last is not None and is_current else 0)
+    contact = last.contact if last is not None and is_current else 0
+    notes = top_up(depot, station, notes, contact, 0 if last is None else last.heard)
     flown = [entry for entry in depot.open_updates(satellite) if entry.lanes > station.id][:UPDATES_MAX]
     updates = tuple(_ordered(depot, entry) for entry in flown)
     report = depot.journal.last_report(satellite)

@@ -79,6 +79,7 @@ class Logbook:
         claims: where it believes updates to stand.
         losses: of its link.
         contact: number of its last contact.
+        heard: number of the last one in which the satellite answered it; 0 if it does not say.
     """
 
     satellite: str
@@ -95,6 +96,7 @@ class Logbook:
     claims: tuple[Claim, ...] = ()
     losses: tuple[Loss, ...] = ()
     contact: int = 0
+    heard: int = 0
 
     def seal(self, letters_key: bytes) -> bytes:
         """Return the letter."""
@@ -131,6 +133,7 @@ class Logbook:
                 for entry in self.claims
             ],
             "contact": self.contact,
+            "heard": self.heard,
             "losses": [{"direction": str(entry.direction), "state": dict(entry.state)} for entry in self.losses],
         }
 
@@ -155,6 +158,7 @@ def _logbook(reader: Reader) -> Logbook:
         contacts=reader.items("contacts", lambda item: _contact(item, satellite, station), count_max=CONTACTS_MAX),
         claims=reader.items("claims", _claim, count_max=CLAIMS_MAX),
         contact=reader.integer("contact", highest=CONTACT_MAX),
+        heard=reader.integer("heard", highest=CONTACT_MAX) if reader.has("heard") else 0,
         losses=reader.items("losses", _loss, count_max=len(Direction)),
     )
 

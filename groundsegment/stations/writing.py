@@ -73,6 +73,7 @@ def make_logbook(directory: StationDirectory, *, utc: datetime) -> Logbook:
         messages=tuple(signed),
         contacts=tuple(replace(entry, id=0, station="") for entry in contacts[-CONTACTS_MAX:]),
         contact=depot.contact(satellite, identity.id),
+        heard=depot.contact_heard(satellite, identity.id),
         claims=tuple(
             Claim(handle=entry.handle, state=entry.state, reason=entry.reason) for entry in flown[-CLAIMS_MAX:]
         ),

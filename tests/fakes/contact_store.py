@@ -22,7 +22,7 @@ class ContactStore:
         self.used.append(self.last)
         return self.last
 
-    def usable_contact(self, satellite, station, number):
+    def usable_contact(self, satellite, station, number, heard):
         return number
 
     def contact_heard(self, satellite, station):

@@ -63,7 +63,7 @@ class LinkContacts:
             self._use(last)
         else:
             known = self._depot.contact_heard(self._satellite, self._station) if self._is_answered else last
-            self._raise(last, next_contact(last, known), is_needed=last == known)
+            self._raise(last, next_contact(last, known), known, is_needed=last == known)
         self._since_s, self._num_skips, self._heard_s = now, 0, None
         self._num_heard = self._downlink.statistics().frames_received
 
@@ -112,12 +112,12 @@ class LinkContacts:
             is_good = is_found(following, heard)
         self._since_s, self._num_skips = now, self._num_skips + 1
         if is_good:
-            self._raise(self._number, following, is_needed=False)
+            self._raise(self._number, following, heard, is_needed=False)
 
-    def _raise(self, last: int, number: int, *, is_needed: bool) -> None:
+    def _raise(self, last: int, number: int, heard: int, *, is_needed: bool) -> None:
         """Go on from a number to a later one; or stay, where the satellite would not find it or no key is here."""
         try:
-            number = self._depot.usable_contact(self._satellite, self._station, number)
+            number = self._depot.usable_contact(self._satellite, self._station, number, heard)
         except KeyStoreError:
             if is_needed or last == 0:
                 raise

@@ -236,10 +236,10 @@ def test_a_damaged_file_of_contacts_is_told(depot, text):
 
 
 def test_home_flies_as_a_station_in_numbers_that_no_directory_was_given(depot):
-    assert depot.usable_contact("SAT-1", 3, 1) == 1
+    assert depot.usable_contact("SAT-1", 3, 1, 0) == 1
     assert depot.raise_contact("SAT-1", 3, 1) == 1
     assert depot.give_batches("SAT-1", 3, 4) == (1, 2, 3, 4)
-    assert depot.usable_contact("SAT-1", 3, 2) == 5 * 64
+    assert depot.usable_contact("SAT-1", 3, 2, 0) == 5 * 64
     assert depot.raise_contact("SAT-1", 3, 5 * 64) == 5 * 64
-    assert depot.usable_contact("SAT-1", 3, 5 * 64 + 1) == 5 * 64 + 1
+    assert depot.usable_contact("SAT-1", 3, 5 * 64 + 1, 0) == 5 * 64 + 1
     assert depot.give_batches("SAT-1", 3, 2) == (6, 7)

@@ -10,6 +10,7 @@ from groundsegment.stations.letters import LetterKind
 from groundsegment.stations.orders import Orders
 from groundsegment.stations.post import letter_path
 from groundsegment.uplink.wire.link_contacts import LinkContacts
+from protocol.contacts import is_found
 from protocol.errors import VerificationError
 from protocol.link_keys import derive_batch_key, derive_letters_key, unwrap_batch_key, wrap_batch_key
 from tests.fakes.depots import IDENTITY
@@ -71,7 +72,49 @@ def test_another_export_gives_other_numbers_and_so_does_home(homestead):
     second = homestead.export("svalbard", to="second")
     assert held(second) == [5, 6, 7, 8]
 
-    assert homestead.depot.usable_contact("SAT-1", 1, 1) == 9 * 64
+    assert homestead.depot.usable_contact("SAT-1", 1, 1, 0) == 9 * 64
+
+
+@pytest.mark.parametrize("heard", [0, 4200])
+def test_directories_that_never_flew_take_no_station_out_of_the_satellites_reach(homestead, heard):
+    homestead.depot.note_contact_heard("SAT-1", 1, heard)
+    last = heard // 64
+    for _ in range(18):
+        batches = homestead.depot.give_batches("SAT-1", 1, 4)
+        assert batches == tuple(range(batches[0], batches[0] + 4))
+        assert batches[0] > last
+        assert is_found(batches[0] * 64, heard)
+        last = batches[-1]
+    number = homestead.depot.usable_contact("SAT-1", 1, heard + 1, heard)  # home flies as the station
+    assert number // 64 > last
+    assert is_found(number, heard)
+
+
+def test_where_the_satellite_would_find_none_of_the_numbers_that_are_left_the_next_step_is_said(homestead):
+    homestead.depot.journal.raise_counter("batch contact SAT-1@1 0", 2**24)
+    with pytest.raises(KeyStoreError, match="would find none of the contacts that are left") as caught:
+        homestead.export("svalbard")
+    assert "station rotate" in caught.value.hint
+    with pytest.raises(KeyStoreError, match="would find none"):
+        homestead.depot.usable_contact("SAT-1", 1, 1, 0)
+
+    homestead.depot.raise_station_generation("SAT-1", 1)
+    assert held(homestead.export("svalbard")) == [1, 2, 3, 4]
+
+
+def test_what_a_station_says_was_heard_keeps_its_contacts_in_a_row_and_a_new_directory_goes_on_there(homestead):
+    homestead.depot.journal.raise_counter("batch contact SAT-1@2 0", 62)
+    for number in range(63, 68):
+        assert homestead.depot.give_batches("SAT-1", 2, 1, 64 * (number - 3)) == (number,)
+    assert homestead.depot.give_batches("SAT-1", 2, 1, 2**31) == (68,)  # a lie leads no further than what was given
+
+    station = homestead.export("svalbard")
+    use_up(station, 4 * 64)
+    station.depot.note_contact_heard("SAT-1", 1, 4 * 64)
+    homestead.sync(station)
+    homestead.exchange()
+
+    assert homestead.export("svalbard", to="second").depot.contact_heard("SAT-1", 1) == 4 * 64
 
 
 def test_a_station_that_has_used_up_its_keys_says_so_and_what_to_do(homestead):
