@@ -4,13 +4,13 @@ import random
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.durability.parts import Part
 from bench.results import markdown_table
-from tests.power.faults import FaultSweep, Kind, missing
+from tests.power.faults import Fault, FaultSweep, Kind, missing
 from tests.power.images import EXT4, Lab, quick_place
 from tests.power.images import missing as missing_disk
 from tests.power.scenarios import SCENARIOS
@@ -34,9 +34,8 @@ def measure_part(part: Part) -> dict[str, Any]:
     home = Path(tempfile.mkdtemp(prefix="skyload-faults-", dir=quick_place()))
     try:
         sweep = FaultSweep(Lab(kind=EXT4, directory=home / "images", mount_point=home / "mount"), scenario)
-        faults = list(sweep.faults())
         rng = random.Random(f"{_SEED} {scenario.name}")
-        chosen = rng.sample(faults, min(len(faults), max(1, FAULTS // part.every)))
+        chosen = draw(list(sweep.faults()), max(1, FAULTS // part.every), rng)
         tally = sweep.run(chosen)
         sweep.close()
     finally:
@@ -48,6 +47,16 @@ def measure_part(part: Part) -> dict[str, Any]:
         "broken": [str(broken) for broken in tally.broken],
         "took_s": round(time.monotonic() - began, 1),
     }
+
+
+def draw(faults: Sequence[Fault], count: int, rng: random.Random) -> list[Fault]:
+    """Draw so many, an eighth of them of each kind first: of the few short writes there are, none might be drawn."""
+    drawn = []
+    for kind in Kind:
+        of_kind = [fault for fault in faults if fault.kind is kind]
+        drawn += rng.sample(of_kind, min(len(of_kind), count // len(Kind) // 2))
+    others = [fault for fault in faults if fault not in drawn]
+    return drawn + rng.sample(others, min(len(others), count - len(drawn)))
 
 
 def table(found: Mapping[Part, Mapping[str, Any]]) -> str:
