@@ -10,22 +10,19 @@ import yaml
 
 from bench.kills import twin_with_fake_engine
 from demo.rehearsal import SATELLITE, Rehearsal, kill, stop
+from groundsegment.emulator.control import call_control
 from tests.fakes.engine import engine_command
 from tests.fakes.models import make_synthetic_release
 
 pytestmark = pytest.mark.slow
 
-BIG_BYTES, SMALL_BYTES = 4_000_000, 100_000  # at least half a minute and a second on the link
-PATIENCE_S = 120.0
+BIG_BYTES, SMALL_BYTES = 4_000_000, 100_000  # more than two minutes and three seconds on the link while it is slow
+SLOW_BPS, FAST_BPS = 0.25e6, 16e6
+PATIENCE_S = 240.0
 
 
 @pytest.fixture
 def rehearsal(tmp_path):
-    profile = {
-        "description": "10 % loss both ways, 1 Mbit/s",
-        "up": {"rate_bps": 1e6, "loss": 0.1, "delay_s": 0.02, "queue_bytes_max": 200_000},
-        "down": {"loss": 0.1, "delay_s": 0.02},
-    }
     with Rehearsal(
         tmp_path / "run",
         engine_command=engine_command(),
@@ -34,9 +31,14 @@ def rehearsal(tmp_path):
         rehearsal.init_keys()
         rehearsal.provision(make_synthetic_release(tmp_path / "launch", 100_000, 1), "launch")
         rehearsal.start_satellite(wait_for_model=True)
-        path = rehearsal.directory / "profile.yaml"
-        path.write_text(yaml.safe_dump(profile))
-        rehearsal.start_link(str(path), seed=5)
+        for name, rate_bps in (("profile", SLOW_BPS), ("fast", FAST_BPS)):
+            profile = {
+                "description": "10 % loss both ways",
+                "up": {"rate_bps": rate_bps, "loss": 0.1, "delay_s": 0.02, "queue_bytes_max": 200_000},
+                "down": {"loss": 0.1, "delay_s": 0.02},
+            }
+            (rehearsal.directory / f"{name}.yaml").write_text(yaml.safe_dump(profile))
+        rehearsal.start_link(str(rehearsal.directory / "profile.yaml"), seed=5)
         yield rehearsal
 
 
@@ -66,8 +68,8 @@ def wait_for(condition, what, uplink):
 
 
 @contextlib.contextmanager
-def an_uplink(rehearsal):
-    profile = str(rehearsal.directory / "profile.yaml")
+def an_uplink(rehearsal, name="profile"):
+    profile = str(rehearsal.directory / f"{name}.yaml")
     command = rehearsal.uplink_command("--profile", profile, "--json", "--quiet")
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
@@ -76,34 +78,32 @@ def an_uplink(rehearsal):
             stop(process)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_an_urgent_update_and_a_question_overtake_a_big_flight_that_then_goes_on(rehearsal, tmp_path):
     big = stage(rehearsal, make_synthetic_release(tmp_path / "big", BIG_BYTES, 2), "big")
     urgent_release = make_synthetic_release(tmp_path / "urgent", SMALL_BYTES, 3)
     with an_uplink(rehearsal) as uplink:
-        wait_for(lambda: update_of(rehearsal, big)["share_on_board"] > 0.15, "the big update does not fly", uplink)
+        wait_for(lambda: update_of(rehearsal, big)["share_on_board"] > 0.05, "the big update does not fly", uplink)
         urgent = stage(rehearsal, urgent_release, "urgent", "--priority", "10", "--beside")
         wait_for(
             lambda: update_of(rehearsal, urgent)["state"] == "confirmed", "the urgent update is not confirmed", uplink
         )
         standing = update_of(rehearsal, big)
-        asked_at = time.monotonic()
         answer = json.loads(
             rehearsal.skyload(
                 "ask", "Who are you?", "--for", SATELLITE, "--link", rehearsal.link_address, "--timeout", "60", "--json"
             )
         )
-        answered_s = time.monotonic() - asked_at
         still_flying = update_of(rehearsal, big)["state"] == "flying"
         kill(uplink)  # the big one goes on after that, too
-    with an_uplink(rehearsal) as uplink:
+    call_control(rehearsal.control, {"op": "profile", "name": str(rehearsal.directory / "fast.yaml")})
+    with an_uplink(rehearsal, "fast") as uplink:
         output, errors = uplink.communicate(timeout=PATIENCE_S)
 
     assert uplink.returncode == 0, errors
     assert standing["state"] == "flying"
-    assert 0.15 < standing["share_on_board"] < 1.0
+    assert 0.05 < standing["share_on_board"] < 1.0
     assert answer["release"] == urgent["release_digest"]
-    assert answered_s < 15.0
     assert still_flying, "the question was not asked in mid-flight"
     assert [entry["state"] for entry in json.loads(output)["updates"]] == ["confirmed"]
     receipts = [
@@ -119,12 +119,12 @@ def test_an_urgent_update_and_a_question_overtake_a_big_flight_that_then_goes_on
     rehearsal.skyloadd("verify", "all", "--config", str(rehearsal.config))
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_an_update_cancelled_in_mid_flight_is_dropped_on_board_and_the_other_one_is_confirmed(rehearsal, tmp_path):
     doomed = stage(rehearsal, make_synthetic_release(tmp_path / "doomed", BIG_BYTES, 4), "doomed")
     other = stage(rehearsal, make_synthetic_release(tmp_path / "other", SMALL_BYTES, 5), "other", "--beside")
     with an_uplink(rehearsal) as uplink:
-        wait_for(lambda: update_of(rehearsal, doomed)["share_on_board"] > 0.1, "the update does not fly", uplink)
+        wait_for(lambda: update_of(rehearsal, doomed)["share_on_board"] > 0.05, "the update does not fly", uplink)
         cancelled = json.loads(
             rehearsal.skyload(
                 *("cancel", doomed["update"][:8], "--for", SATELLITE, "--link", rehearsal.link_address),

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 SKYLOAD = Path(sys.executable).parent / "skyload"
 RELEASE_BYTES = 12_000_000
 LOSSES = {"svalbard": 0.02, "inuvik": 0.10, "awarua": 0.25}
-RATE_BPS = 8e6
+RATE_BPS = 5e6
 # Seconds after link time 0; the last ones never end, so that a slow machine still completes.
 CONTACTS = {
     "svalbard": [(10, 13), (15, None)],
@@ -133,7 +133,7 @@ class Network:
             time.sleep(0.02)
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_three_stations_bring_one_release_without_a_symbol_sent_twice(tmp_path):
     with Network(tmp_path) as network:
         network.prepare()
