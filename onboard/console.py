@@ -58,9 +58,15 @@ def _tell_os_error(error: OSError) -> int:
 def _run(args: argparse.Namespace) -> int:
     from onboard.config import load_config
     from onboard.daemon import log_to_stderr, run_daemon
+    from onboard.read_only import is_read_only
+    from onboard.serve_only import run_serve_only
     from onboard.state import check_kit
 
     config = load_config(args.config)
+    if is_read_only(config.satellite.state_dir):
+        log_to_stderr(is_verbose=args.verbose)
+        run_serve_only(config)
+        return 0
     check_kit(config)
     log_to_stderr(is_verbose=args.verbose)
     run_daemon(config)
@@ -69,22 +75,26 @@ def _run(args: argparse.Namespace) -> int:
 
 def _status(args: argparse.Namespace) -> int:
     from onboard.config import load_config
-    from onboard.control_socket import ask_daemon
+    from onboard.control_socket import ask_here
     from onboard.store.layout import StateLayout
 
     config = load_config(args.config)
-    status = ask_daemon(StateLayout(config.satellite.state_dir).run, {"op": "status"})["status"]
+    status = ask_here(StateLayout(config.satellite.state_dir), {"op": "status"})["status"]
     if args.json:
         _print_json(status)
         return 0
     serving, updates = status["serving"], status["updates"]
     print(f"satellite  {status['satellite']}, boot {status['boot_count']}, up {status['uptime_s']:.0f} s")
+    if status["read_only"]:
+        print("medium     READ-ONLY: what is there serves, and nothing is taken; look at the disk, then restart")
     if serving["digest"]:
         print(f"serving    {serving['name']} {serving['digest'][:16]} at {status['endpoint']}/v1")
     else:
         print("serving    nothing")
     if serving["trouble"]:
         print(f"           no serving process: {serving['trouble']}")
+    if status["read_only"]:
+        return 0
     for number, update in enumerate(updates):
         name = "" if number else "update"
         reason = "" if update["reason"] == "none" else f", {update['reason']}"
@@ -150,11 +160,11 @@ def _releases(args: argparse.Namespace) -> int:
 
 def _revert(args: argparse.Namespace) -> int:
     from onboard.config import load_config
-    from onboard.control_socket import ask_daemon
+    from onboard.control_socket import ask_here
     from onboard.store.layout import StateLayout
 
     config = load_config(args.config)
-    reply = ask_daemon(StateLayout(config.satellite.state_dir).run, {"op": "revert", "digest": args.digest})
+    reply = ask_here(StateLayout(config.satellite.state_dir), {"op": "revert", "digest": args.digest})
     if args.json:
         _print_json({"digest": reply["digest"], "name": reply["name"]})
     else:

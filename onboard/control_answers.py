@@ -107,6 +107,7 @@ class ControlAnswers:
         return {
             "status": {
                 "satellite": self._parts.satellite,
+                "read_only": False,
                 "boot_count": record.boot_count,
                 "uptime_s": round(self._parts.uptime_s(), 3),
                 "accepted": record.accepted,

@@ -23,7 +23,9 @@ from typing import Any
 
 from onboard.errors import BusyError, OnboardError
 from onboard.installer.serving import ServingProblem
+from onboard.read_only import find_run_directory
 from onboard.store import local_key
+from onboard.store.layout import StateLayout
 
 SOCKET_NAME = "daemon.sock"
 _LINE_SIZE_MAX = 1 << 20
@@ -119,6 +121,20 @@ def ask_daemon(run_directory: Path, request: dict[str, Any]) -> dict[str, Any]:
         refused.exit_code = reply.get("exit_code", 1)
         raise refused
     return reply
+
+
+def ask_here(layout: StateLayout, request: dict[str, Any]) -> dict[str, Any]:
+    """Ask the daemon of a state directory, also one whose sockets are elsewhere because it cannot write there.
+
+    Raises as `ask_daemon`.
+    """
+    try:
+        return ask_daemon(layout.run, request)
+    except BusyError:
+        elsewhere = find_run_directory(layout)
+        if elsewhere is None:
+            raise
+        return ask_daemon(elsewhere, request)
 
 
 def _reply(line: bytes) -> dict[str, Any]:

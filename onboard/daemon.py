@@ -31,7 +31,6 @@ from onboard.control_answers import ControlAnswers, Parts
 from onboard.control_socket import ControlSocket
 from onboard.errors import OnboardError, StoreFailedError, UnknownError
 from onboard.file_import import FileImport, find_bundle_fault
-from onboard.inference.confinement.policy import Confinement, Mode
 from onboard.installer.freshness import Nonces
 from onboard.installer.release import ReleaseDirectory
 from onboard.installer.serving import ServingProblem
@@ -44,12 +43,13 @@ from onboard.receiver.shell import Receiver, ReceiverOptions
 from onboard.receiver_ports import Sink, Status
 from onboard.scrub.answering import LinkWatch, read_scrub, scrub_text
 from onboard.scrub.shell import Scrubber, ScrubSurroundings
-from onboard.serving_process import ServingOptions, ServingSupervision
+from onboard.serving_options import serving_options
+from onboard.serving_process import ServingSupervision
 from onboard.spool import Spool
 from onboard.state import locked_state, open_record, open_root
 from onboard.store.disk import RealDisk
 from onboard.store.layout import StateLayout
-from onboard.store.record import MessageCounters, copy_paths, keep_whole
+from onboard.store.record import MessageCounters, keep_whole
 from onboard.store.slots import Damage
 from onboard.telemetry import Event, Telemetry
 from onboard.withdrawal import StationKeys
@@ -254,34 +254,8 @@ class Daemon:
         }
 
     def _make_serving(self) -> ServingSupervision:
-        host, port = self._config.endpoint_listen
-        engine = self._config.engine
-        options = ServingOptions(
-            listen=f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
-            run_directory=self._layout.run,
-            engine_command=engine.command,
-            num_threads=engine.threads,
-            confinement=self._engine_confinement(),
-            weights_period_s=self._config.scrub.period_s,
-        )
+        options = serving_options(self._config, self._layout, run_directory=self._layout.run)
         return ServingSupervision(options, self.telemetry, wanted=self._wanted_release)
-
-    def _engine_confinement(self) -> Confinement:
-        """An engine sees none of our keys, and writes neither releases nor what we remember."""
-        engine, trust, layout = self._config.engine, self._config.trust, self._layout
-        keys = (trust.release_key_file, trust.identity_key_file, self._config.link.link_key_file)
-        guarded = (layout.state_dir, layout.releases, *copy_paths(layout.record))
-        return Confinement(
-            readable=engine.readable,
-            writable=(),
-            devices=("/dev/null", *engine.devices),
-            secret=tuple(str(path) for path in keys if path is not None),
-            guarded=tuple(str(path) for path in guarded),
-            memory_bytes_max=engine.memory_bytes_max,
-            user=engine.user,
-            allows_network=engine.network,
-            mode=Mode(engine.confinement),
-        )
 
     def _make_receiver(self, link_key: bytes | None) -> Receiver:
         link, limits = self._config.link, self._config.limits

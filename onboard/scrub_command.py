@@ -3,7 +3,7 @@
 from typing import Any
 
 from onboard.config import Config
-from onboard.control_socket import ask_daemon
+from onboard.control_socket import ask_here
 from onboard.errors import BusyError, StoreError
 from onboard.installer.release import ReleaseDirectory
 from onboard.scrub.answering import outcome_fields
@@ -25,7 +25,7 @@ def scrub_on_board(config: Config, prefix: str | None) -> list[dict[str, Any]]:
     """
     try:
         request = {"op": "scrub", "digest": prefix, "now": True}
-        releases: list[dict[str, Any]] = ask_daemon(layout_of(config).run, request)["releases"]
+        releases: list[dict[str, Any]] = ask_here(layout_of(config), request)["releases"]
     except BusyError:
         with locked_state(config) as layout:  # raises BusyError again if one runs that does not answer
             return _scrub(layout, prefix)

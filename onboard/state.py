@@ -16,6 +16,7 @@ from onboard.errors import BusyError, ConfigError, StoreFailedError, UnknownErro
 from onboard.installer.housekeeping import point_current
 from onboard.installer.release import ReleaseDirectory, copy_release, delete_tree, list_model_files
 from onboard.model_check import check_model
+from onboard.read_only import reading_disk
 from onboard.store.ballast import Ballast
 from onboard.store.disk import RealDisk
 from onboard.store.layout import StateLayout, make_state_directories
@@ -82,7 +83,7 @@ def read_record(config: Config) -> tuple[StateLayout, OnboardRecord]:
         StoreError: it is damaged.
     """
     layout = layout_of(config)
-    record = RecordStore(layout.record).load()
+    record = RecordStore(layout.record, reading_disk(layout.state_dir)).load()
     if record is None and _was_used(layout):
         raise _record_is_gone(layout)
     if record is None:

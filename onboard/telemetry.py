@@ -94,6 +94,13 @@ RECORD_COPY_FAILED = Event(
     down=True,
 )
 
+MEDIUM_READ_ONLY = Event(
+    id=16,
+    name="medium_read_only",
+    severity=_HI,
+    text="the state directory takes no writes: what is there serves, and nothing is taken until a later start",
+)
+
 OBJECT_POISONED = Event(
     id=11,
     name="object_poisoned",
