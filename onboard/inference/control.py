@@ -16,18 +16,18 @@ import itertools
 import json
 import os
 import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from onboard.inference.children import Child, start_child
-from onboard.inference.confinement.policy import BEST_EFFORT, Confinement
+from onboard.inference.confinement.policy import BEST_EFFORT, Confinement, program
 from onboard.inference.engine import MAX_LINE_BYTES
 from onboard.inference.errors import ServingError
 from onboard.store import local_key
 
+SERVING_COMMAND = program("onboard.inference.serving")
 _SERVING_PROCESS_OOM_SCORE = 300
 _MAX_EVENTS = 256
 _REPLY_SLACK_S = 10.0
@@ -370,7 +370,7 @@ class ServingProcess:
         if len(os.fsencode(control_path)) > _MAX_SOCKET_PATH_BYTES:
             reason = f"a Unix socket's path has at most {_MAX_SOCKET_PATH_BYTES} bytes: {control_path}"
             raise ServingError(reason, kind="control")
-        argv = [sys.executable, "-m", "onboard.inference.serving", "--listen", listen]
+        argv = [*SERVING_COMMAND, "--listen", listen]
         argv += ["--control", str(control_path), "--run-dir", str(run_directory), "--threads", str(num_threads)]
         argv += ["--engine-command", shlex.join(engine_command), "--confinement", confinement.to_json(), *options]
         child = await start_child(

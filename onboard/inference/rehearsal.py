@@ -7,7 +7,6 @@ canary must see there.
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,14 +15,14 @@ from typing import Any
 
 from onboard.inference.answers import greedy_answer
 from onboard.inference.children import start_child
-from onboard.inference.confinement.policy import BEST_EFFORT
+from onboard.inference.confinement.policy import BEST_EFFORT, program
 from onboard.inference.control import Answer
 from onboard.inference.engine import Prompt, RequestError
 from onboard.inference.errors import ServingError
 from onboard.inference.workers import DEFAULT_ENGINE_COMMAND, TRIAL_OOM_SCORE, EngineWorker, WorkerSpec
 from onboard.store.bases import base_directory_of
 
-JUDGE_COMMAND = (sys.executable, "-m", "onboard.inference.judge")
+JUDGE_COMMAND = program("onboard.inference.judge")
 
 
 async def answer_prompts(

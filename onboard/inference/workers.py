@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from onboard.inference.children import Child, rss_bytes, start_child
-from onboard.inference.confinement.policy import Confinement, Mode
+from onboard.inference.confinement.policy import Confinement, Mode, program
 from onboard.inference.confinement.quarters import Quarters, Report, open_socket_to
 from onboard.inference.engine import (
     MAX_LINE_BYTES,
@@ -36,7 +35,7 @@ from onboard.store.bases import base_directory_of
 
 _Connection: TypeAlias = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 _Greeting: TypeAlias = tuple[asyncio.StreamReader, asyncio.StreamWriter, Ready]
-DEFAULT_ENGINE_COMMAND = (sys.executable, "-m", "onboard.inference.worker")
+DEFAULT_ENGINE_COMMAND = program("onboard.inference.worker")
 TRIAL_OOM_SCORE = 900
 SERVING_OOM_SCORE = 500
 UNCONFINED = Confinement(readable=(), writable=(), mode=Mode.OFF)

@@ -93,6 +93,14 @@ BEST_EFFORT = Confinement(readable=(), writable=())
 """For an engine of which nothing is known; its paths and its memory are filled in when it starts."""
 
 
+def program(module: str) -> tuple[str, ...]:
+    """Return the command of a program of ours.
+
+    It imports nothing from where it was started (`-P`): what lies there, our keys perhaps, an engine could read.
+    """
+    return (sys.executable, "-P", "-m", module)
+
+
 def system_paths() -> tuple[str, ...]:
     """What any engine reads to run: the system's libraries, this Python and its packages."""
     python = {sys.prefix, sys.base_prefix, sys.exec_prefix, sysconfig.get_path("stdlib"), sysconfig.get_path("purelib")}

@@ -8,13 +8,12 @@ import json
 import os
 import pwd
 import shutil
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from onboard.inference.confinement.policy import Confinement, Mode, memory_for, system_paths
+from onboard.inference.confinement.policy import Confinement, Mode, memory_for, program, system_paths
 
 _NUMBERS = itertools.count(1)
 _PREFIX, _OUTSIDE = "engine-", "skyload-engine-"
@@ -89,8 +88,8 @@ class Quarters:
             writable=(*template.writable, str(self.path)),
             memory_bytes_max=template.memory_bytes_max or memory_for(sum(map(_size_bytes, reads))),
         )
-        enforce = [sys.executable, "-m", "onboard.inference.confinement.enforce", policy.to_json()]
-        return [*enforce, str(self._report_path), "--", *engine]
+        enforce = program("onboard.inference.confinement.enforce")
+        return [*enforce, policy.to_json(), str(self._report_path), "--", *engine]
 
     def environment(self) -> dict[str, str]:
         """Return all variables that the engine gets: what it needs, and no secrets of ours."""

@@ -17,6 +17,9 @@ from onboard.inference.confinement import landlock
 from onboard.inference.confinement.policy import Confinement, Mode, system_paths
 from onboard.inference.confinement.quarters import Quarters, Report, remove_left_behind
 from onboard.inference.confinement.seccomp import _CHECKS, _MACHINES, Check, Rule, _rule, filter_code
+from onboard.inference.control import SERVING_COMMAND
+from onboard.inference.rehearsal import JUDGE_COMMAND
+from onboard.inference.workers import DEFAULT_ENGINE_COMMAND
 
 needs_landlock = pytest.mark.skipif(landlock.abi() < 6, reason="this kernel's Landlock has not all that is promised")
 # Each is an expression; what it raises is the answer.
@@ -223,6 +226,19 @@ def test_an_engine_of_the_daemons_own_user_is_kept_from(outcomes, name):
 @pytest.mark.parametrize("name", HARMLESS)
 def test_an_engine_may_still(outcomes, name):
     assert outcomes[name] == "worked"
+
+
+@pytest.mark.parametrize("command", [SERVING_COMMAND, DEFAULT_ENGINE_COMMAND, JUDGE_COMMAND, "enforce"])
+def test_where_a_program_was_started_nothing_is_imported_or_readable(place, tmp_path, command):
+    """Python looks there first, and engines may read wherever it looks: the keys of a kit in which the daemon began."""
+    if command == "enforce":
+        command = Quarters.make(place / "run").command(template(place), ["engine"], reads=())
+    flags = command[1 : command.index("-m")]
+    asked = subprocess.run(
+        [command[0], *flags, "-m", "site"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert "sys.path" in asked.stdout
+    assert str(tmp_path) not in asked.stdout
 
 
 def test_clone3_is_unknown_so_that_libraries_fall_back_to_what_can_be_looked_at():
