@@ -50,13 +50,18 @@ class Way:
         check_way(chosen, is_blind=blind)
         return cls(link=chosen, is_sure=yes, timeout_s=timeout)
 
-    def command(
-        self, depot: "Depot", satellite: str, operation: "Operation", args: Mapping[str, Any], *, question: str
-    ) -> dict[str, Any]:
-        """Ask, then carry out both steps; returns what `--json` prints. Ends the command if the answer is no."""
+    def ask(self, question: str) -> None:
+        """Ask, if somebody has to be asked; ends the command if the answer is no."""
         if not self.is_sure and not confirm(question):
             err.print("nothing was sent")
             raise typer.Exit(1)
+
+    def command(
+        self, depot: "Depot", satellite: str, operation: "Operation", args: Mapping[str, Any], *, question: str = ""
+    ) -> dict[str, Any]:
+        """Ask where there is a question, then carry out both steps; returns what `--json` prints."""
+        if question:
+            self.ask(question)
         return command_dangerously(depot, satellite, operation, args, link=self.link, timeout_s=self.timeout_s)
 
 

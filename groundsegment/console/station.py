@@ -95,7 +95,7 @@ def list_stations(
     skyload station list --for SAT-1 --json
     ```
     """
-    from groundsegment.console.station_words import station_json
+    from groundsegment.console.station_words import rotation_words, station_json
     from groundsegment.depot.depot import Depot
 
     with Depot.open(depot) as opened:
@@ -108,6 +108,8 @@ def list_stations(
         heard = f"letter of {row['logbook']['written_utc']}" if row["logbook"] else "nothing brought home yet"
         place = f"  at {row['endpoint']}" if row["endpoint"] else ""
         out.print(f"{row['satellite']}  {row['station']:2}  {row['name']}{place}  {heard}", markup=False)
+        if row["rotation"] is not None:
+            out.print(f"    {rotation_words(row)}", markup=False)
     if not rows:
         err.print("no station but home; `skyload station add NAME --for SATELLITE` adds one", markup=False)
 
@@ -152,6 +154,7 @@ def export(
     skyload station export svalbard --for SAT-1 svalbard-kit
     ```
     """
+    from groundsegment.console.station_words import rotation_words, station_json
     from groundsegment.depot.depot import Depot
     from groundsegment.stations.export import export_station
     from groundsegment.stations.home import exchange
@@ -160,6 +163,9 @@ def export(
     with Depot.open(depot) as opened, opened.lock("stations"):
         identity = export_station(opened, opened.station(satellite, name), directory, utc=now)
         exchange(opened, satellite, utc=now)
+        row = station_json(opened, opened.station(satellite, name))
+    if row["rotation"] is not None:
+        err.print(f"{rotation_words(row)}; then this directory is void, and another is to be exported", markup=False)
     if as_json:
         print_json({"directory": str(directory), "station": identity.id, "instance": identity.instance})
         return

@@ -11,12 +11,15 @@ from groundsegment.planner.contact_plan import PlannedContact
 from groundsegment.planner.quantities import format_utc
 from groundsegment.stations.collecting import last_logbook
 from groundsegment.stations.notes import StationNotes
+from groundsegment.stations.rotation import RotationState, rotation_of
 
 
 def print_station(row: dict[str, Any]) -> None:
     """A station for people."""
     out.print(f"{row['name']}: station {row['station']} of {row['satellite']}, added {row['added_utc']}", markup=False)
     out.print(f"  link {row['endpoint'] or 'not said'}, exported {row['exported_utc'] or 'never'}", markup=False)
+    if row["rotation"] is not None:
+        out.print(f"  {rotation_words(row)}", markup=False)
     if row["contacts"] is None:
         out.print("  no contact plan: the station brings its own", markup=False)
     for contact in (row["contacts"] or [])[:8]:
@@ -35,14 +38,31 @@ def print_station(row: dict[str, Any]) -> None:
         out.print(f"  {claim['update']}: {claim['state']}{reason}, as it says", markup=False)
 
 
+def rotation_words(row: dict[str, Any]) -> str:
+    """Where the rotation of its key stands, and what to do about it."""
+    rotation = row["rotation"]
+    return {
+        RotationState.BEGUN: "its key is being replaced: the same `skyload station rotate` goes on",
+        RotationState.QUEUED: f"its key is being replaced, blind: no answer of {row['satellite']} yet; "
+        "`skyload station rotate --done` where none can come",
+        RotationState.REFUSED: f"its key is as it was: {row['satellite']} refused ({rotation['text']})",
+        RotationState.DONE: "its key was replaced: export it again, or remove it",
+    }[RotationState(rotation["state"])]
+
+
 def station_json(depot: Depot, entry: Station) -> dict[str, Any]:
     """A station as JSON values."""
+    rotation = rotation_of(depot, entry)  # before its logbook is read: an answer may have made that void
     notes, logbook = StationNotes(depot, entry).read(), last_logbook(depot, entry)
     return {
         "satellite": entry.satellite,
         "station": entry.id,
         "name": entry.name,
         "added_utc": _utc(entry.added_utc),
+        "generation": depot.station_generation(entry.satellite, entry.id),
+        "rotation": None
+        if rotation is None
+        else {"generation": rotation.generation, "state": str(rotation.state), "text": rotation.text},
         "endpoint": notes.endpoint,
         "exported_utc": None if notes.exported_utc is None else _utc(notes.exported_utc),
         "contacts": None if notes.contacts is None else [_contact(contact) for contact in notes.contacts],

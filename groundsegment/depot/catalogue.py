@@ -95,7 +95,11 @@ class Catalogue:
 
     def raise_station_generation(self, satellite: str, station: int, generation: int = 0) -> int:
         """A station's key was withdrawn on board: from now on it has that of a generation, the next one if left out."""
-        return self.journal.allocate(_generation_name(satellite, station), above=generation - 1)
+        name = _generation_name(satellite, station)
+        if not generation:
+            return self.journal.allocate(name)
+        self.journal.raise_counter(name, generation)
+        return self.journal.allocated(name)
 
     # Contacts, see `protocol.contacts`
 

@@ -21,6 +21,7 @@ from groundsegment.stations.home import make_orders
 from groundsegment.stations.notes import StationNotes
 from groundsegment.stations.post import sync_directory, write_letter, write_whole
 from groundsegment.stations.reading import utc_text
+from groundsegment.stations.rotation import end_rotation, rotation_of
 
 
 def export_station(depot: Depot, station: Station, path: Path, *, utc: datetime) -> StationIdentity:
@@ -42,6 +43,7 @@ def export_station(depot: Depot, station: Station, path: Path, *, utc: datetime)
     )
     part = whole.with_name(f".{whole.name}.part")
     shutil.rmtree(part, ignore_errors=True)
+    rotation = rotation_of(depot, station)
     depot.letters_key(station.satellite, station.id)  # without the link key, no batch is used up
     try:
         last = last_logbook(depot, station)
@@ -56,6 +58,8 @@ def export_station(depot: Depot, station: Station, path: Path, *, utc: datetime)
         shutil.rmtree(part, ignore_errors=True)
         raise
     sync_directory(whole.parent)
+    if rotation is not None and not rotation.is_open:
+        end_rotation(depot, station)
     return identity
 
 

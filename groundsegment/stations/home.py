@@ -29,6 +29,7 @@ from groundsegment.stations.orders import (
     Orders,
 )
 from groundsegment.stations.post import letter_path, make_directory, read_letter, write_letter
+from groundsegment.stations.rotation import rotation_of
 from protocol.command import Operation
 
 
@@ -84,8 +85,10 @@ def make_orders(depot: Depot, station: Station, *, utc: datetime) -> Orders:
     notes, satellite = StationNotes(depot, station).read(), station.satellite
     last = last_logbook(depot, station)
     is_current = last is not None and last.instance == notes.instance
+    rotation = rotation_of(depot, station)
     contact = last.contact if last is not None and is_current else 0
-    notes = top_up(depot, station, notes, contact, 0 if last is None else last.heard)
+    if rotation is None or not rotation.is_open:  # else who stole it would be given more
+        notes = top_up(depot, station, notes, contact, 0 if last is None else last.heard)
     flown = [entry for entry in depot.open_updates(satellite) if entry.lanes > station.id][:UPDATES_MAX]
     updates = tuple(_ordered(depot, entry) for entry in flown)
     report = depot.journal.last_report(satellite)
@@ -120,6 +123,7 @@ def make_orders(depot: Depot, station: Station, *, utc: datetime) -> Orders:
 
 def _collect(depot: Depot, station: Station, root: Path, utc: datetime) -> StationExchange:
     try:
+        rotation_of(depot, station)  # the satellite may have said that its key is void
         data = read_letter(letter_path(root, station.satellite, station.name, LetterKind.LOGBOOK))
         collected = None if data is None else collect(depot, station, data, utc=utc)
         return StationExchange(station=station, collected=collected)
