@@ -1,4 +1,8 @@
-"""Names that become file names or travel in manifests: one path component, nothing clever."""
+"""Names that become file names or travel in manifests: one path component, nothing clever.
+
+Names that Windows keeps for devices (`aux`, `con.json`) are let through: no end of ours runs there, and a model may
+have such a file.
+"""
 
 import re
 

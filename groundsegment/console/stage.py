@@ -323,6 +323,7 @@ def stage(
             fitter = Fitting(opened, satellite, model, base, fitting)
             options = replace(options, payload_bytes_max=fitter.payload_bytes_max)
             model = fitter.release()
+            stack.enter_context(fitter.explaining())
         if executor is not None:
             from groundsegment.packer.cluster import cluster_workers
 

@@ -5,6 +5,8 @@ anything is signed; what does not fit is made again, tighter.
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
@@ -117,6 +119,18 @@ class Fitting:
             markup=False,
         )
         return self._out
+
+    @contextmanager
+    def explaining(self) -> Iterator[None]:
+        """Say of a release that came out as its base that there was no room for a change."""
+        from groundsegment.errors import InputError
+        from groundsegment.staging.checks import SameAsBaseError
+
+        try:
+            yield
+        except SameAsBaseError:
+            problem = f"nothing fits into {self._fit.wanted}: without room for a single change it is the base itself"
+            raise InputError(problem, hint=_MORE_ROOM) from None
 
     def tighter(self, payload_bytes: int) -> Path:
         """Make it again, after so many bytes were packed and do not fit; return the release's directory.

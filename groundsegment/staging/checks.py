@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 from groundsegment.depot.depot import Depot
 from groundsegment.depot.records import FlightState, Satellite, Update
@@ -10,6 +11,7 @@ from groundsegment.packer.estimating import OnProgress, estimate
 from groundsegment.packer.packing import Packed
 from groundsegment.packer.plan import PackPlan
 from groundsegment.packer.tensors.parts import PartKind
+from groundsegment.requantize.report import REPORT_NAME
 from groundsegment.signer.key_store import KeyStore
 from groundsegment.staging.base import ChosenBase, HashedRelease, candidates
 from groundsegment.staging.records import Prepared, StageOptions
@@ -25,6 +27,17 @@ _SLACK_BYTES = 64 * MIB  # database, metadata, file system
 _PREFLIGHT_SAMPLES = 24
 _LIKE_BASE_MIN = 0.1
 _BUNDLES_SAFE = BUNDLES_MAX * 3 // 4
+
+
+class SameAsBaseError(InputError):
+    """There is nothing to send.
+
+    Args:
+        path: of the release.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"{path}: the same release as its base, nothing to do", hint="give another --base")
 
 
 class TooLargeError(InputError):
@@ -103,7 +116,8 @@ def _is_whole(depot: Depot, update: Update) -> bool:
 
 def warnings_of(depot: Depot, satellite: str, release: HashedRelease, base: ChosenBase) -> tuple[str, ...]:
     """What the operator may not expect of a release and its base."""
-    warnings = [f"{file.name} does not fly: {file.reason}" for file in release.source.skipped]
+    skipped = [file for file in release.source.skipped if file.name != REPORT_NAME]  # that is of our own making
+    warnings = [f"{file.name} does not fly: {file.reason}" for file in skipped]
     received = depot.journal.last_report(satellite)
     if received is None:
         return tuple(warnings)

@@ -22,6 +22,7 @@ from groundsegment.signer.signing import check_signers, expiry, sign_update
 from groundsegment.staging.adapters import choose_adapter, prune_adapters
 from groundsegment.staging.base import ChosenBase, hash_release
 from groundsegment.staging.checks import (
+    SameAsBaseError,
     accepted_by,
     check_fits,
     check_room,
@@ -86,7 +87,7 @@ def prepare(depot: Depot, path: Path, options: StageOptions, on_progress: OnProg
     base = choice.base
     counter.finish()
     if base.release is not None and base.release.digest == release.digest:
-        raise InputError(f"{path}: the same release as its base, nothing to do", hint="give another --base")
+        raise SameAsBaseError(path)
     return Prepared(
         satellite=satellite,
         name=options.name or release.source.release_name,

@@ -319,11 +319,13 @@ def test_warnings_say_what_the_last_report_makes_doubtful(ground):
             )
         )
     (ground / "v2" / "README.md").write_text("hello")
+    (ground / "v2" / "requantize.json").write_text("{}")  # of our own making: nothing to warn of
     code, _, err = run("v2", "--base", "v1", "--dry-run")
     assert code == 0
     assert "0 MiB free" in err
     assert "is the base on board?" in err
     assert "README.md does not fly" in err
+    assert "requantize.json" not in err
 
 
 def test_an_update_that_overtakes_an_older_one_says_what_becomes_of_that(ground):

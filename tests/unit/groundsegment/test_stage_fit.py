@@ -103,6 +103,23 @@ def test_a_dry_run_says_that_it_does_not_fit_and_does_not_try_again(ground, monk
     assert len(asked) == 1
 
 
+@pytest.mark.parametrize("words", [(), ("--dry-run",)])
+def test_what_comes_out_as_its_base_has_no_room_for_a_change(ground, monkeypatch, words):
+    whole = noisy_fit([], spent=lambda _: 0)
+
+    def nothing_changed(model, base, out, budget_bytes, **options):
+        report = whole(model, base, out, budget_bytes, **options)
+        shutil.copytree(base, out, dirs_exist_ok=True)
+        return report
+
+    monkeypatch.setattr(requantize_module, "fit", nothing_changed)
+    exit_code, _, told = run("v2", *FIT, "--fit", "5kB", *words)
+
+    assert exit_code == 3
+    assert "nothing fits into 5kB: without room for a single change it is the base itself" in " ".join(told.split())
+    assert "give more passes" in told
+
+
 @pytest.mark.parametrize(
     ("spent", "num_tries"),
     [(lambda _: 80_000, 1), pytest.param(lambda budget: 26_500 + budget // 10, 3, marks=pytest.mark.slow)],
