@@ -26,7 +26,7 @@ from demo.ports import free_port
 
 SATELLITE = "SAT-1"
 _BIN = Path(sys.executable).parent
-_STOP_S = 20.0
+_STOP_S = 60.0
 _PR_SET_PDEATHSIG = 1
 
 
@@ -144,7 +144,7 @@ class Rehearsal:
 
     # --- processes
 
-    def start_satellite(self, *, wait_for_model: bool = False, timeout_s: float = 120.0) -> None:
+    def start_satellite(self, *, wait_for_model: bool = False, timeout_s: float = 240.0) -> None:
         """Start the daemon; wait until its endpoint answers, or until a model serves."""
         self.satellite = self._start("satellite", [str(_BIN / "skyloadd"), "run", "--config", str(self.config)])
         deadline = time.monotonic() + timeout_s
@@ -167,7 +167,7 @@ class Rehearsal:
         if epoch is not None:
             arguments += ["--epoch", str(epoch)]
         self.link = self._start("link", [str(_BIN / "skyload"), *arguments])
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while not self.control.exists():
             if self.link.poll() is not None or time.monotonic() > deadline:
                 raise RehearsalError(f"the link emulator did not start: see {self.log('link')}")
@@ -215,7 +215,7 @@ class Rehearsal:
     def health(self) -> int | None:
         """HTTP status of the endpoint's /health; None while nothing listens."""
         try:
-            with urllib.request.urlopen(f"{self.endpoint}/health", timeout=5) as reply:
+            with urllib.request.urlopen(f"{self.endpoint}/health", timeout=30) as reply:
                 return int(reply.status)
         except urllib.error.HTTPError as error:
             return error.code

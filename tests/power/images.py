@@ -128,7 +128,7 @@ class Lab:
 
     def _unmount(self) -> None:
         """Processes that were killed with the power may take a moment to let go."""
-        for _ in range(250):
+        for _ in range(3000):
             done = subprocess.run(["umount", str(self.mount_point)], check=False, capture_output=True, text=True)
             if done.returncode == 0:
                 return

@@ -45,7 +45,7 @@ def test_whatever_a_disk_kept_of_what_was_not_flushed_nothing_is_broken(replay_o
 
 
 @pytest.mark.power
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", ["a release's file is not synced", "the trust record is not synced"])
 def test_replaying_sees_a_mistake(replay_of, name):
     mistake = next(mistake for mistake in MISTAKES if mistake.name == name)

@@ -42,7 +42,7 @@ def test_a_power_cut_leaves_a_satellite_that_serves_and_goes_on(lab_of, scenario
     assert tally.cuts >= CUTS
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.name)
 def test_the_sweep_sees_a_mistake(lab_of, mistake):
     lab = lab_of(EXT4)

@@ -271,18 +271,28 @@ def test_an_update_that_waits_for_room_can_be_cancelled(board, ground):
 
 
 def test_while_one_is_tried_another_takes_metadata_and_bundles_and_is_tried_next(tmp_path, ground):
-    board = Board(tmp_path, ground, probation_s=0.2)
+    board = Board(tmp_path, ground)
     board.provision(OLD)
     first, second = urgent_update(ground, NEW), urgent_update(ground)
 
     async def run():
         async with board.life() as installer:
+            load, gate, asked = board.serving.load, asyncio.Event(), []
+
+            async def load_slowly(digest, **options):
+                asked.append(digest)
+                await gate.wait()
+                await load(digest, **options)
+
+            board.serving.load = load_slowly
             await board.deliver(first)
-            await board.until(lambda: board.serving.release == first.digest)
+            await board.until(lambda: asked == [first.digest])
             await board.deliver(second)
             await board.until(lambda: state(board, second) is UpdateState.VERIFIED)
+            await asyncio.sleep(0.01)
             assert state(board, first) is UpdateState.TRIAL
-            assert second.digest not in board.serving.loaded
+            assert asked == [first.digest]
+            gate.set()
             await board.until_ended(installer)
 
     asyncio.run(run())
