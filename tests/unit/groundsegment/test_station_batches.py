@@ -108,13 +108,18 @@ def test_what_a_station_says_was_heard_keeps_its_contacts_in_a_row_and_a_new_dir
         assert homestead.depot.give_batches("SAT-1", 2, 1, 64 * (number - 3)) == (number,)
     assert homestead.depot.give_batches("SAT-1", 2, 1, 2**31) == (68,)  # a lie leads no further than what was given
 
+    homestead.depot.journal.raise_counter("batch contact SAT-1@1 0", 62)
     station = homestead.export("svalbard")
-    use_up(station, 4 * 64)
-    station.depot.note_contact_heard("SAT-1", 1, 4 * 64)
+    use_up(station, 66 * 64)
+    station.depot.note_contact_heard("SAT-1", 1, 66 * 64)
     homestead.sync(station)
     homestead.exchange()
+    homestead.sync(station)
+    assert held(station) == [66, 67, 68, 69]
 
-    assert homestead.export("svalbard", to="second").depot.contact_heard("SAT-1", 1) == 4 * 64
+    second = homestead.export("svalbard", to="second")
+    assert held(second) == [70, 71, 72, 73]
+    assert second.depot.contact_heard("SAT-1", 1) == 66 * 64
 
 
 def test_a_station_that_has_used_up_its_keys_says_so_and_what_to_do(homestead):
