@@ -316,18 +316,26 @@ def test_an_update_that_needs_more_memory_than_there_is_is_rejected(board, groun
 
 
 def test_metadata_that_comes_during_a_trial_waits_for_its_end(tmp_path, ground):
-    board = Board(tmp_path, ground, probation_s=0.2)
+    board = Board(tmp_path, ground)
     board.provision(OLD)
     first = ground.make_update(NEW, base=OLD, canary=canary_for(NEW))
     second = ground.make_update({**NEW, "config.json": b"{}"}, base=NEW)
 
     async def run():
         async with board.life() as installer:
+            load, gate = board.serving.load, asyncio.Event()
+
+            async def load_slowly(digest, **options):
+                await gate.wait()
+                await load(digest, **options)
+
+            board.serving.load = load_slowly
             await board.deliver(first)
             while installer.status().first.state is not UpdateState.TRIAL:
                 await asyncio.sleep(0.001)
             offers = board.offers
             assert await board.hand_over(second.metadata, ObjectKind.METADATA) is Fate.KEPT
+            gate.set()
             while board.offers == offers:
                 await asyncio.sleep(0.001)
             assert board.record.current == first.digest
