@@ -45,7 +45,7 @@ def _report_text(report: Mapping[str, Any] | None) -> str:
     station = f" by {report['station'].removeprefix('by ')}" if report["station"] else ""  # or by hand
     serving = " ".join(filter(None, (report["serving_name"], report["serving"][:16]))) or "nothing"
     updates = "; ".join(
-        f"update {entry['update']}: {entry['state']}"
+        f"{_update_name(entry['update'])}: {entry['state']}"
         + (f" ({entry['reason']})" if entry["reason"] else "")
         + (", by its receipt" if entry["said_by"] == "receipt" else "")
         for entry in report["updates"]
@@ -56,6 +56,11 @@ def _report_text(report: Mapping[str, Any] | None) -> str:
         f"  root {report['root_version']}, boots {report['boot_count']}, {report['free_mib']} MiB free, "
         f"frames {report['frames_received']} received, {report['frames_rejected']} rejected"
     )
+
+
+def _update_name(handle: str) -> str:
+    """The zero handle stands for whatever may come: a medium that takes no writes says so of it."""
+    return f"update {handle}" if int(handle, 16) else "every update"
 
 
 def _damage_text(damage: Mapping[str, Any]) -> str:

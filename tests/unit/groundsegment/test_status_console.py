@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from groundsegment.console.main import app
 from groundsegment.depot.records import FlightState, ReceivedMessage, ReceivedReport
 from groundsegment.uplink.flight.outcome import settle_by_report
-from protocol.report import Reason, Report, UpdateState, UpdateStatus
+from protocol.report import NO_HANDLE, Reason, Report, UpdateState, UpdateStatus
 from tests.fakes.depots import NOW, make_depot, stage_bytes
 
 OLD, NEW = b"\x0a" * 32, b"\x0b" * 32
@@ -78,6 +78,17 @@ def test_what_a_report_says_of_an_update_that_has_ended_needs_no_receipt(depot):
     hear(depot, report_of(staged, UpdateState.CANCELLED))
     say(depot, "receipt", {"state": "rejected", "reason": "canary_failed"}, re=staged.update.handle)
     assert ": CANCELLED root" in status(depot)[1]
+
+
+def test_a_satellite_that_takes_nothing_says_so_of_every_update(depot):
+    staged = stage_bytes(depot, [20_000])
+    blocked = [
+        UpdateStatus(handle=handle, state=UpdateState.BLOCKED, reason=Reason.DISK_FAILED)
+        for handle in (staged.update.handle, NO_HANDLE)
+    ]
+    hear(depot, Report(updates=tuple(blocked), serving=OLD[:6], root_version=1))
+    text = status(depot)[1]
+    assert f"; update {staged.update.handle.hex()}: BLOCKED (DISK_FAILED); every update: BLOCKED (DISK_FAILED)" in text
 
 
 def test_a_root_that_the_satellite_says_it_trusts_is_the_one_that_is_shown(depot):
