@@ -41,7 +41,7 @@ class CommandState(StrEnum):
 
     QUEUED = "queued"  # any uplink that flies this satellite sends it
     IN_HAND = "in hand"  # whoever signed it sends it, and waits for the answer
-    DONE = "done"  # the satellite has it, or answered it
+    DONE = "done"  # the satellite signed a word about it
     DROPPED = "dropped"  # nobody waits for it any more
 
 

@@ -177,7 +177,7 @@ class UplinkShell:
         return not self._stop.is_set() and self._wall.unix_s() < self._plan.until_s and self._has_work()
 
     def _has_work(self) -> bool:
-        return self._flights.has_work or not self._commands.is_empty
+        return self._flights.has_work or self._commands.has_work(self._loop.time())
 
     def _is_over(self, contact: PlannedContact) -> bool:
         return self._wall.unix_s() >= contact.end_s - contact.guard_s

@@ -3,9 +3,9 @@
 `shell` drives it. A command waits until the satellite has signed a word about it: an answer, or an event. It may cross
 the link any number of times, for a satellite obeys a counter once. It has right of way: a frame or two are never felt.
 
-A report that says that it has arrived only makes it rare, and lets an uplink end: whoever has the keys of a contact can
-forge a report, and would void a command, or the root that replaces a stolen key. A word may be lost, in a power cut on
-board: what a report knows of is given up when it is a week old.
+A report that says that it has arrived only makes it rare, and lets an uplink end a little later: whoever has the keys
+of a contact can forge a report, and would void a command, or the root that replaces a stolen key. A word may be lost, in
+a power cut on board: what a report knows of is given up when it is a week old.
 """
 
 from collections.abc import Callable
@@ -19,6 +19,7 @@ from protocol.report import Report
 
 RETRY_S = 1.0
 AGAIN_S = 60.0  # what is said to have arrived
+WORD_S = 5.0  # it takes a satellite that obeys a second or two to say so
 GIVEN_UP = timedelta(days=7)  # after it was signed
 
 
@@ -35,19 +36,19 @@ class CommandFlight:
         self._depot, self._satellite, self._utc = depot, satellite, utc or _utc
         self._outbox = Outbox(retry_s=RETRY_S)
         self._waiting: dict[bytes, QueuedCommand] = {}
-        self._again_s: dict[bytes, float] = {}  # what is said to have arrived
+        self._arrived_s: dict[bytes, float] = {}  # as is said: since when
+        self._again_s: dict[bytes, float] = {}  # and when it is sent again
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing waits to arrive."""
-        return self._waiting.keys() <= self._again_s.keys()
+    def has_work(self, now: float) -> bool:
+        """Whether something waits to arrive, or arrived so lately that its word is on its way."""
+        return any(now < self._arrived_s.get(handle, now) + WORD_S for handle in self._waiting)
 
     def look(self, now: float) -> None:
         """See what was queued, or taken back, meanwhile."""
         queued = {entry.handle: entry for entry in self._depot.journal.commands(self._satellite, CommandState.QUEUED)}
         for handle in self._waiting.keys() - queued.keys():
             self._outbox.drop(handle)
-            self._again_s.pop(handle, None)
+            self._forget(handle)
         for handle in queued.keys() - self._waiting.keys():
             self._outbox.put(queued[handle].data, now)
         self._waiting = queued
@@ -63,6 +64,7 @@ class CommandFlight:
                 self._done(handle)
             elif handle in self._outbox:
                 self._outbox.acknowledge(handle)
+                self._arrived_s.setdefault(handle, now)
                 self._again_s[handle] = now + AGAIN_S
 
     def answered(self, handle: bytes) -> None:
@@ -81,6 +83,10 @@ class CommandFlight:
         self._depot.journal.set_command_state(handle, CommandState.DONE)
         self._outbox.acknowledge(handle)
         self._waiting.pop(handle, None)
+        self._forget(handle)
+
+    def _forget(self, handle: bytes) -> None:
+        self._arrived_s.pop(handle, None)
         self._again_s.pop(handle, None)
 
 

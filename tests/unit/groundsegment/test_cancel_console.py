@@ -5,7 +5,7 @@ import pytest
 from groundsegment.depot.records import CommandState, FlightState
 from groundsegment.signer.key_store import KeyStore
 from groundsegment.signer.signing import create_trust
-from groundsegment.uplink.flight.command_flight import AGAIN_S, GIVEN_UP, CommandFlight
+from groundsegment.uplink.flight.command_flight import AGAIN_S, GIVEN_UP, WORD_S, CommandFlight
 from groundsegment.uplink.flight.update_flight import CANCELLED_HERE
 from protocol.command import Command, Operation
 from protocol.message import MessageKind
@@ -126,7 +126,7 @@ def test_a_queued_command_is_sent_until_the_satellite_signed_a_word_about_it(dep
     staged = a_flying_update(depot)
     flight = CommandFlight(depot, "SAT-1")
     flight.look(0.0)
-    assert flight.is_empty
+    assert not flight.has_work(0.0)
     cancel(depot, staged.update.handle, "--yes")
     (queued,) = depot.journal.commands("SAT-1")
 
@@ -136,11 +136,11 @@ def test_a_queued_command_is_sent_until_the_satellite_signed_a_word_about_it(dep
     flight.begin_contact(1.2)
     assert flight.frames_to_send(1.2)
     flight.answered(object_handle(b"x"))
-    assert not flight.is_empty
+    assert flight.has_work(1e9)
     flight.answered(queued.handle)
     flight.look(2.0)
 
-    assert flight.is_empty
+    assert not flight.has_work(2.0)
     assert not flight.frames_to_send(1e9)
     assert depot.journal.commands("SAT-1")[0].state is CommandState.DONE
 
@@ -153,11 +153,12 @@ def test_a_false_report_makes_no_command_void(depot):
     assert flight.frames_to_send(0.0)
     (queued,) = depot.journal.commands("SAT-1")
     flight.heard(Report(complete=(object_handle(b"x"),)), 0.0)
-    assert not flight.is_empty
+    assert flight.has_work(1e9)
 
     flight.heard(Report(complete=(queued.handle,)), 0.0)
     flight.look(0.5)
-    assert flight.is_empty  # an uplink may end
+    assert flight.has_work(WORD_S - 0.1)  # its word may be on its way
+    assert not flight.has_work(WORD_S)  # an uplink may end
     assert not flight.frames_to_send(AGAIN_S - 1)
     for again in range(1, 4):  # and if it was a lie, once a minute is enough to arrive
         assert flight.frames_to_send(again * AGAIN_S)
@@ -188,7 +189,7 @@ def test_a_command_that_another_process_brought_home_is_dropped(depot):
     depot.journal.set_command_state(depot.journal.commands("SAT-1")[0].handle, CommandState.DONE)
     flight.look(1.0)
 
-    assert flight.is_empty
+    assert not flight.has_work(1.0)
     assert not flight.frames_to_send(1e9)
 
 
