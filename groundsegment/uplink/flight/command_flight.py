@@ -4,7 +4,7 @@
 the link any number of times, for a satellite obeys a counter once. It has right of way: a frame or two are never felt.
 
 A report that says that it has arrived only makes it rare, and lets an uplink end a little later: whoever has the keys
-of a contact can forge a report, and would void a command, or the root that replaces a stolen key. A word may be lost, in
+of a contact can forge one, and would void a command, or the root that replaces a stolen key. A word may be lost, in
 a power cut on board: what a report knows of is given up when it is a week old.
 """
 
