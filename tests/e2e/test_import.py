@@ -58,6 +58,7 @@ def until_state(satellite, state, timeout_s=60.0):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_an_update_carried_by_hand_is_confirmed_without_any_link(satellite, tmp_path):
     satellite.provision(OLD)
     update = satellite.ground.make_update(NEW, base=OLD)

@@ -102,6 +102,7 @@ def test_a_budget_is_met(shelf, tmp_path, base, budget_bytes):
     assert 0 < report.chosen.delta_bytes <= budget_bytes
 
 
+@pytest.mark.slow
 def test_knowing_the_old_model_takes_descent_farther_for_the_same_bytes(shelf, tmp_path, monkeypatch):
     monkeypatch.setattr(walking_module, "_THINNED_MAX", {8: 0.0, 4: 0.0})  # thinned moves are true without it
     gone = []
@@ -165,6 +166,7 @@ def held_out_text(shelf: Path, work: Workpiece, scratch: Path):
     return held_out, work.show_new().log_probabilities(held_out, scratch / "teacher")
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_and_ends_the_same(shelf, tmp_path, monkeypatch):
     run(shelf, tmp_path / "whole", Goal(price=1e-5))
     original = job_module.Job._kept_step
@@ -213,6 +215,7 @@ def test_fit_is_what_staging_calls_and_calls_again(shelf, tmp_path, monkeypatch)
         fitted(700)
 
 
+@pytest.mark.slow
 def test_a_loss_that_cannot_be_had_is_said_with_figures(shelf, tmp_path, monkeypatch):
     measure = Workpiece.measure
 
