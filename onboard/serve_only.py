@@ -14,7 +14,6 @@ writes. Sockets and logs are in memory (`read_only`).
 import asyncio
 import contextlib
 import dataclasses
-import fcntl
 import os
 import secrets
 import signal
@@ -25,18 +24,18 @@ from typing import Any
 from onboard import telemetry as events
 from onboard.config import Config, read_link_key
 from onboard.control_socket import ControlSocket, Operation
-from onboard.errors import BusyError, StoreFailedError
+from onboard.errors import StoreFailedError
 from onboard.inference.control import ServingStatus
 from onboard.installer.serving import ServingProblem
 from onboard.installer.trial import Candidate
 from onboard.read_only import make_run_directory
 from onboard.receiver.beacon import Beacon
 from onboard.receiver.reporting import ReportOptions
+from onboard.receiver.station_contacts import go_on_with_contacts
 from onboard.receiver.status import ReportStatus
 from onboard.serving_options import serving_options
 from onboard.serving_process import ServingSupervision
-from onboard.state import read_record
-from onboard.store.contact_file import read_contacts
+from onboard.state import read_record, take_lock
 from onboard.store.layout import StateLayout
 from onboard.store.record import OnboardRecord
 from onboard.telemetry import Telemetry
@@ -157,9 +156,7 @@ class ServeOnly:
             for station, generation in enumerate(self._record.stations):
                 if generation:
                     codec.set_generation(station, generation)
-            for station, (generation, contact) in enumerate(read_contacts(self._layout.contacts)):
-                if contact and generation == codec.generation(station):
-                    codec.set_contact(station, contact)
+        go_on_with_contacts(self._layout.contacts, up, down)
         options = ReportOptions(
             interval_s=link.report_interval_s, bytes_per_s=link.report_bytes_per_s, is_silent=link.silent
         )
@@ -244,11 +241,7 @@ def _locked(layout: StateLayout) -> Iterator[None]:
         yield
         return
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        take_lock(handle, layout)
         yield
-    except BlockingIOError:
-        raise BusyError(
-            f"{layout.state_dir}: another skyloadd works here", hint="`skyloadd status` shows how it is; stop it first"
-        ) from None
     finally:
         os.close(handle)

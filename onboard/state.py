@@ -274,7 +274,12 @@ def _make_durably(directory: Path) -> None:
         RealDisk().sync_directory(path.parent)
 
 
-def _lock(handle: int, layout: StateLayout) -> None:
+def take_lock(handle: int, layout: StateLayout) -> None:
+    """Lock the open file that whoever works in a state directory holds.
+
+    Raises:
+        BusyError: another process works here.
+    """
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -283,6 +288,10 @@ def _lock(handle: int, layout: StateLayout) -> None:
             f"{layout.state_dir}: another skyloadd (process {pid}) works here",
             hint="`skyloadd status` shows how it is; stop it first, or use another state_dir",
         ) from None
+
+
+def _lock(handle: int, layout: StateLayout) -> None:
+    take_lock(handle, layout)
     with contextlib.suppress(OSError):  # the lock holds without its words, and must on a full disk
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)

@@ -8,6 +8,7 @@ whoever begins with an older number finds the right one again.
 import asyncio
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 
 from onboard.errors import StoreError
 from onboard.receiver.intake import Intake
@@ -21,6 +22,17 @@ from protocol.limits import STATIONS_MAX
 logger = logging.getLogger(__name__)
 
 _PAUSE_S = 1.0  # between a change and writing it down
+
+
+def go_on_with_contacts(path: Path, up: FrameCodec, down: FrameCodec) -> tuple[int, ...]:
+    """Set two codecs to the contacts of the life before, in the generations of today; returns whose are later now."""
+    later = []
+    for station, (generation, contact) in enumerate(read_contacts(path)):
+        if generation == up.generation(station) and contact > up.contact(station):
+            up.set_contact(station, contact)
+            down.set_contact(station, contact)
+            later.append(station)
+    return tuple(later)
 
 
 class StationContacts:
@@ -44,11 +56,8 @@ class StationContacts:
 
     def load(self) -> None:
         """Go on with the contacts of the life before, in the generations of today."""
-        for station, (generation, contact) in enumerate(read_contacts(self._path)):
-            if contact and generation == self._up.generation(station) and contact > self._up.contact(station):
-                self._up.set_contact(station, contact)
-                self._down.set_contact(station, contact)
-                self._intake.forget_station(station)
+        for station in go_on_with_contacts(self._path, self._up, self._down):
+            self._intake.forget_station(station)
 
     def set_generation(self, station: int, generation: int) -> None:
         """Take and send frames of a station under the keys of a generation alone."""

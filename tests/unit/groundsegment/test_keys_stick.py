@@ -1,4 +1,4 @@
-"""A stick from a depot that somebody else has taken: whoever signs a root offline is not shown less than there is."""
+"""Signing a root offline: what people mistake, and a stick from a depot that somebody else has taken."""
 
 import shutil
 
@@ -32,6 +32,39 @@ def stick(place, skyload):
 
 def sign(stick, key, answer=""):
     return CliRunner().invoke(keys.app, ["sign", "--offline", str(stick), "--key", str(key)], input=answer)
+
+
+# -- mistakes of whoever signs
+
+
+def test_a_key_is_looked_at_before_anybody_is_asked(place, skyload, stick):
+    (place / "readme.txt").write_text("no key\n")
+    skyload("make", str(place / "stranger.pem"), "--no-seal", depot=False)
+    for name, words in (
+        ("gone.pem", "is missing"),
+        ("readme.txt", "not a private key"),
+        ("stranger.pem", "neither root"),
+    ):
+        result = sign(stick, place / name)
+        assert result.exit_code == 4
+        assert words in result.output
+        assert "sign this root?" not in result.output
+
+
+def test_where_nobody_is_there_to_confirm_a_signature_the_way_out_is_told(place, stick):
+    result = sign(stick, place / "vault" / "root-1.pem")
+    assert result.exit_code == 3
+    assert "hint: --yes" in result.output
+    assert "signed" in sign(stick, place / "vault" / "root-1.pem", "y\n").stdout
+
+
+def test_a_key_that_others_may_read_is_told_as_that(place, stick):
+    key = place / "vault" / "root-1.pem"
+    key.chmod(0o644)
+    assert "others may read" in sign(stick, key).output
+
+
+# -- a stick that lies
 
 
 def false_stick(place, stick):
