@@ -5,7 +5,7 @@ One msgpack map, at most 64 kB. Its bytes are a TUF target: they are hashed as t
     v          1
     sequence   int          number of this update; a release is never older than the floor it was sent with
     satellites [str]        who may install it
-    release    {name: str, digest: bin32, files: [[name: str, size: int, sha256: bin32], ...]}  rising by name
+    release    {name: str, digest: bin32, files: [[name: str, size: int], ...]}  rising by name
     base       bin32 | nil  digest of the release that segments may refer to; the release's own: a repair, whose
                             segments bring what was lost and refer to the rest
     bundles    [[size: int, sha256: bin32, segments: int], ...]   in order; segment numbers count on through them
@@ -14,10 +14,10 @@ One msgpack map, at most 64 kB. Its bytes are a TUF target: they are hashed as t
     beside     bool         updates accepted before it go on; without it, it ends all of them
     hold       true         only there if its trial is to wait for an `activate` command
     engine     {format: "huggingface" | "gguf", memory_bytes: int}
-    canary     {max_tokens: int, timeout_s: int, agreement_permille: int,
-                prompts: [[text: str, expected: [int]], ...]}
-    adapter    {how: "merge" | "beside", rule: int, files: [[name: str, size: int, sha256: bin32], ...]}
-                            only there if what flies is an adapter of the base, which must be named then
+    canary     map          the trial that decides, see `canary`
+    adapter    {how: "merge" | "beside", rule: int, files: [[name: str, size: int], ...], digest: bin32 | nil}
+                            only there if what flies is an adapter of the base, which must be named then; the digest is
+                            that of a release of those files, if there are any
     quality    {text: bin32, tokens: int, perplexity: int, reference: nil | [perplexity: int, divergence: int]}
                             only there if the twin judged what it had rebuilt; see `quality` for the units
 
@@ -26,29 +26,28 @@ does, and `release.files` are then what the rule makes of it and the base. One t
 release of its own, with a file that names the base (`adapters.base_note`), and `adapter.files` is empty.
 
 The digest of a release is the SHA-256 over its file list in the form `sha256sum` prints it, sorted by name:
-anybody can check it with `sha256sum * | sha256sum`.
+anybody can check it with `sha256sum * | sha256sum`. It is all that says what the files are to be: their own digests do
+not fly, for whoever has the files has those, too.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Self
 
 from protocol.adapters.names import CONFIG_NAME, NOTE_NAME, RULE, WEIGHTS_NAME
+from protocol.canary import Canary
 from protocol.errors import DecodeError
 from protocol.limits import (
     BUNDLES_MAX,
-    CANARY_PROMPTS_MAX,
-    CANARY_TOKENS_MAX,
     FILES_MAX,
     MANIFEST_SIZE_MAX,
     OBJECT_SIZE_MAX,
-    PROMPT_SIZE_MAX,
     SEGMENTS_PER_BUNDLE_MAX,
 )
 from protocol.names import check_name
-from protocol.packing import Fields, pack_map, unpack_map
+from protocol.packing import Fields, pack_map, unpack_map, unpack_row
 from protocol.quality import Quality
 
 VERSION = 1
@@ -59,17 +58,26 @@ _FORMATS = ("huggingface", "gguf")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FileEntry:
-    """One file of a release.
+class SizedFile:
+    """One file of a release that is yet to be made.
 
     Attributes:
         name: one safe path component.
         size_bytes: its size.
-        sha256: digest of its bytes, 32 bytes.
     """
 
     name: str
     size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileEntry(SizedFile):
+    """One file of a release that is there.
+
+    Attributes:
+        sha256: digest of its bytes, 32 bytes.
+    """
+
     sha256: bytes
 
 
@@ -88,36 +96,6 @@ class BundleEntry:
     num_segments: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CanaryPrompt:
-    """One canary prompt and the greedy tokens that the twin answered.
-
-    Attributes:
-        text: sent as one user message.
-        expected: token ids, in order.
-    """
-
-    text: str
-    expected: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Canary:
-    """The signed trial that decides CONFIRMED or REJECTED.
-
-    Attributes:
-        prompts: what is asked; none means that loading is the whole trial.
-        max_tokens: tokens to generate for each prompt.
-        timeout_s: for loading and answering together.
-        agreement_permille: leading tokens that must agree, over all prompts, in thousandths.
-    """
-
-    prompts: tuple[CanaryPrompt, ...] = ()
-    max_tokens: int = 16
-    timeout_s: int = 600
-    agreement_permille: int = 1000
-
-
 class AdapterUse(StrEnum):
     """What becomes of an adapter on board."""
 
@@ -132,10 +110,17 @@ class AdapterEntry:
     Attributes:
         use: what becomes of it.
         files: its files, rising by name, where they are not the release's own.
+        digest: that of a release of `files`; None if there are none.
     """
 
     use: AdapterUse
-    files: tuple[FileEntry, ...] = ()
+    files: tuple[SizedFile, ...] = ()
+    digest: bytes | None = None
+
+    @classmethod
+    def to_merge(cls, files: Sequence[FileEntry]) -> Self:
+        """Return the entry of an adapter with those files that is to be merged into its base."""
+        return cls(use=AdapterUse.MERGE, files=sized(files), digest=release_digest(files))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +131,7 @@ class Manifest:
     satellites: tuple[str, ...]
     release_name: str
     release_digest: bytes
-    files: tuple[FileEntry, ...]
+    files: tuple[SizedFile, ...]
     base: bytes | None
     bundles: tuple[BundleEntry, ...]
     keys: Mapping[str, bytes]
@@ -160,7 +145,7 @@ class Manifest:
     quality: Quality | None = None
 
     @property
-    def carried_files(self) -> tuple[FileEntry, ...]:
+    def carried_files(self) -> tuple[SizedFile, ...]:
         """What the bundles turn into: the release's files, or those of an adapter that is merged."""
         return self.files if self.adapter is None or not self.is_merged else self.adapter.files
 
@@ -207,7 +192,7 @@ class Manifest:
                 "release": {
                     "name": self.release_name,
                     "digest": self.release_digest,
-                    "files": [[entry.name, entry.size_bytes, entry.sha256] for entry in self.files],
+                    "files": _file_rows(self.files),
                 },
                 "base": self.base,
                 "bundles": [[entry.size_bytes, entry.sha256, entry.num_segments] for entry in self.bundles],
@@ -216,12 +201,7 @@ class Manifest:
                 "beside": self.beside,
                 **({"hold": True} if self.hold else {}),
                 "engine": {"format": self.engine_format, "memory_bytes": self.memory_bytes},
-                "canary": {
-                    "max_tokens": self.canary.max_tokens,
-                    "timeout_s": self.canary.timeout_s,
-                    "agreement_permille": self.canary.agreement_permille,
-                    "prompts": [[prompt.text, list(prompt.expected)] for prompt in self.canary.prompts],
-                },
+                "canary": self.canary.as_map(),
                 **({} if self.adapter is None else {"adapter": _adapter_map(self.adapter)}),
                 **({} if self.quality is None else {"quality": self.quality.as_map()}),
             }
@@ -258,7 +238,7 @@ class Manifest:
             hold=fields.boolean("hold") if fields.has("hold") else False,
             engine_format=engine_format,
             memory_bytes=engine.integer("memory_bytes"),
-            canary=_decode_canary(fields.mapping("canary")),
+            canary=Canary.from_map(fields.mapping("canary")),
             adapter=_decode_adapter(fields.mapping("adapter")) if fields.has("adapter") else None,
             quality=Quality.from_map(fields.mapping("quality")) if fields.has("quality") else None,
         )
@@ -271,6 +251,11 @@ class Manifest:
         return manifest
 
 
+def sized(files: Iterable[FileEntry]) -> tuple[SizedFile, ...]:
+    """Return what a manifest says of files."""
+    return tuple(SizedFile(name=entry.name, size_bytes=entry.size_bytes) for entry in files)
+
+
 def release_digest(files: Iterable[FileEntry]) -> bytes:
     """Return the digest of a release: SHA-256 over the sorted `sha256sum` listing of its files."""
     listing = hashlib.sha256()
@@ -279,32 +264,31 @@ def release_digest(files: Iterable[FileEntry]) -> bytes:
     return listing.digest()
 
 
-def _decode_release(value: dict[str, Any]) -> tuple[str, bytes, tuple[FileEntry, ...]]:
+def _decode_release(value: dict[str, Any]) -> tuple[str, bytes, tuple[SizedFile, ...]]:
     fields = Fields(value, unit=f"{_UNIT} release")
     name = check_name(fields.text("name"), unit=_UNIT)
     digest = fields.data("digest", size=DIGEST_SIZE)
-    files = tuple(_decode_file(item) for item in fields.items("files", length_max=FILES_MAX))
+    files = _decode_files(fields)
     fields.finish()
-    names = [entry.name for entry in files]
-    if not files or names != sorted(set(names)):
-        raise DecodeError(f"{_UNIT}: files must be there, unique and sorted by name")
-    if release_digest(files) != digest:
-        raise DecodeError(f"{_UNIT}: the release digest does not go with its files")
+    if not files:
+        raise DecodeError(f"{_UNIT}: a release without files")
     return name, digest, files
 
 
 def _adapter_map(adapter: AdapterEntry) -> dict[str, Any]:
-    files = [[entry.name, entry.size_bytes, entry.sha256] for entry in adapter.files]
-    return {"how": str(adapter.use), "rule": RULE, "files": files}
+    return {"how": str(adapter.use), "rule": RULE, "files": _file_rows(adapter.files), "digest": adapter.digest}
 
 
 def _decode_adapter(value: dict[str, Any]) -> AdapterEntry:
     fields = Fields(value, unit=f"{_UNIT} adapter")
     use = fields.choice("how", AdapterUse)
     fields.integer("rule", lowest=RULE, highest=RULE)
-    files = tuple(_decode_file(item) for item in fields.items("files", length_max=FILES_MAX))
+    files = _decode_files(fields)
+    digest = None if fields.is_none("digest") else fields.data("digest", size=DIGEST_SIZE)
     fields.finish()
-    return AdapterEntry(use=use, files=files)
+    if bool(files) != (digest is not None):
+        raise DecodeError(f"{_UNIT}: an adapter has a digest if it has files")
+    return AdapterEntry(use=use, files=files, digest=digest)
 
 
 def _check_adapter(manifest: Manifest, adapter: AdapterEntry) -> None:
@@ -319,17 +303,28 @@ def _check_adapter(manifest: Manifest, adapter: AdapterEntry) -> None:
         raise DecodeError(f"{_UNIT}: its files are not those of an adapter to {adapter.use}")
 
 
-def _decode_file(item: object) -> FileEntry:
-    fields = _row(item, ("name", "size", "sha256"), unit=f"{_UNIT} file")
-    return FileEntry(
+def _file_rows(files: Iterable[SizedFile]) -> list[list[object]]:
+    return [[entry.name, entry.size_bytes] for entry in files]
+
+
+def _decode_files(fields: Fields) -> tuple[SizedFile, ...]:
+    files = tuple(_decode_file(item) for item in fields.items("files", length_max=FILES_MAX))
+    names = [entry.name for entry in files]
+    if names != sorted(set(names)):
+        raise DecodeError(f"{_UNIT}: files must be unique and sorted by name")
+    return files
+
+
+def _decode_file(item: object) -> SizedFile:
+    fields = unpack_row(item, ("name", "size"), unit=f"{_UNIT} file")
+    return SizedFile(
         name=check_name(fields.text("name"), unit=_UNIT),
         size_bytes=fields.integer("size", highest=_FILE_SIZE_MAX),
-        sha256=fields.data("sha256", size=DIGEST_SIZE),
     )
 
 
 def _decode_bundle(item: object) -> BundleEntry:
-    fields = _row(item, ("size", "sha256", "segments"), unit=f"{_UNIT} bundle")
+    fields = unpack_row(item, ("size", "sha256", "segments"), unit=f"{_UNIT} bundle")
     return BundleEntry(
         size_bytes=fields.integer("size", lowest=1, highest=OBJECT_SIZE_MAX),
         sha256=fields.data("sha256", size=DIGEST_SIZE),
@@ -342,28 +337,3 @@ def _decode_keys(value: dict[str, Any], satellites: tuple[str, ...]) -> dict[str
         raise DecodeError(f"{_UNIT}: keys for satellites it is not for")
     fields = Fields(value, unit=f"{_UNIT} keys")
     return {name: fields.data(name, size_max=2048) for name in value}
-
-
-def _decode_canary(value: dict[str, Any]) -> Canary:
-    fields = Fields(value, unit=f"{_UNIT} canary")
-    prompts = []
-    for item in fields.items("prompts", length_max=CANARY_PROMPTS_MAX):
-        row = _row(item, ("text", "expected"), unit=f"{_UNIT} canary prompt")
-        expected = row.items("expected", length_max=CANARY_TOKENS_MAX)
-        if not all(type(token) is int and 0 <= token < 2**31 for token in expected):
-            raise DecodeError(f"{_UNIT}: expected tokens must be integers in 0..{2**31 - 1}")
-        prompts.append(CanaryPrompt(text=row.text("text", length_max=PROMPT_SIZE_MAX), expected=tuple(expected)))
-    canary = Canary(
-        prompts=tuple(prompts),
-        max_tokens=fields.integer("max_tokens", lowest=1, highest=CANARY_TOKENS_MAX),
-        timeout_s=fields.integer("timeout_s", lowest=1, highest=86400),
-        agreement_permille=fields.integer("agreement_permille", highest=1000),
-    )
-    fields.finish()
-    return canary
-
-
-def _row(item: object, names: tuple[str, ...], *, unit: str) -> Fields:
-    if not isinstance(item, list) or len(item) != len(names):
-        raise DecodeError(f"{unit}: expected {len(names)} items ({', '.join(names)})")
-    return Fields(dict(zip(names, item, strict=True)), unit=unit)

@@ -136,3 +136,14 @@ class Fields:
         """Refuse whatever nobody took."""
         if self._left:
             raise DecodeError(f"{self._unit}: unknown fields {sorted(self._left)}")
+
+
+def unpack_row(item: object, names: tuple[str, ...], *, unit: str) -> Fields:
+    """Return the items of an array as if they had names.
+
+    Raises:
+        DecodeError: not an array of as many items.
+    """
+    if not isinstance(item, list) or len(item) != len(names):
+        raise DecodeError(f"{unit}: expected {len(names)} items ({', '.join(names)})")
+    return Fields(dict(zip(names, item, strict=True)), unit=unit)

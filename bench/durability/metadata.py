@@ -20,7 +20,8 @@ from bench.results import markdown_table
 from groundsegment.signer.key_store import KeyStore
 from groundsegment.signer.rotation import commit, prepare, sign_here
 from groundsegment.signer.signing import create_trust, make_rotations, sign_update
-from protocol.manifest import BundleEntry, Canary, CanaryPrompt, FileEntry, Manifest, release_digest
+from protocol.canary import Canary, CanaryPrompt
+from protocol.manifest import BundleEntry, FileEntry, Manifest, release_digest
 from protocol.metadata import MetadataBundle
 from protocol.report import FRESHNESS_SIZE
 from protocol.sealed_metadata import open_metadata, seal_metadata

@@ -192,7 +192,7 @@ def _merged(depot: Depot, source: AdapterSource, old: HashedRelease, on_bytes: O
     carried = tuple(_entry(file.path, on_bytes) for file in source.files)
     return _Made(
         release=release,
-        entry=AdapterEntry(use=AdapterUse.MERGE, files=carried),
+        entry=AdapterEntry.to_merge(carried),
         files=carried,
         paths=tuple(file.path for file in source.files),
         merging=merging,

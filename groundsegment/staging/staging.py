@@ -40,9 +40,10 @@ from groundsegment.staging.records import Prepared, Staged, StageOptions
 from groundsegment.staging.repairing import prepare_repair
 from groundsegment.staging.workplace import TWIN_DIRECTORY, Workplace, open_workplace
 from groundsegment.twin import Rehearsal, Rehearsed, TwinAnswer, find_twin, rehearse
+from protocol.canary import Canary, CanaryPrompt
 from protocol.errors import DecodeError
 from protocol.link_keys import wrap_release_key
-from protocol.manifest import Canary, CanaryPrompt, Manifest
+from protocol.manifest import Manifest, sized
 from protocol.names import is_safe_name
 from protocol.objects import object_handle
 from protocol.recipient_keys import SECRET_SIZE
@@ -195,7 +196,7 @@ def _manifest(
         satellites=(satellite.name,),
         release_name=prepared.name,
         release_digest=digest,
-        files=prepared.release.files,
+        files=sized(prepared.release.files),
         base=prepared.base.release.digest if prepared.base.release else None,
         bundles=packed.bundles,
         keys={satellite.name: wrapped},

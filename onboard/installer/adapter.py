@@ -15,7 +15,7 @@ from pathlib import Path
 
 from onboard.errors import InstallError
 from onboard.installer.progress import Progress
-from onboard.installer.release import ReleaseDirectory, hash_written
+from onboard.installer.release import ReleaseDirectory, hash_files
 from onboard.installer.threads import check_stop
 from onboard.store.disk import Disk, write_all_at
 from protocol.adapters import base_note
@@ -24,20 +24,20 @@ from protocol.adapters.errors import AdapterError
 from protocol.adapters.header import Source
 from protocol.adapters.merge import Adapter, Merge
 from protocol.adapters.names import CONFIG_NAME, NOTE_NAME, WEIGHTS_NAME
-from protocol.manifest import FileEntry, Manifest
+from protocol.manifest import Manifest, SizedFile, release_digest
 from protocol.report import Reason
 
 _HIDDEN = "."
 
 
-def carried_files(manifest: Manifest) -> tuple[FileEntry, ...]:
+def carried_files(manifest: Manifest) -> tuple[SizedFile, ...]:
     """What the bundles turn into, under the names that it has while the release is built."""
     if not manifest.is_merged:
         return manifest.files
     return tuple(replace(entry, name=_HIDDEN + entry.name) for entry in manifest.carried_files)
 
 
-def laid_out_files(manifest: Manifest) -> tuple[FileEntry, ...]:
+def laid_out_files(manifest: Manifest) -> tuple[SizedFile, ...]:
     """All files that lie in the release's directory while it is built."""
     return (*carried_files(manifest), *manifest.files) if manifest.is_merged else manifest.files
 
@@ -100,15 +100,17 @@ class AdapterStep:
         finally:
             self.disk.close(handle)
 
-    def _checked_adapter(self) -> FileEntry:
+    def _checked_adapter(self) -> SizedFile:
         """Read back what the bundles turned into; returns the file of its weights."""
-        for entry in carried_files(self.manifest):
-            if hash_written(self.disk, self.part / entry.name) != (entry.size_bytes, entry.sha256):
-                raise InstallError(f"{entry.name[1:]} is not what was signed", reason=Reason.DIGEST_MISMATCH)
-        return next(entry for entry in carried_files(self.manifest) if entry.name == _HIDDEN + WEIGHTS_NAME)
+        carried = carried_files(self.manifest)
+        found = hash_files(self.disk, self.part, carried)
+        named = (replace(entry, name=entry.name.removeprefix(_HIDDEN)) for entry in found)
+        if self.manifest.adapter is None or release_digest(named) != self.manifest.adapter.digest:
+            raise InstallError("the adapter is not what was signed", reason=Reason.DIGEST_MISMATCH)
+        return next(entry for entry in carried if entry.name == _HIDDEN + WEIGHTS_NAME)
 
     def _base_sources(self) -> dict[str, Source]:
-        def source(number: int, entry: FileEntry) -> Source:
+        def source(number: int, entry: SizedFile) -> Source:
             return Source(size_bytes=entry.size_bytes, read=lambda at, size: self.read_base(number, at, size))
 
         return {entry.name: source(number, entry) for number, entry in enumerate(self.base.files)}

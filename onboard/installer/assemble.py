@@ -39,7 +39,7 @@ from onboard.installer.release import (
     ReleaseDirectory,
     delete_tree,
     hash_file,
-    hash_written,
+    hash_files,
     write_file,
 )
 from onboard.installer.threads import check_stop
@@ -52,7 +52,7 @@ from onboard.store.disk import Disk, RealDisk, write_all_at
 from protocol.bundle import BundleHeader, head_size, peek_num_segments
 from protocol.codec.rebuild import rebuild
 from protocol.errors import DecodeError
-from protocol.manifest import FileEntry, Manifest
+from protocol.manifest import FileEntry, Manifest, SizedFile, release_digest
 from protocol.report import Reason
 from protocol.segment import SegmentCipher, SegmentCodec, SegmentRow, expand
 
@@ -98,6 +98,7 @@ class Assembly:
         self._carried = carried_files(plan.manifest)
         self._sizes = {entry.name: entry.size_bytes for entry in laid_out_files(plan.manifest)} | dict(besides)
         self.installed = self._progress.installed
+        self._verified: tuple[FileEntry, ...] = ()
         self._guard: Guard | None = None  # of the release that is to be repaired
         self._cipher = SegmentCipher(plan.release_key, plan.manifest.release_digest)
 
@@ -157,8 +158,10 @@ class Assembly:
         for index, rows in groupby(header.rows, key=lambda row: row.file):
             at = self._install_rows(source, header.number, at, self._carried[index], list(rows))
 
-    def verify(self) -> None:
-        """Do what an adapter needs (`adapter`), then read all files back and compare their digests with the manifest.
+    def verify(self) -> tuple[FileEntry, ...]:
+        """Do what an adapter needs (`adapter`), then read all files back: their digests make that of the release.
+
+        Returns the files with their digests.
 
         Raises:
             InstallError: DIGEST_MISMATCH (final), DISK_FAILED; of an adapter also BASE_DAMAGED, BUNDLE_DAMAGED (final).
@@ -166,14 +169,15 @@ class Assembly:
         with _disk_reasons():
             if self.plan.manifest.adapter is not None:
                 self._adapter_step().run()
-            for entry in self.plan.manifest.files:
-                if hash_written(self._disk, self.part / entry.name) != (entry.size_bytes, entry.sha256):
-                    raise InstallError(
-                        f"{entry.name} is not what was signed", reason=Reason.DIGEST_MISMATCH, hint="stage it again"
-                    )
+            found = hash_files(self._disk, self.part, self.plan.manifest.files)
+        if release_digest(found) != self.plan.manifest.release_digest:
+            problem = f"its {len(found)} files are not what was signed"
+            raise InstallError(problem, reason=Reason.DIGEST_MISMATCH, hint="stage it again")
+        self._verified = found
+        return found
 
     def seal(self, target: Path, metadata: bytes, *, add: Callable[[Path], None] = lambda part: None) -> None:
-        """Give the verified release its name; after a power cut it has it, or is still a `.part`.
+        """Give the release, which `verify` found right, its name; after a power cut it has it, or is still a `.part`.
 
         Args:
             target: the release's directory; whatever has that name is deleted.
@@ -183,9 +187,10 @@ class Assembly:
         Raises:
             InstallError: DISK_FULL, DISK_FAILED.
         """
+        assert self._verified
         with _disk_reasons():
             write_file(self._disk, self.part / METADATA_NAME, metadata)
-            write_file(self._disk, self.part / SUMS_NAME, ReleaseDirectory.sums(self.plan.manifest.files))
+            write_file(self._disk, self.part / SUMS_NAME, ReleaseDirectory.sums(self._verified))
             add(self.part)
             self._disk.sync_directory(self.part)
             if self.plan.manifest.is_repair:
@@ -206,7 +211,7 @@ class Assembly:
         They keep their first name until all have their second: else a cut in between would cost all that was received.
         """
         new = target / REPAIR_NAME
-        for entry in self.plan.manifest.files:
+        for entry in self._verified:
             if not self._is_right(target / entry.name, entry):
                 self._disk.unlink(new)
                 self._disk.link(self.part / entry.name, new)
@@ -306,7 +311,7 @@ class Assembly:
                 raise _damaged(number, f"segment {row.number} lies outside its file")
         return header
 
-    def _install_rows(self, source: BinaryIO, number: int, at: int, entry: FileEntry, rows: list[SegmentRow]) -> int:
+    def _install_rows(self, source: BinaryIO, number: int, at: int, entry: SizedFile, rows: list[SegmentRow]) -> int:
         """Write the segments of one file and make them durable; returns where the next one is stored."""
         handle = self._disk.open(self.part / entry.name)
         try:

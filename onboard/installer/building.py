@@ -122,10 +122,12 @@ class Building:
         """
         assembly = self._assembly
         if assembly is not None:
-            await in_thread(assembly.verify)
+            files = await in_thread(assembly.verify)
             crash_point("digests-right")
             # What is repaired has its guard: the very one that found the damage.
-            add = partial(add_guard, manifest=self.update.manifest) if not self.update.manifest.is_repair else _no_more
+            add = (
+                partial(add_guard, files=files, digest=self.digest) if not self.update.manifest.is_repair else _no_more
+            )
             await in_thread(assembly.seal, self._layout.release(self.digest), self.update.metadata, add=add)
         self._assembly, self._is_whole = None, True
 

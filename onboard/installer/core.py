@@ -18,8 +18,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
+from protocol.canary import Canary
 from protocol.errors import MisuseError
-from protocol.manifest import Canary
 from protocol.report import Reason, UpdateState
 
 PERMILLE = 1000

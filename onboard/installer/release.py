@@ -17,14 +17,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from onboard.errors import ConfigError, StoreCorruptError, StoreError
+from onboard.errors import ConfigError, InstallError, StoreCorruptError, StoreError
 from onboard.installer.threads import check_stop
 from onboard.scrub.medium import hash_medium
 from onboard.store.disk import Disk, RealDisk, write_all, write_all_at
 from onboard.store.wiping import overwrite_file
 from protocol.limits import FILES_MAX
-from protocol.manifest import FileEntry, release_digest
+from protocol.manifest import FileEntry, SizedFile, release_digest
 from protocol.names import is_safe_name
+from protocol.report import Reason
 
 SUMS_NAME = ".sha256sums"
 METADATA_NAME = ".metadata.skm"
@@ -144,6 +145,22 @@ def hash_written(disk: Disk, path: Path) -> tuple[int, bytes]:
         return size, digest.digest()
     finally:
         disk.close(handle)
+
+
+def hash_files(disk: Disk, directory: Path, files: Iterable[SizedFile]) -> tuple[FileEntry, ...]:
+    """Return files that were written through a disk, each with its SHA-256.
+
+    Raises:
+        InstallError: DIGEST_MISMATCH, one has another size.
+    """
+    found = []
+    for file in files:
+        size, sha256 = hash_written(disk, directory / file.name)
+        if size != file.size_bytes:
+            problem = f"{file.name} has {size} bytes, {file.size_bytes} were signed"
+            raise InstallError(problem, reason=Reason.DIGEST_MISMATCH, hint="stage it again")
+        found.append(FileEntry(name=file.name, size_bytes=size, sha256=sha256))
+    return tuple(found)
 
 
 def list_model_files(directory: Path) -> list[Path]:

@@ -14,7 +14,7 @@ from onboard.errors import CanaryFailedError, InstallError
 from onboard.installer.core import CanaryVerdict, judge_canary
 from onboard.installer.serving import Fault, Serving, ServingProblem
 from onboard.telemetry import CANARY_ANSWERED, FLIPPED, FLIPPED_BACK, Telemetry
-from protocol.manifest import Canary
+from protocol.canary import Canary
 from protocol.report import Reason
 
 _LOAD_TIMEOUT_S = 600.0

@@ -9,7 +9,8 @@ import pytest
 
 from onboard.installer.assemble import Assembly, Plan
 from onboard.installer.release import copy_release
-from protocol.manifest import AdapterUse, Canary, CanaryPrompt
+from protocol.canary import Canary, CanaryPrompt
+from protocol.manifest import AdapterUse
 from protocol.objects import ObjectKind, object_handle
 from protocol.report import UpdateState
 from tests.fakes.adapters import make_adapter_update, smallest_adapter, smallest_release

@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from demo.ports import free_port
+from protocol.canary import Canary, CanaryPrompt
 from protocol.command import Operation
-from protocol.manifest import Canary, CanaryPrompt
 from protocol.message import MessageKind
 from protocol.report import Reason, UpdateState
 from tests.fakes import engine

@@ -152,7 +152,7 @@ def make_adapter_update(
 ) -> FakeUpdate:
     """Cut, sign and wrap an adapter; its `files` are what is to be in the release's directory."""
     if use is AdapterUse.MERGE:
-        files, entry = merged_files(adapter, base), AdapterEntry(use=use, files=file_entries(dict(adapter)))
+        files, entry = merged_files(adapter, base), AdapterEntry.to_merge(file_entries(dict(adapter)))
         update = ground.make_update(dict(adapter), signed_files=files, **options)
     else:
         files = {**adapter, NOTE_NAME: base_note.encode(digest_of(base))}

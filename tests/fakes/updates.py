@@ -25,12 +25,13 @@ from tuf.api.serialization.json import JSONSerializer
 
 from protocol.arming import arm_args
 from protocol.bundle import BundleHeader
+from protocol.canary import Canary
 from protocol.codec import plain
 from protocol.codec.kinds import TransformKind
 from protocol.codec.payload import NO_BASE, Extent, Piece, TensorPayload
 from protocol.command import Command, Operation
 from protocol.link_keys import wrap_release_key
-from protocol.manifest import BundleEntry, Canary, FileEntry, Manifest, release_digest
+from protocol.manifest import BundleEntry, FileEntry, Manifest, release_digest, sized
 from protocol.metadata import MetadataBundle
 from protocol.objects import object_handle
 from protocol.recipient_keys import public_key_of
@@ -145,7 +146,7 @@ class FakeGround:
             satellites=satellites,
             release_name=name,
             release_digest=digest,
-            files=entries,
+            files=sized(entries),
             base=None if base is None else release_digest(file_entries(base)),
             bundles=tuple(
                 BundleEntry(

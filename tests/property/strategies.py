@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 
 from protocol.adapters.names import CONFIG_NAME, NOTE_NAME, WEIGHTS_NAME
 from protocol.bundle import BundleHeader
+from protocol.canary import Canary, CanaryPrompt
 from protocol.command import Command, Operation
 from protocol.frame import HANDLE_SIZE, SEQUENCE_MAX, Frame, FrameKind
 from protocol.limits import BLOCKS_MAX, ESI_MAX, STATIONS_MAX, SYMBOLS_MAX
@@ -11,11 +12,10 @@ from protocol.manifest import (
     AdapterEntry,
     AdapterUse,
     BundleEntry,
-    Canary,
-    CanaryPrompt,
     FileEntry,
     Manifest,
     release_digest,
+    sized,
 )
 from protocol.message import Message, MessageKind
 from protocol.metadata import MetadataBundle
@@ -120,7 +120,7 @@ def manifests(draw) -> Manifest:
         satellites=satellites,
         release_name=draw(names),
         release_digest=release_digest(files),
-        files=files,
+        files=sized(files),
         base=draw(digests if use else st.none() | digests),
         bundles=tuple(
             draw(
@@ -141,7 +141,7 @@ def manifests(draw) -> Manifest:
         engine_format="huggingface" if use else draw(st.sampled_from(["huggingface", "gguf"])),
         memory_bytes=draw(st.integers(0, 2**50)),
         canary=draw(canaries),
-        adapter=AdapterEntry(use=use, files=entries(brought if use is AdapterUse.MERGE else ())) if use else None,
+        adapter=AdapterEntry.to_merge(entries(brought)) if use is AdapterUse.MERGE else use and AdapterEntry(use=use),
     )
 
 

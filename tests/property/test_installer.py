@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from onboard.errors import UnknownError
 from onboard.store.record import PENDING_MAX
-from protocol.manifest import Canary, CanaryPrompt
+from protocol.canary import Canary, CanaryPrompt
 from protocol.objects import ObjectKind, object_handle
 from protocol.report import UpdateState
 from tests.fakes.onboard import Board, Cutter, PowerCutError

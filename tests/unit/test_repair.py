@@ -29,7 +29,7 @@ from protocol.segment import SegmentCodec
 from tests.fakes.models import make_tiny_qwen2
 from tests.fakes.onboard import Board
 from tests.fakes.staging import NOW, make_ground, open_as_satellite, run, run_json
-from tests.fakes.updates import FakeGround, FakeUpdate, digest_of, write_files
+from tests.fakes.updates import FakeGround, FakeUpdate, digest_of, file_entries, write_files
 
 RNG = random.Random(7)
 FILES = {"config.json": b'{"a": 1}', "model.bin": RNG.randbytes(200_000), "tokenizer.json": RNG.randbytes(30_000)}
@@ -97,7 +97,7 @@ def test_stage_repair_sends_what_was_lost_and_it_is_whole_again(tmp_path, monkey
 def repair_of(ground, directory, lost, files=FILES):
     """An update that brings back what was lost of a release."""
     full, key = ground.make_update(files), b"k" * 32
-    entries, digest = full.manifest.files, digest_of(files)
+    entries, digest = file_entries(files), digest_of(files)
     out = directory / "packed"
     out.mkdir()
     source = write_files(directory / "source", files)
@@ -196,7 +196,7 @@ def test_files_of_a_release_without_a_guard_come_back_whole_though_the_satellite
     (directory / "empty.txt").unlink()
     lost = tuple(LostRange(file=number, offset=0, size=WHOLE) for number in (1, 2, 3))  # its scrub took no empty file
     said = DamageReport.from_body(DamageReport(release=digest, lost=lost).to_body())
-    entries = ground.make_update(files).manifest.files
+    entries = file_entries(files)
     told = with_known_sizes(said, [entry.size_bytes for entry in entries])
     update, rows = repair_of(ground, tmp_path, told.lost, files)
     assert sum(row.stored_size for row in rows) > len(FILES["model.bin"]) + len(FILES["tokenizer.json"])
@@ -220,7 +220,7 @@ def test_a_repair_uses_nothing_that_is_damaged_meanwhile(tmp_path):
 
 
 def test_another_loss_is_another_plan_so_no_number_is_ever_encrypted_twice():
-    entries = FakeGround().make_update(FILES).manifest.files
+    entries = file_entries(FILES)
     digests = set()
     for lost in ((), (LostRange(file=1, offset=0, size=4096),), (LostRange(file=1, offset=4096, size=4096),)):
         plan = PackPlan(
@@ -252,7 +252,7 @@ def test_where_more_is_lost_than_a_message_takes_all_behind_it_is_sent(tmp_path,
     damaged = Damaged(tmp_path / "board")
     said = DamageReport.from_body(DamageReport(release=damaged.digest, lost=damaged.lost).to_body())
     assert (len(said.lost), len(damaged.lost), said.is_all) == (1, 2, False)
-    entries = damaged.ground.make_update(FILES).manifest.files
+    entries = file_entries(FILES)
     update, _ = repair_of(damaged.ground, tmp_path, with_all_behind(said, [entry.size_bytes for entry in entries]))
     asyncio.run(damaged.fly(update, UpdateState.CONFIRMED))
     assert damaged.is_whole

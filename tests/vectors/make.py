@@ -10,12 +10,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from protocol.arming import intent_digest
 from protocol.bundle import BundleHeader
+from protocol.canary import Canary, CanaryPrompt
 from protocol.command import Command, Operation
 from protocol.envelope import key_id
 from protocol.fec import BlockEncoder
 from protocol.frame import Frame, FrameCodec, FrameKind
 from protocol.link_keys import Direction, derive_batch_key, derive_contact_key, derive_frame_key, derive_station_key
-from protocol.manifest import BundleEntry, Canary, CanaryPrompt, FileEntry, Manifest, release_digest
+from protocol.manifest import BundleEntry, FileEntry, Manifest, release_digest, sized
 from protocol.message import Message, MessageKind
 from protocol.metadata import MetadataBundle
 from protocol.metadata_packing import DICTIONARY, pack_text
@@ -66,7 +67,7 @@ MANIFEST = Manifest(
     satellites=("SAT-1",),
     release_name="tiny",
     release_digest=release_digest(FILES),
-    files=FILES,
+    files=sized(FILES),
     base=b"\x33" * 32,
     bundles=(BundleEntry(size_bytes=4000, sha256=b"\x44" * 32, num_segments=3),),
     keys={"SAT-1": b"\x55" * 80},

@@ -7,7 +7,7 @@ import pytest
 
 from onboard.installer.core import Fate
 from onboard.store.record import RecordStore
-from protocol.manifest import Canary, CanaryPrompt
+from protocol.canary import Canary, CanaryPrompt
 from protocol.objects import ObjectKind, handle_of_digest
 from protocol.report import Reason, UpdateState
 from tests.fakes.onboard import Board, PowerCutError

@@ -9,7 +9,8 @@ from onboard.errors import InstallError
 from onboard.installer.assemble import Assembly, Plan
 from onboard.installer.release import copy_release
 from onboard.store.bases import base_directory_of, base_of
-from protocol.manifest import AdapterEntry, AdapterUse, Canary, CanaryPrompt, FileEntry, release_digest
+from protocol.canary import Canary, CanaryPrompt
+from protocol.manifest import AdapterEntry, AdapterUse, FileEntry, release_digest, sized
 from protocol.report import Reason, UpdateState
 from tests.fakes.adapters import make_adapter_update, smallest_adapter, smallest_release
 from tests.fakes.onboard import Board
@@ -66,7 +67,8 @@ def test_what_flies_of_a_merged_release_is_the_adapter():
     update = make_adapter_update(FakeGround(), ADAPTER, BASE, AdapterUse.MERGE)
     assert sum(map(len, update.bundles)) < sum(map(len, ADAPTER.values())) + 400
     assert update.files["model.safetensors"] != BASE["model.safetensors"]
-    assert update.manifest.files == file_entries(update.files)
+    assert update.manifest.files == sized(file_entries(update.files))
+    assert update.manifest.release_digest == digest_of(update.files)
 
 
 @USES
@@ -188,7 +190,7 @@ class Bench:
 def _carrying(ground, adapter, like):
     """Sign the release of a good update, and send another adapter."""
     update = ground.make_update(adapter, signed_files=like.files)
-    entry = AdapterEntry(use=AdapterUse.MERGE, files=file_entries(adapter))
+    entry = AdapterEntry.to_merge(file_entries(adapter))
     return ground.sign_again(update, base=like.manifest.base, adapter=entry)
 
 
@@ -214,15 +216,14 @@ def test_weights_that_are_none_are_given_up(tmp_path):
 
 
 def test_an_adapter_whose_bytes_are_not_the_signed_ones_is_a_digest_mismatch(tmp_path):
-    files = tuple(replace(entry, sha256=bytes(32)) for entry in file_entries(ADAPTER))
-    entry = AdapterEntry(use=AdapterUse.MERGE, files=files)
+    entry = replace(AdapterEntry.to_merge(file_entries(ADAPTER)), digest=bytes(32))
     assert Bench(tmp_path, AdapterUse.MERGE, entry=entry).reason() is Reason.DIGEST_MISMATCH
 
 
 def test_a_release_of_other_files_than_its_base_has_is_a_digest_mismatch(tmp_path):
     files = (FileEntry(name="x.safetensors", size_bytes=3, sha256=bytes(32)),)
     bench = Bench(tmp_path, AdapterUse.MERGE)
-    manifest = replace(bench.assembly.plan.manifest, files=files, release_digest=release_digest(files))
+    manifest = replace(bench.assembly.plan.manifest, files=sized(files), release_digest=release_digest(files))
     step = replace(bench.assembly._adapter_step(), manifest=manifest)
     with pytest.raises(InstallError) as caught:
         step.run()

@@ -23,16 +23,16 @@ from protocol.codec.payload import Extent, Piece, Stream, TensorPayload
 from protocol.report import Reason
 from protocol.segment import TAG_SIZE, SegmentCipher, SegmentCodec, SegmentRow
 from tests.fakes.faulty_disk import FaultyDisk
-from tests.fakes.updates import FakeGround, digest_of, write_files
+from tests.fakes.updates import FakeGround, digest_of, file_entries, write_files
 
 OLD = {"a.json": b"{}", "m.bin": bytes(range(256)) * 40, "same.bin": b"same" * 1000}
 NEW = {"a.json": b"{1}", "empty.bin": b"", "m.bin": bytes(range(256)) * 39 + bytes(256), "same.bin": b"same" * 1000}
 
 
 class Workshop:
-    def __init__(self, directory, base=None, **options):
+    def __init__(self, directory, base=None, files=NEW, **options):
         self.ground = FakeGround()
-        self.update = self.ground.make_update(NEW, base=base, segment_size=1024, bundle_size=2048, **options)
+        self.update = self.ground.make_update(files, base=base, segment_size=1024, bundle_size=2048, **options)
         self.paths = []
         for number, data in enumerate(self.update.bundles):
             self.paths.append(directory / f"bundle-{number}")
@@ -211,12 +211,12 @@ def test_the_guards_space_is_reserved_before_the_first_byte_and_its_making_takes
     assert {name: (shop.part / name).stat().st_size for name in room} == room
     shop.disk.room_bytes = None
     shop.install_all(assembly)
-    assembly.verify()
+    found = assembly.verify()
     blocks = {}
 
     def add(part):
         blocks["before"] = {name: ((part / name).stat().st_ino, (part / name).stat().st_blocks) for name in room}
-        add_guard(part, manifest=manifest, disk=shop.disk)
+        add_guard(part, files=found, digest=manifest.release_digest, disk=shop.disk)
         blocks["after"] = {name: ((part / name).stat().st_ino, (part / name).stat().st_blocks) for name in room}
 
     assembly.seal(shop.target, shop.update.metadata, add=add)
@@ -350,6 +350,35 @@ def test_other_files_than_were_signed_are_noticed(tmp_path):
     assembly = shop.open()
     shop.install_all(assembly)
     assert reason_of(assembly.verify) is Reason.DIGEST_MISMATCH
+    with pytest.raises(AssertionError):  # what was not verified gets no name
+        assembly.seal(shop.target, shop.update.metadata)
+
+
+@pytest.mark.parametrize("change", [b"", b"{1}}", b"{3}"])
+def test_a_file_that_is_not_what_was_written_is_noticed(tmp_path, change):
+    shop = Workshop(tmp_path)
+    assembly = shop.open()
+    shop.install_all(assembly)
+    (shop.part / "a.json").write_bytes(change)
+    assert reason_of(assembly.verify) is Reason.DIGEST_MISMATCH
+
+
+def test_files_that_have_each_others_bytes_are_noticed(tmp_path):
+    shop = Workshop(tmp_path, files={**NEW, "a.json": b"{1}", "b.json": b"{2}"})
+    assembly = shop.open()
+    shop.install_all(assembly)
+    (shop.part / "a.json").write_bytes(b"{2}")
+    (shop.part / "b.json").write_bytes(b"{1}")
+    assert reason_of(assembly.verify) is Reason.DIGEST_MISMATCH
+
+
+def test_the_file_list_of_a_release_is_what_was_found_on_the_medium(tmp_path):
+    shop = Workshop(tmp_path)
+    assembly = shop.open()
+    shop.install_all(assembly)
+    found = assembly.verify()
+    assembly.seal(shop.target, shop.update.metadata)
+    assert ReleaseDirectory.open(shop.target, shop.update.digest).files == found == file_entries(NEW)
 
 
 def test_damage_at_rest_is_found_by_name(tmp_path):

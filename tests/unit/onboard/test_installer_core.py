@@ -21,8 +21,8 @@ from onboard.installer.core import (
     release_to_return_to,
     releases_to_delete,
 )
+from protocol.canary import Canary, CanaryPrompt
 from protocol.errors import MisuseError
-from protocol.manifest import Canary, CanaryPrompt
 from protocol.report import Reason, UpdateState
 
 PRODUCT = list(itertools.product(UpdateState, Input))

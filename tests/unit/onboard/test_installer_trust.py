@@ -17,9 +17,9 @@ from onboard.store.record import RecordStore
 from onboard.store.roots import root_digest, root_paths
 from onboard.store.trust_facts import trust_state_of, with_trust
 from protocol.arming import INTENT_SIZE, Armed
+from protocol.canary import Canary, CanaryPrompt
 from protocol.command import NONCE_SIZE
 from protocol.errors import DecodeError
-from protocol.manifest import Canary, CanaryPrompt
 from protocol.objects import ObjectKind, object_handle
 from protocol.report import FRESHNESS_SIZE, NO_NONCE, Reason, UpdateState
 from protocol.roots import read_root

@@ -7,19 +7,20 @@ import pytest
 from protocol.adapters import base_note
 from protocol.adapters.errors import AdapterError
 from protocol.errors import DecodeError
-from protocol.manifest import AdapterEntry, AdapterUse, FileEntry, Manifest, release_digest
+from protocol.manifest import AdapterEntry, AdapterUse, Manifest, SizedFile
 from protocol.packing import pack_map, unpack_map
 
 BASE = bytes(range(32))
 
 
-def entries(*names):
-    return tuple(FileEntry(name=name, size_bytes=3, sha256=BASE) for name in names)
+def files_of(*names):
+    return tuple(SizedFile(name=name, size_bytes=3) for name in names)
 
 
-ADAPTER_FILES = entries("adapter_config.json", "adapter_model.safetensors")
-NOTED = entries("adapter_config.json", "adapter_model.safetensors", "skyload_adapter.json")
-MODEL = entries("config.json", "model.safetensors")
+ADAPTER_FILES = files_of("adapter_config.json", "adapter_model.safetensors")
+NOTED = files_of("adapter_config.json", "adapter_model.safetensors", "skyload_adapter.json")
+MODEL = files_of("config.json", "model.safetensors")
+TO_MERGE = AdapterEntry(use=AdapterUse.MERGE, files=ADAPTER_FILES, digest=BASE)
 
 
 def manifest(files, adapter, **changes):
@@ -27,7 +28,7 @@ def manifest(files, adapter, **changes):
         sequence=1,
         satellites=("S",),
         release_name="lora",
-        release_digest=release_digest(files),
+        release_digest=bytes(32),
         files=files,
         base=BASE,
         bundles=(),
@@ -37,7 +38,7 @@ def manifest(files, adapter, **changes):
     return replace(whole, **changes)
 
 
-MERGED = manifest(MODEL, AdapterEntry(use=AdapterUse.MERGE, files=ADAPTER_FILES))
+MERGED = manifest(MODEL, TO_MERGE)
 BESIDE = manifest(NOTED, AdapterEntry(use=AdapterUse.BESIDE))
 
 
@@ -63,11 +64,14 @@ def test_a_manifest_without_an_adapter_has_no_word_of_it():
         replace(BESIDE, base=None),
         replace(MERGED, engine_format="gguf"),
         manifest(MODEL, AdapterEntry(use=AdapterUse.MERGE)),
-        manifest(MODEL, AdapterEntry(use=AdapterUse.MERGE, files=NOTED)),
-        manifest(MODEL, AdapterEntry(use=AdapterUse.MERGE, files=ADAPTER_FILES[::-1])),
+        manifest(MODEL, replace(TO_MERGE, digest=None)),
+        manifest(MODEL, replace(TO_MERGE, files=NOTED)),
+        manifest(MODEL, replace(TO_MERGE, files=ADAPTER_FILES[::-1])),
+        manifest(MODEL, replace(TO_MERGE, files=ADAPTER_FILES[:1] * 2)),
         manifest(MODEL, AdapterEntry(use=AdapterUse.BESIDE)),
         manifest(ADAPTER_FILES, AdapterEntry(use=AdapterUse.BESIDE)),
-        manifest(NOTED, AdapterEntry(use=AdapterUse.BESIDE, files=ADAPTER_FILES)),
+        manifest(NOTED, replace(TO_MERGE, use=AdapterUse.BESIDE)),
+        manifest(NOTED, AdapterEntry(use=AdapterUse.BESIDE, digest=BASE)),
     ],
 )
 def test_what_does_not_go_together_is_refused(whole):
@@ -80,11 +84,13 @@ def test_what_does_not_go_together_is_refused(whole):
     [
         None,
         {},
-        {"how": "merge", "rule": 2, "files": []},
-        {"how": "other", "rule": 1, "files": []},
-        {"how": "beside", "rule": 1, "files": [], "more": 1},
-        {"how": "beside", "rule": 1},
-        {"how": "beside", "rule": 1, "files": [[1]]},
+        {"how": "merge", "rule": 2, "files": [], "digest": None},
+        {"how": "other", "rule": 1, "files": [], "digest": None},
+        {"how": "beside", "rule": 1, "files": [], "digest": None, "more": 1},
+        {"how": "beside", "rule": 1, "digest": None},
+        {"how": "beside", "rule": 1, "files": []},
+        {"how": "beside", "rule": 1, "files": [[1]], "digest": None},
+        {"how": "beside", "rule": 1, "files": [], "digest": b"short"},
     ],
 )
 def test_another_rule_and_other_words_are_refused(adapter):

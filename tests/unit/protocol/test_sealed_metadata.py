@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from protocol.canary import Canary, CanaryPrompt
 from protocol.errors import DecodeError, ProtocolError, VerificationError, WrongSatelliteError
 from protocol.link_keys import unwrap_release_key, wrap_release_key
-from protocol.manifest import Canary, CanaryPrompt
 from protocol.objects import ObjectKind, object_prefix
 from protocol.recipient_keys import HYBRID_PRIVATE_SIZE, HYBRID_PUBLIC_SIZE, public_key_of, unwrap_key, wrap_key
 from protocol.sealed_metadata import is_sealed, open_metadata, seal_metadata
@@ -108,7 +108,7 @@ def test_nothing_of_it_can_be_read_on_the_way():
     for secret in (
         b"secret",
         UPDATE.digest,
-        UPDATE.manifest.files[0].sha256,
+        UPDATE.manifest.files[0].name.encode(),
         UPDATE.manifest.bundles[0].sha256,
         UPDATE.manifest.keys["SAT-1"],
         b"keyid",
