@@ -354,13 +354,18 @@ def test_other_files_than_were_signed_are_noticed(tmp_path):
         assembly.seal(shop.target, shop.update.metadata)
 
 
-@pytest.mark.parametrize("change", [b"", b"{1}}", b"{3}"])
-def test_a_file_that_is_not_what_was_written_is_noticed(tmp_path, change):
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [(b"", "a.json has 0 bytes, 3 were signed"), (b"{1}}", "a.json has 4 bytes"), (b"{3}", "its 4 files are not")],
+)
+def test_a_file_that_is_not_what_was_written_is_noticed(tmp_path, change, words):
     shop = Workshop(tmp_path)
     assembly = shop.open()
     shop.install_all(assembly)
     (shop.part / "a.json").write_bytes(change)
-    assert reason_of(assembly.verify) is Reason.DIGEST_MISMATCH
+    with pytest.raises(InstallError, match=words) as caught:
+        assembly.verify()
+    assert caught.value.reason is Reason.DIGEST_MISMATCH
 
 
 def test_files_that_have_each_others_bytes_are_noticed(tmp_path):
