@@ -72,13 +72,19 @@ def measure(options: list[str]) -> tuple[str, dict[str, float]]:
     }
 
 
-def fly_and_kill(num_flights: int, seed: int) -> list[Outcome]:
-    """One satellite, so many updates, a kill in each."""
+def fly_and_kill(
+    num_flights: int,
+    seed: int,
+    *,
+    release_bytes: int = RELEASE_BYTES,
+    rehearsal_type: type[Rehearsal] = Rehearsal,
+) -> list[Outcome]:
+    """One satellite, so many updates of that size, a kill in each."""
     rng = random.Random(seed)
     directory = Path(tempfile.mkdtemp(prefix="skyload-kills-"))
     outcomes = []
     try:
-        rehearsal = Rehearsal(
+        rehearsal = rehearsal_type(
             directory / "run",
             engine_command=engine_command(),
             settings={"link.sync_interval_s": 0.3, "install.probation_s": 0.3},
@@ -91,7 +97,7 @@ def fly_and_kill(num_flights: int, seed: int) -> list[Outcome]:
             profile.write_text(yaml.safe_dump(PROFILE))
             rehearsal.start_link(str(profile), seed=seed)
             for number in range(num_flights):
-                release = make_synthetic_release(directory / "release", RELEASE_BYTES, rng.randrange(2**31))
+                release = make_synthetic_release(directory / "release", release_bytes, rng.randrange(2**31))
                 victim = rng.choice(["daemon", "uplink"])
                 outcomes.append(_fly(rehearsal, release, number, victim, rng.uniform(0.0, FLIGHT_S)))
                 shutil.rmtree(release)

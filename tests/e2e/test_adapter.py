@@ -6,10 +6,11 @@ import urllib.request
 import pytest
 
 from bench.kills import PROFILE, twin_with_fake_engine
-from demo.rehearsal import SATELLITE, Rehearsal
+from demo.rehearsal import SATELLITE
 from tests.fakes.adapters import make_tiny_adapter, merged_files
 from tests.fakes.engine import engine_command
 from tests.fakes.models import make_tiny_qwen2, write_json
+from tests.fakes.rehearsals import RehearsalAtHand
 
 QUESTION = "What is the capital of France?"
 
@@ -21,7 +22,7 @@ class Mission:
         self.directory, self.is_real = directory, is_real
         self.base = make_tiny_qwen2(directory / "base", seed=1)
         self.adapter = make_tiny_adapter(directory / "lora", self.base, seed=2)
-        self.rehearsal = Rehearsal(
+        self.rehearsal = RehearsalAtHand(
             directory / "run",
             engine_command=() if is_real else engine_command(),
             settings={"link.sync_interval_s": 0.3, "install.probation_s": 0.3},

@@ -9,10 +9,11 @@ import pytest
 import yaml
 
 from bench.kills import twin_with_fake_engine
-from demo.rehearsal import SATELLITE, Rehearsal, kill, stop
+from demo.rehearsal import SATELLITE, kill, stop
 from groundsegment.emulator.control import call_control
 from tests.fakes.engine import engine_command
 from tests.fakes.models import make_synthetic_release
+from tests.fakes.rehearsals import RehearsalAtHand
 
 pytestmark = pytest.mark.slow
 
@@ -23,7 +24,7 @@ PATIENCE_S = 240.0
 
 @pytest.fixture
 def rehearsal(tmp_path):
-    with Rehearsal(
+    with RehearsalAtHand(
         tmp_path / "run",
         engine_command=engine_command(),
         settings={"link.sync_interval_s": 0.3, "install.probation_s": 0.3},

@@ -9,9 +9,10 @@ import pytest
 import yaml
 
 from bench.kills import twin_with_fake_engine
-from demo.rehearsal import SATELLITE, Rehearsal
+from demo.rehearsal import SATELLITE
 from tests.fakes.engine import engine_command
 from tests.fakes.models import make_synthetic_release
+from tests.fakes.rehearsals import RehearsalAtHand
 
 pytestmark = pytest.mark.slow
 
@@ -22,7 +23,7 @@ SKYLOAD = Path(sys.executable).parent / "skyload"
 @pytest.fixture
 def rehearsal(tmp_path):
     profile = {"description": "10 % loss both ways", "up": {"loss": 0.1}, "down": {"loss": 0.1}}
-    with Rehearsal(
+    with RehearsalAtHand(
         tmp_path / "run",
         engine_command=engine_command(),
         settings={"trust.freshness": "required", "install.probation_s": 0.3},

@@ -16,11 +16,12 @@ import pytest
 import yaml
 
 from bench.kills import twin_with_fake_engine
-from demo.rehearsal import SATELLITE, Rehearsal, kill, stop
+from demo.rehearsal import SATELLITE, kill, stop
 from groundsegment.depot.depot import Depot
 from groundsegment.emulator.control import call_control
 from tests.fakes.engine import engine_command
 from tests.fakes.models import make_synthetic_release
+from tests.fakes.rehearsals import RehearsalAtHand
 from tests.fakes.tap import Tap
 
 pytestmark = pytest.mark.slow
@@ -60,7 +61,7 @@ class Network:
 
     def __init__(self, path: Path):
         self.path, self.processes = path, {}
-        self.home = Rehearsal(
+        self.home = RehearsalAtHand(
             path / "home", engine_command=engine_command(),
             settings={"link.sync_interval_s": 0.3, "install.probation_s": 0.3},
         )  # fmt: skip

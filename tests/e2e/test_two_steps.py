@@ -9,9 +9,10 @@ import pytest
 import yaml
 
 from bench.kills import twin_with_fake_engine
-from demo.rehearsal import SATELLITE, Rehearsal
+from demo.rehearsal import SATELLITE
 from tests.fakes.engine import engine_command
 from tests.fakes.models import make_synthetic_release
+from tests.fakes.rehearsals import RehearsalAtHand
 
 pytestmark = pytest.mark.slow
 
@@ -25,7 +26,7 @@ def rehearsal(tmp_path):
         "up": {"rate_bps": 2e6, "loss": 0.1, "delay_s": 0.02, "queue_bytes_max": 200_000},
         "down": {"loss": 0.1, "delay_s": 0.02},
     }
-    with Rehearsal(
+    with RehearsalAtHand(
         tmp_path / "run",
         engine_command=engine_command(),
         settings={"link.sync_interval_s": 0.2, "install.probation_s": 0.2},
