@@ -16,6 +16,7 @@ import httpx
 import openai
 import pytest
 
+from onboard.inference import serving as serving_process
 from onboard.inference.children import rss_bytes
 from onboard.inference.confinement import landlock
 from onboard.inference.control import ServingControl, ServingProcess
@@ -255,6 +256,24 @@ def test_a_head_without_end_is_refused_and_others_are_answered(tmp_path):
                 assert (await reader.read()).startswith(b"HTTP/1.1 400")
             writer.close()
             assert (await there.http.get("/v1/models")).status_code == 200
+
+    asyncio.run(scenario())
+
+
+def test_connections_beyond_the_limit_are_turned_away_until_others_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(serving_process, "_MAX_CONNECTIONS", 3)
+
+    async def scenario():
+        async with satellite(tmp_path) as there:
+            host, port = there.endpoint.removeprefix("http://").split(":")
+            held = [(await answered(host, int(port)))[1] for _ in range(2)]
+            assert (await there.http.get("/v1/models")).status_code == 503
+            for writer in held:
+                writer.close()
+            async with asyncio.timeout(45):
+                while (code := (await there.http.get("/v1/models")).status_code) == 503:
+                    pass  # it has not noticed yet that they hung up
+            assert code == 200
 
     asyncio.run(scenario())
 
