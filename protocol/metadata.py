@@ -4,10 +4,16 @@
     0       8     object prefix: SKM1, total size (`objects`)
     8       n     zstd frame (content size stated, window at most 8 MiB, a dictionary) of one msgpack map:
                   roots      [bin]   root metadata that follow the satellite's own, oldest first; usually none
-                  timestamp  bin     TUF metadata as compact JSON, its exact bytes, packed (`metadata_packing`)
-                  snapshot   bin     so, too, and each of the roots
-                  targets    bin
+                  number     int     the version that the roles have in common, 0 if they have none
+                  expires    int     when they expire, seconds since 1970, 0 likewise
                   manifest   bin     the TUF target, see `manifest`
+                  targets    bin     TUF metadata as compact JSON, its exact bytes, packed (`metadata_packing`): less
+                                     number, time, and the hash and size of the manifest, which it names
+                  snapshot   bin     so, too, less the hash and size of the targets
+                  timestamp  bin     so, too, less those of the snapshot
+
+Each of the roots is packed as well, and names nothing. The hash that a role gives of the next one is the one that the
+reader works out: it holds by being left out, and where a role gives another one it is sent, and will not hold.
 
 A **rotation** has `roots` alone, at least one: keys are replaced without an update. Beside them it may have `label`
 (str), which nobody reads: who sends the same roots to several satellites gives each object a name of its own by it.
@@ -29,11 +35,13 @@ from protocol.limits import (
     ROOTS_MAX,
     ZSTD_WINDOW_MAX,
 )
-from protocol.metadata_packing import DICTIONARY, pack_text, unpack_text
+from protocol.metadata_dictionary import DICTIONARY
+from protocol.metadata_packing import WORD_MAX, Known, expires_s_of, number_of, pack_text, unpack_text
 from protocol.objects import PREFIX_SIZE, ObjectKind, object_prefix, unpack_object
 from protocol.packing import Fields, pack_map, unpack_map
 
 _ROLE_SIZE_MAX = 64 * 1024
+_NAMES = (("targets", "manifest"), ("snapshot", "targets"), ("timestamp", "snapshot"))  # each with what it names
 _LEVEL = 19
 _DICTIONARY = zstandard.ZstdCompressionDict(DICTIONARY, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
 
@@ -69,12 +77,11 @@ class MetadataBundle:
         """Return the metadata object."""
         fields: dict[str, object] = {"roots": [pack_text(root) for root in self.roots]}
         if not self.is_rotation:
-            fields |= {
-                "timestamp": pack_text(self.timestamp),
-                "snapshot": pack_text(self.snapshot),
-                "targets": pack_text(self.targets),
-                "manifest": self.manifest,
-            }
+            number, expires_s = number_of(self.timestamp), expires_s_of(self.timestamp)
+            fields |= {"number": number, "expires": expires_s, "manifest": self.manifest}
+            for name, named in _NAMES:
+                known = Known(named=getattr(self, named), number=number, expires_s=expires_s)
+                fields[name] = pack_text(getattr(self, name), known)
         elif self.label:
             fields["label"] = self.label
         packed = pack_map(fields)
@@ -98,17 +105,21 @@ class MetadataBundle:
             label = fields.text("label", length_max=NAME_LENGTH_MAX) if fields.has("label") else ""
             fields.finish()
             return cls(roots=roots, label=label)
-        bundle = cls(
-            roots=roots,
-            timestamp=unpack_text(fields.data("timestamp"), size_max=_ROLE_SIZE_MAX),
-            snapshot=unpack_text(fields.data("snapshot"), size_max=_ROLE_SIZE_MAX),
-            targets=unpack_text(fields.data("targets"), size_max=_ROLE_SIZE_MAX),
-            manifest=fields.data("manifest", size_max=MANIFEST_SIZE_MAX),
-        )
+        number, expires_s = fields.integer("number", highest=WORD_MAX), fields.integer("expires", highest=WORD_MAX)
+        parts = {"manifest": fields.data("manifest", size_max=MANIFEST_SIZE_MAX)}
+        for name, named in _NAMES:
+            known = Known(named=parts[named], number=number, expires_s=expires_s)
+            parts[name] = unpack_text(fields.data(name), known, size_max=_ROLE_SIZE_MAX)
         fields.finish()
-        if not (bundle.timestamp and bundle.snapshot and bundle.targets and bundle.manifest):
+        if not all(parts.values()):
             raise DecodeError("metadata: a part is empty")
-        return bundle
+        return cls(
+            roots=roots,
+            timestamp=parts["timestamp"],
+            snapshot=parts["snapshot"],
+            targets=parts["targets"],
+            manifest=parts["manifest"],
+        )
 
 
 def _decompress(body: bytes) -> bytes:

@@ -9,7 +9,7 @@ import secrets
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +21,7 @@ from groundsegment.signer.key_store import KeyStore
 from groundsegment.signer.rotation import commit, prepare, sign_here
 from groundsegment.signer.signing import create_trust, make_rotations, sign_update
 from protocol.canary import Canary, CanaryPrompt
-from protocol.manifest import BundleEntry, FileEntry, Manifest, release_digest
+from protocol.manifest import BundleEntry, Manifest, SizedFile
 from protocol.metadata import MetadataBundle
 from protocol.report import FRESHNESS_SIZE
 from protocol.sealed_metadata import open_metadata, seal_metadata
@@ -29,13 +29,24 @@ from protocol.trust import TrustState, accept_metadata
 
 SATELLITE = "SAT-1"
 RUNS = 100
-_NOW = datetime(2026, 11, 22, tzinfo=UTC)
-_MISSED = 3
-_SMALLEST = ("config.json", "model.safetensors")
-_LANGUAGE_MODEL = (
-    *("config.json", "generation_config.json", "merges.txt", "model.safetensors"),
-    *("special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "vocab.json"),
-)
+_NOW = datetime(2026, 11, 22, 9, 41, 27, tzinfo=UTC)
+_MISSED, _BUNDLES = 3, 3
+_WHOLE = "an update of a language model: eight files, a canary"
+_DIFFERENCE = f"the same, the difference to a release, in {_BUNDLES} bundles"
+_SMALLEST = {"config.json": 726, "model.safetensors": 200_000_000}
+# The files of Qwen3-0.6B, its weights in int4.
+_LANGUAGE_MODEL = {
+    "config.json": 726,
+    "generation_config.json": 239,
+    "merges.txt": 1_671_853,
+    "model.safetensors": 347_812_944,
+    "special_tokens_map.json": 613,
+    "tokenizer.json": 11_422_654,
+    "tokenizer_config.json": 9_732,
+    "vocab.json": 2_776_833,
+}
+_VOCABULARY = 151_936
+_BUNDLE_BYTES, _BUNDLE_SEGMENTS = 20_480_000, 700  # of a bundle that is full, and some less
 # As `skyload stage` asks by default, with an answer of 16 tokens to each.
 _PROMPTS = (
     *("What is the capital of France?", "Count from one to ten."),
@@ -60,11 +71,12 @@ def measure(every: int) -> tuple[str, dict[str, float]]:
             *_costs(Path(directory) / "plain", runs, is_post_quantum=False),
             *_costs(Path(directory) / "hybrid", runs, is_post_quantum=True),
         ]
+    whole = next(cost for cost in costs if cost.name == _WHOLE)
     rows = [
         [cost.name, cost.size_bytes, "" if math.isnan(cost.verify_ms) else f"{cost.verify_ms:.2f}"] for cost in costs
     ]
     table = markdown_table(["object", "bytes", "open and verify, ms of CPU"], rows)
-    return table, {"metadata_bytes": costs[0].size_bytes, "verify_ms": round(costs[0].verify_ms, 2)}
+    return table, {"metadata_bytes": whole.size_bytes, "verify_ms": round(whole.verify_ms, 2)}
 
 
 def _costs(directory: Path, runs: int, *, is_post_quantum: bool) -> list[Cost]:
@@ -75,7 +87,7 @@ def _costs(directory: Path, runs: int, *, is_post_quantum: bool) -> list[Cost]:
     def update(root_version: int | None, manifest: bytes | None = None) -> bytes:
         manifest, nonce = manifest or _manifest(_SMALLEST), secrets.token_bytes(FRESHNESS_SIZE)
         data = sign_update(store, manifest, utc=_NOW, root_version=root_version, nonce=nonce)
-        return seal_metadata(data, {SATELLITE: public}, key=secrets.token_bytes(32))
+        return seal_metadata(data, public, satellite=SATELLITE)
 
     kind = "hybrid" if is_post_quantum else "Ed25519"
     smallest = update(None)
@@ -84,8 +96,13 @@ def _costs(directory: Path, runs: int, *, is_post_quantum: bool) -> list[Cost]:
         bundle = MetadataBundle.decode(open_metadata(smallest, key, satellite=SATELLITE))
         roles = len(replace(bundle, manifest=b"").encode())
         costs.append(Cost(name="of it TUF's targets, snapshot and timestamp", size_bytes=roles, verify_ms=math.nan))
-        whole = update(None, _manifest(_LANGUAGE_MODEL, Canary(prompts=tuple(map(_answered, _PROMPTS)))))
-        costs.append(_cost("an update of eight files, with a canary", whole, key, store.root(), runs))
+        canary = Canary(prompts=tuple(map(_answered, _PROMPTS)))
+        whole = _manifest(_LANGUAGE_MODEL, canary)
+        difference = _manifest(_LANGUAGE_MODEL, canary, base=secrets.token_bytes(32), num_bundles=_BUNDLES)
+        costs += [
+            _cost(_WHOLE, update(None, whole), key, store.root(), runs),
+            _cost(_DIFFERENCE, update(None, difference), key, store.root(), runs),
+        ]
     for _ in range(_MISSED):
         prepare(store, ["timestamp", "snapshot", "targets"], is_leaked=False, floor=0, utc=_NOW)
         sign_here(store)
@@ -111,21 +128,32 @@ def _ms(work: Callable[[], None]) -> float:
     return 1000 * (time.process_time() - begun_s)
 
 
-def _manifest(names: tuple[str, ...], canary: Canary | None = None) -> bytes:
-    """Of a model in one bundle, as compressible as digests and keys are."""
-    files = tuple(FileEntry(name=name, size_bytes=200_000_000, sha256=secrets.token_bytes(32)) for name in names)
+def _manifest(
+    sizes: Mapping[str, int], canary: Canary | None = None, *, base: bytes | None = None, num_bundles: int = 1
+) -> bytes:
+    """Of a model, as compressible as digests and keys are."""
+    files = tuple(SizedFile(name=name, size_bytes=size) for name, size in sizes.items())
     return Manifest(
         sequence=7,
         satellites=(SATELLITE,),
         release_name="model",
-        release_digest=release_digest(files),
+        release_digest=secrets.token_bytes(32),
         files=files,
-        base=None,
-        bundles=(BundleEntry(size_bytes=20_480_000, sha256=secrets.token_bytes(32), num_segments=700),),
+        base=base,
+        bundles=tuple(_bundle() for _ in range(num_bundles)),
         keys={SATELLITE: secrets.token_bytes(80)},
         canary=canary or Canary(),
     ).encode()
 
 
+def _bundle() -> BundleEntry:
+    return BundleEntry(
+        size_bytes=_BUNDLE_BYTES - secrets.randbelow(_BUNDLE_BYTES // 10),
+        sha256=secrets.token_bytes(32),
+        num_segments=_BUNDLE_SEGMENTS - secrets.randbelow(_BUNDLE_SEGMENTS // 10),
+    )
+
+
 def _answered(text: str) -> CanaryPrompt:
-    return CanaryPrompt(text=text, expected=tuple(secrets.randbelow(50_000) for _ in range(16)))
+    """With tokens as they come out of a hat: what a model says takes less, for its numbers are low ones."""
+    return CanaryPrompt(text=text, expected=tuple(secrets.randbelow(_VOCABULARY) for _ in range(16)))

@@ -5,7 +5,6 @@ step the depot's tables know nothing of it. Killed anywhere, the same call goes 
 packed are used again.
 """
 
-import secrets
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
@@ -46,7 +45,6 @@ from protocol.link_keys import wrap_release_key
 from protocol.manifest import Manifest, sized
 from protocol.names import is_safe_name
 from protocol.objects import object_handle
-from protocol.recipient_keys import SECRET_SIZE
 from protocol.report import NO_NONCE
 from protocol.sealed_metadata import seal_metadata
 
@@ -247,8 +245,8 @@ def _register(
         root_version=heard.report.root_version if heard else 0,
         nonce=heard.report.nonce if heard else NO_NONCE,
     )
-    recipients = {prepared.satellite.name: prepared.satellite.release_public}
-    metadata = seal_metadata(metadata, recipients, key=secrets.token_bytes(SECRET_SIZE))
+    satellite = prepared.satellite
+    metadata = seal_metadata(metadata, satellite.release_public, satellite=satellite.name)
     handle = object_handle(metadata)
     release = RegisteredRelease(
         digest=manifest.release_digest,

@@ -196,8 +196,7 @@ class FakeGround:
         ).encode()
         if not self.is_sealed:
             return metadata
-        recipients = dict.fromkeys(manifest.satellites, self.release_public_key)
-        return seal_metadata(metadata, recipients, key=self._secret(f"metadata key {version}"))
+        return seal_metadata(metadata, self.release_public_key, satellite=manifest.satellites[0])
 
     def command(
         self,

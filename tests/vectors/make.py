@@ -19,7 +19,8 @@ from protocol.link_keys import Direction, derive_batch_key, derive_contact_key, 
 from protocol.manifest import BundleEntry, FileEntry, Manifest, release_digest, sized
 from protocol.message import Message, MessageKind
 from protocol.metadata import MetadataBundle
-from protocol.metadata_packing import DICTIONARY, pack_text
+from protocol.metadata_dictionary import DICTIONARY
+from protocol.metadata_packing import Known, pack_text
 from protocol.quality import Quality, QualityReference
 from protocol.report import SOLVED, OpenBlock, Reason, Report, UpdateState, UpdateStatus
 from protocol.segment import SegmentCipher, SegmentCodec, SegmentRow
@@ -97,6 +98,9 @@ DELTA_ROW = SegmentRow(
     base_offset=2**33,
 )
 BUNDLE = BundleHeader(release_digest=MANIFEST.release_digest, number=2, rows=(ROW, DELTA_ROW))
+NAMING = b'{"expires":"2027-01-15T08:00:00Z","meta":{"x.json":{"hashes":{"sha256":"%b"},"length":5,"version":7}}}' % (
+    hashlib.sha256(b"named").hexdigest().encode()
+)
 METADATA = MetadataBundle(timestamp=b"timestamp", snapshot=b"snapshot", targets=b"targets", manifest=b"manifest")
 COMMAND = Command(satellite="SAT-1", counter=9, operation=Operation.REVERT, args={"digest": None})
 FIRE = replace(COMMAND, arm=8, nonce=bytes(range(16)))
@@ -136,6 +140,7 @@ VECTORS: dict[str, Callable[[], bytes]] = {
     "report": REPORT.encode,
     "metadata dictionary": lambda: hashlib.sha256(DICTIONARY).digest(),
     "metadata text": lambda: pack_text(b'{"keyid":"%b","zero":"\0"}' % PUBLIC_KEY.hex().encode()),
+    "metadata text that names": lambda: pack_text(NAMING, Known(named=b"named", number=7, expires_s=1_800_000_000)),
     "manifest": MANIFEST.encode,
     "manifest judged": JUDGED.encode,
     "release digest": lambda: MANIFEST.release_digest,

@@ -20,7 +20,7 @@ from protocol.errors import DecodeError, ProtocolError
 from protocol.manifest import Manifest
 from protocol.message import Message, MessageKind
 from protocol.metadata import MetadataBundle
-from protocol.metadata_packing import pack_text, unpack_text
+from protocol.metadata_packing import Known, expires_s_of, pack_text, unpack_text
 from protocol.objects import PREFIX_SIZE, ObjectKind, object_prefix
 from protocol.receipt import SignedReceipt, open_receipt
 from protocol.roots import command_keys, follow_roots, parse_metadata, read_root, second_root_role
@@ -70,7 +70,7 @@ def _message(data: bytes) -> None:
 
 
 def _sealed_metadata(data: bytes) -> None:
-    """Behind the magic of a seal, and with a key of ours in it where the input has one."""
+    """Behind the magic of a seal."""
     whole = object_prefix(ObjectKind.METADATA, PREFIX_SIZE + 4 + len(data)) + b"SKE1" + data
     open_metadata(whole, good.SEAL_KEY, satellite="SAT-1")
 
@@ -85,10 +85,10 @@ def _accept(data: bytes) -> None:
     """The roles of an update as one JSON object. Each names the one below it by length and hash: kept right."""
     try:
         roles = json.loads(data)
-        below, packed = _BUNDLE.manifest, {"roots": [], "manifest": _BUNDLE.manifest}
+        below, packed = _BUNDLE.manifest, {"roots": [], "number": 1, "expires": 0, "manifest": _BUNDLE.manifest}
         for name, path, seed in _CHAIN:
             text = _text_of(roles[name], path, seed, below)
-            packed[name] = pack_text(text)
+            packed[name] = pack_text(text, Known(named=below, number=1))
             below = text
         body = _COMPRESSOR.compress(msgpack.packb(packed))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
@@ -106,6 +106,7 @@ def _text_of(role: Any, path: tuple[str, str], below_before: bytes, below: bytes
     return json.dumps(role, separators=(",", ":")).replace(before, now).encode()
 
 
+_KNOWN = Known(named=_BUNDLE.snapshot, number=1, expires_s=expires_s_of(_BUNDLE.timestamp))
 _PARTS = ("timestamp", "snapshot", "targets", "manifest", "roots")
 _CHAIN = (  # from the lowest up: what it is, where it names the one below it, and that one as it was
     ("targets", ("targets", "updates/1.manifest"), _BUNDLE.manifest),
@@ -149,8 +150,10 @@ TARGETS: dict[str, Target] = {
             msgpack.packb(
                 {
                     "roots": [pack_text(_NEXT_ROOT)],
-                    **{name: pack_text(b"{}") for name in _PARTS[:3]},
+                    "number": 1,
+                    "expires": 1_800_000_000,
                     "manifest": b"manifest",
+                    **dict.fromkeys(_PARTS[:3], b"{\x00\x01\x00\x02\x00\x03\x00\x04}"),
                 }
             ),
             msgpack.packb({"roots": [pack_text(_NEXT_ROOT)], "label": "spare"}),
@@ -158,13 +161,11 @@ TARGETS: dict[str, Target] = {
         form=Form.MSGPACK,
     ),
     "metadata-text": Target(
-        parse=lambda data: unpack_text(data, size_max=1 << 16),
+        parse=lambda data: unpack_text(data, _KNOWN, size_max=1 << 16),
         refusals=(DecodeError,),
-        seeds=[pack_text(_BUNDLE.timestamp), pack_text(_NEXT_ROOT)],
+        seeds=[pack_text(_BUNDLE.timestamp, _KNOWN), pack_text(_NEXT_ROOT)],
     ),
-    "metadata-sealed": Target(
-        parse=_sealed_metadata, refusals=_PROTOCOL, seeds=good.SEALS, form=Form.MSGPACK, size_max=1 << 14
-    ),
+    "metadata-sealed": Target(parse=_sealed_metadata, refusals=_PROTOCOL, seeds=good.SEALS, size_max=1 << 14),
     "trust": Target(parse=_signed_trust, refusals=_PROTOCOL, seeds=[_UPDATE.metadata], size_max=1 << 14),
     "trust-behind": Target(
         parse=without_role_signatures(_accept),
