@@ -9,6 +9,9 @@ SECONDS ?= 120
 SEED ?=
 NAME ?=
 JOBS ?= 2
+# Where tests have their files, if not in pytest's own place; it is emptied first.
+BASETEMP ?=
+PYTEST = $(BIN)/pytest -n $(JOBS) --dist worksteal $(if $(BASETEMP),--basetemp $(BASETEMP) -o tmp_path_retention_policy=failed)
 FUZZ = $(if $(filter command,$(firstword $(origin COUNT))),--count $(COUNT) --resume,$(FUZZ_TIMED))
 FUZZ_TIMED = $(if $(EACH),--seconds $(EACH),--guided --seconds $(SECONDS))
 COUNT ?= 1000
@@ -24,10 +27,10 @@ demo: $(READY) ## Fly a real model over an emulated link; KEEP=1 leaves everythi
 	@$(BIN)/python demo/fly.py $(if $(KEEP),--keep)
 
 test: $(READY) ## Run the fast tests (under three minutes), in JOBS=2 processes.
-	$(BIN)/pytest -n $(JOBS) --dist worksteal
+	$(PYTEST)
 
 test-slow: $(READY) ## Run the slow tests: real weights, kill -9, real power cuts where root allows.
-	$(BIN)/pytest -n $(JOBS) --dist worksteal -m '(slow or power) and not soak and not docker' --timeout 900
+	$(PYTEST) -m '(slow or power) and not soak and not docker' --timeout 900
 
 lint: $(READY) ## Check style: ruff's rules and its formatting.
 	$(BIN)/ruff check .
