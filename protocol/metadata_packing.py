@@ -105,7 +105,7 @@ def unpack_text(packed: bytes, known: Known = NOTHING, *, size_max: int) -> byte
     """
     words = known.words
     parts, at, size = [], 0, 0
-    while (found := packed.find(_ESCAPE, at)) >= 0 and size <= size_max:
+    while (found := packed.find(_ESCAPE, at)) >= 0:
         if found + 1 == len(packed):
             raise TruncatedError("packed text", expected=found + 2, got=len(packed))
         code = packed[found + 1]
@@ -131,12 +131,12 @@ def unpack_text(packed: bytes, known: Known = NOTHING, *, size_max: int) -> byte
 def _pattern(words: dict[int, bytes]) -> re.Pattern[bytes]:
     """Where a text may say what is known: a number is looked for only where TUF has that number."""
     places = {
-        _DIGEST: (rb'(?<="sha256":")%b(?=")',),
-        _SIZE: (rb'(?<="length":)%b(?=[,}])',),
-        _NUMBER: (rb'(?<="version":)%b(?=[,}])', rb'(?<="updates/)%b(?=\.)'),
-        _EXPIRES: (rb'(?<="expires":")%b(?=")',),
+        _DIGEST: (b'"sha256":"',),
+        _SIZE: (b'"length":',),
+        _NUMBER: (b'"version":', b'"updates/'),
+        _EXPIRES: (b'"expires":"',),
     }
-    known = [place % re.escape(word) for code, word in words.items() for place in places[code]]
+    known = [b"(?<=%b)%b" % (before, re.escape(word)) for code, word in words.items() for before in places[code]]
     return re.compile(b"|".join((*known, _RUN, _ZERO))) if known else _ALONE
 
 
