@@ -123,6 +123,8 @@ def unpack_text(packed: bytes, known: Known = NOTHING, *, size_max: int) -> byte
         parts += [packed[at:found], word]
         size += found - at + len(word)
         at = end
+        if size > size_max:  # at once: half a megabyte of codes would take a fifth of a second
+            break
     if size + len(packed) - at > size_max:
         raise DecodeError(f"packed text: more than {size_max} bytes")
     return b"".join((*parts, packed[at:]))

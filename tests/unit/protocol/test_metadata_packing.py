@@ -98,6 +98,14 @@ def test_a_text_that_grows_too_large_is_an_error():
                 unpack_text(packed * 1000, known, size_max=size_max)
 
 
+def test_what_is_too_large_is_read_no_further():
+    broken_off = b"\0\1" * 10 + b"\0"
+    with pytest.raises(DecodeError, match="more than"):
+        unpack_text(broken_off, KNOWN, size_max=64)
+    with pytest.raises(DecodeError, match="expected 22"):
+        unpack_text(broken_off, KNOWN, size_max=640)
+
+
 @pytest.mark.parametrize(
     ("text", "number"),
     [
