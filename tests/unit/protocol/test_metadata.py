@@ -1,6 +1,7 @@
 """A metadata object comes back byte for byte, whatever its roles say, and nothing else is taken for one."""
 
 import hashlib
+import json
 
 import pytest
 import zstandard
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.errors import DecodeError
+from protocol.limits import METADATA_UNPACKED_MAX, ROOT_SIZE_MAX, ROOTS_MAX
 from protocol.metadata import MetadataBundle
 from protocol.metadata_dictionary import DICTIONARY
 from protocol.metadata_packing import WORD_MAX
@@ -28,10 +30,10 @@ FIELDS = {
 }
 
 
-def whole(**changes):
+def whole(trailing=b"", **changes):
     fields = {name: value for name, value in {**FIELDS, **changes}.items() if value is not None}
     dictionary = zstandard.ZstdCompressionDict(DICTIONARY, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
-    body = zstandard.ZstdCompressor(dict_data=dictionary).compress(pack_map(fields))
+    body = zstandard.ZstdCompressor(dict_data=dictionary).compress(pack_map(fields)) + trailing
     return object_prefix(ObjectKind.METADATA, PREFIX_SIZE + len(body)) + body
 
 
@@ -63,9 +65,32 @@ def test_a_reader_fills_in_what_follows_from_the_other_parts():
     assert bundle.timestamp == b"12027-01-15T08:00:00Z"
 
 
+def test_what_follows_is_not_sent():
+    dictionary = zstandard.ZstdCompressionDict(DICTIONARY, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+    sent = zstandard.ZstdDecompressor(dict_data=dictionary).decompress(REAL.encode()[PREFIX_SIZE:])
+    assert REAL.manifest in sent
+    for part in (REAL.manifest, REAL.targets, REAL.snapshot):
+        assert hashlib.sha256(part).digest() not in sent
+        assert hashlib.sha256(part).hexdigest().encode() not in sent
+    expires = json.loads(REAL.timestamp)["signed"]["expires"].encode()
+    assert expires in REAL.timestamp
+    assert expires not in sent
+
+
+def test_roots_have_their_bounds():
+    runs = ROOT_SIZE_MAX // 510
+    run = b"\0\xff" + bytes(255)
+    assert len(MetadataBundle.decode(whole(roots=[run * runs])).roots[0]) == 510 * runs
+    assert len(MetadataBundle.decode(whole(roots=[b"{}"] * ROOTS_MAX)).roots) == ROOTS_MAX
+    for roots in ([run * (runs + 1)], [b"{}"] * (ROOTS_MAX + 1)):
+        with pytest.raises(DecodeError):
+            MetadataBundle.decode(whole(roots=roots))
+
+
 @pytest.mark.parametrize(
     "change",
     [
+        {"trailing": b"more"},
         {"number": WORD_MAX + 1},
         {"number": -1},
         {"number": True},
@@ -90,3 +115,18 @@ def test_a_reader_fills_in_what_follows_from_the_other_parts():
 def test_what_is_no_metadata_is_refused(change):
     with pytest.raises(DecodeError):
         MetadataBundle.decode(whole(**change))
+
+
+@pytest.mark.parametrize("options", [{}, {"write_content_size": False}])
+def test_what_would_grow_too_large_is_not_decompressed(options):
+    packed = pack_map({**FIELDS, "manifest": bytes(METADATA_UNPACKED_MAX if not options else 1)})
+    body = zstandard.ZstdCompressor(**options).compress(packed)
+    with pytest.raises(DecodeError, match="decompressed bytes are not in"):
+        MetadataBundle.decode(object_prefix(ObjectKind.METADATA, PREFIX_SIZE + len(body)) + body)
+
+
+@pytest.mark.parametrize("label", ["x" * 129, b"bytes"])
+def test_a_rotation_is_refused_if_its_label_is_none(label):
+    body = zstandard.ZstdCompressor().compress(pack_map({"roots": [b"root"], "label": label}))
+    with pytest.raises(DecodeError, match="label"):
+        MetadataBundle.decode(object_prefix(ObjectKind.METADATA, PREFIX_SIZE + len(body)) + body)
