@@ -51,6 +51,14 @@ def test_a_signature_takes_its_own_size():
     assert len(pack_text(text)) == len(text) - 128 + 64 + 2
 
 
+@pytest.mark.parametrize("num_digits", [15, 16, 17, 510, 511, 512, 525, 526, 1025])
+def test_digits_come_back_however_many_there_are(num_digits):
+    text = b"g" + (b"0123456789abcdef" * 65)[:num_digits] + b"g"
+    packed = pack_text(text)
+    assert unpack_text(packed, size_max=len(text)) == text
+    assert (len(packed) < len(text)) == (num_digits >= 16)
+
+
 def test_what_the_reader_knows_takes_two_bytes_each_and_what_follows_from_it_changes_with_it():
     packed = pack_text(ROLE, KNOWN)
     assert len(packed) == len(ROLE) - (64 - 2) - (20 - 2) + 3  # "7" thrice takes one byte more

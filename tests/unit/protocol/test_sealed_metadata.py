@@ -8,7 +8,15 @@ from protocol.canary import Canary, CanaryPrompt
 from protocol.errors import DecodeError, ProtocolError, VerificationError, WrongSatelliteError
 from protocol.link_keys import unwrap_release_key, wrap_release_key
 from protocol.objects import ObjectKind, object_prefix
-from protocol.recipient_keys import HYBRID_PRIVATE_SIZE, HYBRID_PUBLIC_SIZE, public_key_of, unwrap_key, wrap_key
+from protocol.recipient_keys import (
+    HYBRID_PRIVATE_SIZE,
+    HYBRID_PUBLIC_SIZE,
+    open_sealed,
+    public_key_of,
+    seal_for,
+    unwrap_key,
+    wrap_key,
+)
 from protocol.sealed_metadata import is_sealed, open_metadata, seal_metadata
 from protocol.trust import TrustState, accept_update
 from tests.fakes.updates import FakeGround
@@ -34,6 +42,24 @@ def test_a_secret_comes_back_to_its_key_and_use_only(kind, size, public_size):
     for private, info in ((OTHER[kind], b"use"), (PRIVATE[kind], b"other use")):
         with pytest.raises(VerificationError):
             unwrap_key(wrapped, private, info=info)
+
+
+@pytest.mark.parametrize("size", [0, 31, 33, 1000])
+def test_a_secret_of_another_size_is_no_key(size):
+    """Anybody can seal for a public key, so what comes out is no more trusted than what went in."""
+    sealed = seal_for(bytes(size), public_key_of(PRIVATE["x25519"]), info=b"use")
+
+    assert open_sealed(sealed, PRIVATE["x25519"], info=b"use") == bytes(size)
+    with pytest.raises(VerificationError, match=f"{size} bytes"):
+        unwrap_key(sealed, PRIVATE["x25519"], info=b"use")
+
+
+@pytest.mark.parametrize("kind", PRIVATE)
+@pytest.mark.parametrize("fill", [0, 1, 0xFF])
+def test_bytes_that_were_never_sealed_are_refused_whatever_their_number(kind, fill):
+    for size in (*range(50), 1119, 1120, 1121, 1136, 1137):
+        with pytest.raises(VerificationError):
+            open_sealed(bytes([fill]) * size, PRIVATE[kind], info=b"use")
 
 
 def test_a_hybrid_satellite_opens_nothing_that_was_wrapped_without_ml_kem():
