@@ -120,8 +120,6 @@ def unpack_tokens(packed: bytes) -> tuple[int, ...]:
         value |= (byte & 0x7F) << 7 * size
         size += 1
         if byte & 0x80:
-            if size == _TOKEN_SIZE_MAX:
-                raise DecodeError(f"{_UNIT}: a token id of more than {_TOKEN_SIZE_MAX} bytes")
             continue
         if value > TOKEN_MAX or (size > 1 and not byte):
             raise DecodeError(f"{_UNIT}: a token id above {TOKEN_MAX}, or in more bytes than it takes")

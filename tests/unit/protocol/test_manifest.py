@@ -1,0 +1,79 @@
+"""A manifest says of files their names and sizes, and is refused whole if one of them is not as it has to be."""
+
+import pytest
+
+from protocol.errors import DecodeError
+from protocol.limits import FILES_MAX, MANIFEST_SIZE_MAX, PROMPT_SIZE_MAX
+from protocol.manifest import Manifest
+from protocol.packing import pack_map, unpack_map
+from tests.fakes.updates import FakeGround
+
+WHOLE = unpack_map(
+    FakeGround().make_update({"a.json": b"{}", "b.bin": b"weights"}).manifest.encode(),
+    unit="manifest",
+    size_max=MANIFEST_SIZE_MAX,
+)
+
+
+def of_files(*rows):
+    return pack_map({**WHOLE, "release": {**WHOLE["release"], "files": list(rows)}})
+
+
+def asking(text):
+    return pack_map({**WHOLE, "canary": {**WHOLE["canary"], "prompts": [[text, b""]]}})
+
+
+def test_it_says_names_and_sizes():
+    files = Manifest.decode(of_files(["A", 0], ["a", 2**47])).files
+    assert [(file.name, file.size_bytes) for file in files] == [("A", 0), ("a", 2**47)]
+    many = [[f"{number:04}", 1] for number in range(FILES_MAX)]
+    assert len(Manifest.decode(of_files(*many)).files) == FILES_MAX
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [],
+        [["b", 1], ["a", 1]],
+        [["a", 1], ["a", 1]],
+        [["a", 1], ["a", 2]],
+        [["a", -1]],
+        [["a", 2**47 + 1]],
+        [["a", True]],
+        [["a", 1.0]],
+        [["a"]],
+        [["a", 1, bytes(32)]],
+        [["", 1]],
+        [[".hidden", 1]],
+        [["..", 1]],
+        [["a/b", 1]],
+        [["ä", 1]],
+        [["a\n", 1]],
+        [["a" * 129, 1]],
+        [[b"a", 1]],
+        ["a"],
+        [[f"{number:04}", 1] for number in range(FILES_MAX + 1)],
+    ],
+)
+def test_files_that_no_release_can_have_are_refused(rows):
+    with pytest.raises(DecodeError):
+        Manifest.decode(of_files(*rows))
+
+
+def test_a_question_has_its_bounds():
+    assert Manifest.decode(asking("?" * PROMPT_SIZE_MAX)).canary.prompts[0].text
+    with pytest.raises(DecodeError, match="at most 16384"):
+        Manifest.decode(asking("?" * (PROMPT_SIZE_MAX + 1)))
+
+
+@pytest.mark.parametrize("digest", [None, b"", bytes(31), bytes(33), "0" * 64])
+def test_a_release_has_a_digest(digest):
+    with pytest.raises(DecodeError, match="digest"):
+        Manifest.decode(pack_map({**WHOLE, "release": {**WHOLE["release"], "digest": digest}}))
+
+
+@pytest.mark.parametrize("change", [{"floor": 2}, {"keys": {"SAT-9": b""}}, {"more": 1}, {"v": 2}, {"sequence": 0}])
+def test_what_cannot_be_meant_is_refused(change):
+    assert WHOLE["sequence"] == 1
+    with pytest.raises(DecodeError):
+        Manifest.decode(pack_map({**WHOLE, **change}))
