@@ -3,7 +3,14 @@
 import pytest
 
 from protocol.errors import DecodeError
-from protocol.limits import FILES_MAX, MANIFEST_SIZE_MAX, PROMPT_SIZE_MAX
+from protocol.limits import (
+    BUNDLES_MAX,
+    FILES_MAX,
+    MANIFEST_SIZE_MAX,
+    OBJECT_SIZE_MAX,
+    PROMPT_SIZE_MAX,
+    SEGMENTS_PER_BUNDLE_MAX,
+)
 from protocol.manifest import Manifest
 from protocol.packing import pack_map, unpack_map
 from tests.fakes.updates import FakeGround
@@ -72,8 +79,45 @@ def test_a_release_has_a_digest(digest):
         Manifest.decode(pack_map({**WHOLE, "release": {**WHOLE["release"], "digest": digest}}))
 
 
-@pytest.mark.parametrize("change", [{"floor": 2}, {"keys": {"SAT-9": b""}}, {"more": 1}, {"v": 2}, {"sequence": 0}])
+BUNDLE = [1, bytes(32), 1]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"v": 2},
+        {"sequence": 0},
+        {"sequence": 2**32},
+        {"satellites": ["a/b"]},
+        {"satellites": ["SAT-1"] * 4097},
+        {"base": bytes(31)},
+        {"bundles": [BUNDLE] * (BUNDLES_MAX + 1)},
+        {"bundles": [[0, bytes(32), 1]]},
+        {"bundles": [[OBJECT_SIZE_MAX + 1, bytes(32), 1]]},
+        {"bundles": [[1, bytes(31), 1]]},
+        {"bundles": [[1, bytes(32), 0]]},
+        {"bundles": [[1, bytes(32), SEGMENTS_PER_BUNDLE_MAX + 1]]},
+        {"keys": {"SAT-9": b""}},
+        {"keys": {"SAT-1": bytes(2049)}},
+        {"floor": 2},
+        {"floor": -1},
+        {"beside": 1},
+        {"hold": 1},
+        {"engine": {"format": "other", "memory_bytes": 0}},
+        {"engine": {"format": "gguf", "memory_bytes": -1}},
+        {"engine": {"format": "gguf", "memory_bytes": 0, "more": 1}},
+        {"release": {**WHOLE["release"], "name": "a/b"}},
+        {"release": {**WHOLE["release"], "more": 1}},
+        {"more": 1},
+    ],
+)
 def test_what_cannot_be_meant_is_refused(change):
-    assert WHOLE["sequence"] == 1
+    assert (WHOLE["sequence"], WHOLE["satellites"]) == (1, ["SAT-1"])
     with pytest.raises(DecodeError):
         Manifest.decode(pack_map({**WHOLE, **change}))
+
+
+def test_bundles_have_their_bounds():
+    largest = [OBJECT_SIZE_MAX, bytes(32), SEGMENTS_PER_BUNDLE_MAX]
+    assert len(Manifest.decode(pack_map({**WHOLE, "bundles": [BUNDLE] * BUNDLES_MAX})).bundles) == BUNDLES_MAX
+    assert Manifest.decode(pack_map({**WHOLE, "bundles": [largest]})).payload_bytes == OBJECT_SIZE_MAX
