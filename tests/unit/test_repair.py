@@ -152,6 +152,10 @@ class Damaged:
     def is_whole(self):
         return ReleaseDirectory.open(self.directory, self.digest).find_damage() == []
 
+    def inodes_of_right_files(self):
+        wrong = {damage.name for damage in ReleaseDirectory.open(self.directory, self.digest).find_damage()}
+        return {name: (self.directory / name).stat().st_ino for name in {*FILES, ".guard-0"} - wrong}
+
     async def fly(self, update, until):
         async with self.board.life() as installer:
             served = dict(self.board.serving.loaded)
@@ -170,10 +174,11 @@ def test_a_repair_is_confirmed_without_a_trial_and_what_serves_goes_on(tmp_path)
     update, rows = repair_of(damaged.ground, tmp_path, damaged.lost)
     assert not damaged.is_whole
     assert sum(row.stored_size for row in rows) < sum(each.size for each in damaged.lost) + 500
-    before, guard = damaged.board.record, (damaged.directory / ".guard-0").stat().st_ino
+    before, stays = damaged.board.record, damaged.inodes_of_right_files()
+    assert {".guard-0", "config.json"} <= stays.keys()
     asyncio.run(damaged.fly(update, UpdateState.CONFIRMED))
     assert damaged.is_whole
-    assert (damaged.directory / ".guard-0").stat().st_ino == guard  # the release was never away
+    assert stays.items() <= damaged.inodes_of_right_files().items()  # the release was never away, nor what was right
     after = damaged.board.record
     assert (after.current, after.previous, after.releases) == (before.current, before.previous, before.releases)
     assert scrub_release(damaged.directory, damaged.digest, RealDisk(), files=tuple).flips == ()
