@@ -73,11 +73,13 @@ class Plan:
 
     @property
     def identity(self) -> bytes:
-        """Equal for plans that put the same bundles together to the same release; the signature may differ."""
+        """Equal for plans that put the same bundles together to the same files; the signature may differ."""
         manifest = self.manifest
         digest = hashlib.sha256(manifest.release_digest + (manifest.base or bytes(len(manifest.release_digest))))
         for entry in manifest.bundles:
             digest.update(entry.sha256)
+        for file in laid_out_files(manifest):
+            digest.update(f"{file.size_bytes} {file.name}\n".encode())
         return digest.digest()[:IDENTITY_SIZE]
 
 
@@ -166,6 +168,7 @@ class Assembly:
         Raises:
             InstallError: DIGEST_MISMATCH (final), DISK_FAILED; of an adapter also BASE_DAMAGED, BUNDLE_DAMAGED (final).
         """
+        self._verified = ()
         with _disk_reasons():
             if self.plan.manifest.adapter is not None:
                 self._adapter_step().run()
@@ -304,6 +307,8 @@ class Assembly:
             raise _damaged(number, str(error)) from error
         if (header.release_digest, header.number) != (manifest.release_digest, number):
             raise _damaged(number, "it is of another release, or has another number")
+        if manifest.is_repair and self.plan.base and _names(manifest.files) != _names(self.plan.base.files):
+            raise _damaged(number, "its manifest has other files than the release that it repairs")
         if len(header.rows) != expected or header.rows[0].number != manifest.first_segment(number):
             raise _damaged(number, f"expected {expected} segments from {manifest.first_segment(number)} on")
         for row in header.rows:
@@ -404,6 +409,10 @@ class Assembly:
                 f"{entry.name} of the base has {size} bytes with another digest", reason=Reason.BASE_DAMAGED
             )
         self._progress.note_verified(index)
+
+
+def _names(files: Sequence[SizedFile]) -> list[str]:
+    return [file.name for file in files]
 
 
 def _check_end(number: int, end: int, size: int) -> None:

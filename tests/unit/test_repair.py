@@ -22,7 +22,7 @@ from onboard.store.disk import RealDisk
 from protocol.bundle import BundleHeader
 from protocol.damage import WHOLE, DamageReport, LostRange
 from protocol.link_keys import wrap_release_key
-from protocol.manifest import BundleEntry
+from protocol.manifest import BundleEntry, SizedFile
 from protocol.objects import ObjectKind
 from protocol.report import NO_HANDLE, Reason, UpdateState
 from protocol.segment import SegmentCodec
@@ -213,6 +213,19 @@ def test_files_of_a_release_without_a_guard_come_back_whole_though_the_satellite
 
     asyncio.run(fly())
     assert ReleaseDirectory.open(directory, digest).find_damage() == []
+
+
+@pytest.mark.parametrize("change", ["fewer", "more", "others"])
+def test_a_repair_of_other_files_than_its_release_has_is_rejected(tmp_path, change):
+    damaged = Damaged(tmp_path / "board")
+    update, _ = repair_of(damaged.ground, tmp_path, damaged.lost)
+    files = update.manifest.files
+    stranger = SizedFile(name="zzz.bin", size_bytes=0)
+    files = {"fewer": files[:1], "more": (*files, stranger), "others": (*files[:-1], stranger)}[change]
+    update = damaged.ground.sign_again(update, files=files)
+    status = asyncio.run(damaged.fly(update, UpdateState.REJECTED))
+    assert status.reason is Reason.BUNDLE_DAMAGED
+    assert {path.name for path in damaged.directory.iterdir() if path.name[0] != "."} == set(FILES)
 
 
 def test_a_repair_uses_nothing_that_is_damaged_meanwhile(tmp_path):

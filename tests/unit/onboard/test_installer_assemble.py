@@ -20,6 +20,7 @@ from onboard.store.ballast import RESERVE_BYTES, RESERVE_FILES
 from protocol.bundle import BundleHeader
 from protocol.codec.kinds import Coder, TransformKind
 from protocol.codec.payload import Extent, Piece, Stream, TensorPayload
+from protocol.manifest import SizedFile
 from protocol.report import Reason
 from protocol.segment import TAG_SIZE, SegmentCipher, SegmentCodec, SegmentRow
 from tests.fakes.faulty_disk import FaultyDisk
@@ -351,6 +352,29 @@ def test_other_files_than_were_signed_are_noticed(tmp_path):
     shop.install_all(assembly)
     assert reason_of(assembly.verify) is Reason.DIGEST_MISMATCH
     with pytest.raises(AssertionError):  # what was not verified gets no name
+        assembly.seal(shop.target, shop.update.metadata)
+
+
+def test_an_update_signed_again_for_other_files_begins_anew(tmp_path):
+    shop = Workshop(tmp_path)
+    right = shop.update.manifest
+    wrong = replace(right, files=(*right.files, SizedFile(name="stranger.bin", size_bytes=3)))
+    assembly = shop.open(manifest=wrong)
+    assembly.install(shop.paths[0], 0)
+    assert (shop.part / "stranger.bin").exists()
+    assembly = shop.open(manifest=right)
+    assert not (shop.part / "stranger.bin").exists()
+    assert not list(assembly.installed.numbers())
+
+
+def test_what_was_right_once_is_not_sealed_after_it_was_found_wrong(tmp_path):
+    shop = Workshop(tmp_path)
+    assembly = shop.open()
+    shop.install_all(assembly)
+    assembly.verify()
+    (shop.part / "a.json").write_bytes(b"{3}")
+    assert reason_of(assembly.verify) is Reason.DIGEST_MISMATCH
+    with pytest.raises(AssertionError):
         assembly.seal(shop.target, shop.update.metadata)
 
 
