@@ -404,7 +404,7 @@ async def _import(board, update, say):
                 chunks = (data[at : at + 1000] for at in range(0, len(data), 1000))
                 spool.put(kind, hashlib.sha256(data).digest(), len(data), chunks)
                 await _take_spooled(spool, reception)
-        assert await board.until_ended(installer) is UpdateState.CONFIRMED
+        assert await reception.until_ended(4) is UpdateState.CONFIRMED
         say("confirmed", update.digest)
         await reception.settle()
         say("ended")
