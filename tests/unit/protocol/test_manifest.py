@@ -121,3 +121,9 @@ def test_bundles_have_their_bounds():
     largest = [OBJECT_SIZE_MAX, bytes(32), SEGMENTS_PER_BUNDLE_MAX]
     assert len(Manifest.decode(pack_map({**WHOLE, "bundles": [BUNDLE] * BUNDLES_MAX})).bundles) == BUNDLES_MAX
     assert Manifest.decode(pack_map({**WHOLE, "bundles": [largest]})).payload_bytes == OBJECT_SIZE_MAX
+
+
+@pytest.mark.parametrize("name", sorted(WHOLE))
+def test_what_is_not_there_is_missed(name):
+    with pytest.raises(DecodeError, match="no field"):
+        Manifest.decode(pack_map({key: value for key, value in WHOLE.items() if key != name}))
