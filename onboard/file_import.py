@@ -23,6 +23,7 @@ from onboard.receiver.events import FileVerdict
 from onboard.spool import Spool, SpooledFile
 from protocol.bundle import HEADER_SIZE, peek_target
 from protocol.errors import DecodeError
+from protocol.manifest import bundle_digest
 from protocol.objects import ObjectKind, handle_of_digest
 
 logger = logging.getLogger(__name__)
@@ -208,8 +209,8 @@ def find_bundle_fault(path: Path, signed: Callable[[bytes, int], bytes | None]) 
             release, number = peek_target(opened.read(HEADER_SIZE))
     except (OSError, DecodeError):
         return ""
-    sha256 = signed(release, number)
-    return "" if sha256 in {None, file.sha256} else f"damaged: not bundle {number} as it was signed"
+    digest = signed(release, number)
+    return "" if digest in {None, bundle_digest(file.sha256)} else f"damaged: not bundle {number} as it was signed"
 
 
 def _outcome_of(verdict: FileVerdict | None, kind: ObjectKind) -> Outcome:

@@ -22,7 +22,7 @@ from onboard.installer.release import SUMS_NAME, ReleaseDirectory, hash_file, li
 from onboard.store.bases import base_directory_of
 from protocol.errors import ProtocolError
 from protocol.limits import MANIFEST_SIZE_MAX
-from protocol.manifest import FileEntry, Manifest, release_digest
+from protocol.manifest import FileEntry, Manifest, bundle_digest, release_digest
 from protocol.report import Reason
 
 _RELEASE_NAME = "release"
@@ -231,7 +231,7 @@ def _open_base(directory: Path | None, manifest: Manifest, tell: Callable[[str],
 
 def _find_bundles(directory: Path, manifest: Manifest) -> list[Path]:
     """Find each bundle by its digest, whatever the files are called."""
-    wanted = {(entry.size_bytes, entry.sha256) for entry in manifest.bundles}
+    wanted = {(entry.size_bytes, entry.digest) for entry in manifest.bundles}
     sizes = {size for size, _ in wanted}
     found: dict[bytes, Path] = {}
     try:
@@ -239,12 +239,14 @@ def _find_bundles(directory: Path, manifest: Manifest) -> list[Path]:
     except OSError as error:
         raise ConfigError(f"{directory}: {error.strerror}", hint="--bundles takes a directory") from error
     for path in paths:
-        if path.stat().st_size in sizes and (entry := hash_file(path)) in wanted:
-            found[entry[1]] = path
-    missing = [number for number, entry in enumerate(manifest.bundles) if entry.sha256 not in found]
+        if path.stat().st_size in sizes:
+            size, sha256 = hash_file(path)
+            if (size, bundle_digest(sha256)) in wanted:
+                found[bundle_digest(sha256)] = path
+    missing = [number for number, entry in enumerate(manifest.bundles) if entry.digest not in found]
     if missing:
         raise ConfigError(
             f"{directory}: {len(missing)} of {len(manifest.bundles)} bundles are not there, bundle {missing[0]} first",
             hint="they must be the very files that stage wrote",
         )
-    return [found[entry.sha256] for entry in manifest.bundles]
+    return [found[entry.digest] for entry in manifest.bundles]

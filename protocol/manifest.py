@@ -8,7 +8,8 @@ One msgpack map, at most 64 kB. Its bytes are a TUF target: they are hashed as t
     release    {name: str, digest: bin32, files: [[name: str, size: int], ...]}  rising by name
     base       bin32 | nil  digest of the release that segments may refer to; the release's own: a repair, whose
                             segments bring what was lost and refer to the rest
-    bundles    [[size: int, sha256: bin32, segments: int], ...]   in order; segment numbers count on through them
+    bundles    [[size: int, digest: bin16, segments: int], ...]   in order; segment numbers count on through them; the
+                            first half of the SHA-256 tells damage and poison, the release's digest decides in the end
     keys       {satellite: bin}    the release key, wrapped for each satellite (`link_keys`)
     floor      int          no release with a smaller sequence may serve once this one is confirmed
     beside     bool         updates accepted before it go on; without it, it ends all of them
@@ -52,6 +53,7 @@ from protocol.quality import Quality
 
 VERSION = 1
 DIGEST_SIZE = 32
+BUNDLE_DIGEST_SIZE = 16
 _UNIT = "manifest"
 _FILE_SIZE_MAX = 2**47  # segment offsets are 48 bits
 _FORMATS = ("huggingface", "gguf")
@@ -87,12 +89,13 @@ class BundleEntry:
 
     Attributes:
         size_bytes: of the whole bundle object.
-        sha256: of the whole bundle object; its first HANDLE_SIZE bytes are the object's handle on the link.
+        digest: the first BUNDLE_DIGEST_SIZE bytes of the SHA-256 of the whole bundle object; the first HANDLE_SIZE of
+            them are its handle on the link.
         num_segments: how many segments it holds.
     """
 
     size_bytes: int
-    sha256: bytes
+    digest: bytes
     num_segments: int
 
 
@@ -195,7 +198,7 @@ class Manifest:
                     "files": _file_rows(self.files),
                 },
                 "base": self.base,
-                "bundles": [[entry.size_bytes, entry.sha256, entry.num_segments] for entry in self.bundles],
+                "bundles": [[entry.size_bytes, entry.digest, entry.num_segments] for entry in self.bundles],
                 "keys": dict(self.keys),
                 "floor": self.floor,
                 "beside": self.beside,
@@ -249,6 +252,11 @@ class Manifest:
         if manifest.adapter is not None:
             _check_adapter(manifest, manifest.adapter)
         return manifest
+
+
+def bundle_digest(sha256: bytes) -> bytes:
+    """Return what a manifest says of a bundle's SHA-256."""
+    return sha256[:BUNDLE_DIGEST_SIZE]
 
 
 def sized(files: Iterable[FileEntry]) -> tuple[SizedFile, ...]:
@@ -324,10 +332,10 @@ def _decode_file(item: object) -> SizedFile:
 
 
 def _decode_bundle(item: object) -> BundleEntry:
-    fields = unpack_row(item, ("size", "sha256", "segments"), unit=f"{_UNIT} bundle")
+    fields = unpack_row(item, ("size", "digest", "segments"), unit=f"{_UNIT} bundle")
     return BundleEntry(
         size_bytes=fields.integer("size", lowest=1, highest=OBJECT_SIZE_MAX),
-        sha256=fields.data("sha256", size=DIGEST_SIZE),
+        digest=fields.data("digest", size=BUNDLE_DIGEST_SIZE),
         num_segments=fields.integer("segments", lowest=1, highest=SEGMENTS_PER_BUNDLE_MAX),
     )
 

@@ -74,7 +74,7 @@ def _manifest() -> dict[str, Any]:
         "satellites": [_SATELLITE],
         "release": {"name": "model", "digest": _DIGEST, "files": [[name, _SIZE] for name in _FILES]},
         "base": None,
-        "bundles": [[20_480_000, _DIGEST, 700]],
+        "bundles": [[20_480_000, bytes(16), 700]],
         "keys": {_SATELLITE: _WRAPPED_KEY},
         "floor": 0,
         "beside": False,

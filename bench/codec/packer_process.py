@@ -50,7 +50,7 @@ def main() -> None:
         release_digest=plan.release_digest,
         files=files,
         base=plan.base_digest,
-        bundles=packed.bundles,
+        bundles=tuple(bundle.entry for bundle in packed.bundles),
         keys={},
     )
     (out / "manifest").write_bytes(manifest.encode())

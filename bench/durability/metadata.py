@@ -163,7 +163,7 @@ def _manifest(
 def _bundle() -> BundleEntry:
     return BundleEntry(
         size_bytes=_BUNDLE_BYTES - secrets.randbelow(_BUNDLE_BYTES // 10),
-        sha256=secrets.token_bytes(32),
+        digest=secrets.token_bytes(16),
         num_segments=_BUNDLE_SEGMENTS - secrets.randbelow(_BUNDLE_SEGMENTS // 10),
     )
 

@@ -11,13 +11,14 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from groundsegment.errors import InputError
 from protocol.bundle import HEADER_SIZE, BundleHeader, head_size, peek_num_segments
 from protocol.errors import DecodeError
 from protocol.limits import SEGMENTS_PER_BUNDLE_MAX
-from protocol.manifest import BundleEntry
+from protocol.manifest import BundleEntry, bundle_digest
 from protocol.segment import ROW_SIZE, SegmentRow
 
 INDEX_NAME = "index.jsonl"
@@ -29,10 +30,31 @@ def bundle_name(number: int) -> str:
     return f"bundle-{number:05d}.skb"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackedBundle:
+    """A bundle that was written.
+
+    Attributes:
+        size_bytes: of its file.
+        sha256: of its file, all 32 bytes.
+        num_segments: how many it holds.
+    """
+
+    size_bytes: int
+    sha256: bytes
+    num_segments: int
+
+    @property
+    def entry(self) -> BundleEntry:
+        """What a manifest says of it."""
+        digest = bundle_digest(self.sha256)
+        return BundleEntry(size_bytes=self.size_bytes, digest=digest, num_segments=self.num_segments)
+
+
 class Index:
     """The list of bundles that are durable."""
 
-    def __init__(self, path: Path, entries: list[BundleEntry]) -> None:
+    def __init__(self, path: Path, entries: list[PackedBundle]) -> None:
         self.path, self.entries = path, entries
 
     @classmethod
@@ -43,7 +65,7 @@ class Index:
         for line in lines[1:]:
             try:
                 size, sha256, num_segments = json.loads(line)
-                entries.append(BundleEntry(size_bytes=size, sha256=bytes.fromhex(sha256), num_segments=num_segments))
+                entries.append(PackedBundle(size_bytes=size, sha256=bytes.fromhex(sha256), num_segments=num_segments))
             except (ValueError, TypeError):
                 break  # torn by a power cut: what it spoke of is made again
         if not lines or lines[0] != plan_digest:
@@ -56,7 +78,7 @@ class Index:
             index.append(entry)
         return index
 
-    def holds(self, entry: BundleEntry) -> bool:
+    def holds(self, entry: PackedBundle) -> bool:
         """Whether the next bundle is on the disk as the entry says."""
         path = self.path.with_name(bundle_name(len(self.entries)))
         if not path.exists() or path.stat().st_size != entry.size_bytes:
@@ -64,7 +86,7 @@ class Index:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").digest() == entry.sha256
 
-    def append(self, entry: BundleEntry) -> None:
+    def append(self, entry: PackedBundle) -> None:
         """Add a bundle whose file is durable."""
         line = json.dumps([entry.size_bytes, entry.sha256.hex(), entry.num_segments])
         with self.path.open("ab") as file:
@@ -92,7 +114,7 @@ class BundleWriter:
         self._size = HEADER_SIZE
 
     @property
-    def bundles(self) -> list[BundleEntry]:
+    def bundles(self) -> list[PackedBundle]:
         """The bundles written so far."""
         return self._index.entries
 
@@ -117,7 +139,7 @@ class BundleWriter:
             digest.update(part)
         write_durably(self._directory / bundle_name(number), *parts)
         self._index.append(
-            BundleEntry(size_bytes=header.total_bytes, sha256=digest.digest(), num_segments=len(self._rows))
+            PackedBundle(size_bytes=header.total_bytes, sha256=digest.digest(), num_segments=len(self._rows))
         )
         self._rows, self._stored, self._size = [], [], HEADER_SIZE
 

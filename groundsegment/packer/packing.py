@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from groundsegment.errors import InputError
-from groundsegment.packer.bundles import INDEX_NAME, BundleWriter, Index, bundle_name, read_segments
+from groundsegment.packer.bundles import INDEX_NAME, BundleWriter, Index, PackedBundle, bundle_name, read_segments
 from groundsegment.packer.encoding import BaseFile, EncodedSegment, EncodeJob, encode_segment
 from groundsegment.packer.outcomes import outcomes_of
 from groundsegment.packer.plan import PackPlan, SegmentPlan
@@ -17,7 +17,6 @@ from groundsegment.packer.tally import Tally
 from groundsegment.packer.workers import Workers, run_in_order
 from protocol.errors import DecodeError
 from protocol.limits import BUNDLE_SIZE_DEFAULT, BUNDLES_MAX, MIB, OBJECT_SIZE_MAX
-from protocol.manifest import BundleEntry
 from protocol.segment import SegmentCipher, SegmentCodec, SegmentRow
 
 
@@ -31,7 +30,7 @@ class Packed:
         num_reused: bundles of an earlier run that were used again.
     """
 
-    bundles: tuple[BundleEntry, ...]
+    bundles: tuple[PackedBundle, ...]
     tally: Tally
     num_reused: int = 0
 

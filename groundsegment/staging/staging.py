@@ -167,7 +167,7 @@ def stage(depot: Depot, prepared: Prepared, options: StageOptions, *, utc: datet
         manifest = replace(manifest, canary=_canary(options, answers), quality=found.quality)
         if found.quality is not None and options.judging is not None:
             check_quality(found.quality, options.judging)
-    update = _register(depot, prepared, options, manifest, workplace, utc)
+    update = _register(depot, prepared, options, manifest, packed, workplace, utc)
     prune_adapters(depot, utc)
     return Staged(
         update=update,
@@ -196,7 +196,7 @@ def _manifest(
         release_digest=digest,
         files=sized(prepared.release.files),
         base=prepared.base.release.digest if prepared.base.release else None,
-        bundles=packed.bundles,
+        bundles=tuple(bundle.entry for bundle in packed.bundles),
         keys={satellite.name: wrapped},
         floor=options.floor,
         beside=options.beside,
@@ -234,7 +234,13 @@ def _rehearse(
 
 
 def _register(
-    depot: Depot, prepared: Prepared, options: StageOptions, manifest: Manifest, workplace: Workplace, utc: datetime
+    depot: Depot,
+    prepared: Prepared,
+    options: StageOptions,
+    manifest: Manifest,
+    packed: Packed,
+    workplace: Workplace,
+    utc: datetime,
 ) -> Update:
     encoded = _encode(manifest)
     heard = depot.journal.last_report(prepared.satellite.name)
@@ -275,7 +281,7 @@ def _register(
     )
     if prepared.adapter is not None:
         prepared.adapter.register_base(depot, utc)
-    registered = workplace.register(update, encoded, metadata, release)
+    registered = workplace.register(update, encoded, metadata, release, packed.bundles)
     for old in open_updates_to(depot, update.satellite, update.release_digest):
         if old.handle != update.handle:  # `_refuse_known` let it pass, for its files are damaged
             depot.set_update_state(old.handle, FlightState.CANCELLED, reason="its files were lost; staged anew")

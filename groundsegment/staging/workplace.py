@@ -12,17 +12,17 @@ Only one plan is kept unfinished. The caller holds the depot's `stage` lock.
 import re
 import secrets
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from groundsegment.depot.depot import Depot
 from groundsegment.depot.records import METADATA_NAME, Bundle, RegisteredRelease, Update
 from groundsegment.errors import UnknownError
-from groundsegment.packer.bundles import INDEX_NAME, bundle_name, write_durably
+from groundsegment.packer.bundles import INDEX_NAME, PackedBundle, bundle_name, write_durably
 from groundsegment.signer.key_store import sync_directory, write_new
 from protocol.frame import HANDLE_SIZE
 from protocol.link_keys import RELEASE_KEY_SIZE
-from protocol.manifest import Manifest
 
 TWIN_DIRECTORY = "twin"
 _NAME_LENGTH = 16
@@ -47,7 +47,14 @@ class Workplace:
     key_path: Path
     release_key: bytes
 
-    def register(self, update: Update, manifest: bytes, metadata: bytes, release: RegisteredRelease) -> Update:
+    def register(
+        self,
+        update: Update,
+        manifest: bytes,
+        metadata: bytes,
+        release: RegisteredRelease,
+        packed: Sequence[PackedBundle],
+    ) -> Update:
         """Make an update of what was packed; returns it as the depot has it."""
         shutil.rmtree(self.path / TWIN_DIRECTORY, ignore_errors=True)  # kept for its log by a run that failed
         update.manifest_path.parent.mkdir(mode=0o700, exist_ok=True)
@@ -66,7 +73,7 @@ class Workplace:
                 num_segments=entry.num_segments,
                 path=directory / bundle_name(number),
             )
-            for number, entry in enumerate(Manifest.decode(manifest).bundles)
+            for number, entry in enumerate(packed)
         ]
         self.depot.register_release(release)
         self.depot.add_update(update, bundles)

@@ -77,7 +77,7 @@ class Plan:
         manifest = self.manifest
         digest = hashlib.sha256(manifest.release_digest + (manifest.base or bytes(len(manifest.release_digest))))
         for entry in manifest.bundles:
-            digest.update(entry.sha256)
+            digest.update(entry.digest)
         for file in laid_out_files(manifest):
             digest.update(f"{file.size_bytes} {file.name}\n".encode())
         return digest.digest()[:IDENTITY_SIZE]

@@ -29,6 +29,7 @@ from onboard.installer.shelf import Shelf
 from onboard.installer.surroundings import Surroundings
 from onboard.installer.trial import PassedTrial
 from onboard.store.record import RecordedUpdate
+from protocol.manifest import bundle_digest
 from protocol.report import Reason, UpdateState
 
 _RETRY_S_MAX = 600.0
@@ -133,7 +134,7 @@ class PendingUpdate:
 
     async def take_bundle(self, path: Path, sha256: bytes) -> Fate:
         """Put one of its bundles in place."""
-        number = self.update.numbers[sha256]
+        number = self.update.numbers[bundle_digest(sha256)]
         async with self._lock:
             if self.state is UpdateState.BLOCKED:
                 return Fate.KEPT

@@ -18,7 +18,7 @@ from typing import BinaryIO, TypeVar
 from onboard.errors import BundleSpoiltError, InstallError
 from onboard.installer.threads import check_stop
 from onboard.store.disk import tried
-from protocol.manifest import BundleEntry
+from protocol.manifest import BundleEntry, bundle_digest
 from protocol.report import Reason
 
 _READ_SIZE = 1024 * 1024
@@ -45,11 +45,11 @@ def read_checked_head(source: BinaryIO, entry: BundleEntry, number: int, head_si
         BundleSpoiltError: it is not what was received.
     """
     head, got = _read_through(source, head_size, number)
-    if got != entry.sha256:
+    if bundle_digest(got) != entry.digest:
         os.posix_fadvise(source.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         head, got = _read_through(source, head_size, number)
-    if got != entry.sha256:
-        raise _spoilt(number, f"its SHA-256 is {got.hex()[:16]}..., not {entry.sha256.hex()[:16]}...")
+    if bundle_digest(got) != entry.digest:
+        raise _spoilt(number, f"its SHA-256 is {got.hex()[:16]}..., not {entry.digest.hex()[:16]}...")
     return head
 
 

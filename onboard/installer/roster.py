@@ -12,6 +12,7 @@ from onboard.installer.pending import PendingUpdate, Workshop
 from onboard.installer.surroundings import UpdateStanding
 from onboard.installer.update_file import AcceptedUpdate, forget_updates, read_update
 from onboard.store.record import RecordedUpdate
+from protocol.manifest import bundle_digest
 from protocol.report import Reason, UpdateState
 
 
@@ -114,8 +115,8 @@ class Roster:
         return [base for base in bases if base is not None]
 
     def takers(self, sha256: bytes) -> list[PendingUpdate]:
-        """The pending updates that have a bundle with that digest."""
-        return [pending for pending in self._pending.values() if sha256 in pending.update.numbers]
+        """The pending updates that have a bundle with that SHA-256."""
+        return [pending for pending in self._pending.values() if bundle_digest(sha256) in pending.update.numbers]
 
     def is_lost(self, handle: bytes) -> bool:
         """Whether a pending update's metadata is damaged, and must come again."""
@@ -135,10 +136,10 @@ class Roster:
         return handle in self._takers and not self.is_wanted(handle)
 
     def signed_bundle(self, release: bytes, number: int) -> bytes | None:
-        """SHA-256 of a bundle, as signed, if a pending update makes that release and has that bundle."""
+        """Digest of a bundle, as signed, if a pending update makes that release and has that bundle."""
         for pending in self._pending.values():
             if pending.building.digest == release and number < pending.building.num_bundles:
-                return pending.update.manifest.bundles[number].sha256
+                return pending.update.manifest.bundles[number].digest
         return None
 
     def is_signed(self, handle: bytes) -> bool:

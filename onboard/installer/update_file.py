@@ -51,13 +51,13 @@ class AcceptedUpdate:
 
 def accepted_update(metadata: bytes, manifest: Manifest) -> AcceptedUpdate:
     """Make one of a metadata object that is trusted."""
-    numbers = {entry.sha256: number for number, entry in enumerate(manifest.bundles)}
+    numbers = {entry.digest: number for number, entry in enumerate(manifest.bundles)}
     return AcceptedUpdate(
         handle=object_handle(metadata),
         metadata=metadata,
         manifest=manifest,
         numbers=numbers,
-        bundle_numbers={handle_of_digest(sha256): number for sha256, number in numbers.items()},
+        bundle_numbers={handle_of_digest(digest): number for digest, number in numbers.items()},
     )
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from protocol.bundle import BundleHeader
 from protocol.codec.rebuild import rebuild as rebuild_tensors
-from protocol.manifest import BundleEntry, FileEntry
+from protocol.manifest import BundleEntry, FileEntry, bundle_digest
 from protocol.segment import SegmentCipher, SegmentCodec, expand
 
 
@@ -26,7 +26,7 @@ def rebuild(
     next_segment = 0
     for number, entry in enumerate(bundles):
         data = (directory / f"bundle-{number:05d}.skb").read_bytes()
-        assert (len(data), hashlib.sha256(data).digest()) == (entry.size_bytes, entry.sha256)
+        assert (len(data), bundle_digest(hashlib.sha256(data).digest())) == (entry.size_bytes, entry.digest)
         header = BundleHeader.decode(data)
         assert (header.number, header.release_digest, len(header.rows)) == (number, release_digest, entry.num_segments)
         at = header.size_bytes

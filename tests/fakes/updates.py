@@ -31,7 +31,7 @@ from protocol.codec.kinds import TransformKind
 from protocol.codec.payload import NO_BASE, Extent, Piece, TensorPayload
 from protocol.command import Command, Operation
 from protocol.link_keys import wrap_release_key
-from protocol.manifest import BundleEntry, FileEntry, Manifest, release_digest, sized
+from protocol.manifest import BundleEntry, FileEntry, Manifest, bundle_digest, release_digest, sized
 from protocol.metadata import MetadataBundle
 from protocol.objects import object_handle
 from protocol.recipient_keys import public_key_of
@@ -151,7 +151,7 @@ class FakeGround:
             bundles=tuple(
                 BundleEntry(
                     size_bytes=len(data),
-                    sha256=hashlib.sha256(data).digest(),
+                    digest=bundle_digest(hashlib.sha256(data).digest()),
                     num_segments=len(BundleHeader.decode(data).rows),
                 )
                 for data in bundles

@@ -18,7 +18,7 @@ from onboard.store.disk import RealDisk
 from onboard.store.layout import StateLayout
 from onboard.store.record import RecordStore
 from protocol.bundle import BundleHeader
-from protocol.manifest import BundleEntry
+from protocol.manifest import BundleEntry, bundle_digest
 from tests.fakes.updates import FakeGround, digest_of, make_bundles
 from tests.power.stories import OLD, PowerBoard, fly_update, look_at_serving
 
@@ -46,7 +46,9 @@ def the_repair():
 
 def _entry(bundle):
     rows = BundleHeader.decode(bundle).rows
-    return BundleEntry(size_bytes=len(bundle), sha256=hashlib.sha256(bundle).digest(), num_segments=len(rows))
+    return BundleEntry(
+        size_bytes=len(bundle), digest=bundle_digest(hashlib.sha256(bundle).digest()), num_segments=len(rows)
+    )
 
 
 def damaged_beyond_its_guard(mount_point):

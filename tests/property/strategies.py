@@ -128,7 +128,7 @@ def manifests(draw) -> Manifest:
                     st.builds(
                         BundleEntry,
                         size_bytes=st.integers(1, 2**26),
-                        sha256=digests,
+                        digest=st.binary(min_size=16, max_size=16),
                         num_segments=st.integers(1, 65536),
                     ),
                     max_size=4,

@@ -108,7 +108,7 @@ def test_what_is_packed_opens_to_the_same_bytes(release, bundle_size):
         assert (
             rebuild(
                 Path(name) / "out",
-                packed.bundles,
+                [bundle.entry for bundle in packed.bundles],
                 plan.files,
                 release_key=KEY,
                 release_digest=plan.release_digest,

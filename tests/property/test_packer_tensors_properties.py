@@ -105,7 +105,7 @@ def test_any_tensors_come_out_byte_for_byte(data, bundle_size):
         plan, _, packed = pack_files(Path(name), new, old, bundle_size=bundle_size)
         made = rebuild(
             Path(name) / "out",
-            packed.bundles,
+            [bundle.entry for bundle in packed.bundles],
             plan.files,
             release_key=KEY,
             release_digest=plan.release_digest,

@@ -22,7 +22,7 @@ from onboard.store.disk import RealDisk
 from protocol.bundle import BundleHeader
 from protocol.damage import WHOLE, DamageReport, LostRange
 from protocol.link_keys import wrap_release_key
-from protocol.manifest import BundleEntry, SizedFile
+from protocol.manifest import BundleEntry, SizedFile, bundle_digest
 from protocol.objects import ObjectKind
 from protocol.report import NO_HANDLE, Reason, UpdateState
 from protocol.segment import SegmentCodec
@@ -121,7 +121,7 @@ def repair_of(ground, directory, lost, files=FILES):
         "bundles": tuple(
             BundleEntry(
                 size_bytes=len(data),
-                sha256=hashlib.sha256(data).digest(),
+                digest=bundle_digest(hashlib.sha256(data).digest()),
                 num_segments=len(BundleHeader.decode(data).rows),
             )
             for data in bundles

@@ -70,7 +70,7 @@ MANIFEST = Manifest(
     release_digest=release_digest(FILES),
     files=sized(FILES),
     base=b"\x33" * 32,
-    bundles=(BundleEntry(size_bytes=4000, sha256=b"\x44" * 32, num_segments=3),),
+    bundles=(BundleEntry(size_bytes=4000, digest=b"\x44" * 16, num_segments=3),),
     keys={"SAT-1": b"\x55" * 80},
     floor=2,
     beside=True,

@@ -59,7 +59,13 @@ def totals(packed):
 
 def is_whole(job, packed):
     plan, _, out = job
-    files = rebuild(out, packed.bundles, plan.files, release_key=KEY, release_digest=plan.release_digest)
+    files = rebuild(
+        out,
+        [bundle.entry for bundle in packed.bundles],
+        plan.files,
+        release_key=KEY,
+        release_digest=plan.release_digest,
+    )
     return files == {"weights": NOISE}
 
 
@@ -158,7 +164,7 @@ def test_what_is_unchanged_costs_a_row_of_the_table(job, tmp_path):
     assert by_transform[TransformKind.BYTES].raw_bytes == SEGMENT_SIZE
     files = rebuild(
         out,
-        packed.bundles,
+        [bundle.entry for bundle in packed.bundles],
         plan.files,
         release_key=KEY,
         release_digest=plan.release_digest,

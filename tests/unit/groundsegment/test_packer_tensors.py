@@ -157,7 +157,7 @@ class Flight:
             release_digest=self.plan.release_digest,
             files=self.plan.files,
             base=self.plan.base_digest,
-            bundles=self.packed.bundles,
+            bundles=tuple(bundle.entry for bundle in self.packed.bundles),
             keys={},
         )
         base = None

@@ -37,7 +37,7 @@ def a_manifest(sequence=1, satellites=("SAT-1",)):
         release_digest=release_digest(files),
         files=files,
         base=None,
-        bundles=(BundleEntry(size_bytes=99, sha256=b"b" * 32, num_segments=1),),
+        bundles=(BundleEntry(size_bytes=99, digest=b"b" * 16, num_segments=1),),
         keys=dict.fromkeys(satellites, b"k" * 80),
     ).encode()
 
@@ -66,7 +66,7 @@ def test_an_update_ends_after_a_year_and_is_for_nobody_else(store):
 
 def test_the_metadata_of_an_update_is_small(store):
     manifest = Manifest.decode(a_manifest())
-    noise = (BundleEntry(size_bytes=20_000_000, sha256=secrets.token_bytes(32), num_segments=700),)
+    noise = (BundleEntry(size_bytes=20_000_000, digest=secrets.token_bytes(16), num_segments=700),)
     manifest = replace(manifest, bundles=noise, keys={"SAT-1": secrets.token_bytes(80)})
     data = sign_update(store, manifest.encode(), utc=NOW, nonce=secrets.token_bytes(FRESHNESS_SIZE))
     assert len(data) < 600

@@ -8,7 +8,7 @@ from groundsegment.console import main
 from groundsegment.depot.depot import Depot
 from groundsegment.depot.records import FlightState, ReceivedReport
 from groundsegment.packer.packing import pack
-from protocol.manifest import Manifest
+from protocol.manifest import Manifest, bundle_digest
 from protocol.metadata import MetadataBundle
 from protocol.objects import object_handle
 from protocol.report import Report
@@ -56,8 +56,8 @@ def test_a_staged_update_opens_on_board_to_the_same_bytes(ground):
     with Depot.open(Path("depot")) as depot:
         update = depot.update(bytes.fromhex(staged["update"]))
         assert (update.state, update.sequence, update.priority) == (FlightState.STAGED, 1, 3)
-        assert [bundle.sha256 for bundle in depot.bundles(update.handle)] == [
-            entry.sha256 for entry in manifest.bundles
+        assert [bundle_digest(bundle.sha256) for bundle in depot.bundles(update.handle)] == [
+            entry.digest for entry in manifest.bundles
         ]
         assert all(bundle.path.stat().st_size == bundle.size_bytes for bundle in depot.bundles(update.handle))
         assert depot.find_release(manifest.release_digest).path == ground / "v1"

@@ -205,7 +205,7 @@ def test_a_bundle_of_a_known_release_must_be_the_signed_one(place):
 
     def signed(release, number):
         entries = update.manifest.bundles
-        return entries[number].sha256 if release == update.digest and number < len(entries) else None
+        return entries[number].digest if release == update.digest and number < len(entries) else None
 
     faults = [find_bundle_fault(place.put(data).path, signed) for data in (first, second, forged, BUNDLE, beyond)]
     assert faults == ["", "", "damaged: not bundle 0 as it was signed", "", ""]

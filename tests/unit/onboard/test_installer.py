@@ -458,7 +458,7 @@ def test_bundles_in_place_stay_known_while_an_obstacle_stands(board, ground):
             assert ranges
             for first, last in ranges:
                 assert all(
-                    installer.is_complete(handle_of_digest(update.manifest.bundles[number].sha256))
+                    installer.is_complete(handle_of_digest(update.manifest.bundles[number].digest))
                     for number in range(first, last + 1)
                 )
 

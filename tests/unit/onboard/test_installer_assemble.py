@@ -20,7 +20,7 @@ from onboard.store.ballast import RESERVE_BYTES, RESERVE_FILES
 from protocol.bundle import BundleHeader
 from protocol.codec.kinds import Coder, TransformKind
 from protocol.codec.payload import Extent, Piece, Stream, TensorPayload
-from protocol.manifest import SizedFile
+from protocol.manifest import SizedFile, bundle_digest
 from protocol.report import Reason
 from protocol.segment import TAG_SIZE, SegmentCipher, SegmentCodec, SegmentRow
 from tests.fakes.faulty_disk import FaultyDisk
@@ -64,7 +64,7 @@ class Workshop:
         """The manifest, had it been signed over the bundles as they lie there now."""
         manifest = self.update.manifest
         bundles = [
-            replace(entry, sha256=hashlib.sha256(path.read_bytes()).digest())
+            replace(entry, digest=bundle_digest(hashlib.sha256(path.read_bytes()).digest()))
             for entry, path in zip(manifest.bundles, self.paths, strict=True)
         ]
         return replace(manifest, bundles=tuple(bundles))
@@ -155,7 +155,7 @@ def test_an_update_signed_again_goes_on_where_it_was_and_one_of_other_bundles_be
     manifest = shop.update.manifest
     signed_again = replace(manifest, sequence=manifest.sequence + 1, beside=True, floor=1)
     assert list(shop.open(manifest=signed_again).installed.numbers()) == [0]
-    other = replace(manifest.bundles[1], sha256=bytes(32))
+    other = replace(manifest.bundles[1], digest=bytes(16))
     packed_again = replace(manifest, bundles=(manifest.bundles[0], other, *manifest.bundles[2:]))
     assert not list(shop.open(manifest=packed_again).installed.numbers())
 
@@ -444,7 +444,7 @@ def tensor_bundle(shop, file, *pieces):
     stored = SegmentCipher(shop.ground._secret("release key 1 1"), digest).seal(row, payload)
     shop.paths[0].write_bytes(BundleHeader(release_digest=digest, number=0, rows=(row,)).encode() + stored)
     first, *others = shop.update.manifest.bundles
-    first = replace(first, num_segments=1, sha256=hashlib.sha256(shop.paths[0].read_bytes()).digest())
+    first = replace(first, num_segments=1, digest=bundle_digest(hashlib.sha256(shop.paths[0].read_bytes()).digest()))
     return replace(shop.update.manifest, bundles=(first, *others))
 
 

@@ -52,7 +52,7 @@ async def begin(board, update, *, num_bundles=3):
 
 
 def handles(update):
-    return [handle_of_digest(entry.sha256) for entry in update.manifest.bundles]
+    return [handle_of_digest(entry.digest) for entry in update.manifest.bundles]
 
 
 def test_an_urgent_update_is_confirmed_while_a_big_one_receives_and_that_goes_on(board, ground, big):

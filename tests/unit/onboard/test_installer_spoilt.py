@@ -1,6 +1,7 @@
 """What our own medium damages between "received" and "in place" is sent again: it is the medium's fault alone."""
 
 import asyncio
+import hashlib
 import random
 from dataclasses import replace
 
@@ -34,7 +35,8 @@ async def hand_over_flipped(board, entry, bundle):
     """What the receiver found whole is flipped by the time that it is offered."""
     path = board.directory / "spoilt"
     path.write_bytes(bundle[:-1] + bytes([bundle[-1] ^ 4]))
-    return await board.installer.object_ready(handle_of_digest(entry.sha256), ObjectKind.BUNDLE, path, entry.sha256)
+    sha256 = hashlib.sha256(bundle).digest()
+    return await board.installer.object_ready(handle_of_digest(entry.digest), ObjectKind.BUNDLE, path, sha256)
 
 
 def test_a_bundle_damaged_on_board_is_missing_again_and_the_update_goes_on(board):
@@ -90,7 +92,7 @@ def test_a_bundle_whose_signed_bytes_are_wrong_is_still_the_updates_end(board):
             object.__setattr__(pending.building._assembly.plan.manifest, "bundles", bundles)
             path = board.directory / "wrong"
             path.write_bytes(wrong.bundles[0])
-            return await pending.take_bundle(path, update.manifest.bundles[0].sha256)
+            return await pending.take_bundle(path, hashlib.sha256(update.bundles[0]).digest())
 
     assert asyncio.run(run()) is Fate.USED
     assert board.record.ended[0].reason is Reason.BUNDLE_DAMAGED

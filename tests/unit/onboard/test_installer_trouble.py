@@ -405,11 +405,11 @@ def test_the_bundles_of_a_superseded_update_are_wanted_no_more_but_for_those_tha
     async def run():
         async with board.life() as installer:
             await board.hand_over(first.metadata, ObjectKind.METADATA)
-            handles = [handle_of_digest(entry.sha256) for entry in first.manifest.bundles]
+            handles = [handle_of_digest(entry.digest) for entry in first.manifest.bundles]
             assert not any(map(installer.is_complete, handles))
             await board.hand_over(second.metadata, ObjectKind.METADATA)
             assert all(map(installer.is_complete, handles))
-            assert not any(installer.is_complete(handle_of_digest(entry.sha256)) for entry in second.manifest.bundles)
+            assert not any(installer.is_complete(handle_of_digest(entry.digest)) for entry in second.manifest.bundles)
 
     asyncio.run(run())
 

@@ -79,7 +79,7 @@ def test_a_release_has_a_digest(digest):
         Manifest.decode(pack_map({**WHOLE, "release": {**WHOLE["release"], "digest": digest}}))
 
 
-BUNDLE = [1, bytes(32), 1]
+BUNDLE = [1, bytes(16), 1]
 
 
 @pytest.mark.parametrize(
@@ -92,11 +92,12 @@ BUNDLE = [1, bytes(32), 1]
         {"satellites": ["SAT-1"] * 4097},
         {"base": bytes(31)},
         {"bundles": [BUNDLE] * (BUNDLES_MAX + 1)},
-        {"bundles": [[0, bytes(32), 1]]},
-        {"bundles": [[OBJECT_SIZE_MAX + 1, bytes(32), 1]]},
-        {"bundles": [[1, bytes(31), 1]]},
-        {"bundles": [[1, bytes(32), 0]]},
-        {"bundles": [[1, bytes(32), SEGMENTS_PER_BUNDLE_MAX + 1]]},
+        {"bundles": [[0, bytes(16), 1]]},
+        {"bundles": [[OBJECT_SIZE_MAX + 1, bytes(16), 1]]},
+        {"bundles": [[1, bytes(15), 1]]},
+        {"bundles": [[1, bytes(32), 1]]},
+        {"bundles": [[1, bytes(16), 0]]},
+        {"bundles": [[1, bytes(16), SEGMENTS_PER_BUNDLE_MAX + 1]]},
         {"keys": {"SAT-9": b""}},
         {"keys": {"SAT-1": bytes(2049)}},
         {"floor": 2},
@@ -118,7 +119,7 @@ def test_what_cannot_be_meant_is_refused(change):
 
 
 def test_bundles_have_their_bounds():
-    largest = [OBJECT_SIZE_MAX, bytes(32), SEGMENTS_PER_BUNDLE_MAX]
+    largest = [OBJECT_SIZE_MAX, bytes(16), SEGMENTS_PER_BUNDLE_MAX]
     assert len(Manifest.decode(pack_map({**WHOLE, "bundles": [BUNDLE] * BUNDLES_MAX})).bundles) == BUNDLES_MAX
     assert Manifest.decode(pack_map({**WHOLE, "bundles": [largest]})).payload_bytes == OBJECT_SIZE_MAX
 

@@ -133,7 +133,7 @@ def test_nothing_of_it_can_be_read_on_the_way():
         b"secret",
         UPDATE.digest,
         UPDATE.manifest.files[0].name.encode(),
-        UPDATE.manifest.bundles[0].sha256,
+        UPDATE.manifest.bundles[0].digest,
         UPDATE.manifest.keys["SAT-1"],
         b"keyid",
     ):
