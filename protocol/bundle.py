@@ -8,7 +8,8 @@
     48      32s   segment table, one row each (`segment`), numbers rising by one
     ...           stored bytes of the segments, in the table's order, with nothing between or after
 
-A bundle is trusted through its SHA-256 in the signed manifest, which must be checked before anything here is parsed.
+A bundle is trusted through the first half of its SHA-256 in the signed manifest, which must be checked before anything
+here is parsed.
 """
 
 import struct

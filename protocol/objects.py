@@ -6,7 +6,7 @@
     8       n     body    laid out by the module of its kind
 
 The handle of an object is the first 6 bytes of the SHA-256 of all its bytes. It names the object in frames and
-reports; it is no proof of anything (a bundle's full digest stands in the signed manifest).
+reports; it is no proof of anything (16 bytes of a bundle's stand in the signed manifest).
 """
 
 import hashlib

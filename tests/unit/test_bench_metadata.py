@@ -19,4 +19,4 @@ def test_the_metadata_of_a_language_model_is_under_a_thousand_bytes_and_is_verif
         sizes["Qwen3-0.6B whole: 8 files"],
     )
     assert max(whole, changed) == figures["metadata_bytes"]
-    assert large < 1000 + 14 * 41, "what is above the bar is bundles: some 40 bytes each"
+    assert large < 1000 + 10 * 25, "what is above the bar is bundles: some 25 bytes each"
